@@ -1,0 +1,1 @@
+"""Durable cross-encoder reranking: the side that asks."""

@@ -1,0 +1,1 @@
+"""The doorway: everything that both sides must agree on."""
