@@ -15,12 +15,12 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Celery, Task
 from celery.exceptions import Reject
 from celery.signals import worker_process_init
+
 from rerankq.contract import keys, wire
 from rerankq.contract.broker import PACK_TASK, RERANK_TASK, celery_app, lane_of
 from rerankq.contract.errors import DeadlineExceeded, InvalidRequest, JobFailed, RerankError, to_wire
 from rerankq.contract.messages import Ranking
 from rerankq.contract.stores import redis_client
-
 from rerankq_worker.engine_client import EngineAway, EngineClient
 from rerankq_worker.job import Job, JobRunner, stop_time
 from rerankq_worker.job_store import JobStore

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from billiard.exceptions import SoftTimeLimitExceeded
+
 from rerankq.contract.errors import Cancelled, DeadlineExceeded, InvalidRequest, JobFailed, RerankError
 from rerankq.contract.messages import (
     Lane,
@@ -23,7 +24,6 @@ from rerankq.contract.messages import (
     WorkerInfo,
     parse_request,
 )
-
 from rerankq_worker.engine_client import (
     EngineAway,
     EngineClient,

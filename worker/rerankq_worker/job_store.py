@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 from redis import Redis
+
 from rerankq.contract import keys, wire
 from rerankq.contract.errors import JobFailed, PayloadTooLarge
 from rerankq.contract.messages import Lane
-
 from rerankq_worker.ranking import Logits
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from celery import bootsteps
 from redis.exceptions import RedisError
+
 from rerankq.contract import keys, transport, wire
 from rerankq.contract.broker import lane_of
 from rerankq.contract.stores import redis_client
-
 from rerankq_worker.health import EngineStatus, read_status
 from rerankq_worker.settings import WorkerSettings
 
