@@ -1,0 +1,81 @@
+"""What both sides must agree on to meet on Redis: lanes, task names, the Celery configuration of the wire."""
+
+from typing import Any
+
+from celery import Celery
+
+from rerankq.contract import transport, wire
+from rerankq.contract.messages import LANES, Lane
+
+RERANK_TASK = "rerankq.rerank"
+PACK_TASK = "rerankq.rerank_pack"
+
+PAYLOAD_HEADER = "rerankq-payload"  # names the key of a body that travels beside its message
+
+LEASE_SECONDS = 15  # a worker silent for this long has lost what it held; renewed every third of it
+SWEEP_SECONDS = 2
+
+
+def queue_of(lane: Lane) -> str:
+    """The Redis list of a lane."""
+    return f"rerankq.{lane}"
+
+
+def lane_of(queue: str) -> Lane:
+    """The lane of a Redis list; an unknown one is bulk, the patient lane."""
+    for lane in LANES:
+        if queue_of(lane) == queue:
+            return lane
+    return "bulk"
+
+
+def celery_app(
+    name: str,
+    broker_url: str,
+    result_url: str,
+    *,
+    socket_timeout_seconds: float,
+    result_ttl_seconds: int,
+    lease_seconds: float = LEASE_SECONDS,
+) -> Celery:
+    """A Celery app that speaks our wire, on either side of it.
+
+    Args:
+        socket_timeout_seconds: how long any one Redis call may take before it counts as down.
+        lease_seconds: how long a silent worker keeps what it holds.
+    """
+    transport.install()
+    wire.register_serializer()
+    app = Celery(name, broker=broker_url, backend=result_url, set_as_current=False)
+    app.conf.update(_wire_configuration(socket_timeout_seconds, result_ttl_seconds, lease_seconds))
+    return app
+
+
+def _wire_configuration(socket_timeout: float, result_ttl: int, lease: float) -> dict[str, Any]:
+    timeouts = {"socket_timeout": socket_timeout, "socket_connect_timeout": min(socket_timeout, 2.0)}
+    return {
+        "task_serializer": wire.SERIALIZER,
+        "result_serializer": wire.SERIALIZER,
+        "accept_content": wire.ACCEPTED,
+        "result_accept_content": wire.ACCEPTED,
+        "task_default_queue": queue_of("interactive"),
+        "task_create_missing_queues": True,
+        "broker_transport_options": {
+            **timeouts,
+            "socket_keepalive": True,
+            "health_check_interval": 10,
+            "retry_on_timeout": False,  # a blind resend of a push is a duplicate
+            "visibility_timeout": lease,
+            "unacked_restore_interval": SWEEP_SECONDS,
+            "queue_order_strategy": "priority",  # strictly in -Q order; any other starves a lane or alternates
+            "priority_steps": [0],  # lanes are lists of their own; Redis priorities would double the keys
+        },
+        "result_expires": result_ttl,
+        "result_extended": False,  # would store the documents again
+        "redis_socket_timeout": socket_timeout,
+        "redis_socket_connect_timeout": min(socket_timeout, 2.0),
+        "redis_socket_keepalive": True,
+        "redis_retry_on_timeout": True,  # storing an answer twice is harmless
+        "result_backend_transport_options": {"retry_policy": {"timeout": socket_timeout}},
+        "task_ignore_result": False,
+    }

@@ -1,0 +1,296 @@
+"""What crosses the queue: a `RerankRequest` in, a `Ranking` out.
+
+Both sides validate. Error messages name fields, positions and sizes, never a user's text.
+"""
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from rerankq.contract.errors import InvalidRequest, PayloadTooLarge
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+CONTRACT_VERSION = 1
+
+Lane = Literal["interactive", "bulk"]
+LANES: tuple[Lane, ...] = ("interactive", "bulk")
+
+_STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
+_ANSWER = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
+
+
+def _sendable(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"expected text that utf-8 can carry, got a lone surrogate at character {error.start}"
+        ) from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(_sendable)]
+
+
+class Document(BaseModel):
+    """One candidate: its text and, if the caller likes, a name of its own."""
+
+    model_config = _STRICT
+
+    text: Text
+    id: Text | None = None
+
+
+class RerankRequest(BaseModel):
+    """What is asked: one query and the candidate documents to order by relevance."""
+
+    model_config = _STRICT
+
+    query: Text
+    documents: list[Text | Document]
+    top_n: int | None = Field(default=None, ge=1)
+    """How many results to send back; all when absent."""
+    return_documents: bool = False
+    """Fill `document` in each result from the caller's own copy; documents never travel back."""
+    max_tokens_per_doc: int | None = Field(default=None, ge=1)
+    """Read only this many tokens of each document."""
+    truncation: bool = True
+    """False: a document that is too long is an error for the whole job, named by its index."""
+    raw_scores: bool = False
+    """`relevance_score` is the logit itself rather than its sigmoid."""
+    model: str | None = None
+    """Refuse the job unless this model is the one served."""
+    deadline: float | None = None
+    """Unix seconds after which the answer is of no use."""
+    on_deadline: Literal["fail", "partial"] = "fail"
+    """At the deadline: fail, or answer with what has been scored."""
+    lane: Lane = "interactive"
+    version: int = CONTRACT_VERSION
+
+    @field_validator("query")
+    @classmethod
+    def _query_is_not_empty(cls, query: str) -> str:
+        if not query.strip():
+            raise ValueError("expected a query, got an empty string")
+        return query
+
+    @field_validator("documents")
+    @classmethod
+    def _documents_are_not_empty(cls, documents: list[str | Document]) -> list[str | Document]:
+        if not documents:
+            raise ValueError("expected at least one document, got an empty list")
+        return documents
+
+    @field_validator("version")
+    @classmethod
+    def _version_is_spoken(cls, version: int) -> int:
+        if version != CONTRACT_VERSION:
+            raise ValueError(
+                f"expected contract version {CONTRACT_VERSION}, got {version}; upgrade the older side"
+            )
+        return version
+
+    @property
+    def texts(self) -> list[str]:
+        """The documents' texts, in the caller's order."""
+        return [document if isinstance(document, str) else document.text for document in self.documents]
+
+    @property
+    def ids(self) -> list[str | None]:
+        """The documents' own names, in the caller's order."""
+        return [None if isinstance(document, str) else document.id for document in self.documents]
+
+    @property
+    def characters(self) -> int:
+        """Characters of the query and of every document together."""
+        return len(self.query) + sum(map(len, self.texts))
+
+    def summary(self) -> str:
+        """What an operator may see of it: counts, never text."""
+        top_n = "all" if self.top_n is None else self.top_n
+        return f"docs={len(self.documents)} chars={thousands(self.characters)} top_n={top_n}"
+
+    def to_wire(self) -> dict[str, Any]:
+        """As plain JSON; what is at its default stays at home."""
+        return self.model_dump(exclude_defaults=True, exclude={"return_documents"})
+
+
+def thousands(count: int) -> str:
+    """45321 as `45k`."""
+    return str(count) if count < 1000 else f"{count // 1000}k"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How large one request may be."""
+
+    max_documents: int
+    max_document_characters: int
+    max_request_characters: int
+
+    def check(self, request: RerankRequest) -> None:
+        """Refuse a request over a limit.
+
+        Raises:
+            PayloadTooLarge: naming the limit, the value and the document.
+        """
+        self._refuse("documents", len(request.documents), self.max_documents, "split the job")
+        self._refuse(
+            "query characters", len(request.query), self.max_document_characters, "shorten the query"
+        )
+        for index, text in enumerate(request.texts):
+            if len(text) > self.max_document_characters:
+                self._refuse(
+                    f"characters in documents[{index}]",
+                    len(text),
+                    self.max_document_characters,
+                    "split the document",
+                )
+        self._refuse("characters in all", request.characters, self.max_request_characters, "split the job")
+
+    def _refuse(self, what: str, value: int, limit: int, way_out: str) -> None:
+        if value > limit:
+            raise PayloadTooLarge(
+                f"expected at most {limit:,} {what}, got {value:,}; {way_out}",
+                {"limit": limit, "value": value},
+            )
+
+
+class RankedDocument(BaseModel):
+    """One document's place in the ranking."""
+
+    model_config = _ANSWER
+
+    index: int
+    """Position in the request's `documents`."""
+    relevance_score: float | None
+    """0..1 (sigmoid of the logit), or the logit when raw scores were asked for; None when unscored."""
+    logit: float | None
+    """Raw float32 logit; None when unscored."""
+    truncated: bool = False
+    """The model read only the beginning of this document."""
+    id: str | None = None
+    document: str | None = None
+
+    @property
+    def scored(self) -> bool:
+        """Whether the model read this document at all."""
+        return self.logit is not None
+
+
+class Usage(BaseModel):
+    """What the job cost."""
+
+    model_config = _ANSWER
+
+    pairs: int = 0
+    tokens: int = 0
+    cached_pairs: int = 0
+    """Pairs whose score was known already (an earlier attempt's checkpoint)."""
+    truncated_documents: int = 0
+
+
+class Timings(BaseModel):
+    """Where the job's time went, in seconds."""
+
+    model_config = _ANSWER
+
+    queued_seconds: float = 0.0
+    tokenize_seconds: float = 0.0
+    score_seconds: float = 0.0
+    total_seconds: float = 0.0
+
+
+class WorkerInfo(BaseModel):
+    """Who answered, on what."""
+
+    model_config = _ANSWER
+
+    name: str
+    device: str
+    dtype: str
+
+
+class ModelInfo(BaseModel):
+    """Which weights gave the scores."""
+
+    model_config = _ANSWER
+
+    name: str
+    revision: str
+
+
+class Ranking(BaseModel):
+    """The answer: results best first; ties keep the caller's order."""
+
+    model_config = _ANSWER
+
+    id: str
+    model: ModelInfo
+    results: list[RankedDocument]
+    complete: bool
+    """Every document was scored."""
+    scored: int
+    total: int
+    usage: Usage
+    timings: Timings
+    worker: WorkerInfo
+
+    def summary(self) -> str:
+        """What an operator may see of it."""
+        seconds = self.timings.score_seconds
+        return f"scored={self.scored}/{self.total} tokens={thousands(self.usage.tokens)} score={seconds:.3f}s"
+
+    def with_documents(self, texts: Sequence[str]) -> "Ranking":
+        """The same ranking, each result carrying its text from the caller's own copy."""
+        filled = [result.model_copy(update={"document": texts[result.index]}) for result in self.results]
+        return self.model_copy(update={"results": filled})
+
+
+def parse_request(fields: Mapping[str, Any]) -> RerankRequest:
+    """A validated request from plain JSON or keyword arguments.
+
+    Raises:
+        InvalidRequest: naming the field and what is wrong with it, in one line.
+    """
+    try:
+        return RerankRequest.model_validate(dict(fields))
+    except ValidationError as error:
+        raise _as_invalid_request(error) from None  # pydantic's own text may carry the input
+
+
+def _as_invalid_request(error: ValidationError) -> InvalidRequest:
+    problems = error.errors(include_url=False, include_input=False)
+    first = max(
+        problems, key=lambda problem: len(problem["loc"])
+    )  # of a union's complaints the deepest says most
+    field = _field_name(first["loc"])
+    others = {_field_name(problem["loc"]) for problem in problems} - {field}
+    more = f" (and {len(others)} more fields)" if others else ""
+    return InvalidRequest(f"{field}: {_reason(first, field)}{more}", {"field": field})
+
+
+def _reason(problem: "ErrorDetails", field: str) -> str:
+    if problem["type"] == "missing":
+        return "is missing"
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(field, [*RerankRequest.model_fields, *Document.model_fields], n=1)
+        return "no such field" + (f"; did you mean {near[0]}?" if near else "")
+    if re.fullmatch(r"documents\[\d+\]", field) and problem["type"] != "value_error":
+        return "expected a string or {text, id}"
+    return problem["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+
+
+_UNION_BRANCHES = ("function-after[_sendable(), str]", "Document")
+
+
+def _field_name(location: Sequence[int | str]) -> str:
+    parts = [part for part in location if part not in _UNION_BRANCHES]
+    name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
+    return name.removeprefix(".") or "request"

@@ -1,0 +1,107 @@
+"""The settings that both sides share, and how any setting is read.
+
+Order of precedence: environment, `.env`, the secrets directory, default.
+"""
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from dotenv import dotenv_values
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from rerankq.contract.errors import InvalidSettings
+from rerankq.contract.variables import VARIABLES
+
+PREFIX = "RERANKQ_"
+DOTENV = ".env"
+
+
+def secrets_directory() -> str | None:
+    """Where secrets lie as files named like variables, if there is such a place."""
+    directory = os.environ.get("RERANKQ_SECRETS_DIR", "/run/secrets")
+    return directory if Path(directory).is_dir() else None
+
+
+class SharedSettings(BaseSettings):
+    """Where Redis is and how long to wait for it."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_file=DOTENV,
+        extra="ignore",
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,
+        frozen=True,
+        env_ignore_empty=True,
+    )
+
+    broker_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    """The Redis that holds the lanes. `redis://`, `rediss://` (TLS) or `sentinel://`; may carry a password."""
+    result_url: SecretStr | None = None
+    """The Redis that holds answers; the broker itself when empty. A second Redis keeps answers from filling it."""
+    result_ttl_seconds: int = Field(default=3600, ge=1)
+    """How long an answer is kept after it was given. Longer costs memory in Redis."""
+    max_documents: int = Field(default=10_000, ge=1)
+    """Documents one request may carry. Checked by the producer and again by the worker."""
+    max_document_characters: int = Field(default=1_000_000, ge=1)
+    """Characters one document (or the query) may have. The model reads only its beginning anyway."""
+    max_request_characters: int = Field(default=20_000_000, ge=1)
+    """Characters one request may have in all. Larger ones cost memory in Redis and in the worker."""
+    max_payload_bytes: int = Field(default=64_000_000, ge=1024)
+    """Bytes one message may unpack to. Protects a worker from a message that grows without end."""
+
+    @field_validator("broker_url", "result_url")
+    @classmethod
+    def _url_is_redis(cls, url: SecretStr | None) -> SecretStr | None:
+        schemes = ("redis://", "rediss://", "sentinel://", "redis+socket://")
+        if url is not None and not url.get_secret_value().startswith(schemes):
+            raise ValueError(f"expected a URL that starts with one of {', '.join(schemes)}")
+        return url
+
+    @property
+    def effective_result_url(self) -> str:
+        """Where answers are kept, the default resolved."""
+        return (self.result_url or self.broker_url).get_secret_value()
+
+    @classmethod
+    def load(cls, **overrides: Any) -> Self:
+        """Read the settings; say in one line what is wrong.
+
+        Raises:
+            InvalidSettings: a variable is misspelt or its value out of bounds.
+        """
+        refuse_misspelt(os.environ)
+        refuse_misspelt(dict.fromkeys(dotenv_values(DOTENV), ""))
+        try:
+            # pydantic-settings takes the directory by an underscored name that type checkers cannot see
+            return cls(_secrets_dir=secrets_directory(), **overrides)  # pyright: ignore[reportCallIssue]
+        except ValidationError as error:
+            raise InvalidSettings(_in_one_line(error)) from None
+
+
+def refuse_misspelt(environment: Mapping[str, str]) -> None:
+    """Refuse a `RERANKQ_…` variable that no setting reads.
+
+    Raises:
+        InvalidSettings: naming it and the nearest known one.
+    """
+    for name in _unknown(environment):
+        near = difflib.get_close_matches(name, VARIABLES, n=1)
+        hint = f"; did you mean {near[0]}?" if near else "; `rerankq settings` lists the known ones"
+        raise InvalidSettings(f"no setting is called {name}{hint}", {"variable": name})
+
+
+def _unknown(environment: Mapping[str, str]) -> Iterable[str]:
+    return sorted(name for name in environment if name.startswith(PREFIX) and name.upper() not in VARIABLES)
+
+
+def _in_one_line(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    reason = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:
+        return reason
+    return f"{PREFIX}{str(first['loc'][0]).upper()}: {reason}"

@@ -1,0 +1,84 @@
+"""How messages look as bytes: orjson, and zstd where it pays.
+
+kombu's own JSON escapes and base64-codes Chinese to 2.6 times its size; this is 0.2 to 0.4 times.
+Plain `json` is always accepted, so a Celery client in any language can enqueue by task name.
+"""
+
+import sys
+from typing import Any
+
+import orjson
+from kombu import compression
+from kombu.serialization import register
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+SERIALIZER = "rerankq-json"
+CONTENT_TYPE = "application/x-rerankq-json"
+ACCEPTED = [SERIALIZER, "json"]
+
+COMPRESS_ABOVE_BYTES = 4_096
+CLAIM_CHECK_ABOVE_BYTES = 50_000  # above this the parent process copies less when the body has its own key
+
+
+class Summarized:
+    """A task's return value that shows itself to logs and Flower as a summary only."""
+
+    def __init__(self, body: dict[str, Any], summary: str) -> None:
+        self.body = body
+        self._summary = summary
+
+    def __repr__(self) -> str:
+        return self._summary
+
+
+def encode(value: Any) -> bytes:
+    """JSON bytes, utf-8.
+
+    Raises:
+        TypeError: the value has no JSON form (a lone surrogate, a number past 64 bits).
+    """
+    return orjson.dumps(value, default=_body_of)
+
+
+def decode(data: str | bytes) -> Any:
+    """The value behind JSON text or bytes."""
+    return orjson.loads(data)
+
+
+def compress(data: bytes) -> bytes:
+    """zstd, as kombu names it."""
+    return compression.compress(data, "zstd")[0]
+
+
+def decompress(data: bytes) -> bytes:
+    """The bytes behind `compress`."""
+    return compression.decompress(data, "application/zstd")
+
+
+def decompress_bounded(data: bytes, max_bytes: int) -> bytes | None:
+    """The bytes behind `compress`, or None when there are more than `max_bytes` of them.
+
+    Raises:
+        ValueError: the data is not zstd.
+    """
+    unpacker = zstd.ZstdDecompressor()
+    try:
+        body = unpacker.decompress(data, max_length=max_bytes)
+    except zstd.ZstdError as error:
+        raise ValueError(f"expected zstd data, got something else: {error}") from error
+    return body if unpacker.eof else None
+
+
+def register_serializer() -> None:
+    """Make kombu know our serializer; calling it twice is harmless."""
+    register(SERIALIZER, encode, decode, content_type=CONTENT_TYPE, content_encoding="utf-8")
+
+
+def _body_of(value: Any) -> dict[str, Any]:
+    if isinstance(value, Summarized):
+        return value.body
+    raise TypeError(f"expected plain JSON, got {type(value).__name__}")

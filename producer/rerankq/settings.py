@@ -1,0 +1,48 @@
+"""Every setting of the asking side: its default, unit and bound."""
+
+from pydantic import Field
+
+from rerankq.contract.messages import Lane, Limits
+from rerankq.contract.settings import SharedSettings
+
+
+class ClientSettings(SharedSettings):
+    """What a producer can turn."""
+
+    redis_timeout_seconds: float = Field(default=0.5, gt=0)
+    """How long one call to Redis may take before it counts as down. A web request never hangs longer than this."""
+    interactive_timeout_seconds: float = Field(default=30.0, gt=0)
+    """How long `rerank` waits when not told; also the job's deadline."""
+    bulk_patience_seconds: float = Field(default=60.0, ge=0)
+    """How long bulk work rides out a Redis that is away before it gives up."""
+    max_interactive_jobs: int = Field(default=1_000, ge=1)
+    """Interactive jobs that may wait in the lane; one more is refused with `QueueFull`."""
+    max_bulk_jobs: int = Field(default=100_000, ge=1)
+    """Bulk jobs (or packs) that may wait in the lane."""
+    max_interactive_wait_seconds: float = Field(default=30.0, gt=0)
+    """Refuse an interactive job when the work ahead of it is estimated to take longer than this."""
+    max_bulk_wait_seconds: float = Field(default=24 * 3600.0, gt=0)
+    """The same for bulk jobs."""
+    max_broker_bytes: int = Field(default=2_000_000_000, ge=1_000_000)
+    """Memory the broker may use, where Redis itself has no `maxmemory`."""
+    bulk_memory_fraction: float = Field(default=0.60, gt=0, le=1)
+    """Bulk work is refused when the broker's memory is fuller than this."""
+    memory_fraction: float = Field(default=0.85, gt=0, le=1)
+    """All work is refused when the broker's memory is fuller than this."""
+
+    @property
+    def limits(self) -> Limits:
+        """How large one request may be."""
+        return Limits(self.max_documents, self.max_document_characters, self.max_request_characters)
+
+    def max_jobs(self, lane: Lane) -> int:
+        """Jobs that may wait in a lane."""
+        return self.max_interactive_jobs if lane == "interactive" else self.max_bulk_jobs
+
+    def max_wait_seconds(self, lane: Lane) -> float:
+        """Estimated work that may be ahead of a new job in a lane."""
+        return self.max_interactive_wait_seconds if lane == "interactive" else self.max_bulk_wait_seconds
+
+    def max_memory_fraction(self, lane: Lane) -> float:
+        """How full the broker may be for this lane."""
+        return self.memory_fraction if lane == "interactive" else self.bulk_memory_fraction
