@@ -24,13 +24,8 @@ from rerankq.contract.messages import (
     WorkerInfo,
     parse_request,
 )
-from rerankq_worker.engine_client import (
-    EngineAway,
-    EngineClient,
-    EngineInfo,
-    EngineKilledTwice,
-    EngineRefused,
-)
+from rerankq_worker.engine_client import EngineAway, EngineClient, EngineKilledTwice, EngineRefused
+from rerankq_worker.frames import EngineDescription
 from rerankq_worker.job_store import JobStore
 from rerankq_worker.ranking import Logits, rank
 from rerankq_worker.tokenizer import DocumentTooLong, PairTokenizer, QueryTooLong, Row
