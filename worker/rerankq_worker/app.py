@@ -7,6 +7,7 @@ beside `rerankq-worker --engine-only`; `celery -A rerankq_worker.app flower` sho
 import logging
 import os
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -114,11 +115,13 @@ def _run(task: "Task[..., Any]", requests: Sequence[Any]) -> list[Ranking | Rera
     except EngineAway as error:
         raise Reject(str(error), requeue=True) from error
     except Exception as error:  # the one boundary: whatever happens, the caller gets a named error
-        logger.exception("job %s: unexpected %s", job.id, type(error).__name__)
+        # Where it happened, not what it says: an exception's own text may carry the caller's.
+        where = "".join(traceback.format_tb(error.__traceback__))
+        logger.error("job %s: unexpected %s\n%s", job.id, type(error).__name__, where)
         raise JobFailed(
             f"job {job.id} failed with an unexpected {type(error).__name__}; the worker's log has the traceback",
             {"where": "worker", "attempts": job.attempt},
-        ) from None  # its text may carry the caller's
+        ) from None
 
 
 def _unpacked(fields: Mapping[str, Any]) -> Mapping[str, Any]:

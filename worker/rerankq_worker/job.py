@@ -107,11 +107,10 @@ class JobRunner:
             return Member(None, error=error)
 
     def _refuse_other_model(self, asked: str | None) -> None:
-        info = self._engine.describe()
-        served = {info.model, self._model_name, f"{info.model}@{info.revision}"}
-        if asked is not None and asked not in served:
+        name, revision = self._served.model, self._served.revision
+        if asked is not None and asked not in (name, f"{name}@{revision}"):
             raise InvalidRequest(
-                f"model: expected {info.model}, which is served here, got another", {"field": "model"}
+                f"model: expected {name}, which is served here, got another", {"field": "model"}
             )
 
     def _tokenize(self, request: RerankRequest) -> list[Row]:
@@ -252,4 +251,3 @@ def _timings(job: Job, started: float, tokenized: float) -> Timings:
         score_seconds=now - tokenized,
         total_seconds=job.queued_seconds + now - started,
     )
-
