@@ -1,0 +1,101 @@
+"""The message as it lies on a list: a JSON object that says how to read it and how often it was delivered.
+
+Knows the shape of kombu's envelope; knows neither Redis nor what a task is. Bytes on a list may come from
+anybody, so everything here is checked before kombu is allowed to trust it.
+"""
+
+import base64
+import binascii
+from typing import Any
+
+from kombu.utils.json import dumps, loads
+
+DELIVERIES_HEADER = "x-deliveries"
+"""How often the message has been handed to a worker. Absent means once."""
+
+PAYLOAD_HEADER = "rerankq-payload"
+"""The key of a payload that travels outside its message, deleted with the ack."""
+
+PAYLOAD_KEY_PREFIX = "rerankq:payload:"
+"""What a payload key must begin with: a message must not be able to name any other key for deletion."""
+
+Envelope = dict[str, Any]
+
+
+class Undecodable(ValueError):  # noqa: N818 - named for what is wrong, like every error here
+    """The bytes on the list are no message: retrying cannot help, only a person can."""
+
+
+def open_envelope(raw: bytes) -> Envelope:
+    """The envelope in `raw`, safe to hand to kombu.
+
+    Raises:
+        Undecodable: `raw` is no envelope; the text says which part is wrong and quotes nothing of it.
+    """
+    try:
+        envelope = loads(raw.decode())
+    except (ValueError, TypeError, RecursionError) as error:
+        raise Undecodable(f"expected a JSON object, got {len(raw)} bytes that are none") from error
+    envelope = _table(envelope, "the envelope")
+    envelope["headers"] = _table(envelope.get("headers") or {}, "headers")
+    properties = envelope["properties"] = _table(envelope.get("properties") or {}, "properties")
+    properties["delivery_info"] = _table(properties.get("delivery_info") or {}, "delivery_info")
+    _check_text(envelope, "content-type")
+    _check_text(envelope, "content-encoding")
+    _check_text(envelope["headers"], "compression")
+    _check_body(envelope.get("body"), properties.get("body_encoding"))
+    return envelope
+
+
+def seal_envelope(envelope: Envelope) -> str:
+    return dumps(envelope)
+
+
+def deliveries(headers: Envelope | None) -> int:
+    """How often the message with these headers was delivered, this time included; at least 1."""
+    count = (headers or {}).get(DELIVERIES_HEADER, 1)
+    return max(count, 1) if isinstance(count, int) else 1
+
+
+def mark_redelivered(envelope: Envelope, *, counted: bool) -> Envelope:
+    """The envelope for its next delivery; `counted` when this one ended with a lost worker."""
+    headers = envelope.get("headers") or {}
+    again: Envelope = {"redelivered": True}
+    if counted:
+        again[DELIVERIES_HEADER] = deliveries(headers) + 1
+    properties = envelope["properties"]
+    delivery_info = (properties.get("delivery_info") or {}) | {"redelivered": True}
+    return envelope | {
+        "headers": headers | again,
+        "properties": properties | {"delivery_info": delivery_info},
+    }
+
+
+def payload_key(headers: Envelope | None) -> str | None:
+    """The key that is to go with the ack of the message with these headers, if it names a proper one."""
+    key = (headers or {}).get(PAYLOAD_HEADER)
+    return key if isinstance(key, str) and key.startswith(PAYLOAD_KEY_PREFIX) else None
+
+
+def _table(value: Any, name: str) -> Envelope:
+    if not isinstance(value, dict):
+        raise Undecodable(f"expected {name} to be a JSON object, got {type(value).__name__}")
+    return value
+
+
+def _check_text(table: Envelope, name: str) -> None:
+    value = table.get(name)
+    if value is not None and not isinstance(value, str):
+        raise Undecodable(f"expected {name} to be text, got {type(value).__name__}")
+
+
+def _check_body(body: Any, body_encoding: Any) -> None:
+    if not isinstance(body, str):
+        raise Undecodable(f"expected the body to be text, got {type(body).__name__}")
+    if body_encoding not in ("base64", "utf-8", None):
+        raise Undecodable("expected body_encoding to be base64 or utf-8")
+    if body_encoding == "base64":
+        try:
+            base64.b64decode(body.encode(), validate=False)
+        except (binascii.Error, ValueError) as error:
+            raise Undecodable("the body is no base64") from error
