@@ -1,0 +1,105 @@
+"""Attention within each row of a packed batch. Three ways to the same numbers; knows no weights.
+
+Every way takes `queries` [Q, H, D], `keys` and `values` [T, H, D], and gives [Q, H, D]. Either each token asks
+(Q = T) or, in the last layer, only each row's first (Q = n).
+"""
+
+import importlib
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from rerankq_worker.engine.packing import Packed
+
+SM80 = (8, 0)  # Ampere: what flash attention's variable-length kernels need
+
+
+class Attention(Protocol):
+    def __call__(self, queries: Tensor, keys: Tensor, values: Tensor, packed: Packed) -> Tensor: ...
+
+
+def choose_attention(device: torch.device, body: torch.dtype) -> Attention:
+    """Per row on the CPU; on CUDA a variable-length kernel where the build has one, else padded."""
+    if device.type == "cpu":
+        return per_row
+    if body is torch.float16 and torch.cuda.get_device_capability(device) >= SM80:
+        kernel = _torch_varlen() or _flash_varlen()
+        if kernel is not None:
+            return VariableLength(kernel)
+    return padded
+
+
+def per_row(queries: Tensor, keys: Tensor, values: Tensor, packed: Packed) -> Tensor:
+    """One call per run of equal lengths: on a CPU the calls cost little and padding costs much."""
+    out = torch.empty_like(queries, memory_format=torch.contiguous_format)
+    all_ask = len(queries) == len(keys)
+    for run in packed.runs:
+        asking = run.tokens if all_ask else slice(run.first_row, run.first_row + run.rows)
+        q = _heads_first(queries[asking], run.rows)
+        k, v = _heads_first(keys[run.tokens], run.rows), _heads_first(values[run.tokens], run.rows)
+        out[asking] = _tokens_first(functional.scaled_dot_product_attention(q, k, v))
+    return out
+
+
+def padded(queries: Tensor, keys: Tensor, values: Tensor, packed: Packed) -> Tensor:
+    """One call on rows padded to the longest, the padding masked: for GPUs without a variable-length kernel."""
+    rows, longest = len(packed.lengths), max(packed.lengths)
+    lengths = packed.offsets.diff()
+    columns = torch.arange(longest, device=queries.device)
+    mask = columns < lengths[:, None]  # [n, longest]
+    slots = (torch.arange(rows, device=queries.device)[:, None] * longest + columns)[mask]  # [T]
+    all_ask = len(queries) == len(keys)
+    q = _spread(queries, slots, rows, longest) if all_ask else _heads_first(queries, rows)
+    k, v = _spread(keys, slots, rows, longest), _spread(values, slots, rows, longest)
+    answer = _tokens_first(functional.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :]))
+    return answer[slots] if all_ask else answer
+
+
+class VariableLength:
+    """One call on the packed tokens: flash attention told where the rows begin. No padding, no mask."""
+
+    def __init__(self, kernel: Callable[..., Any]) -> None:
+        self._kernel = kernel
+
+    def __call__(self, queries: Tensor, keys: Tensor, values: Tensor, packed: Packed) -> Tensor:
+        longest = max(packed.lengths)
+        if len(queries) == len(keys):
+            offsets, longest_asking = packed.offsets, longest
+        else:
+            offsets = torch.arange(len(queries) + 1, dtype=torch.int32, device=queries.device)
+            longest_asking = 1
+        answer: Tensor = self._kernel(queries, keys, values, offsets, packed.offsets, longest_asking, longest)
+        return answer
+
+
+def _heads_first(x: Tensor, rows: int) -> Tensor:
+    """[rows * L, H, D] as [rows, H, L, D]."""
+    return x.unflatten(0, (rows, -1)).transpose(1, 2)
+
+
+def _tokens_first(x: Tensor) -> Tensor:
+    """[rows, H, L, D] as [rows * L, H, D]."""
+    return x.transpose(1, 2).flatten(0, 1)
+
+
+def _spread(x: Tensor, slots: Tensor, rows: int, longest: int) -> Tensor:
+    wide = x.new_zeros((rows * longest, *x.shape[1:]))
+    wide[slots] = x
+    return _heads_first(wide, rows)
+
+
+def _torch_varlen() -> Callable[..., Any] | None:
+    try:
+        return importlib.import_module("torch.nn.attention.varlen").varlen_attn  # torch >= 2.10
+    except (ImportError, AttributeError):
+        return None
+
+
+def _flash_varlen() -> Callable[..., Any] | None:
+    try:
+        return importlib.import_module("flash_attn").flash_attn_varlen_func
+    except (ImportError, AttributeError):
+        return None

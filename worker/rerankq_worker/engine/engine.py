@@ -1,0 +1,293 @@
+"""Score rows, whatever the device throws at it. Knows batches, memory and broken numbers; not how a model computes.
+
+The life of a batch that does not fit: it is halved, the size that fitted is remembered, and a single pair that
+does not fit goes to the CPU. A pair whose logit is not finite is scored again alone in fp32; if that is not finite
+either, that pair's logit is NaN and its neighbours keep theirs.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from rerankq_worker.engine.errors import (
+    EngineBroken,
+    EngineError,
+    first_line,
+    is_device_lost,
+    is_out_of_memory,
+)
+from rerankq_worker.engine.loading import Forward, load_forward
+from rerankq_worker.engine.memory import filler_rows, largest_batch_tokens
+from rerankq_worker.engine.precision import Precision, choose_device, choose_precision
+from rerankq_worker.model_files import find_model, read_config, usable_length_tokens
+from rerankq_worker.planner import plan
+from rerankq_worker.tokenizer import PairTokenizer, TokenIds
+
+log = logging.getLogger(__name__)
+
+Logits = npt.NDArray[np.float32]
+Pair = tuple[str, str]
+
+FIRST_TOKENS = 4_096  # of one batch, before CUDA's memory was measured; a CPU gains nothing from more
+WINDOW_PAIRS = 2_048  # of score_pairs: sorted and batched together; the next window is tokenized meanwhile
+CPU = torch.device("cpu")
+EXACT_ON_CPU = Precision("fp32", torch.float32, int8_linears=False)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What is loaded, where, and what fits: part of every ranking."""
+
+    model: str
+    revision: str
+    device: str
+    dtype: str
+    max_length_tokens: int
+    max_batch_pairs: int
+    max_batch_tokens: int
+
+
+class Engine:
+    """One model on one device. Not for several threads at once: one forward pass at a time."""
+
+    def __init__(
+        self,
+        forward: Forward,
+        info: EngineInfo,
+        tokenizer: PairTokenizer,
+        vocabulary_size: int,
+        load_exact: Callable[[], Forward],
+        measures_memory_on: torch.device | None = None,
+    ) -> None:
+        """`Engine.load` builds one; tests pass a forward function of their own.
+
+        Args:
+            forward: rows to logits on the device.
+            load_exact: gives an fp32 forward on the CPU, for what the device cannot do; called at most once.
+            measures_memory_on: the CUDA device whose free memory `warm_up` turns into a token budget.
+        """
+        self.info = info
+        self.tokenizer = tokenizer
+        self._forward = forward
+        self._vocabulary_size = vocabulary_size
+        self._load_exact = load_exact
+        self._measures_memory_on = measures_memory_on
+        self._exact: Forward | None = None
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path,
+        *,
+        revision: str | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        max_length_tokens: int = 1024,
+        max_batch_pairs: int = 32,
+        max_batch_tokens: int | None = None,
+        threads: int | None = None,
+        offline: bool = False,
+    ) -> "Engine":
+        """An engine for a model directory, a Hub id or "small".
+
+        Args:
+            max_length_tokens: longer rows are cut; capped at what the model's positions hold (8192 for
+                bge-reranker-v2-m3).
+            max_batch_tokens: tokens of one forward pass; left out, `warm_up` finds it from free memory.
+            threads: CPU threads of one forward pass, for the whole process; left out, torch decides.
+
+        Raises:
+            ModelError, EngineError: one line each, with the way out.
+        """
+        if threads is not None:
+            torch.set_num_threads(threads)
+        files = find_model(model, revision, offline)
+        where = choose_device(device)
+        precision = choose_precision(dtype, where)
+        config = read_config(files.path)
+        length = min(max_length_tokens, usable_length_tokens(config))
+        info = EngineInfo(
+            model=files.name,
+            revision=files.revision,
+            device=_device_name(where),
+            dtype=precision.name,
+            max_length_tokens=length,
+            max_batch_pairs=max_batch_pairs,
+            max_batch_tokens=_asked_batch_tokens(max_batch_tokens, length),
+        )
+        forward = load_forward(files.path, where, precision)
+        is_exact = where.type == "cpu" and precision == EXACT_ON_CPU
+        return cls(
+            forward=forward,
+            info=info,
+            tokenizer=PairTokenizer.from_model_dir(files.path, length),
+            vocabulary_size=int(config["vocab_size"]),
+            load_exact=(lambda: forward)
+            if is_exact
+            else partial(load_forward, files.path, CPU, EXACT_ON_CPU),
+            measures_memory_on=where if where.type == "cuda" and max_batch_tokens is None else None,
+        )
+
+    def warm_up(self) -> None:
+        """Runs the shapes that are to come, and on CUDA finds `info.max_batch_tokens` from free memory."""
+        length = self.info.max_length_tokens
+        self.score(filler_rows(FIRST_TOKENS, min(length, FIRST_TOKENS)))
+        if self._measures_memory_on is None:
+            return
+        tokens = largest_batch_tokens(
+            self._forward, self._measures_memory_on, length, self.info.max_batch_pairs
+        )
+        self.info = replace(self.info, max_batch_tokens=tokens)
+        self.score(
+            filler_rows(tokens, length)
+        )  # takes the memory now: what does not fit is halved before any job
+        log.info("engine: %d tokens fit into one batch on %s", self.info.max_batch_tokens, self.info.device)
+
+    def score_pairs(self, pairs: Sequence[Pair]) -> Logits:
+        """Logits of (query, document) pairs, float32, in the order given, for any number of them.
+
+        A sigmoid makes a logit the 0..1 relevance of the model card. Long documents are cut (docs/engine.md).
+        """
+        logits = np.empty(len(pairs), dtype=np.float32)
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenize") as ahead:
+            windows = [slice(i, i + WINDOW_PAIRS) for i in range(0, len(pairs), WINDOW_PAIRS)]
+            coming = [ahead.submit(self._tokenize, pairs[window]) for window in windows[:1]]
+            for number, window in enumerate(windows):
+                rows = coming.pop().result()
+                coming = [ahead.submit(self._tokenize, pairs[w]) for w in windows[number + 1 : number + 2]]
+                logits[window] = self._score_planned(rows)
+        return logits
+
+    def score(self, rows: Sequence[TokenIds]) -> Logits:
+        """One logit per row, float32, in row order: one batch, which the caller has planned.
+
+        NaN where a row's logit is not finite even in fp32. A batch that does not fit is halved here.
+
+        Raises:
+            ValueError: a row is empty, too long, or holds an id the model has no embedding for.
+            EngineBroken: the device is lost; nothing was scored and this process cannot go on.
+        """
+        return self.begin(rows)()
+
+    def begin(self, rows: Sequence[TokenIds]) -> Callable[[], Logits]:
+        """Starts one batch and gives the function that waits for its logits.
+
+        On CUDA the device computes while the caller prepares and begins the next batch.
+        """
+        self._check(rows)
+        return partial(self._finish, rows, self._launch(rows))
+
+    def _tokenize(self, pairs: Sequence[Pair]) -> list[TokenIds]:
+        rows: list[TokenIds] = []
+        for query, group in groupby(pairs, key=itemgetter(0)):
+            rows += [row.token_ids for row in self.tokenizer.rows(query, [document for _, document in group])]
+        return rows
+
+    def _score_planned(self, rows: Sequence[TokenIds]) -> Logits:
+        logits = np.empty(len(rows), dtype=np.float32)
+        begun: list[tuple[list[int], Callable[[], Logits]]] = []
+        for batch in plan([len(row) for row in rows], self.info.max_batch_pairs, self.info.max_batch_tokens):
+            begun.append((batch, self.begin([rows[index] for index in batch])))
+            if len(begun) > 1:  # one batch computes while the next is laid out
+                done, finish = begun.pop(0)
+                logits[done] = finish()
+        for done, finish in begun:
+            logits[done] = finish()
+        return logits
+
+    def _check(self, rows: Sequence[TokenIds]) -> None:
+        """On CUDA a position or an id beyond its table would end the process: refused before it gets there."""
+        for index, row in enumerate(rows):
+            if not 0 < len(row) <= self.info.max_length_tokens:
+                raise ValueError(
+                    f"expected row {index} to have 1 to {self.info.max_length_tokens} tokens, got {len(row)}"
+                )
+            if int(row.min()) < 0 or int(row.max()) >= self._vocabulary_size:
+                raise ValueError(
+                    f"expected token ids below {self._vocabulary_size}, got {int(row.max())} in row {index}"
+                )
+
+    def _launch(self, rows: Sequence[TokenIds]) -> Tensor | None:
+        """The logits as they will be on the device, or None where the batch does not fit."""
+        if not rows:
+            return torch.empty(0)
+        if len(rows) > 1 and _tokens(rows) > self.info.max_batch_tokens:
+            return None
+        return self._on_device(lambda: self._forward(rows))
+
+    def _on_device(self, step: Callable[[], Tensor]) -> Tensor | None:
+        """What the step gives, or None where memory did not suffice."""
+        try:
+            return step()
+        except (RuntimeError, MemoryError) as error:
+            if is_device_lost(error):
+                raise EngineBroken(
+                    f"the device is lost to this process ({first_line(error)}); start a new one"
+                ) from error
+            if not is_out_of_memory(error):
+                raise
+            return None
+
+    def _finish(self, rows: Sequence[TokenIds], started: Tensor | None) -> Logits:
+        fetched = None if started is None else self._on_device(started.cpu)
+        logits = self._smaller(rows) if fetched is None else fetched.numpy().copy()
+        for index in np.flatnonzero(~np.isfinite(logits)).tolist():
+            logits[index] = self._score_exactly(rows[index])
+        return logits
+
+    def _smaller(self, rows: Sequence[TokenIds]) -> Logits:
+        """The logits of a batch that did not fit: in halves, or for a single pair on the CPU."""
+        if len(rows) == 1:
+            log.warning(
+                "a pair of %d tokens does not fit on %s and is scored on the CPU",
+                len(rows[0]),
+                self.info.device,
+            )
+            return np.array([self._score_exactly(rows[0])], dtype=np.float32)
+        self._remember(_tokens(rows) // 2)
+        middle = len(rows) // 2
+        return np.concatenate([self.score(half) for half in (rows[:middle], rows[middle:])])
+
+    def _remember(self, fitting_tokens: int) -> None:
+        tokens = max(self.info.max_length_tokens, fitting_tokens)
+        if tokens < self.info.max_batch_tokens:
+            log.warning("out of memory on %s: batches of %d tokens from now on", self.info.device, tokens)
+            self.info = replace(self.info, max_batch_tokens=tokens)
+
+    def _score_exactly(self, row: TokenIds) -> float:
+        """In fp32 on the CPU; NaN where that is not finite either."""
+        if self._exact is None:
+            self._exact = self._load_exact()
+        logit = float(self._exact([row]).item())
+        return logit if math.isfinite(logit) else math.nan
+
+
+def _asked_batch_tokens(asked: int | None, length: int) -> int:
+    if asked is None:
+        return max(length, FIRST_TOKENS)
+    if asked < length:
+        raise EngineError(
+            f"expected max_batch_tokens to be at least max_length_tokens ({length}), got {asked}"
+        )
+    return asked
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cpu":
+        return "cpu"
+    return f"{device} {torch.cuda.get_device_name(device)}"
+
+
+def _tokens(rows: Sequence[TokenIds]) -> int:
+    return sum(len(row) for row in rows)

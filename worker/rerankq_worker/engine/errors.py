@@ -1,0 +1,56 @@
+"""What goes wrong on a device, and how to tell it from torch's exceptions.
+
+EngineError
+├── PrecisionRefused   the device cannot or should not compute in what was asked for
+└── EngineBroken       the device is lost to this process: end the process, a new one may work
+"""
+
+import torch
+
+LOST = (
+    "CUDA error",
+    "CUDA driver error",
+    "CUBLAS_STATUS",
+    "CUDNN_STATUS",
+    "cuDNN error",
+    "NVML",
+    "device lost",
+)
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+ACCELERATOR_ERROR: type[Exception] | None = getattr(torch, "AcceleratorError", None)  # torch >= 2.8
+
+
+class EngineError(Exception):
+    """The engine cannot do what was asked."""
+
+
+class PrecisionRefused(EngineError):
+    """This precision is not offered on this device."""
+
+
+class EngineBroken(EngineError):
+    """The device stopped working for this process (an assert, an illegal access, a fallen-off bus).
+
+    CUDA keeps such an error for the life of the process: every later call fails too. End the process.
+    """
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a smaller batch may succeed where this one failed."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in OUT_OF_MEMORY)
+
+
+def is_device_lost(error: BaseException) -> bool:
+    """Whether no later call on this device can succeed either."""
+    if is_out_of_memory(error):
+        return False
+    if ACCELERATOR_ERROR is not None and isinstance(error, ACCELERATOR_ERROR):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in LOST)
+
+
+def first_line(error: BaseException) -> str:
+    """CUDA's messages go on for ten lines of advice."""
+    return str(error).strip().split("\n")[0]

@@ -1,0 +1,167 @@
+"""XLM-RoBERTa with a one-label head, computed on packed tokens. Equal to transformers' own, without its padding.
+
+Knows weights and tensors; no text, no files, no batches that do not fit. What it does differently from
+`XLMRobertaForSequenceClassification`, with the same result: query, key and value in one product; the last layer
+for each row's `<s>` only, since the head reads nothing else; the head in fp32 whatever the body's precision.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rerankq_worker.engine.attention import Attention
+from rerankq_worker.engine.linears import Linear, MakeLinear
+from rerankq_worker.engine.packing import Packed, pack
+from rerankq_worker.tokenizer import TokenIds
+
+Norm = Callable[[Tensor], Tensor]
+
+
+class PackedModel:
+    """Rows in, one fp32 logit per row out, on the model's device."""
+
+    def __init__(
+        self,
+        source: nn.Module,
+        device: torch.device,
+        body: torch.dtype,
+        make_linear: MakeLinear,
+        attention: Attention,
+    ) -> None:
+        """Takes the weights of `source`, a transformers XLMRobertaForSequenceClassification in fp32, and empties it."""
+        loaded: Any = source
+        config = loaded.config
+        self._device = device
+        self._attention = attention
+        self._head = _Head.of(loaded.classifier, device)
+        self._embeddings = _Embeddings.of(loaded.roberta.embeddings, config.layer_norm_eps, device, body)
+        make = _Maker(device, body, make_linear, config.num_attention_heads, config.layer_norm_eps)
+        layers: list[Any] = list(loaded.roberta.encoder.layer)
+        self._layers = [make.layer(layer, last=layer is layers[-1]) for layer in layers]
+
+    @torch.inference_mode()
+    def __call__(self, rows: Sequence[TokenIds]) -> Tensor:
+        """Logits, fp32, [n]; on CUDA they may not have been computed yet when this returns."""
+        packed = pack(rows, self._device)
+        hidden = self._embeddings(packed)
+        for layer in self._layers[:-1]:
+            hidden = layer(hidden, packed, self._attention)
+        firsts = self._layers[-1].firsts(hidden, packed, self._attention)
+        return self._head(firsts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Embeddings:
+    words: Tensor
+    positions: Tensor
+    """Position and token type together: the type is always 0 in this model."""
+    norm: Norm
+
+    @classmethod
+    def of(cls, source: Any, eps: float, device: torch.device, body: torch.dtype) -> "_Embeddings":
+        positions = source.position_embeddings.weight.data + source.token_type_embeddings.weight.data[0]
+        words = _taken(source.word_embeddings).to(device, body)
+        return cls(words, positions.to(device, body), _norm(source.LayerNorm, eps, device, body))
+
+    def __call__(self, packed: Packed) -> Tensor:
+        words = functional.embedding(packed.token_ids, self.words)
+        return self.norm(words.add_(functional.embedding(packed.positions, self.positions)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    heads: int
+    query: Linear | None
+    """Only in the last layer, where the firsts ask; elsewhere part of `projections`."""
+    projections: Linear
+    """Query, key and value in one product; in the last layer key and value."""
+    after_attention: Linear
+    attention_norm: Norm
+    grow: Linear
+    shrink: Linear
+    output_norm: Norm
+
+    def __call__(self, hidden: Tensor, packed: Packed, attention: Attention) -> Tensor:
+        queries, keys, values = self._split(self.projections(hidden), 3)
+        return self._finish(hidden, attention(queries, keys, values, packed))
+
+    def firsts(self, hidden: Tensor, packed: Packed, attention: Attention) -> Tensor:
+        """[n, hidden]: this layer's output for each row's first token."""
+        if self.query is None:
+            raise TypeError("only the last layer computes firsts. This is a bug.")
+        asking = hidden.index_select(0, packed.firsts)
+        (queries,) = self._split(self.query(asking), 1)
+        keys, values = self._split(self.projections(hidden), 2)
+        return self._finish(asking, attention(queries, keys, values, packed))
+
+    def _split(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
+        return projected.unflatten(1, (parts, self.heads, -1)).unbind(1)
+
+    def _finish(self, hidden: Tensor, attended: Tensor) -> Tensor:
+        hidden = self.attention_norm(self.after_attention(attended.flatten(1)).add_(hidden))
+        return self.output_norm(self.shrink(self.grow(hidden)).add_(hidden))
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """fp32 whatever the body: an fp16 head has about 1,000 distinct values between 4 and 8, hence ties."""
+
+    dense: Tensor
+    dense_bias: Tensor
+    out: Tensor
+    out_bias: Tensor
+
+    @classmethod
+    def of(cls, source: Any, device: torch.device) -> "_Head":
+        tensors = (source.dense.weight, source.dense.bias, source.out_proj.weight, source.out_proj.bias)
+        return cls(*(tensor.data.to(device, torch.float32) for tensor in tensors))
+
+    def __call__(self, firsts: Tensor) -> Tensor:
+        hidden = torch.tanh(functional.linear(firsts.float(), self.dense, self.dense_bias))
+        return functional.linear(hidden, self.out, self.out_bias).squeeze(-1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Maker:
+    """Turns transformers' layers into ours, one at a time, so that the weights are never held twice."""
+
+    device: torch.device
+    body: torch.dtype
+    make_linear: MakeLinear
+    heads: int
+    eps: float
+
+    def layer(self, source: Any, last: bool) -> _Layer:
+        asks, output = source.attention.self, source.attention.output
+        projecting = (asks.key, asks.value) if last else (asks.query, asks.key, asks.value)
+        return _Layer(
+            heads=self.heads,
+            query=self._linear(asks.query) if last else None,
+            projections=self._linear(*projecting),
+            after_attention=self._linear(output.dense),
+            attention_norm=_norm(output.LayerNorm, self.eps, self.device, self.body),
+            grow=self._linear(source.intermediate.dense, gelu=True),
+            shrink=self._linear(source.output.dense),
+            output_norm=_norm(source.output.LayerNorm, self.eps, self.device, self.body),
+        )
+
+    def _linear(self, *sources: Any, gelu: bool = False) -> Linear:
+        bias = torch.cat([source.bias.data for source in sources])
+        weight = torch.cat([_taken(source) for source in sources])
+        return self.make_linear(weight.to(self.device, self.body), bias.to(self.device, self.body), gelu)
+
+
+def _taken(source: Any) -> Tensor:
+    """The weight of a module, which is left without."""
+    weight: Tensor = source.weight.data
+    source.weight = None
+    return weight
+
+
+def _norm(source: Any, eps: float, device: torch.device, body: torch.dtype) -> Norm:
+    weight, bias = source.weight.data.to(device, body), source.bias.data.to(device, body)
+    return lambda hidden: functional.layer_norm(hidden, weight.shape, weight, bias, eps)

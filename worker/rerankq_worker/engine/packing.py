@@ -1,0 +1,76 @@
+"""Lay the rows of a batch end to end, with no padding. Knows token ids and where each row starts; no model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from rerankq_worker.model_files import FIRST_POSITION
+from rerankq_worker.tokenizer import TokenIds
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Neighbouring rows of one length, which attention can take in one call: rows `first_row` .. + `rows`."""
+
+    first_row: int
+    rows: int
+    length_tokens: int
+    first_token: int
+
+    @property
+    def tokens(self) -> slice:
+        return slice(self.first_token, self.first_token + self.rows * self.length_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A batch: T tokens of n rows, and the offsets that tell them apart."""
+
+    token_ids: torch.Tensor
+    """int32, [T], on the device."""
+    positions: torch.Tensor
+    """int32, [T], on the device; each row counts from 2, as XLM-RoBERTa does."""
+    offsets: torch.Tensor
+    """int32, [n + 1], on the device: row i is tokens offsets[i] .. offsets[i + 1]."""
+    lengths: list[int]
+    """Tokens of each row, on the host."""
+    runs: list[Run]
+
+    @property
+    def firsts(self) -> torch.Tensor:
+        """int32, [n]: where each row's `<s>` is."""
+        return self.offsets[:-1]
+
+
+def pack(rows: Sequence[TokenIds], device: torch.device) -> Packed:
+    """The rows as one batch on the device, in the order given; one copy to the device."""
+    lengths = [len(row) for row in rows]
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    tokens = int(offsets[-1])
+    positions = np.arange(tokens) - np.repeat(offsets[:-1], lengths) + FIRST_POSITION
+    on_host = torch.from_numpy(np.concatenate([*rows, positions, offsets]).astype(np.int32))
+    if device.type == "cuda":  # from pinned memory the copy does not wait for the kernels in flight
+        on_host = on_host.pin_memory()
+    on_device = on_host.to(device, non_blocking=True)
+    return Packed(
+        token_ids=on_device[:tokens],
+        positions=on_device[tokens : 2 * tokens],
+        offsets=on_device[2 * tokens :],
+        lengths=lengths,
+        runs=_runs(lengths),
+    )
+
+
+def _runs(lengths: Sequence[int]) -> list[Run]:
+    runs: list[Run] = []
+    token = 0
+    for row, length in enumerate(lengths):
+        if runs and runs[-1].length_tokens == length:
+            last = runs.pop()
+            runs.append(Run(last.first_row, last.rows + 1, length, last.first_token))
+        else:
+            runs.append(Run(row, 1, length, token))
+        token += length
+    return runs

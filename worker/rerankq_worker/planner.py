@@ -1,0 +1,28 @@
+"""Group rows into batches that fit a pair and a token budget.
+
+Knows lengths only: no text, no tensors, no queue.
+"""
+
+from collections.abc import Sequence
+
+
+def plan(lengths_tokens: Sequence[int], max_pairs: int, max_tokens: int) -> list[list[int]]:
+    """Batches of row indices, longest rows first; rows of equal length keep their order.
+
+    Sorted by tokens, not characters: a Chinese character weighs about four times a Latin one. A row longer
+    than `max_tokens` travels alone.
+    """
+    if max_pairs < 1 or max_tokens < 1:
+        raise ValueError(
+            f"expected a budget of at least 1 pair and 1 token, got {max_pairs} and {max_tokens}"
+        )
+    batches: list[list[int]] = []
+    room_tokens = 0
+    for index in sorted(range(len(lengths_tokens)), key=lambda i: -lengths_tokens[i]):
+        length = lengths_tokens[index]
+        if not batches or len(batches[-1]) == max_pairs or length > room_tokens:
+            batches.append([])
+            room_tokens = max_tokens
+        batches[-1].append(index)
+        room_tokens -= length
+    return batches
