@@ -4,7 +4,7 @@ Knows Redis and Celery's messages; never loads a model. `aio.py` is the same for
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -93,7 +93,7 @@ class RerankClient:
         timeout = self.settings.interactive_timeout_seconds if timeout is None else timeout
         options.setdefault("deadline", time.time() + timeout)
         request = self.request(query, documents, top_n=top_n, **options)
-        self._require_workers()
+        self.require_workers()
         job = self.send(request)
         return wait_or_cancel(job, timeout)
 
@@ -187,7 +187,8 @@ class RerankClient:
     def read(self, job_id: str) -> tuple[bytes | None, dict[bytes, bytes], bool]:
         """What Redis holds of a job: Celery's record, our record, whether it was called off."""
         pipeline = self._broker.pipeline(transaction=False)
-        pipeline.hgetall(keys.job(job_id)).exists(keys.cancel(job_id))
+        pipeline.hgetall(keys.job(job_id))
+        pipeline.exists(keys.cancel(job_id))
         record, cancelled = pipeline.execute()
         # Read last: a job that ends in between has its answer seen.
         meta: Any = self._results.get(keys.result(job_id))
@@ -233,13 +234,15 @@ class RerankClient:
             refuse_to_wait(read_status(job_id, meta, record, cancelled))
             left = give_up_at - time.monotonic()
             if left <= 0:
-                raise ResultTimeout(
-                    f"no answer for job {job_id} within {timeout:g} s; it may still finish: "
-                    f"`rerankq status {job_id}` tells"
-                )
+                raise no_answer_yet(job_id, timeout or 0.0)
             subscription.get_message(timeout=min(left, POLL_SECONDS))
 
-    def _require_workers(self) -> None:
+    def require_workers(self) -> None:
+        """Refuse to ask where nobody is there to answer.
+
+        Raises:
+            NoWorkers: nothing was accepted.
+        """
         with _broker_errors("asking for workers"):
             if self._door.surroundings().workers:
                 return
@@ -342,12 +345,24 @@ def wait_or_cancel(job: Job, timeout: float) -> Ranking:
         return job.result(timeout + ANSWER_GRACE_SECONDS)
     except ResultTimeout as error:
         job.cancel()
-        raise DeadlineExceeded(
-            f"no answer for job {job.job_id} within {timeout:g} s; it was called off", {"job_id": job.job_id}
-        ) from error
+        raise given_up(job.job_id, timeout) from error
     except (KeyboardInterrupt, GeneratorExit):
         job.cancel()
         raise
+
+
+def no_answer_yet(job_id: str, timeout: float) -> ResultTimeout:
+    """The caller's wait ran out; the job did not."""
+    return ResultTimeout(
+        f"no answer for job {job_id} within {timeout:g} s; it may still finish: `rerankq status {job_id}` tells"
+    )
+
+
+def given_up(job_id: str, timeout: float) -> DeadlineExceeded:
+    """The caller's wait ran out and with it the job."""
+    return DeadlineExceeded(
+        f"no answer for job {job_id} within {timeout:g} s; it was called off", {"job_id": job_id}
+    )
 
 
 def refuse_to_wait(status: JobStatus) -> None:
@@ -363,7 +378,7 @@ def refuse_to_wait(status: JobStatus) -> None:
 
 
 @contextmanager
-def _broker_errors(doing: str) -> Iterator[None]:
+def _broker_errors(doing: str) -> Generator[None]:
     """Let Redis's own errors arrive as ours."""
     try:
         yield

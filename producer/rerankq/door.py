@@ -97,7 +97,10 @@ class Door:
 
     def _read(self) -> Surroundings:
         pipeline = self._broker.pipeline(transaction=False)
-        pipeline.time().hgetall(keys.WORKERS).hgetall(keys.PACE).info("memory")
+        pipeline.time()
+        pipeline.hgetall(keys.WORKERS)
+        pipeline.hgetall(keys.PACE)
+        pipeline.info("memory")
         now, workers, paces, memory = pipeline.execute()
         alive = read_workers(workers, now[0])
         return Surroundings(

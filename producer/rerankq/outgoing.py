@@ -48,7 +48,7 @@ class Outgoing:
             **_time_options(self.deadline),
         }
 
-    def record(self) -> dict[str, str | int | float]:
+    def record(self) -> dict[Any, Any]:
         """What `status` can tell of the job before any worker has seen it."""
         record: dict[str, str | int | float] = {
             "lane": self.lane,
@@ -80,6 +80,11 @@ def outgoing_pack(requests: Sequence[RerankRequest], pack_id: str | None = None)
     summary = f"pack={len(requests)} docs={documents} chars={thousands(characters)}"
     kwargs = {"requests": [request.to_wire() for request in requests]}
     return _outgoing(_checked_id(pack_id), PACK_TASK, kwargs, requests, summary)
+
+
+def new_job_id() -> str:
+    """A name nobody has used."""
+    return uuid.uuid4().hex
 
 
 def check_size(message: Outgoing, max_bytes: int) -> None:
@@ -126,7 +131,7 @@ def _timeless(requests: Sequence[RerankRequest]) -> bytes:
 
 def _checked_id(job_id: str | None) -> str:
     if job_id is None:
-        return uuid.uuid4().hex
+        return new_job_id()
     if not _JOB_ID.fullmatch(job_id):
         raise InvalidRequest(
             "job_id: expected 1 to 128 letters, digits, '.', '_', ':' or '-'", {"field": "job_id"}

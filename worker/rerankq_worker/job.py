@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from billiard.exceptions import SoftTimeLimitExceeded
-
 from rerankq.contract.errors import Cancelled, DeadlineExceeded, InvalidRequest, JobFailed, RerankError
 from rerankq.contract.messages import (
     Lane,
@@ -24,13 +23,21 @@ from rerankq.contract.messages import (
     WorkerInfo,
     parse_request,
 )
-from rerankq_worker.engine_client import EngineAway, EngineClient, EngineInfo, EngineKilledTwice, EngineRefused
+
+from rerankq_worker.engine_client import (
+    EngineAway,
+    EngineClient,
+    EngineInfo,
+    EngineKilledTwice,
+    EngineRefused,
+)
 from rerankq_worker.job_store import JobStore
 from rerankq_worker.ranking import Logits, rank
 from rerankq_worker.tokenizer import DocumentTooLong, PairTokenizer, Row
 
 CHECKPOINT_PERIOD_SECONDS = 1.0  # a shorter job is cheaper to score again than to save
 DEAD_AFTER_ENGINE_DEATHS = 2
+PACE_WEIGHT = 0.1  # of the newest job in the moving average
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +73,7 @@ class JobRunner:
         self._engine = engine
         self._limits = limits
         self._model_name = model_name
+        self._pace = Pace()
 
     def run(self, job: Job, requests: Sequence[Mapping[str, Any]]) -> list[Ranking | RerankError]:
         """One ranking or error for each request, in order.
@@ -82,10 +90,11 @@ class JobRunner:
         self._store.start(job.id, job.lane, job.worker, job.attempt, len(rows))
         logits = self._store.checkpoint(job.id, len(rows)) if job.attempt > 1 else _unscored(len(rows))
         known = int(np.count_nonzero(~np.isnan(logits)))
-        self._score(job, rows, logits)
+        in_time = self._score(job, rows, logits)
         timings = _timings(job, started, tokenized)
-        answers = self._answers(job, members, logits, known, timings)
-        self._store.finish(job.id)
+        answers = self._answers(job, members, logits, known, timings, in_time)
+        self._pace.note(job.lane, time.perf_counter() - started)
+        self._store.finish(job.id, job.worker, self._pace.seconds_per_job)
         return answers
 
     def _prepare(self, fields: Mapping[str, Any]) -> Member:
@@ -101,7 +110,9 @@ class JobRunner:
         info = self._engine.describe()
         served = {info.model, self._model_name, f"{info.model}@{info.revision}"}
         if asked is not None and asked not in served:
-            raise InvalidRequest(f"model: expected {info.model}, which is served here, got another", {"field": "model"})
+            raise InvalidRequest(
+                f"model: expected {info.model}, which is served here, got another", {"field": "model"}
+            )
 
     def _tokenize(self, request: RerankRequest) -> list[Row]:
         try:
@@ -112,37 +123,44 @@ class JobRunner:
                 truncation=request.truncation,
             )
         except DocumentTooLong as error:
-            raise InvalidRequest(str(error), {"field": "documents", "indices": list(error.indices)}) from error
+            raise InvalidRequest(
+                str(error), {"field": "documents", "indices": list(error.indices)}
+            ) from error
 
-    def _score(self, job: Job, rows: Sequence[Row], logits: Logits) -> None:
-        """Fill `logits` until all are known or the job's time is up.
+    def _score(self, job: Job, rows: Sequence[Row], logits: Logits) -> bool:
+        """Fill `logits`; False when the job's time was up first.
 
         Raises:
             Cancelled, JobFailed, EngineAway
         """
         missing = np.flatnonzero(np.isnan(logits))
-        if not len(missing) or time.time() >= job.stop_at:
-            return
+        if not len(missing):
+            return True
+        if time.time() >= job.stop_at:
+            return False
         saved_at = time.monotonic()
         try:
             asked = [rows[index].token_ids for index in missing]
             for part in self._engine.scores(asked, job_id=job.id, lane=job.lane):
                 logits[missing[part.indices]] = part.logits
                 if time.time() >= job.stop_at:
-                    return
+                    return not np.isnan(logits).any()
                 self._refuse_cancelled(job)
                 if time.monotonic() - saved_at > CHECKPOINT_PERIOD_SECONDS:
                     self._store.save_checkpoint(job.id, logits)
                     saved_at = time.monotonic()
+            return True
         except SoftTimeLimitExceeded:
-            return
+            return False
         except EngineKilledTwice as error:
             raise JobFailed(
-                f"job {job.id} was on the device each of the {DEAD_AFTER_ENGINE_DEATHS} times the engine died; given up",
+                f"job {job.id} was on the device {DEAD_AFTER_ENGINE_DEATHS} times when the engine died; given up",
                 {"where": "engine", "attempts": DEAD_AFTER_ENGINE_DEATHS, "dead": True},
             ) from error
         except EngineRefused as error:
-            raise JobFailed(f"the engine could not score job {job.id}: {error}", {"where": "engine"}) from error
+            raise JobFailed(
+                f"the engine could not score job {job.id}: {error}", {"where": "engine"}
+            ) from error
         except EngineAway:
             self._store.save_checkpoint(job.id, logits)
             raise
@@ -152,7 +170,7 @@ class JobRunner:
             raise Cancelled(f"job {job.id} was cancelled")
 
     def _answers(
-        self, job: Job, members: Sequence[Member], logits: Logits, known: int, timings: Timings
+        self, job: Job, members: Sequence[Member], logits: Logits, known: int, timings: Timings, in_time: bool
     ) -> list[Ranking | RerankError]:
         answers: list[Ranking | RerankError] = []
         start = 0
@@ -160,17 +178,24 @@ class JobRunner:
             stop = start + len(member.rows)
             name = job.id if len(members) == 1 else f"{job.id}.{position}"
             cached = max(0, min(known - start, stop - start))
-            answers.append(self._answer(job, name, member, logits[start:stop], cached, timings))
+            answers.append(self._answer(job, name, member, logits[start:stop], cached, timings, in_time))
             start = stop
         return answers
 
     def _answer(
-        self, job: Job, name: str, member: Member, logits: Logits, cached: int, timings: Timings
+        self,
+        job: Job,
+        name: str,
+        member: Member,
+        logits: Logits,
+        cached: int,
+        timings: Timings,
+        in_time: bool,
     ) -> Ranking | RerankError:
         if member.request is None:
             return member.error or JobFailed("This is a bug: a member without request or error.")
         scored, total = int(np.count_nonzero(~np.isnan(logits))), len(logits)
-        if scored < total and time.time() >= job.stop_at and member.request.on_deadline == "fail":
+        if scored < total and not in_time and member.request.on_deadline == "fail":
             return DeadlineExceeded(
                 f"{scored} of {total} documents were scored before the time was up; "
                 'give the job more, or ask for on_deadline="partial"',
@@ -194,6 +219,18 @@ class JobRunner:
             timings=timings,
             worker=_worker_info(job.worker, info),
         )
+
+
+class Pace:
+    """How long a job of each lane takes here, lately: what admission judges a lane's length by."""
+
+    def __init__(self) -> None:
+        self.seconds_per_job: dict[Lane, float] = {}
+
+    def note(self, lane: Lane, seconds: float) -> None:
+        """Count one more job."""
+        before = self.seconds_per_job.get(lane, seconds)
+        self.seconds_per_job[lane] = before + PACE_WEIGHT * (seconds - before)
 
 
 def stop_time(deadlines: Sequence[float | None], soft_limit_seconds: float) -> float:

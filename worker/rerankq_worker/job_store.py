@@ -1,13 +1,15 @@
 """What the worker keeps of a job in Redis while it runs: its record, its checkpoint, whether it was called off."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from redis import Redis
-
 from rerankq.contract import keys, wire
 from rerankq.contract.errors import JobFailed, PayloadTooLarge
+from rerankq.contract.messages import Lane
+
 from rerankq_worker.ranking import Logits
 
 
@@ -31,15 +33,29 @@ class JobStore:
             raise JobFailed("the job's payload is gone from Redis; submit the job again", {"where": "job"})
         body = wire.decompress_bounded(packed, self._max_payload_bytes)
         if body is None:
-            raise PayloadTooLarge(f"expected a payload of at most {self._max_payload_bytes:,} bytes, got more")
+            raise PayloadTooLarge(
+                f"expected a payload of at most {self._max_payload_bytes:,} bytes, got more"
+            )
         return wire.decode(body)
+
+    def submitted(self, job_id: str) -> float | None:
+        """When the job was submitted, Unix seconds; None for a producer that keeps no record."""
+        submitted: Any = self._broker.hget(keys.job(job_id), "submitted")
+        return None if submitted is None else float(submitted)
 
     def start(self, job_id: str, lane: str, worker: str, attempt: int, total: int) -> None:
         """Note that the job runs, and where."""
         key = keys.job(job_id)
-        fields = {"lane": lane, "worker": worker, "attempts": attempt, "total": total, "started": time.time()}
+        fields: dict[Any, Any] = {
+            "lane": lane,
+            "worker": worker,
+            "attempts": attempt,
+            "total": total,
+            "started": time.time(),
+        }
         pipeline = self._broker.pipeline()
-        pipeline.hset(key, mapping=fields).expire(key, keys.JOB_TTL_SECONDS)
+        pipeline.hset(key, mapping=fields)
+        pipeline.expire(key, keys.JOB_TTL_SECONDS)
         pipeline.execute()
 
     def cancelled(self, job_id: str) -> bool:
@@ -60,10 +76,12 @@ class JobStore:
             return np.full(rows, np.nan, dtype=np.float32)
         return np.frombuffer(saved, dtype="<f4").astype(np.float32)
 
-    def finish(self, job_id: str) -> None:
+    def finish(self, job_id: str, worker: str, seconds_per_job: Mapping[Lane, float]) -> None:
         """Note that the answer is being given; the record lives as long as the answer does."""
         key = keys.job(job_id)
         pipeline = self._broker.pipeline()
-        pipeline.hset(key, "answered", time.time()).expire(key, self._result_ttl_seconds)
+        pipeline.hset(key, "answered", time.time())
+        pipeline.expire(key, self._result_ttl_seconds)
         pipeline.delete(keys.checkpoint(job_id), keys.payload(job_id))
+        pipeline.hset(keys.PACE, worker, wire.encode(dict(seconds_per_job)))
         pipeline.execute()

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-
 from rerankq.contract.messages import RankedDocument, RerankRequest
 
 Logits = npt.NDArray[np.float32]
@@ -39,6 +38,10 @@ def sigmoid(logit: float) -> float:
 
 def _result(index: int, logit: float, truncated: bool, document_id: str | None, raw: bool) -> RankedDocument:
     if math.isnan(logit):
-        return RankedDocument(index=index, relevance_score=None, logit=None, truncated=truncated, id=document_id)
+        return RankedDocument(
+            index=index, relevance_score=None, logit=None, truncated=truncated, id=document_id
+        )
     score = logit if raw else sigmoid(logit)
-    return RankedDocument(index=index, relevance_score=score, logit=logit, truncated=truncated, id=document_id)
+    return RankedDocument(
+        index=index, relevance_score=score, logit=logit, truncated=truncated, id=document_id
+    )

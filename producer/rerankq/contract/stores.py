@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from kombu import Connection
+from kombu.connection import Connection
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -25,4 +25,5 @@ def redis_client(url: str, timeout_seconds: float) -> "Redis":
 def _through_kombu(url: str, options: dict[str, Any]) -> "Redis":
     master_name = {"master_name": "mymaster"}  # kombu reads another from the URL's query
     connection = Connection(url, transport_options={**master_name, **options})
-    return connection.default_channel.client
+    channel: Any = connection.default_channel
+    return channel.client
