@@ -34,6 +34,7 @@ def make_app(broker_url: str = BROKER_URL, **transport_options: Any) -> Celery:
             **transport_options,
         },
         broker_connection_retry_on_startup=True,
+        worker_consumer="rerankq_worker.attempts:Consumer",
         task_acks_late=True,
         task_reject_on_worker_lost=True,
         task_default_queue="interactive",

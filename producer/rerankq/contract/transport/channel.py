@@ -15,6 +15,7 @@ from redis.exceptions import NoScriptError
 
 from rerankq.contract.transport.envelope import Envelope, open_envelope, seal_envelope
 from rerankq.contract.transport.leases import Leases, Source, bell_of, fetched
+from rerankq.contract.transport.outage import adopt_carried
 from rerankq.contract.transport.qos import QoS
 from rerankq.contract.transport.scripts import FETCH, PUSH
 
@@ -27,9 +28,9 @@ class LeasedChannel(kombu_redis.Channel):
 
     QoS = QoS
 
-    unacked_key = "rerankq.held"
-    unacked_index_key = "rerankq.leases"
-    delayed_key = "rerankq.delayed"
+    unacked_key = "rerankq:held"
+    unacked_index_key = "rerankq:leases"
+    delayed_key = "rerankq:delayed"
     visibility_timeout = 15
     unacked_restore_interval = 2
     backoff_seconds: Sequence[float] = (0.0, 1.0)
@@ -69,7 +70,10 @@ class LeasedChannel(kombu_redis.Channel):
         else:
             self._unacknowledged_queues.discard(queue)
         self._queues_are_empty = False
-        return super().basic_consume(queue, no_ack, *args, **kwargs)
+        consuming = super().basic_consume(queue, no_ack, *args, **kwargs)
+        if self.acknowledges:
+            adopt_carried(self)
+        return consuming
 
     def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Any:
         if no_ack:
@@ -206,7 +210,7 @@ class Poller(kombu_redis.MultiChannelPoller):
     _renew_tref: Any = None
 
     def keep_time(self, loop: Any, sweep_every_seconds: float, renew_every_seconds: float) -> None:
-        """Sweep and renew from the event loop, in place of kombu's timer and of our own before a reconnect."""
+        """Sweep and renew from the event loop, in place of the timers of kombu and of a lost connection."""
         for timer in (self._restore_messages_tref, self._renew_tref):
             if timer is not None:
                 timer.cancel()

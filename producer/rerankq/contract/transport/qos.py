@@ -50,6 +50,7 @@ class QoS(kombu_redis.QoS):
     _delivered: dict[str, Any]
     _dirty: set[str]
     _swept_at = float("-inf")
+    _in_touch_since = float("-inf")
 
     def can_consume(self) -> bool:
         if self.channel.acknowledges and not _is_ready():
@@ -71,6 +72,12 @@ class QoS(kombu_redis.QoS):
         if not self._put_back(delivery_tag, counted=True):
             self._tell_fenced(delivery_tag, "reject")
         return virtual.QoS.ack(self, delivery_tag)
+
+    def let_go(self, delivery_tag: str) -> bool:
+        """Forget a message without touching its lease. False if it is not held here."""
+        if delivery_tag in self._dirty:
+            return False
+        return self._delivered.pop(delivery_tag, None) is not None
 
     def hand_back(self, delivery_tag: str) -> None:
         """Return a message untouched: the stop of a worker is no attempt."""
@@ -98,10 +105,23 @@ class QoS(kombu_redis.QoS):
         """Put back what dead workers held; kombu calls this at its own pace, so we keep ours."""
         if monotonic() - self._swept_at < self.channel.unacked_restore_interval / 2:
             return
-        self._swept_at = monotonic()
         with self.channel.conn_or_acquire() as client:
-            for held in self.channel.leases.sweep(client):
-                self._put_back_expired(client, held)
+            expired = self.channel.leases.sweep(client)
+            if self._may_judge():
+                for held in expired:
+                    self._put_back_expired(client, held)
+
+    def _may_judge(self) -> bool:
+        """Whether an expired lease means a dead worker: only after one lease time of unbroken contact.
+
+        After a restart or a stall of Redis nobody has renewed anything, and everybody gets one lease time to
+        come back. A gap below half a lease ends no lease, because a lease is renewed three times in its time.
+        """
+        now, lease_seconds = monotonic(), self.channel.leases.lease_seconds
+        if now - self._swept_at > lease_seconds / 2:
+            self._in_touch_since = now
+        self._swept_at = now
+        return now - self._in_touch_since >= lease_seconds
 
     def _put_back_expired(self, client: Any, held: Held) -> None:
         leases = self.channel.leases
