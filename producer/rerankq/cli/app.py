@@ -7,7 +7,11 @@ import typer
 import rerankq
 from rerankq.cli import jobs
 from rerankq.cli.demo import demo
+from rerankq.cli.model import model
+from rerankq.cli.operate import lanes, workers
 from rerankq.cli.rerank import rerank
+from rerankq.cli.settings import settings
+from rerankq.cli.up import up
 
 app = typer.Typer(
     name="rerankq",
@@ -22,11 +26,16 @@ app = typer.Typer(
 _TRY, _ASK, _RUN = "Try", "Ask", "Operate"
 
 app.command(rich_help_panel=_TRY)(demo)
+app.command(rich_help_panel=_TRY)(up)
 app.command(rich_help_panel=_ASK)(rerank)
 app.command(rich_help_panel=_ASK)(jobs.submit)
 app.command(rich_help_panel=_ASK)(jobs.status)
 app.command(rich_help_panel=_ASK)(jobs.result)
 app.command(rich_help_panel=_ASK)(jobs.cancel)
+app.command(rich_help_panel=_RUN)(workers)
+app.command(rich_help_panel=_RUN)(lanes)
+app.command(rich_help_panel=_RUN)(settings)
+app.add_typer(model, name="model", rich_help_panel=_RUN)
 
 
 def _print_version(wanted: bool) -> None:

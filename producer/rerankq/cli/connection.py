@@ -10,7 +10,7 @@ from rerankq.contract.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from rerankq.client import RerankClient
-    from rerankq.local import LocalStack
+    from rerankq.local.stack import LocalStack
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def connected(*, local: bool, model: str | None = None) -> Generator["RerankClie
 @contextmanager
 def local_stack(model: str | None) -> Generator["LocalStack"]:
     """A local service, its start shown on stderr."""
-    from rerankq.local import LocalStack
+    from rerankq.local.stack import LocalStack
 
     for signal_number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(signal_number, _leave)

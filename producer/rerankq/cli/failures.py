@@ -12,6 +12,7 @@ from rerankq.contract.errors import (
     RerankError,
     to_wire,
 )
+from rerankq.local.failure import Unavailable
 
 JOB_FAILED = 1
 WRONG_INPUT = 2
@@ -23,14 +24,8 @@ _CODES: dict[type[RerankError], int] = {
     BrokerUnavailable: UNAVAILABLE,
     NoWorkers: UNAVAILABLE,
     QueueFull: UNAVAILABLE,
+    Unavailable: UNAVAILABLE,
 }
-
-
-class Unavailable(RerankError):
-    """Something that the command needs is not there."""
-
-
-_CODES[Unavailable] = UNAVAILABLE
 
 
 def exit_code(error: RerankError) -> int:

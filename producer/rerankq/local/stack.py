@@ -1,8 +1,6 @@
 """Redis and a worker, started in order, stopped in the other. Knows how to tell when they are ready."""
 
-import importlib.util
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -15,18 +13,15 @@ from dotenv import dotenv_values
 from rerankq.client import RerankClient
 from rerankq.contract.errors import BrokerUnavailable
 from rerankq.contract.settings import DOTENV
+from rerankq.local import worker_program
 from rerankq.local.children import Child
-from rerankq.local.redis_server import LocalStackFailed, RedisServer
+from rerankq.local.failure import Unavailable
+from rerankq.local.redis_server import RedisServer
 from rerankq.settings import ClientSettings
 
 WORKER_STOP_SECONDS = 10.0
 REDIS_STOP_SECONDS = 5.0
 POLL_SECONDS = 0.1
-NO_WORKER = (
-    "the worker is not installed here, and a local service needs one; "
-    "`pip install 'rerankq[worker,local]'` brings it"
-)
-_WORKER_NEEDS = ("rerankq_worker", "torch", "transformers", "tokenizers")
 
 # What suits a laptop's one impatient user; each gives way to the environment and `.env`.
 _EASY_SETTINGS = {
@@ -35,11 +30,6 @@ _EASY_SETTINGS = {
     "RERANKQ_INTERACTIVE_HARD_LIMIT_SECONDS": "660",
     "RERANKQ_DRAIN_SECONDS": "5",
 }
-
-
-def worker_is_installed() -> bool:
-    """Whether this Python can run a worker. Looks for its parts without importing them."""
-    return all(importlib.util.find_spec(name) is not None for name in _WORKER_NEEDS)
 
 
 class LocalStack:
@@ -116,8 +106,7 @@ class LocalStack:
         return next((child for child in self.children if child.exit_code is not None), None)
 
     def _start(self) -> None:
-        if not worker_is_installed():
-            raise LocalStackFailed(NO_WORKER)
+        worker = worker_program.command()
         self._on_progress("starting Redis")
         directory = tempfile.TemporaryDirectory(prefix="rerankq-", ignore_cleanup_errors=True)
         self.directory = Path(self._exit.enter_context(directory))
@@ -126,7 +115,7 @@ class LocalStack:
         self._keep(redis.child, REDIS_STOP_SECONDS)
         self.broker_url = redis.url
         self._on_progress("starting the worker")
-        self.start_child("worker", [sys.executable, "-m", "rerankq_worker"])
+        self.start_child("worker", worker)
         self._wait_until_ready()
 
     def _wait_until_ready(self) -> None:
@@ -136,7 +125,7 @@ class LocalStack:
                 self._refuse_a_dead_child()
                 waited = time.monotonic() - began
                 if waited > self._ready_within_seconds:
-                    raise LocalStackFailed(
+                    raise Unavailable(
                         self._with_log(f"the worker was not ready within {self._ready_within_seconds:g} s")
                     )
                 self._on_progress(f"the worker loads its model ({waited:.0f} s)")
@@ -145,7 +134,7 @@ class LocalStack:
     def _refuse_a_dead_child(self) -> None:
         child = self.dead_child()
         if child is not None:
-            raise LocalStackFailed(
+            raise Unavailable(
                 self._with_log(f"the local {child.name} ended with exit code {child.exit_code}", child)
             )
 
