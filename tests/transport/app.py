@@ -9,6 +9,7 @@ from typing import Any
 
 import redis
 from celery import Celery
+
 from rerankq.contract import transport
 
 BROKER_URL = os.environ.get("TEST_BROKER_URL", "redis://127.0.0.1:1/0")

@@ -15,16 +15,17 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Celery, Task
 from celery.exceptions import Reject
 from celery.signals import worker_process_init
+
 from rerankq.contract import keys, wire
 from rerankq.contract.broker import PACK_TASK, RERANK_TASK, celery_app, lane_of
 from rerankq.contract.errors import DeadlineExceeded, InvalidRequest, JobFailed, RerankError, to_wire
 from rerankq.contract.messages import Ranking
 from rerankq.contract.stores import redis_client
-
 from rerankq_worker.engine_client import EngineAway, EngineClient
 from rerankq_worker.job import Job, JobRunner, stop_time
 from rerankq_worker.job_store import JobStore
 from rerankq_worker.model_files import find_model
+from rerankq_worker.presence import Presence
 from rerankq_worker.settings import WorkerSettings
 from rerankq_worker.tokenizer import PairTokenizer
 
@@ -66,6 +67,7 @@ def build_app(settings: WorkerSettings) -> Celery:
         result_backend_always_retry=True,
         result_backend_max_retries=8,
     )
+    app.steps["worker"].add(Presence)
     _add_tasks(app)
     return app
 
@@ -177,11 +179,11 @@ def _store() -> JobStore:
 @cache
 def _runner() -> JobRunner:
     settings = _settings()
-    engine = EngineClient(settings.engine_socket_path, wait_seconds=settings.load_timeout_seconds)
-    info = engine.describe()
+    engine = EngineClient(settings.find_engine_socket(), wait_seconds=settings.load_timeout_seconds)
+    served = engine.describe()
     files = find_model(settings.model, settings.model_revision, offline=True)
-    tokenizer = PairTokenizer.from_model_dir(files.path, info.max_length_tokens)
-    return JobRunner(_store(), tokenizer, engine, settings.limits, settings.model)
+    tokenizer = PairTokenizer.from_model_dir(files.path, served.max_length_tokens)
+    return JobRunner(_store(), tokenizer, engine, served, settings.limits)
 
 
 @worker_process_init.connect

@@ -3,6 +3,7 @@
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
+
 from rerankq.contract.messages import Lane, Limits
 from rerankq.contract.settings import SharedSettings
 

@@ -43,7 +43,7 @@ _ALIASES = {
 }
 
 
-class UnknownKombu(RuntimeError):  # noqa: N818 - named for what is wrong, like every error here
+class UnknownKombu(RuntimeError):
     """The installed kombu is one whose internals this transport has not been tested against."""
 
 

@@ -22,7 +22,7 @@ PAYLOAD_KEY_PREFIX = "rerankq:payload:"
 Envelope = dict[str, Any]
 
 
-class Undecodable(ValueError):  # noqa: N818 - named for what is wrong, like every error here
+class Undecodable(ValueError):
     """The bytes on the list are no message: retrying cannot help, only a person can."""
 
 
