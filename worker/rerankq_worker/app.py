@@ -17,11 +17,12 @@ from celery import Celery, Task
 from celery.exceptions import Reject
 from celery.signals import worker_process_init
 
-from rerankq.contract import keys, wire
+from rerankq.contract import keys, transport, wire
 from rerankq.contract.broker import PACK_TASK, RERANK_TASK, celery_app, lane_of
 from rerankq.contract.errors import DeadlineExceeded, InvalidRequest, JobFailed, RerankError, to_wire
 from rerankq.contract.messages import Ranking
 from rerankq.contract.stores import redis_client
+from rerankq_worker.attempts import AttemptPolicy, consumer_with
 from rerankq_worker.engine_client import EngineAway, EngineClient
 from rerankq_worker.job import Job, JobRunner, stop_time
 from rerankq_worker.job_store import JobStore
@@ -31,7 +32,6 @@ from rerankq_worker.settings import WorkerSettings
 from rerankq_worker.tokenizer import PairTokenizer
 
 SOCKET_TIMEOUT_SECONDS = 5.0
-DELIVERIES_HEADER = "x-deliveries"
 SOFT_LIMIT_MARGIN_SECONDS = 1.0  # a job keeps its own time; Celery's soft limit is there should it fail to
 
 logger = logging.getLogger(__name__)
@@ -54,6 +54,7 @@ def build_app(settings: WorkerSettings) -> Celery:
         worker_deduplicate_successful_tasks=True,
         worker_prefetch_multiplier=1,
         worker_pool="prefork",
+        worker_consumer=consumer_with(_attempt_policy(settings)),
         worker_concurrency=1,
         worker_proc_alive_timeout=settings.load_timeout_seconds + 60,
         worker_max_tasks_per_child=10_000,
@@ -71,6 +72,14 @@ def build_app(settings: WorkerSettings) -> Celery:
     app.steps["worker"].add(Presence)
     _add_tasks(app)
     return app
+
+
+def _attempt_policy(settings: WorkerSettings) -> AttemptPolicy:
+    def limits(queue: str) -> tuple[float, float]:
+        soft, hard = settings.time_limits(lane_of(queue))
+        return min(soft + SOFT_LIMIT_MARGIN_SECONDS, hard), hard
+
+    return AttemptPolicy(max_attempts=settings.max_attempts, time_limits=limits)
 
 
 def _add_tasks(app: Celery) -> None:
@@ -150,7 +159,7 @@ def _job_of(task: "Task[..., Any]", requests: Sequence[Any]) -> Job:
     return Job(
         id=str(message.id),
         lane=lane,
-        attempt=int((message.headers or {}).get(DELIVERIES_HEADER, 1)),
+        attempt=transport.deliveries(vars(message)),
         worker=str(message.hostname),
         queued_seconds=_queued_seconds(str(message.id)),
         stop_at=stop_time(deadlines, _settings().time_limits(lane)[0]),
