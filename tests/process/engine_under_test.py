@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
 from rerankq.contract.messages import Lane
 from rerankq_worker import health
 from rerankq_worker.engine_client import EngineClient

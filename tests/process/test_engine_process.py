@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from rerankq_worker import health
 from rerankq_worker.engine_client import (
     EngineAway,
@@ -20,7 +21,6 @@ from rerankq_worker.engine_client import (
     EngineRefused,
     is_ready,
 )
-
 from tests.process.conftest import StartEngine
 from tests.process.engine_under_test import PATIENCE_SECONDS, eventually, expected, rows_of
 

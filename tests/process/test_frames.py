@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from rerankq_worker import frames
 from rerankq_worker.frames import (
     BadFrame,
@@ -17,7 +18,6 @@ from rerankq_worker.frames import (
     decode,
     encode,
 )
-
 from tests.process.engine_under_test import rows_of
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from rerankq.contract.messages import Lane
 from rerankq_worker.scheduler import Batch, Scheduler
 

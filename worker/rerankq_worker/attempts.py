@@ -19,6 +19,7 @@ from celery.worker import consumer as celery_consumer
 from celery.worker import request as celery_request
 from celery.worker.state import active_requests, task_ready
 from kombu.exceptions import OperationalError
+
 from rerankq.contract import transport
 from rerankq.contract.dead_letters import is_summary, letter_for
 from rerankq.contract.errors import JobFailed, RerankError

@@ -14,8 +14,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
-from rerankq.contract.messages import LANES
 
+from rerankq.contract.messages import LANES
 from rerankq_worker import frames
 from rerankq_worker.frames import BadFrame, Failed, Frame, Indices, Logits, Rows, Running, Scores, TokenIds
 from rerankq_worker.scheduler import Scheduler

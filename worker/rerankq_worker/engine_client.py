@@ -17,8 +17,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from rerankq.contract.messages import Lane
 
+from rerankq.contract.messages import Lane
 from rerankq_worker import frames, health
 from rerankq_worker.frames import (
     BadFrame,

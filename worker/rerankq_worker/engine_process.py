@@ -27,8 +27,8 @@ from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
 import numpy as np
-from rerankq.contract.errors import InvalidSettings
 
+from rerankq.contract.errors import InvalidSettings
 from rerankq_worker import health
 from rerankq_worker.desk import Client, Desk, Part
 from rerankq_worker.frames import BadFrame, EngineDescription, Hello, Leaving, Logits, TokenIds

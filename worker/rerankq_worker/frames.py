@@ -21,6 +21,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 import orjson
+
 from rerankq.contract.messages import LANES, Lane
 
 TokenIds = npt.NDArray[np.int32]

@@ -6,11 +6,8 @@ from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
-<<<<<<< HEAD
 
-=======
 from rerankq.contract.errors import InvalidSettings
->>>>>>> process
 from rerankq.contract.messages import Lane, Limits
 from rerankq.contract.settings import SharedSettings
 
