@@ -4,6 +4,7 @@
 beside `rerankq-worker --engine-only`; `celery -A rerankq_worker.app flower` shows it.
 """
 
+import contextlib
 import logging
 import os
 import time
@@ -26,7 +27,7 @@ from rerankq_worker.attempts import AttemptPolicy, consumer_with
 from rerankq_worker.engine_client import EngineAway, EngineClient
 from rerankq_worker.job import Job, JobRunner, stop_time
 from rerankq_worker.job_store import JobStore
-from rerankq_worker.model_files import find_model
+from rerankq_worker.model_files import ModelError, find_model
 from rerankq_worker.presence import Presence
 from rerankq_worker.settings import WorkerSettings
 from rerankq_worker.tokenizer import PairTokenizer
@@ -184,20 +185,25 @@ def _store() -> JobStore:
 
 
 @cache
+def _tokenizer() -> PairTokenizer:
+    settings = _settings()
+    files = find_model(settings.model, settings.model_revision, offline=True)  # the engine has fetched it
+    return PairTokenizer.from_model_dir(files.path, settings.max_length_tokens)
+
+
+@cache
 def _runner() -> JobRunner:
     settings = _settings()
     engine = EngineClient(settings.find_engine_socket(), wait_seconds=settings.load_timeout_seconds)
-    served = engine.describe()
-    files = find_model(settings.model, settings.model_revision, offline=True)
-    tokenizer = PairTokenizer.from_model_dir(files.path, served.max_length_tokens)
-    return JobRunner(_store(), tokenizer, engine, served, settings.limits)
+    return JobRunner(_store(), _tokenizer(), engine, engine.describe(), settings.limits)
 
 
 @worker_process_init.connect
 def _load_tokenizer(**_: object) -> None:
-    """Load it in the child, after the fork and before the first job."""
+    """Load it in the child, after the fork and before the first job, if the model is there already."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the engine is the one that uses the cores
-    _runner()
+    with contextlib.suppress(ModelError):
+        _tokenizer()
 
 
 app = build_app(_settings())
