@@ -90,9 +90,10 @@ def test_metrics_ask_for_no_password_which_is_why_the_port_stays_on_loopback(flo
     assert status(flower_url + "/metrics") == 200
 
 
-@pytest.mark.parametrize("secret", ["", "admin"])
-def test_flower_refuses_to_start_without_a_user(tmp_path: Path, secret: str) -> None:
-    (tmp_path / "flower_basic_auth").write_text(secret)
+@pytest.mark.parametrize("secret", [None, "", "admin"], ids=["no file", "empty", "no password"])
+def test_flower_refuses_to_start_without_a_user(tmp_path: Path, secret: str | None) -> None:
+    if secret is not None:
+        (tmp_path / "flower_basic_auth").write_text(secret)
 
     done = subprocess.run(
         [sys.executable, str(FLOWER / "flowerconfig.py")],
