@@ -1,6 +1,5 @@
-"""The image that fetches the model has no torch in it: what it runs must do without."""
+"""What the images run is there, and the one that fetches the model does without torch."""
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -21,9 +20,22 @@ runpy.run_module("rerankq_worker", run_name="__main__")
 """
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("rerankq_worker.__main__") is None, reason="the worker has no command line yet"
+not_yet = pytest.mark.xfail(
+    reason="`rerankq-worker` has no pull and no health yet; remove this mark with them"
 )
+
+
+@not_yet
+@pytest.mark.parametrize("verb", ["health", "pull"])
+def test_a_command_that_compose_runs_is_there(verb: str) -> None:
+    command = [sys.executable, "-m", "rerankq_worker", verb, "--help"]
+
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+
+
+@not_yet
 def test_a_model_is_pulled_where_torch_is_not_installed(tmp_path: Path) -> None:
     environment = {**os.environ, "RERANKQ_MODEL": "small", "RERANKQ_CACHE_DIR": str(tmp_path)}
 
