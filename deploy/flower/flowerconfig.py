@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 
 _secret = Path(os.environ.get("RERANKQ_SECRETS_DIR", "/run/secrets")) / "flower_basic_auth"
-_users = _secret.read_text().split()
+# A FileNotFoundError from here Flower takes for a missing options file, and starts open to everybody.
+_users = _secret.read_text().split() if _secret.is_file() else []
 if not _users or not all(":" in user for user in _users):
     raise SystemExit(
         f"expected {_secret} to hold name:password, one per line; `python deploy/make_secrets.py` writes one"

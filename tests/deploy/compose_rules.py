@@ -19,8 +19,8 @@ ROOT = Path(__file__).parents[2]
 STALL_SECONDS = 30  # a warm stop may stall this long in billiard
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 
-# Settings that compose decides for its workers, or hands over as a secret.
-NOT_HANDED_ON = frozenset({"broker_url", "result_url", "engine_factory"})
+# Secrets, and what only tests and the launcher itself set.
+NOT_HANDED_ON = frozenset({"broker_url", "result_url", "engine_factory", "engine_socket"})
 
 
 def everything_named_exists(compose: Compose) -> Iterator[str]:

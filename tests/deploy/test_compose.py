@@ -1,6 +1,7 @@
 """docker-compose.yml, checked without an engine: its schema, our rules, and that each rule can say no."""
 
 import json
+import re
 import subprocess
 import sysconfig
 from collections.abc import Callable
@@ -155,6 +156,16 @@ def test_a_rule_reports_what_breaks_it(
     breakage(compose)
 
     assert complaint in list(rule(compose))
+
+
+def test_the_manual_names_every_variable_of_compose_itself() -> None:
+    text = (ROOT / "docker-compose.yml").read_text()
+    manual = (ROOT / "docs" / "operations.md").read_text()
+
+    variables = set(re.findall(r"\$\{([A-Z_]+)", text))
+
+    assert variables
+    assert {name for name in variables if f"`{name}`" not in manual} == set()
 
 
 def test_every_rule_was_broken_once() -> None:

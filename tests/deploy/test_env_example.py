@@ -78,6 +78,15 @@ def test_every_entry_is_read_at_all(bare: Path, settings: type[SharedSettings]) 
     assert {name: read[name] for name in numbers} == {name: value + 1 for name, value in numbers.items()}
 
 
+def test_the_manual_names_no_setting_that_is_none() -> None:
+    manual = (ROOT / "docs" / "operations.md").read_text()
+
+    named = set(re.findall(rf"\b{PREFIX}[A-Z0-9_]+", manual))
+
+    assert named
+    assert named - VARIABLES == set()
+
+
 def test_the_url_of_the_broker_is_read_from_a_secret_file(
     bare: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,8 +27,10 @@ class Flower:
         port = self._address.rsplit(":", 1)[1]
         self._log = service.log_file.with_name("flower.log").open("wb")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "celery", "-A", "rerankq_worker.app:app", "flower"]
-            + ["--address=127.0.0.1", f"--port={port}", f"--basic-auth={LOGIN}"],
+            [
+                *(sys.executable, "-m", "celery", "-A", "rerankq_worker.app:app", "flower"),
+                *("--address=127.0.0.1", f"--port={port}", f"--basic-auth={LOGIN}"),
+            ],
             cwd=REPOSITORY,
             env=service.environment,
             stdout=self._log,
@@ -82,7 +84,10 @@ def test_flower_shows_workers_and_counts_and_never_a_word(service: Service, flow
 
     tasks = flower.api("/api/tasks")
     assert all(task["runtime"] > 0 for task in tasks.values())
-    assert {task["kwargs"] for task in tasks.values()} == {"docs=2 chars=33 top_n=all", "docs=1 chars=66 top_n=all"}
+    assert {task["kwargs"] for task in tasks.values()} == {
+        "docs=2 chars=33 top_n=all",
+        "docs=1 chars=66 top_n=all",
+    }
     pages = [flower.get("/tasks"), flower.get("/api/tasks"), flower.get("/metrics"), service.log()]
     pages += [flower.get(f"/task/{task_id}") for task_id in tasks]
     assert not [page for page in pages if MARKER in page]

@@ -72,12 +72,17 @@ if KEYS[3] then redis.call('DEL', KEYS[3]) end
 return 1
 """)
 
-# KEYS: leases; ARGV: lease seconds, tags. XX: a lease that is gone is not taken back.
+# KEYS: leases; ARGV: lease seconds, tags. A lease that is gone is not taken back. Removed and added rather than
+# `ZADD XX`, which a full Redis refuses.
 RENEW = Script("""
 local now = redis.call('TIME')
 local expires_at = now[1] + now[2] / 1e6 + ARGV[1]
 local renewed = 0
-for i = 2, #ARGV do renewed = renewed + redis.call('ZADD', KEYS[1], 'XX', 'CH', expires_at, ARGV[i]) end
+for i = 2, #ARGV do
+  if redis.call('ZREM', KEYS[1], ARGV[i]) == 1 then
+    renewed = renewed + redis.call('ZADD', KEYS[1], expires_at, ARGV[i])
+  end
+end
 return renewed
 """)
 
