@@ -15,7 +15,13 @@ from kombu.utils.uuid import uuid
 from redis.exceptions import NoScriptError
 
 from rerankq.contract.dead_letters import DEAD_LETTER_TTL_SECONDS, DeadLetter, bury, letter_for
-from rerankq.contract.transport.envelope import Envelope, Undecodable, deliveries, open_envelope, seal_envelope
+from rerankq.contract.transport.envelope import (
+    Envelope,
+    Undecodable,
+    deliveries,
+    open_envelope,
+    seal_envelope,
+)
 from rerankq.contract.transport.leases import Leases, Source, bell_of, fetched
 from rerankq.contract.transport.outage import adopt_carried
 from rerankq.contract.transport.qos import QoS
