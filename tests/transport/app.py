@@ -10,6 +10,7 @@ from typing import Any
 import redis
 from celery import Celery
 from celery.concurrency.asynpool import AsynPool
+
 from rerankq.contract import transport
 from rerankq_worker.attempts import AttemptPolicy, consumer_with
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from celery import Celery
-from rerankq.contract import transport
 
+from rerankq.contract import transport
 from tests.redis_server import RedisServer
 from tests.transport.app import make_app
 

@@ -3,6 +3,7 @@
 import kombu
 import pytest
 from kombu import Connection
+
 from rerankq.contract import transport
 from rerankq.contract.transport import channel
 

@@ -19,8 +19,9 @@ from celery.worker import consumer as celery_consumer
 from celery.worker import request as celery_request
 from celery.worker.state import active_requests, task_ready
 from kombu.exceptions import OperationalError
+
 from rerankq.contract import transport
-from rerankq.contract.dead_letters import letter_for
+from rerankq.contract.dead_letters import is_summary, letter_for
 from rerankq.contract.errors import JobFailed, RerankError
 
 logger = logging.getLogger(__name__)
@@ -91,6 +92,7 @@ class Consumer(celery_consumer.Consumer):
             try:
                 self._check(message)
                 self._limit(message)
+                _hide_text(message)
                 receive(message)
             except RerankError as error:
                 self._give_up(message, error)
@@ -187,6 +189,14 @@ def wrong_header(headers: Mapping[str, Any]) -> str | None:
         **dict.fromkeys(("eta", "expires", "root_id", "parent_id", "shadow"), _is_text_or_none),
     }
     return next((name for name, fits in is_fit.items() if not fits(headers.get(name))), None)
+
+
+def _hide_text(message: Any) -> None:
+    """Show Flower and the log a summary; what a stranger's client wrote there quotes the documents."""
+    shown = message.headers.get("kwargsrepr")
+    if not isinstance(shown, str) or not is_summary(shown):
+        shown = f"bytes={len(message.body or b'')}"
+    message.headers |= {"argsrepr": "()", "kwargsrepr": shown}
 
 
 def _is_text(value: Any) -> bool:

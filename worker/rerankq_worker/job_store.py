@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 from redis import Redis
+
 from rerankq.contract import keys, wire
 from rerankq.contract.errors import JobFailed, PayloadTooLarge
 from rerankq.contract.messages import Lane
-
 from rerankq_worker.ranking import Logits
 
 
@@ -82,6 +82,8 @@ class JobStore:
         pipeline = self._broker.pipeline()
         pipeline.hset(key, "answered", time.time())
         pipeline.expire(key, self._result_ttl_seconds)
-        pipeline.delete(keys.checkpoint(job_id), keys.payload(job_id))
+        pipeline.delete(
+            keys.checkpoint(job_id)
+        )  # the payload goes with the ack: until then this attempt may be lost
         pipeline.hset(keys.PACE, worker, wire.encode(dict(seconds_per_job)))
         pipeline.execute()

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+
 from rerankq.contract.messages import RankedDocument, RerankRequest
 
 Logits = npt.NDArray[np.float32]

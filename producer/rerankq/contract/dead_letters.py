@@ -201,10 +201,15 @@ def _from_fields(told: Mapping[str, str]) -> DeadLetter:
     )
 
 
+def is_summary(text: str) -> bool:
+    """Whether a text is a producer's summary (`docs=50 chars=45k`) and so safe to show."""
+    return len(text) <= _LONGEST_ID and _OUR_SUMMARY.fullmatch(text) is not None
+
+
 def _summary(headers: Mapping[str, Any]) -> str | None:
     for name in ("kwargsrepr", "argsrepr"):
         text = headers.get(name)
-        if isinstance(text, str) and len(text) <= _LONGEST_ID and _OUR_SUMMARY.fullmatch(text):
+        if isinstance(text, str) and is_summary(text):
             return text
     return None
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from kombu.utils.json import dumps, loads
 
+from rerankq.contract import wire
+
 DELIVERIES_HEADER = "x-deliveries"
 """How often the message has been handed to a worker. Absent means once."""
 
@@ -107,11 +109,19 @@ def _check_compression(compression: Any, body: bytes) -> None:
     """Refuse a body that unpacks to more than a worker should hold; kombu unpacks it in the parent, unbounded."""
     if compression is None:
         return
-    if compression != "application/x-gzip":
-        raise Undecodable("expected a body without kombu's compression, or with its gzip")
+    if compression not in _UNPACK:
+        raise Undecodable("expected a body without compression, or with zstd or gzip")
     try:
-        unpacked = zlib.decompressobj().decompress(body, LARGEST_BODY_BYTES + 1)
-    except zlib.error as error:
+        unpacked = _UNPACK[compression](body, LARGEST_BODY_BYTES)
+    except (zlib.error, ValueError) as error:
         raise Undecodable("the body is not what its compression says") from error
-    if len(unpacked) > LARGEST_BODY_BYTES:
+    if unpacked is None:
         raise Undecodable(f"expected the body to unpack to at most {LARGEST_BODY_BYTES:,} bytes")
+
+
+def _gunzip_bounded(data: bytes, max_bytes: int) -> bytes | None:
+    unpacked = zlib.decompressobj().decompress(data, max_bytes + 1)
+    return unpacked if len(unpacked) <= max_bytes else None
+
+
+_UNPACK = {"application/zstd": wire.decompress_bounded, "application/x-gzip": _gunzip_bounded}
