@@ -72,6 +72,11 @@ class RedisServer:
     def directory(self) -> Path:
         return Path(self._directory.name)
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "the server is not running"
+        return self._process.pid
+
     def client(self, **options: object) -> redis.Redis:
         return redis.Redis.from_url(self.url, **options)
 
