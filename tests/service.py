@@ -72,8 +72,7 @@ class Service:
     def __exit__(self, *_: object) -> None:
         self.client.close()
         self.stop_launcher()
-        self.redis.thaw()
-        self.redis.stop()
+        self.redis.__exit__()
         self._directory.cleanup()
 
     @property
