@@ -1,8 +1,8 @@
 """The whole service for a test: a real Redis, the real launcher, an engine process and its Celery workers.
 
-    with Service(engine="rerankq_worker.doubles:slow?pair_ms=5") as service:
-        service.client.rerank("q", ["a", "b"])
-        service.kill(service.engine())
+with Service(engine="rerankq_worker.doubles:slow?pair_ms=5") as service:
+    service.client.rerank("q", ["a", "b"])
+    service.kill(service.engine())
 """
 
 import contextlib
@@ -55,7 +55,9 @@ class Service:
 
     def __enter__(self) -> Self:
         self.redis.start()
-        self.client = RerankClient(settings=ClientSettings(broker_url=self.redis.url, redis_timeout_seconds=5.0))
+        self.client = RerankClient(
+            settings=ClientSettings(broker_url=self.redis.url, redis_timeout_seconds=5.0)
+        )
         self.start_launcher()
         return self
 
@@ -99,7 +101,9 @@ class Service:
         """Drain and end the worker side, or end it as told."""
         if self._launcher is None:
             return
-        family = [psutil.Process(self._launcher.pid), *self.processes()] if self._launcher.poll() is None else []
+        family = (
+            [psutil.Process(self._launcher.pid), *self.processes()] if self._launcher.poll() is None else []
+        )
         with contextlib.suppress(ProcessLookupError):
             self._launcher.send_signal(how)
         try:

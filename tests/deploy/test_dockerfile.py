@@ -99,7 +99,12 @@ def test_the_dockerfile_keeps_the_rule(rule: Callable[[str], Iterator[str]]) -> 
 @pytest.mark.parametrize(
     ("rule", "was", "becomes", "complaint"),
     [
-        (images_end_without_root, "USER 10001:10001\nEXPOSE 9464", "EXPOSE 9464", "image worker runs as root"),
+        (
+            images_end_without_root,
+            "USER 10001:10001\nEXPOSE 9464",
+            "EXPOSE 9464",
+            "image worker runs as root",
+        ),
         (images_end_without_root, "USER 10001:10001\nEXPOSE 5555", "USER 0", "image flower runs as 0"),
         (bases_are_pinned, "=python:3.11.14-slim-bookworm", "=python:latest", "PYTHON_IMAGE=python:latest"),
         (every_variable_is_a_setting, "RERANKQ_RUNTIME_DIR", "RERANKQ_RUN_DIR", "called RERANKQ_RUN_DIR"),

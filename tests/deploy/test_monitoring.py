@@ -103,7 +103,9 @@ def test_prometheus_scrapes_the_port_that_workers_serve() -> None:
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     jobs = {job["job_name"]: job for job in _scrape_jobs()}
 
-    scraped = {(name, found["port"]) for found in jobs["rerankq-worker"]["dns_sd_configs"] for name in found["names"]}
+    scraped = {
+        (name, found["port"]) for found in jobs["rerankq-worker"]["dns_sd_configs"] for name in found["names"]
+    }
 
     workers = [name for name in compose if name.startswith("worker-")]
     assert scraped == {(name, int(compose[name]["environment"]["RERANKQ_METRICS_PORT"])) for name in workers}

@@ -117,14 +117,18 @@ def test_a_pack_gives_each_request_its_own_end(client: RerankClient) -> None:
 def test_a_plain_celery_client_may_enqueue_by_task_name(service: Service) -> None:
     plain = Celery("stranger", broker=service.redis.url, backend=service.redis.url)
     result = plain.send_task(
-        "rerankq.rerank", kwargs={"query": "panda", "documents": ["a panda", "x"]}, queue="rerankq.interactive"
+        "rerankq.rerank",
+        kwargs={"query": "panda", "documents": ["a panda", "x"]},
+        queue="rerankq.interactive",
     )
 
     assert result.get(timeout=30)["results"][0]["index"] == 0
     plain.close()
 
 
-def test_a_strangers_bad_request_is_answered_with_a_named_error(service: Service, client: RerankClient) -> None:
+def test_a_strangers_bad_request_is_answered_with_a_named_error(
+    service: Service, client: RerankClient
+) -> None:
     plain = Celery("stranger", broker=service.redis.url, backend=service.redis.url)
     job_id = plain.send_task("rerankq.rerank", kwargs={"query": "", "docs": []}, queue="rerankq.bulk").id
     service.wait_until(lambda: client.job(job_id).status().state == "failed")
