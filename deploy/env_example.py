@@ -10,10 +10,10 @@ from collections.abc import Iterator
 
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
-from rerankq_worker.settings import WorkerSettings
 
 from rerankq.contract.settings import PREFIX, SharedSettings
 from rerankq.settings import ClientSettings
+from rerankq_worker.settings import WorkerSettings
 
 WIDTH = 110
 HEAD = """\

@@ -6,7 +6,9 @@ from pathlib import Path
 _secret = Path(os.environ.get("RERANKQ_SECRETS_DIR", "/run/secrets")) / "flower_basic_auth"
 _users = _secret.read_text().split()
 if not _users or not all(":" in user for user in _users):
-    raise SystemExit(f"expected {_secret} to hold name:password, one per line; `python deploy/make_secrets.py` writes one")
+    raise SystemExit(
+        f"expected {_secret} to hold name:password, one per line; `python deploy/make_secrets.py` writes one"
+    )
 
 basic_auth = _users
 address = "0.0.0.0"  # noqa: S104 - inside the container; the host publishes it on loopback only

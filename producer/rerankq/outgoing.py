@@ -10,9 +10,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rerankq.contract import keys, wire
-from rerankq.contract.broker import PACK_TASK, PAYLOAD_HEADER, RERANK_TASK, queue_of
+from rerankq.contract.broker import PACK_TASK, RERANK_TASK, queue_of
 from rerankq.contract.errors import InvalidRequest, PayloadTooLarge
 from rerankq.contract.messages import Lane, RerankRequest, thousands
+from rerankq.contract.transport import PAYLOAD_HEADER
 
 HARD_LIMIT_MARGIN_SECONDS = 3.0  # between the deadline that a job keeps by itself and Celery's kill
 _JOB_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")

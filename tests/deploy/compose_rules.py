@@ -10,7 +10,6 @@ from typing import Any
 
 from rerankq.contract.settings import PREFIX
 from rerankq.contract.variables import VARIABLES
-
 from rerankq_worker.settings import WorkerSettings
 
 Compose = dict[str, Any]

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+
 from rerankq.contract.broker import queue_of
 from rerankq.contract.messages import LANES
 from rerankq.contract.settings import PREFIX
 from rerankq.contract.variables import VARIABLES
-
 from rerankq_worker.settings import WorkerSettings
 from tests.deploy.compose_rules import ROOT, STALL_SECONDS, is_pinned
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from rerankq.contract.settings import PREFIX
 from rerankq.contract.variables import VARIABLES
-
 from tests.deploy.compose_rules import ROOT, is_pinned
 
 HADOLINT = Path(sysconfig.get_path("scripts")) / "hadolint"

@@ -6,10 +6,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
 from rerankq.contract.settings import DOTENV, PREFIX, SharedSettings
 from rerankq.contract.variables import OUTSIDE_THE_CLASSES, VARIABLES
 from rerankq.settings import ClientSettings
-
 from rerankq_worker.settings import WorkerSettings
 from tests.deploy.compose_rules import ROOT
 

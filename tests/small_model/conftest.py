@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from rerankq_worker.small_model import materialise
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from rerankq_worker.small_model import materialise
 
 Scorer = Callable[[str, Sequence[str]], list[float]]
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rerankq_worker.small_model import WEIGHTS_SHA256, SmallModelBroken, materialise
 from safetensors.numpy import load_file
+
+from rerankq_worker.small_model import WEIGHTS_SHA256, SmallModelBroken, materialise
 
 
 def test_the_weights_have_the_pinned_hash_and_fit_in_12_mb(small_model_dir: Path):

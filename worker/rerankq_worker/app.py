@@ -7,6 +7,7 @@ beside `rerankq-worker --engine-only`; `celery -A rerankq_worker.app flower` sho
 import logging
 import os
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -16,11 +17,12 @@ from celery import Celery, Task
 from celery.exceptions import Reject
 from celery.signals import worker_process_init
 
-from rerankq.contract import keys, wire
+from rerankq.contract import keys, transport, wire
 from rerankq.contract.broker import PACK_TASK, RERANK_TASK, celery_app, lane_of
 from rerankq.contract.errors import DeadlineExceeded, InvalidRequest, JobFailed, RerankError, to_wire
 from rerankq.contract.messages import Ranking
 from rerankq.contract.stores import redis_client
+from rerankq_worker.attempts import AttemptPolicy, consumer_with
 from rerankq_worker.engine_client import EngineAway, EngineClient
 from rerankq_worker.job import Job, JobRunner, stop_time
 from rerankq_worker.job_store import JobStore
@@ -30,7 +32,6 @@ from rerankq_worker.settings import WorkerSettings
 from rerankq_worker.tokenizer import PairTokenizer
 
 SOCKET_TIMEOUT_SECONDS = 5.0
-DELIVERIES_HEADER = "x-deliveries"
 SOFT_LIMIT_MARGIN_SECONDS = 1.0  # a job keeps its own time; Celery's soft limit is there should it fail to
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ def build_app(settings: WorkerSettings) -> Celery:
         worker_deduplicate_successful_tasks=True,
         worker_prefetch_multiplier=1,
         worker_pool="prefork",
+        worker_consumer=consumer_with(_attempt_policy(settings)),
         worker_concurrency=1,
         worker_proc_alive_timeout=settings.load_timeout_seconds + 60,
         worker_max_tasks_per_child=10_000,
@@ -70,6 +72,14 @@ def build_app(settings: WorkerSettings) -> Celery:
     app.steps["worker"].add(Presence)
     _add_tasks(app)
     return app
+
+
+def _attempt_policy(settings: WorkerSettings) -> AttemptPolicy:
+    def limits(queue: str) -> tuple[float, float]:
+        soft, hard = settings.time_limits(lane_of(queue))
+        return min(soft + SOFT_LIMIT_MARGIN_SECONDS, hard), hard
+
+    return AttemptPolicy(max_attempts=settings.max_attempts, time_limits=limits)
 
 
 def _add_tasks(app: Celery) -> None:
@@ -114,11 +124,13 @@ def _run(task: "Task[..., Any]", requests: Sequence[Any]) -> list[Ranking | Rera
     except EngineAway as error:
         raise Reject(str(error), requeue=True) from error
     except Exception as error:  # the one boundary: whatever happens, the caller gets a named error
-        logger.exception("job %s: unexpected %s", job.id, type(error).__name__)
+        # Where it happened, not what it says: an exception's own text may carry the caller's.
+        where = "".join(traceback.format_tb(error.__traceback__))
+        logger.error("job %s: unexpected %s\n%s", job.id, type(error).__name__, where)
         raise JobFailed(
             f"job {job.id} failed with an unexpected {type(error).__name__}; the worker's log has the traceback",
             {"where": "worker", "attempts": job.attempt},
-        ) from None  # its text may carry the caller's
+        ) from None
 
 
 def _unpacked(fields: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -147,7 +159,7 @@ def _job_of(task: "Task[..., Any]", requests: Sequence[Any]) -> Job:
     return Job(
         id=str(message.id),
         lane=lane,
-        attempt=int((message.headers or {}).get(DELIVERIES_HEADER, 1)),
+        attempt=transport.deliveries(vars(message)),
         worker=str(message.hostname),
         queued_seconds=_queued_seconds(str(message.id)),
         stop_at=stop_time(deadlines, _settings().time_limits(lane)[0]),

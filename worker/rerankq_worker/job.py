@@ -24,13 +24,8 @@ from rerankq.contract.messages import (
     WorkerInfo,
     parse_request,
 )
-from rerankq_worker.engine_client import (
-    EngineAway,
-    EngineClient,
-    EngineInfo,
-    EngineKilledTwice,
-    EngineRefused,
-)
+from rerankq_worker.engine_client import EngineAway, EngineClient, EngineKilledTwice, EngineRefused
+from rerankq_worker.frames import EngineDescription
 from rerankq_worker.job_store import JobStore
 from rerankq_worker.ranking import Logits, rank
 from rerankq_worker.tokenizer import DocumentTooLong, PairTokenizer, QueryTooLong, Row
@@ -112,11 +107,10 @@ class JobRunner:
             return Member(None, error=error)
 
     def _refuse_other_model(self, asked: str | None) -> None:
-        info = self._engine.describe()
-        served = {info.model, self._model_name, f"{info.model}@{info.revision}"}
-        if asked is not None and asked not in served:
+        name, revision = self._served.model, self._served.revision
+        if asked is not None and asked not in (name, f"{name}@{revision}"):
             raise InvalidRequest(
-                f"model: expected {info.model}, which is served here, got another", {"field": "model"}
+                f"model: expected {name}, which is served here, got another", {"field": "model"}
             )
 
     def _tokenize(self, request: RerankRequest) -> list[Row]:
@@ -257,4 +251,3 @@ def _timings(job: Job, started: float, tokenized: float) -> Timings:
         score_seconds=now - tokenized,
         total_seconds=job.queued_seconds + now - started,
     )
-

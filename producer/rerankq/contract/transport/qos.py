@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 
+from rerankq.contract.dead_letters import DeadLetter
 from rerankq.contract.transport.envelope import (
     Undecodable,
     deliveries,
@@ -73,6 +74,15 @@ class QoS(kombu_redis.QoS):
             self._tell_fenced(delivery_tag, "reject")
         return virtual.QoS.ack(self, delivery_tag)
 
+    def bury(self, delivery_tag: str, letter: DeadLetter) -> bool:
+        """Move a message to the dead letters; its payload stays for a retry."""
+        message = self._delivered[delivery_tag]
+        is_ours = self.channel.bury(delivery_tag, letter, message.headers)
+        if not is_ours:
+            self._tell_fenced(delivery_tag, "burial")
+        virtual.QoS.ack(self, delivery_tag)
+        return is_ours
+
     def let_go(self, delivery_tag: str) -> bool:
         """Forget a message without touching its lease. False if it is not held here."""
         if delivery_tag in self._dirty:
@@ -118,7 +128,7 @@ class QoS(kombu_redis.QoS):
         come back. A gap below half a lease ends no lease, because a lease is renewed three times in its time.
         """
         now, lease_seconds = monotonic(), self.channel.leases.lease_seconds
-        if now - self._swept_at > lease_seconds / 2:
+        if now - self._swept_at > self.channel.unacked_restore_interval + lease_seconds / 2:
             self._in_touch_since = now
         self._swept_at = now
         return now - self._in_touch_since >= lease_seconds
