@@ -106,10 +106,8 @@ class Service:
         )
         with contextlib.suppress(ProcessLookupError):
             self._launcher.send_signal(how)
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self._launcher.wait(DIES_WITHIN_SECONDS)
-        except subprocess.TimeoutExpired:
-            pass
         for process in family:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()

@@ -27,8 +27,10 @@ class Flower:
         port = self._address.rsplit(":", 1)[1]
         self._log = service.log_file.with_name("flower.log").open("wb")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "celery", "-A", "rerankq_worker.app:app", "flower"]
-            + ["--address=127.0.0.1", f"--port={port}", f"--basic-auth={LOGIN}"],
+            [
+                *(sys.executable, "-m", "celery", "-A", "rerankq_worker.app:app", "flower"),
+                *("--address=127.0.0.1", f"--port={port}", f"--basic-auth={LOGIN}"),
+            ],
             cwd=REPOSITORY,
             env=service.environment,
             stdout=self._log,

@@ -69,7 +69,8 @@ def build_app(settings: WorkerSettings) -> Celery:
         result_backend_always_retry=True,
         result_backend_max_retries=8,
     )
-    app.steps["worker"].add(Presence)
+    steps: Any = app.steps
+    steps["worker"].add(Presence)
     _add_tasks(app)
     return app
 
@@ -84,33 +85,27 @@ def _attempt_policy(settings: WorkerSettings) -> AttemptPolicy:
 
 def _add_tasks(app: Celery) -> None:
     options: dict[str, Any] = {"bind": True, "shared": False, "throws": (RerankError,)}
-
-    @app.task(name=RERANK_TASK, **options)
-    def rerank(self: "Task[..., Any]", **fields: Any) -> wire.Summarized:  # pyright: ignore[reportUnusedFunction]
-        return _answer_one(self, fields)
-
-    @app.task(name=PACK_TASK, **options)
-    def rerank_pack(self: "Task[..., Any]", **fields: Any) -> wire.Summarized:  # pyright: ignore[reportUnusedFunction]
-        return _answer_pack(self, fields)
+    app.task(name=RERANK_TASK, **options)(rerank)
+    app.task(name=PACK_TASK, **options)(rerank_pack)
 
 
-def _answer_one(task: "Task[..., Any]", fields: Mapping[str, Any]) -> wire.Summarized:
-    request = _unpacked(fields)
-    answer = _run(task, [request])[0]
+def rerank(task: "Task[..., Any]", **fields: Any) -> wire.Summarized:
+    """The task of one request: its fields are those of `RerankRequest`."""
+    answer = _run(task, [_unpacked(fields)])[0]
     if isinstance(answer, RerankError):
         raise answer
     return wire.Summarized(answer.model_dump(), answer.summary())
 
 
-def _answer_pack(task: "Task[..., Any]", fields: Mapping[str, Any]) -> wire.Summarized:
+def rerank_pack(task: "Task[..., Any]", **fields: Any) -> wire.Summarized:
+    """The task of a pack: `requests`, a list of what `rerank` takes."""
     requests: Any = _unpacked(fields).get("requests")
     if not isinstance(requests, list) or not requests:
         raise InvalidRequest("requests: expected a list of at least one request", {"field": "requests"})
     answers = _run(task, requests)
     failed = sum(isinstance(answer, RerankError) for answer in answers)
-    return wire.Summarized(
-        {"answers": [_to_wire(answer) for answer in answers]}, f"pack={len(answers)} failed={failed}"
-    )
+    body = {"answers": [_to_wire(answer) for answer in answers]}
+    return wire.Summarized(body, f"pack={len(answers)} failed={failed}")
 
 
 def _run(task: "Task[..., Any]", requests: Sequence[Any]) -> list[Ranking | RerankError]:
@@ -123,7 +118,7 @@ def _run(task: "Task[..., Any]", requests: Sequence[Any]) -> list[Ranking | Rera
         raise DeadlineExceeded("the job's time was up before its first batch", {"scored": 0}) from None
     except EngineAway as error:
         raise Reject(str(error), requeue=True) from error
-    except Exception as error:  # the one boundary: whatever happens, the caller gets a named error
+    except Exception as error:  # noqa: BLE001 - the one boundary: whatever happens, the caller gets a named error
         # Where it happened, not what it says: an exception's own text may carry the caller's.
         where = "".join(traceback.format_tb(error.__traceback__))
         logger.error("job %s: unexpected %s\n%s", job.id, type(error).__name__, where)

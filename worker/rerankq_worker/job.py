@@ -141,7 +141,7 @@ class JobRunner:
             return False
         saved_at = time.monotonic()
         try:
-            asked = [rows[index].token_ids for index in missing]
+            asked = [rows[index].token_ids for index in missing.tolist()]
             for part in self._engine.scores(asked, job_id=job.id, lane=job.lane):
                 logits[missing[part.indices]] = part.logits
                 if time.time() >= job.stop_at:
