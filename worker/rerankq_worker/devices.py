@@ -65,7 +65,7 @@ def chosen_devices(asked: str, find_gpus: Callable[[], Sequence[Gpu]] | None = N
 
 def visible_gpus() -> list[Gpu]:
     """The GPUs that this process may use; none when there is no driver."""
-    return _allowed(_from_nvml() or _from_nvidia_smi(), os.environ)
+    return left_visible(_from_nvml() or _from_nvidia_smi(), os.environ)
 
 
 def _named(name: str, position: int, gpus: Sequence[Gpu]) -> Device:
@@ -84,7 +84,7 @@ def _device(gpu: Gpu) -> Device:
     return Device(f"gpu{gpu.index}", gpu.uuid)  # by uuid: CUDA may count in another order than the driver
 
 
-def _allowed(gpus: Sequence[Gpu], environment: Mapping[str, str]) -> list[Gpu]:
+def left_visible(gpus: Sequence[Gpu], environment: Mapping[str, str]) -> list[Gpu]:
     """Those that a `CUDA_VISIBLE_DEVICES` from outside leaves us; the driver does not know of it."""
     limit = environment.get("CUDA_VISIBLE_DEVICES")
     if limit is None:

@@ -36,7 +36,7 @@ HANDING_BACK_SECONDS = 10.0  # for a Celery worker to give its job back to the q
 ENGINE_STOP_SECONDS = 10.0
 SILENCE_BEYOND_STUCK_SECONDS = 15.0  # an engine that has not even ended itself by then is killed
 
-CELERY = (sys.executable, "-m", "celery", "-A", "rerankq_worker.app:app")
+CELERY = (sys.executable, "-m", "celery", "--quiet", "-A", "rerankq_worker.app:app")
 
 
 @dataclass(slots=True)
@@ -249,7 +249,9 @@ def _numbered(name: str, count: int) -> list[str]:
 
 
 def _environment(settings: WorkerSettings, device: Device) -> dict[str, str]:
+    progress_bars = {} if sys.stderr.isatty() else {"TQDM_DISABLE": "1"}  # a log file wants lines
     return {
+        **progress_bars,
         **os.environ,
         "CUDA_VISIBLE_DEVICES": device.cuda_visible_devices,
         "RERANKQ_RUNTIME_DIR": str(settings.runtime_path),
