@@ -69,7 +69,7 @@ def lane_limits(queue: str) -> tuple[float, float]:
 def note_run(task: Any) -> int:
     """Write down that the task has started; how often that has happened now."""
     with redis.Redis.from_url(BROKER_URL) as client:
-        return int(client.rpush(f"runs:{task.request.id}", str(task.request.get("x-deliveries", 1))))
+        return int(client.rpush(f"rerankq:runs:{task.request.id}", str(task.request.get("x-deliveries", 1))))
 
 
 def note(self: Any, value: object = None) -> object:

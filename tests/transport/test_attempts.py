@@ -24,7 +24,7 @@ def test_a_job_that_kills_its_child_runs_three_times_and_is_set_aside(
             poison.get(timeout=30)
         assert innocent.get(timeout=10) == 1
 
-        assert client.lrange(f"runs:{poison.id}", 0, -1) == [b"1", b"2", b"3"]
+        assert client.lrange(f"rerankq:runs:{poison.id}", 0, -1) == [b"1", b"2", b"3"]
         wait_until(DeadLetters(client).count)
         (letter,) = DeadLetters(client).list()
         told = (letter.id, letter.task, letter.lane, letter.attempts, letter.summary)
@@ -40,14 +40,14 @@ def test_a_job_that_kills_the_whole_worker_runs_three_times_across_restarts(
 
     with server.client() as client, WorkerProcess(server, lease_seconds=1) as worker:
         for attempts in (1, 2, 3):
-            wait_until(lambda n=attempts: client.llen(f"runs:{poison.id}") == n)
+            wait_until(lambda n=attempts: client.llen(f"rerankq:runs:{poison.id}") == n)
             worker.wait()
             worker.start(wait=False)
         with pytest.raises(JobFailed, match="given up after 3 attempts"):
             poison.get(timeout=20)
         assert innocent.get(timeout=10) == 1
 
-        assert client.llen(f"runs:{poison.id}") == 3
+        assert client.llen(f"rerankq:runs:{poison.id}") == 3
 
 
 def test_a_dead_letter_is_retried_with_all_its_attempts_before_it(
@@ -63,7 +63,7 @@ def test_a_dead_letter_is_retried_with_all_its_attempts_before_it(
         assert DeadLetters(client).retry(promise.id)
 
         assert app.AsyncResult(promise.id).get(timeout=10) == "spared"
-        assert client.lindex(f"runs:{promise.id}", -1) == b"1"
+        assert client.lindex(f"rerankq:runs:{promise.id}", -1) == b"1"
         assert DeadLetters(client).list() == []
 
 
@@ -85,10 +85,10 @@ def test_a_job_runs_once_through_a_restart_of_redis(seconds: float, wait_until: 
     ):
         app = make_app(server.url)
         job_id = app.send_task("sleep", (seconds,), ignore_result=True).id
-        wait_until(lambda: client.llen(f"runs:{job_id}"))
+        wait_until(lambda: client.llen(f"rerankq:runs:{job_id}"))
         server.kill()
         time.sleep(1.5)
         server.start()
 
         wait_until(lambda: client.hlen("rerankq:held") == client.llen("interactive") == 0)
-        assert client.lrange(f"runs:{job_id}", 0, -1) == [b"1"]
+        assert client.lrange(f"rerankq:runs:{job_id}", 0, -1) == [b"1"]

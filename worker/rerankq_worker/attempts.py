@@ -31,6 +31,7 @@ TimeLimits = tuple[float | None, float | None]
 # What a broken Redis raises. KeyError is missing on purpose: kombu counts it among its connection errors, and a
 # message without an id would then make the worker reconnect and fetch it again, for ever.
 OUTAGE = (redis.ConnectionError, redis.TimeoutError, OperationalError, OSError)
+ANSWER_AGAIN_SECONDS = 5.0
 _LIMITS_UNSET = (None, None)
 
 
@@ -162,10 +163,20 @@ class Consumer(celery_consumer.Consumer):
         logger.error(
             "job %s on %s set aside after %d deliveries: %s", letter.id, letter.lane, letter.attempts, error
         )
-        if job_id:
-            self._answer(job_id, error)
-        message.channel.qos.bury(message.delivery_tag, letter)
         message._state = "REJECTED"
+        if job_id and not self._answered(job_id, error):
+            message.channel.qos.hand_back(message.delivery_tag, delay_seconds=ANSWER_AGAIN_SECONDS)
+        else:
+            message.channel.qos.bury(message.delivery_tag, letter)
+
+    def _answered(self, job_id: str, error: RerankError) -> bool:
+        """Whether the answer is stored; a full Redis refuses it, and then it is stored later."""
+        try:
+            self._answer(job_id, error)
+        except redis.ResponseError:
+            logger.exception("job %s: its answer was refused; next try in %g s", job_id, ANSWER_AGAIN_SECONDS)
+            return False
+        return True
 
     def _answer(self, job_id: str, error: RerankError) -> None:
         if self.policy.answer_failure:

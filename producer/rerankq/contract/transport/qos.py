@@ -89,9 +89,9 @@ class QoS(kombu_redis.QoS):
             return False
         return self._delivered.pop(delivery_tag, None) is not None
 
-    def hand_back(self, delivery_tag: str) -> None:
-        """Return a message untouched: the stop of a worker is no attempt."""
-        self._put_back(delivery_tag, counted=False)
+    def hand_back(self, delivery_tag: str, delay_seconds: float = 0.0) -> None:
+        """Return a message uncounted, at once or after a while: the stop of a worker is no attempt."""
+        self._put_back(delivery_tag, counted=False, delay_seconds=delay_seconds)
         virtual.QoS.ack(self, delivery_tag)
 
     def restore_unacked(self, client: Any = None) -> Any:  # noqa: ARG002 - kombu's signature
@@ -152,13 +152,14 @@ class QoS(kombu_redis.QoS):
                 delay_seconds,
             )
 
-    def _put_back(self, delivery_tag: str, *, counted: bool) -> bool:
+    def _put_back(self, delivery_tag: str, *, counted: bool, delay_seconds: float = 0.0) -> bool:
         message = self._delivered.get(delivery_tag)
         if message is None:
             return False
         leases = self.channel.leases
         envelope = mark_redelivered(message._raw, counted=counted)
-        delay_seconds = leases.delay_before(deliveries(envelope["headers"])) if counted else 0.0
+        if counted:
+            delay_seconds = leases.delay_before(deliveries(envelope["headers"]))
         with self.channel.conn_or_acquire() as client:
             return leases.put_back(
                 client,
