@@ -72,8 +72,7 @@ class Service:
     def __exit__(self, *_: object) -> None:
         self.client.close()
         self.stop_launcher()
-        self.redis.thaw()
-        self.redis.stop()
+        self.redis.__exit__()
         self._directory.cleanup()
 
     @property
@@ -169,6 +168,14 @@ class Service:
         """The process in which that worker's jobs run."""
         self.wait_until(lambda: self.celery_worker(lane).children(), 20)
         return self.celery_worker(lane).children()[0]
+
+    def kill(self, process: psutil.Process) -> None:
+        """End a process and all below it as a power cut would, frozen or not."""
+        family = [process, *process.children(recursive=True)]
+        for member in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.kill()
+        psutil.wait_procs(family, DIES_WITHIN_SECONDS)
 
     def log(self) -> str:
         """What launcher, engine and workers have written."""
