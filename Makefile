@@ -10,7 +10,7 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install demo up test check fmt bench chaos soak env-example clean
+.PHONY: help venv install demo up test check fmt bench chaos soak env-example map clean
 
 help: ## list these verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ soak: $(VENV)/installed-dev ## a long even load, watched for leaks
 
 env-example: $(VENV)/installed-dev ## write .env.example from the settings
 	$(BIN)/python deploy/env_example.py > .env.example
+
+map: $(VENV)/installed-dev ## draw the tree in docs/architecture.md anew
+	$(BIN)/python -m tests.house.tree
 
 clean: ## remove what was made here, .venv included
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache

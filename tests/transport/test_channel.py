@@ -11,10 +11,10 @@ import pytest
 import redis
 from celery import Celery
 from kombu import Connection, Exchange, Producer, Queue
+
 from rerankq.contract import transport
 from rerankq.contract.dead_letters import DeadLetters
 from rerankq.contract.transport.scripts import ACK, FETCH, PUSH, PUT_BACK, RENEW, SWEEP
-
 from tests.redis_server import RedisServer
 
 OPTIONS: dict[str, Any] = {

@@ -16,6 +16,7 @@ from celery.worker import state as celery_state
 from kombu import transport as kombu_transport
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
+
 from rerankq.contract.transport.channel import Channel, LeasedTransport, Poller
 from rerankq.contract.transport.qos import QoS
 

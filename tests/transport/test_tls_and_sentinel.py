@@ -15,8 +15,8 @@ import pytest
 import redis
 from kombu import Connection, Producer
 from kombu.exceptions import OperationalError
-from rerankq.contract import transport
 
+from rerankq.contract import transport
 from tests.redis_server import RedisServer, find_redis_server, free_port
 
 
