@@ -169,6 +169,14 @@ class Service:
         self.wait_until(lambda: self.celery_worker(lane).children(), 20)
         return self.celery_worker(lane).children()[0]
 
+    def kill(self, process: psutil.Process) -> None:
+        """End a process and all below it as a power cut would, frozen or not."""
+        family = [process, *process.children(recursive=True)]
+        for member in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.kill()
+        psutil.wait_procs(family, DIES_WITHIN_SECONDS)
+
     def log(self) -> str:
         """What launcher, engine and workers have written."""
         return self.log_file.read_text(errors="replace")
