@@ -83,9 +83,11 @@ $(VENV)/redis: $(VENV)/made constraints.txt
 	@touch $@
 
 $(VENV)/installed-demo: $(VENV)/torch-$(TORCH) $(VENV)/redis pyproject.toml
-	$(PIP) install -c constraints.txt -e '.[worker]'
+	@echo "installing into $(VENV); a few minutes, once"
+	@$(PIP) install -c constraints.txt -e '.[worker]'
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/torch-$(TORCH) $(VENV)/redis pyproject.toml
-	$(PIP) install -c constraints.txt -e '.[dev]'
+	@echo "installing into $(VENV), the tools of development included; a few minutes, once"
+	@$(PIP) install -c constraints.txt -e '.[dev]'
 	@touch $@ $(VENV)/installed-demo
