@@ -20,8 +20,8 @@ from typing import Any
 
 from celery import Celery
 from kombu import transport as kombu_transport
-from rerankq.contract import transport
 
+from rerankq.contract import transport
 from tests.redis_server import RedisServer
 
 REPOSITORY = Path(__file__).parents[1]
