@@ -1,1 +1,62 @@
-"""Durable cross-encoder reranking: the side that asks."""
+"""Durable cross-encoder reranking: the side that asks.
+
+    from rerankq import RerankClient
+
+Importing this is quick: Celery and Redis are loaded with the first client, a model never.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from rerankq.contract.errors import (
+    BrokerUnavailable,
+    Cancelled,
+    DeadlineExceeded,
+    InvalidRequest,
+    InvalidSettings,
+    JobFailed,
+    JobUnknown,
+    NoWorkers,
+    PayloadTooLarge,
+    QueueFull,
+    RerankError,
+    ResultTimeout,
+)
+from rerankq.contract.messages import Document, RankedDocument, Ranking, RerankRequest
+
+if TYPE_CHECKING:
+    from rerankq.aio import AsyncRerankClient
+    from rerankq.client import Job, RerankClient
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AsyncRerankClient",
+    "BrokerUnavailable",
+    "Cancelled",
+    "DeadlineExceeded",
+    "Document",
+    "InvalidRequest",
+    "InvalidSettings",
+    "Job",
+    "JobFailed",
+    "JobUnknown",
+    "NoWorkers",
+    "PayloadTooLarge",
+    "QueueFull",
+    "RankedDocument",
+    "Ranking",
+    "RerankClient",
+    "RerankError",
+    "RerankRequest",
+    "ResultTimeout",
+]
+
+_LAZY = {"RerankClient": "rerankq.client", "Job": "rerankq.client", "AsyncRerankClient": "rerankq.aio"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'rerankq' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_LAZY[name]), name)

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from rerankq_worker.engine import Engine
 from transformers import AutoModelForSequenceClassification
 
+from rerankq_worker.engine import Engine
 from tests.model_dirs import build_model_dir
 
 

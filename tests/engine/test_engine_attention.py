@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from rerankq_worker.engine.attention import VariableLength, padded, per_row
 from rerankq_worker.engine.packing import Packed, pack
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from rerankq_worker.engine import Engine, EngineError, PrecisionRefused, linears
 from rerankq_worker.engine.precision import choose_device, choose_precision
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from rerankq_worker.engine import Engine
 
 Plain = Callable[[Any], np.ndarray[Any, Any]]

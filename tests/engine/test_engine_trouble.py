@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 import torch
+
 from rerankq_worker.engine import Engine, EngineBroken, EngineInfo
 from rerankq_worker.tokenizer import PairTokenizer, TokenIds
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from rerankq_worker.engine.golden import golden_pairs, verify
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from rerankq_worker.model_files import ModelBroken, ModelError, ModelNotFound, find_model, fingerprint
 
 

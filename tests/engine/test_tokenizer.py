@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rerankq_worker.tokenizer import DocumentTooLong, PairTokenizer, QueryTooLong
 from transformers import AutoTokenizer
 
+from rerankq_worker.tokenizer import DocumentTooLong, PairTokenizer, QueryTooLong
 from tests.model_dirs import CORPUS
 
 TEXTS = st.text(alphabet=st.sampled_from("pandaeatsbmoo 大熊猫是什么，。\n\t?パン"), max_size=60)

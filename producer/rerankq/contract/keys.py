@@ -7,6 +7,7 @@
 | rerankq:cancel:<id>      | string | "1": the job was called off                   | JOB_TTL              |
 | rerankq:payload:<id>     | string | zstd body of a large message (claim check)    | JOB_TTL              |
 | rerankq:workers          | hash   | worker name -> its last heartbeat as JSON     | pruned by age        |
+| rerankq:pace             | hash   | worker name -> seconds a job takes, by lane   | with its worker      |
 
 Celery's own: the two lanes (lists), `unacked`, `unacked_index`, `celery-task-meta-<id>`, `_kombu.*`.
 """
@@ -41,6 +42,7 @@ def payload(job_id: str) -> str:
 
 
 WORKERS = f"{PREFIX}workers"
+PACE = f"{PREFIX}pace"
 
 
 def result(job_id: str) -> str:

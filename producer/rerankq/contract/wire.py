@@ -4,11 +4,17 @@ kombu's own JSON escapes and base64-codes Chinese to 2.6 times its size; this is
 Plain `json` is always accepted, so a Celery client in any language can enqueue by task name.
 """
 
+import sys
 from typing import Any
 
 import orjson
 from kombu import compression
 from kombu.serialization import register
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 SERIALIZER = "rerankq-json"
 CONTENT_TYPE = "application/x-rerankq-json"
@@ -51,6 +57,20 @@ def compress(data: bytes) -> bytes:
 def decompress(data: bytes) -> bytes:
     """The bytes behind `compress`."""
     return compression.decompress(data, "application/zstd")
+
+
+def decompress_bounded(data: bytes, max_bytes: int) -> bytes | None:
+    """The bytes behind `compress`, or None when there are more than `max_bytes` of them.
+
+    Raises:
+        ValueError: the data is not zstd.
+    """
+    unpacker = zstd.ZstdDecompressor()
+    try:
+        body = unpacker.decompress(data, max_length=max_bytes)
+    except zstd.ZstdError as error:
+        raise ValueError(f"expected zstd data, got something else: {error}") from error
+    return body if unpacker.eof else None
 
 
 def register_serializer() -> None:

@@ -1,0 +1,308 @@
+"""kombu's Redis channel and transport, with the moment in which a message existed nowhere taken out.
+
+kombu pops a message and writes down only afterwards that it holds it; here both are one script. Everything
+that is not fetch, hold or push (exchanges, fanout, TLS, Sentinel, reconnecting) is kombu's own.
+"""
+
+import logging
+from collections.abc import Sequence
+from queue import Empty
+from time import monotonic
+from typing import Any, Literal
+
+from kombu.transport import redis as kombu_redis
+from kombu.utils.uuid import uuid
+from redis.exceptions import NoScriptError
+
+from rerankq.contract.dead_letters import DEAD_LETTER_TTL_SECONDS, DeadLetter, bury, letter_for
+from rerankq.contract.transport.envelope import (
+    Envelope,
+    Undecodable,
+    deliveries,
+    open_envelope,
+    seal_envelope,
+)
+from rerankq.contract.transport.leases import Leases, Source, bell_of, fetched
+from rerankq.contract.transport.outage import adopt_carried
+from rerankq.contract.transport.qos import QoS
+from rerankq.contract.transport.scripts import FETCH, PUSH
+
+BELL_WAIT_SECONDS = 1  # also how long a message from a client that rings no bell can wait
+RENEWALS_PER_LEASE = 3
+OUR_OPTIONS = ("delayed_key", "backoff_seconds", "dead_letter_ttl_seconds", "bury_after_deliveries")
+
+logger = logging.getLogger(__name__)
+
+
+class LeasedChannel(kombu_redis.Channel):
+    """A channel whose messages are held by leases."""
+
+    QoS = QoS
+
+    unacked_key = "rerankq:held"
+    unacked_index_key = "rerankq:leases"
+    delayed_key = "rerankq:delayed"
+    visibility_timeout = 15
+    unacked_restore_interval = 2
+    backoff_seconds: Sequence[float] = (0.0, 1.0)
+    dead_letter_ttl_seconds = DEAD_LETTER_TTL_SECONDS
+    bury_after_deliveries = 10
+    fetch_tag: str | None = None
+
+    from_transport_options = (*kombu_redis.Channel.from_transport_options, *OUR_OPTIONS)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._unacknowledged_queues: set[str] = set()
+        self._sources: list[Source] = []
+        self._queues_are_empty = False
+        self._fetch_in_full = False
+        super().__init__(*args, **kwargs)
+        self.leases = Leases(
+            held_key=self._named(self.unacked_key),
+            leases_key=self._named(self.unacked_index_key),
+            delayed_key=self._named(self.delayed_key),
+            lease_seconds=self.visibility_timeout,
+            backoff_seconds=self.backoff_seconds,
+        )
+
+    @property
+    def acknowledges(self) -> bool:
+        """Whether a message taken here is held until it is acknowledged, as tasks are and replies are not."""
+        return any(queue not in self._unacknowledged_queues for queue in self.active_queues)
+
+    def list_key_of(self, envelope: Envelope) -> str:
+        """The list that this message came from."""
+        queue = envelope["properties"]["delivery_info"]["queue"]
+        return self._named(self._q_for_pri(queue, self._get_message_priority(envelope)))
+
+    # -- consuming
+
+    def basic_consume(self, queue: str, no_ack: bool = False, *args: Any, **kwargs: Any) -> Any:
+        if no_ack:
+            self._unacknowledged_queues.add(queue)
+        else:
+            self._unacknowledged_queues.discard(queue)
+        self._queues_are_empty = False
+        consuming = super().basic_consume(queue, no_ack, *args, **kwargs)
+        if self.acknowledges:
+            adopt_carried(self)
+        return consuming
+
+    def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Any:
+        if no_ack:
+            return super().basic_get(queue, no_ack, **kwargs)
+        tag = uuid()
+        with self.conn_or_acquire() as client:
+            found = self.leases.fetch(client, tag, self._sources_of([queue]))
+            self._maybe_update_queues_expire(client, queue)
+        delivery = self._delivery(*found, tag) if found else None
+        if delivery is None:
+            return None
+        message = self.Message(delivery, channel=self)
+        self.qos.append(message, tag)
+        return message
+
+    def _brpop_start(self, timeout: float | None = None) -> None:  # noqa: ARG002 - kombu's signature
+        """Ask for the next message, or wait for a bell if the last answer was that there is none."""
+        queues: list[str] = self._queue_cycle.consume(len(self.active_queues))
+        if not queues:
+            return
+        connection = self._in_poll = self.client.connection
+        self._brpop_sent_at = monotonic()
+        if self._queues_are_empty:
+            bells = [self._named(bell_of(queue)) for queue in queues]
+            connection.send_command("BRPOP", *bells, BELL_WAIT_SECONDS)
+        else:
+            connection.send_command(*self._fetch_command(queues))
+
+    def _fetch_command(self, queues: Sequence[str]) -> list[Any]:
+        self.fetch_tag = tag = uuid()
+        self._sources = self._sources_of(queues)
+        keys, arguments = self.leases.fetch_arguments(tag, self._sources)
+        return FETCH.in_full(keys, arguments) if self._fetch_in_full else FETCH.by_hash(keys, arguments)
+
+    def _brpop_read(self, **options: Any) -> Literal[True]:
+        """Read what `_brpop_start` asked for and deliver it."""
+        tag, self.fetch_tag = self.fetch_tag, None
+        try:
+            reply = self._read_reply(**options)
+            if tag is None:
+                self._queues_are_empty = False  # rung, or waited long enough to look again
+                raise Empty
+            found = fetched(reply, self._sources)
+            if not found:
+                self._queues_are_empty = True
+                raise Empty
+            self._queue_cycle.rotate(found[0].queue)
+            delivery = self._delivery(*found, tag)
+            if delivery is None:
+                raise Empty
+            self.connection._deliver(delivery, found[0].queue)
+            return True
+        finally:
+            self._in_poll = None
+            self._flush_brpop_reauth()
+
+    def _read_reply(self, **options: Any) -> Any:
+        try:
+            reply = self.client.parse_response(self.client.connection, "EVALSHA", **options)
+        except NoScriptError:
+            self._fetch_in_full = True
+            raise Empty from None
+        except self.connection_errors:
+            self._queues_are_empty = False
+            self.client.connection.disconnect()  # the next poll connects anew
+            raise
+        self._fetch_in_full = False
+        return reply
+
+    def _sources_of(self, queues: Sequence[str]) -> list[Source]:
+        return [
+            Source(queue, self._named(self._q_for_pri(queue, step)), queue not in self._unacknowledged_queues)
+            for step in self.priority_steps
+            for queue in queues
+        ]
+
+    def _delivery(self, source: Source, raw: bytes, tag: str) -> Envelope | None:
+        """The message for kombu; None if it is none, and then it lies with the dead letters."""
+        try:
+            envelope = open_envelope(raw)
+            self._check_deliveries(envelope)
+        except Undecodable as error:
+            self._bury_undecodable(source, raw, tag, error)
+            return None
+        envelope["properties"]["delivery_tag"] = tag
+        envelope["properties"]["delivery_info"]["queue"] = source.queue
+        return envelope
+
+    def _check_deliveries(self, envelope: Envelope) -> None:
+        """Stop what kills its reader before a worker can count and answer it."""
+        if deliveries(envelope["headers"]) > self.bury_after_deliveries:
+            raise Undecodable(f"delivered {self.bury_after_deliveries} times, and no worker outlived it")
+
+    def _bury_undecodable(self, source: Source, raw: bytes, tag: str, error: Undecodable) -> None:
+        reason = f"Undecodable: {error}"
+        logger.error("message %s on %s set aside: %s", tag, source.queue, reason)
+        if source.is_acknowledged:
+            self.bury(tag, letter_for(tag, source.queue, raw, None, reason), None)
+
+    def bury(self, tag: str, letter: DeadLetter, headers: Envelope | None) -> bool:
+        """Move a held message to the dead letters. False when another worker has it by now."""
+        with self.conn_or_acquire() as client:
+            return bury(
+                client,
+                self.leases,
+                tag,
+                letter,
+                headers=headers,
+                ttl_seconds=self.dead_letter_ttl_seconds,
+                prefix=self.global_keyprefix,
+            )
+
+    # -- publishing
+
+    def _put(self, queue: str, message: Envelope, **kwargs: Any) -> None:
+        """Push a message and ring the bell of its queue."""
+        list_key = self._q_for_pri(queue, self._get_message_priority(message))
+        if kwargs.get("_publish_batch") is not None:
+            return self._put_in_batch(kwargs["_publish_batch"], queue, list_key, message)
+        expires_ms = self._expires.get(queue, 0)
+        others = [self._q_for_pri(queue, step) for step in self.priority_steps] if expires_ms else []
+        keys = [self._named(key) for key in (list_key, bell_of(queue), *others)]
+        with self.conn_or_acquire() as client:
+            PUSH(client, keys, [seal_envelope(message), expires_ms])
+        return None
+
+    def _put_in_batch(self, batch: Any, queue: str, list_key: str, message: Envelope) -> None:
+        super()._put(queue, message, _publish_batch=batch)
+        bell = bell_of(list_key)
+        batch.add("lpush", bell, 1)
+        batch.add("execute_command", "LTRIM", self._named(bell), 0, 127)  # kombu's client prefixes no LTRIM
+        if queue in self._expires:
+            batch.add("pexpire", bell, self._expires[queue])
+
+    def _delete(self, queue: str, *args: Any, **kwargs: Any) -> None:
+        super()._delete(queue, *args, **kwargs)
+        with self.conn_or_acquire(kwargs.get("client")) as client:
+            client.delete(bell_of(queue))
+
+    def _purge(self, queue: str) -> int:
+        with self.conn_or_acquire() as client:
+            client.delete(bell_of(queue))
+        return super()._purge(queue)
+
+    def _named(self, key: str) -> str:
+        return self.global_keyprefix + key
+
+
+class Channel(LeasedChannel):
+    """For redis:// and rediss://."""
+
+
+class SentinelChannel(LeasedChannel, kombu_redis.SentinelChannel):
+    """For sentinel://."""
+
+    from_transport_options = (*kombu_redis.SentinelChannel.from_transport_options, *OUR_OPTIONS)
+
+
+class Poller(kombu_redis.MultiChannelPoller):
+    """Waits on all channels of a connection, and keeps their leases."""
+
+    _renewed_at = float("-inf")
+    _restore_messages_tref: Any = None
+    _renew_tref: Any = None
+
+    def keep_time(self, loop: Any, sweep_every_seconds: float, renew_every_seconds: float) -> None:
+        """Sweep and renew from the event loop, in place of the timers of kombu and of a lost connection."""
+        for timer in (self._restore_messages_tref, self._renew_tref):
+            if timer is not None:
+                timer.cancel()
+        self._restore_messages_tref = loop.call_repeatedly(sweep_every_seconds, self.maybe_restore_messages)
+        self._renew_tref = loop.call_repeatedly(renew_every_seconds, self.renew_leases)
+
+    def get(self, callback: Any, timeout: float | None = None) -> Any:
+        """One round without an event loop: nothing else would renew the leases here."""
+        self.renew_leases()
+        return super().get(callback, timeout)
+
+    def renew_leases(self) -> None:
+        for channel in list(self._channels):
+            if not channel.active_queues:
+                continue
+            if monotonic() - self._renewed_at < channel.visibility_timeout / RENEWALS_PER_LEASE / 2:
+                return
+            try:
+                channel.qos.renew()
+            except channel.connection_errors:
+                return  # the poll that follows finds the connection broken and says so
+        self._renewed_at = monotonic()
+
+
+class LeasedTransport(kombu_redis.Transport):
+    """The transport behind redis:// and rediss:// once `install()` has run."""
+
+    Channel = Channel
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.cycle = Poller()
+
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+        super().register_with_event_loop(connection, loop)
+        options = connection.client.transport_options
+        sweep_every = options.get("unacked_restore_interval", self.Channel.unacked_restore_interval)
+        renew_every = options.get("visibility_timeout", self.Channel.visibility_timeout) / RENEWALS_PER_LEASE
+        self.cycle.keep_time(loop, sweep_every, renew_every)
+
+    def _reject_inbound_message(self, raw_message: Envelope) -> None:
+        """Return a message that came in after its consumer was cancelled: not tried, so not counted."""
+        for channel in list(self.channels or [])[:1]:
+            message = channel.Message(raw_message, channel=channel)
+            channel.qos.append(message, message.delivery_tag)
+            channel.qos.hand_back(message.delivery_tag)
+
+
+class SentinelTransport(LeasedTransport, kombu_redis.SentinelTransport):
+    """The transport behind sentinel:// once `install()` has run."""
+
+    Channel = SentinelChannel

@@ -1,0 +1,127 @@
+"""The message as it lies on a list: a JSON object that says how to read it and how often it was delivered.
+
+Knows the shape of kombu's envelope; knows neither Redis nor what a task is. Bytes on a list may come from
+anybody, so everything here is checked before kombu is allowed to trust it.
+"""
+
+import base64
+import binascii
+import zlib
+from typing import Any
+
+from kombu.utils.json import dumps, loads
+
+from rerankq.contract import wire
+
+DELIVERIES_HEADER = "x-deliveries"
+"""How often the message has been handed to a worker. Absent means once."""
+
+PAYLOAD_HEADER = "rerankq-payload"
+"""The key of a payload that travels outside its message, deleted with the ack."""
+
+PAYLOAD_KEY_PREFIX = "rerankq:payload:"
+"""What a payload key must begin with: a message must not be able to name any other key for deletion."""
+
+LARGEST_BODY_BYTES = 128_000_000
+
+Envelope = dict[str, Any]
+
+
+class Undecodable(ValueError):
+    """The bytes on the list are no message: retrying cannot help, only a person can."""
+
+
+def open_envelope(raw: bytes) -> Envelope:
+    """The envelope in `raw`, safe to hand to kombu.
+
+    Raises:
+        Undecodable: `raw` is no envelope; the text says which part is wrong and quotes nothing of it.
+    """
+    try:
+        envelope = loads(raw.decode())
+    except (ValueError, TypeError, RecursionError) as error:
+        raise Undecodable(f"expected a JSON object, got {len(raw)} bytes that are none") from error
+    envelope = _table(envelope, "the envelope")
+    envelope["headers"] = _table(envelope.get("headers") or {}, "headers")
+    properties = envelope["properties"] = _table(envelope.get("properties") or {}, "properties")
+    properties["delivery_info"] = _table(properties.get("delivery_info") or {}, "delivery_info")
+    _check_text(envelope, "content-type")
+    _check_text(envelope, "content-encoding")
+    body = _decoded_body(envelope.get("body"), properties.get("body_encoding"))
+    _check_compression(envelope["headers"].get("compression"), body)
+    return envelope
+
+
+def seal_envelope(envelope: Envelope) -> str:
+    return dumps(envelope)
+
+
+def deliveries(headers: Envelope | None) -> int:
+    """How often the message with these headers was delivered, this time included; at least 1."""
+    count = (headers or {}).get(DELIVERIES_HEADER, 1)
+    return max(count, 1) if isinstance(count, int) else 1
+
+
+def mark_redelivered(envelope: Envelope, *, counted: bool) -> Envelope:
+    """The envelope for its next delivery; `counted` when this one ended with a lost worker."""
+    headers = envelope.get("headers") or {}
+    again: Envelope = {"redelivered": True}
+    if counted:
+        again[DELIVERIES_HEADER] = deliveries(headers) + 1
+    properties = envelope["properties"]
+    delivery_info = (properties.get("delivery_info") or {}) | {"redelivered": True}
+    return envelope | {
+        "headers": headers | again,
+        "properties": properties | {"delivery_info": delivery_info},
+    }
+
+
+def payload_key(headers: Envelope | None) -> str | None:
+    """The key that is to go with the ack of the message with these headers, if it names a proper one."""
+    key = (headers or {}).get(PAYLOAD_HEADER)
+    return key if isinstance(key, str) and key.startswith(PAYLOAD_KEY_PREFIX) else None
+
+
+def _table(value: Any, name: str) -> Envelope:
+    if not isinstance(value, dict):
+        raise Undecodable(f"expected {name} to be a JSON object, got {type(value).__name__}")
+    return value
+
+
+def _check_text(table: Envelope, name: str) -> None:
+    value = table.get(name)
+    if value is not None and not isinstance(value, str):
+        raise Undecodable(f"expected {name} to be text, got {type(value).__name__}")
+
+
+def _decoded_body(body: Any, body_encoding: Any) -> bytes:
+    if not isinstance(body, str):
+        raise Undecodable(f"expected the body to be text, got {type(body).__name__}")
+    if body_encoding not in ("base64", "utf-8", None):
+        raise Undecodable("expected body_encoding to be base64 or utf-8")
+    try:
+        return base64.b64decode(body) if body_encoding == "base64" else body.encode()
+    except (binascii.Error, ValueError) as error:
+        raise Undecodable("the body is not what its body_encoding says") from error
+
+
+def _check_compression(compression: Any, body: bytes) -> None:
+    """Refuse a body that unpacks to more than a worker should hold; kombu unpacks it in the parent, unbounded."""
+    if compression is None:
+        return
+    if compression not in _UNPACK:
+        raise Undecodable("expected a body without compression, or with zstd or gzip")
+    try:
+        unpacked = _UNPACK[compression](body, LARGEST_BODY_BYTES)
+    except (zlib.error, ValueError) as error:
+        raise Undecodable("the body is not what its compression says") from error
+    if unpacked is None:
+        raise Undecodable(f"expected the body to unpack to at most {LARGEST_BODY_BYTES:,} bytes")
+
+
+def _gunzip_bounded(data: bytes, max_bytes: int) -> bytes | None:
+    unpacked = zlib.decompressobj().decompress(data, max_bytes + 1)
+    return unpacked if len(unpacked) <= max_bytes else None
+
+
+_UNPACK = {"application/zstd": wire.decompress_bounded, "application/x-gzip": _gunzip_bounded}

@@ -1,0 +1,107 @@
+"""Messages held by workers: fetched under a lease, kept while it is renewed, put back when it runs out.
+
+Works on a redis client and names; knows no kombu channel, no worker and no task.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import redis
+
+from rerankq.contract.transport.scripts import ACK, FETCH, PUT_BACK, RENEW, SWEEP, RedisArgument
+
+BELL_SUFFIX = ".bell"
+PRIORITY_SEPARATOR = "\x06\x16"
+SWEEP_AT_MOST = 100  # a sweep of many dead workers must not block Redis for long
+
+
+class Source(NamedTuple):
+    """A list to fetch from."""
+
+    queue: str
+    list_key: str
+    is_acknowledged: bool
+
+
+class Held(NamedTuple):
+    """A message whose lease ran out."""
+
+    tag: str
+    list_key: str
+    raw: bytes
+
+
+def bell_of(list_key: str) -> str:
+    """The list that a producer pushes to when it has put a message on `list_key`; idle workers wait on it."""
+    return list_key.split(PRIORITY_SEPARATOR, 1)[0] + BELL_SUFFIX
+
+
+@dataclass(frozen=True, slots=True)
+class Leases:
+    """Where held messages are kept, and for how long without a sign of life."""
+
+    held_key: str
+    leases_key: str
+    delayed_key: str
+    lease_seconds: float
+    backoff_seconds: Sequence[float]
+
+    def fetch_arguments(self, tag: str, sources: Sequence[Source]) -> tuple[list[str], list[RedisArgument]]:
+        """Keys and arguments of `FETCH` for the first message of `sources`, held under `tag`.
+
+        The caller chooses the tag, so that a reply it never got to read is a lease that runs out, not a loss.
+        """
+        bells = dict.fromkeys(bell_of(source.list_key) for source in sources)
+        keys = [self.held_key, self.leases_key, *(source.list_key for source in sources), *bells]
+        flags = [int(source.is_acknowledged) for source in sources]
+        return keys, [tag, self.lease_seconds, len(sources), *flags]
+
+    def fetch(self, client: redis.Redis, tag: str, sources: Sequence[Source]) -> tuple[Source, bytes] | None:
+        reply = FETCH(client, *self.fetch_arguments(tag, sources))
+        return fetched(reply, sources)
+
+    def renew(self, client: redis.Redis, tags: Iterable[str]) -> int:
+        """Extend the leases of `tags`; how many of them are still ours."""
+        return RENEW(client, [self.leases_key], [self.lease_seconds, *tags])
+
+    def ack(self, client: redis.Redis, tag: str, payload_key: str | None = None) -> bool:
+        """Drop the message, and its payload with it. False when the lease had gone to somebody else."""
+        keys = [self.held_key, self.leases_key, *([payload_key] if payload_key else [])]
+        return bool(ACK(client, keys, [tag]))
+
+    def put_back(
+        self,
+        client: redis.Redis,
+        tag: str,
+        list_key: str,
+        message: str | bytes,
+        *,
+        delay_seconds: float = 0.0,
+        only_if_expired: bool = False,
+    ) -> bool:
+        """Return a held message to the front of its list. False when somebody else was quicker."""
+        keys = [self.held_key, self.leases_key, self.delayed_key, list_key, bell_of(list_key)]
+        return bool(PUT_BACK(client, keys, [tag, message, delay_seconds, int(only_if_expired)]))
+
+    def sweep(self, client: redis.Redis) -> list[Held]:
+        """Release the delayed messages that are due; return those whose lease ran out, a hundred at most."""
+        keys = [self.held_key, self.leases_key, self.delayed_key]
+        reply = SWEEP(client, keys, [SWEEP_AT_MOST, BELL_SUFFIX])
+        return [_held(tag, value) for tag, value in zip(reply[::2], reply[1::2], strict=True)]
+
+    def delay_before(self, delivery: int) -> float:
+        """Seconds to wait before delivery number `delivery` (2 is the first repetition)."""
+        if not self.backoff_seconds:
+            return 0.0
+        return self.backoff_seconds[min(delivery - 2, len(self.backoff_seconds) - 1)]
+
+
+def fetched(reply: Any, sources: Sequence[Source]) -> tuple[Source, bytes] | None:
+    """What a reply of `FETCH` says: the list and its message, or None when all were empty."""
+    return (sources[reply[0] - 1], reply[1]) if reply else None
+
+
+def _held(tag: bytes, value: bytes) -> Held:
+    list_key, _, raw = value.partition(b"\n")
+    return Held(tag.decode(), list_key.decode(), raw)

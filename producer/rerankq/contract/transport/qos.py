@@ -1,0 +1,185 @@
+"""What a channel holds: renewed, acknowledged, handed back; and whether it may take more.
+
+Replaces the half of kombu's Redis QoS that writes; the half that counts what is in flight is kombu's own.
+"""
+
+import logging
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from kombu.transport import redis as kombu_redis
+from kombu.transport import virtual
+
+from rerankq.contract.dead_letters import DeadLetter
+from rerankq.contract.transport.envelope import (
+    Undecodable,
+    deliveries,
+    mark_redelivered,
+    open_envelope,
+    payload_key,
+    seal_envelope,
+)
+from rerankq.contract.transport.leases import Held
+
+if TYPE_CHECKING:
+    from rerankq.contract.transport.channel import LeasedChannel
+
+logger = logging.getLogger(__name__)
+
+
+def _always_ready() -> bool:
+    return True
+
+
+_is_ready: Callable[[], bool] = _always_ready
+
+
+def set_ready_gate(is_ready: Callable[[], bool] | None) -> None:
+    """Take no message in this process while `is_ready()` is False; None opens the gate for good.
+
+    Asked several times a second from the event loop, so it must be cheap and must not raise.
+    """
+    global _is_ready
+    _is_ready = is_ready or _always_ready
+
+
+class QoS(kombu_redis.QoS):
+    """The messages a channel holds under leases."""
+
+    channel: "LeasedChannel"
+    _delivered: dict[str, Any]
+    _dirty: set[str]
+    _swept_at = float("-inf")
+    _in_touch_since = float("-inf")
+
+    def can_consume(self) -> bool:
+        if self.channel.acknowledges and not _is_ready():
+            return False
+        return super().can_consume()
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """Remember a message that `FETCH` has already put under a lease."""
+        virtual.QoS.append(self, message, delivery_tag)
+
+    def ack(self, delivery_tag: str) -> None:
+        message = self._delivered.get(delivery_tag)
+        self._drop(delivery_tag, payload_key(message.headers) if message else None)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """Give up a message: for another try, counted, or for good (its payload stays for a retry)."""
+        if not requeue:
+            return self._drop(delivery_tag, None)
+        if not self._put_back(delivery_tag, counted=True):
+            self._tell_fenced(delivery_tag, "reject")
+        return virtual.QoS.ack(self, delivery_tag)
+
+    def bury(self, delivery_tag: str, letter: DeadLetter) -> bool:
+        """Move a message to the dead letters; its payload stays for a retry."""
+        message = self._delivered[delivery_tag]
+        is_ours = self.channel.bury(delivery_tag, letter, message.headers)
+        if not is_ours:
+            self._tell_fenced(delivery_tag, "burial")
+        virtual.QoS.ack(self, delivery_tag)
+        return is_ours
+
+    def let_go(self, delivery_tag: str) -> bool:
+        """Forget a message without touching its lease. False if it is not held here."""
+        if delivery_tag in self._dirty:
+            return False
+        return self._delivered.pop(delivery_tag, None) is not None
+
+    def hand_back(self, delivery_tag: str, delay_seconds: float = 0.0) -> None:
+        """Return a message uncounted, at once or after a while: the stop of a worker is no attempt."""
+        self._put_back(delivery_tag, counted=False, delay_seconds=delay_seconds)
+        virtual.QoS.ack(self, delivery_tag)
+
+    def restore_unacked(self, client: Any = None) -> Any:  # noqa: ARG002 - kombu's signature
+        """Return everything held, uncounted; the base class calls this at shutdown."""
+        self._flush()
+        for tag in list(self._delivered):
+            self._put_back(tag, counted=False)
+        self._delivered.clear()
+        return []
+
+    def renew(self) -> None:
+        """Keep the leases of everything held, and of a fetch whose reply is not read yet."""
+        tags = [tag for tag in list(self._delivered) if tag not in self._dirty]
+        if self.channel.fetch_tag:
+            tags.append(self.channel.fetch_tag)
+        if tags:
+            with self.channel.conn_or_acquire() as client:
+                self.channel.leases.renew(client, tags)
+
+    def restore_visible(self, *_: Any, **__: Any) -> None:
+        """Put back what dead workers held; kombu calls this at its own pace, so we keep ours."""
+        if monotonic() - self._swept_at < self.channel.unacked_restore_interval / 2:
+            return
+        with self.channel.conn_or_acquire() as client:
+            expired = self.channel.leases.sweep(client)
+            if self._may_judge():
+                for held in expired:
+                    self._put_back_expired(client, held)
+
+    def _may_judge(self) -> bool:
+        """Whether an expired lease means a dead worker: only after one lease time of unbroken contact.
+
+        After a restart or a stall of Redis nobody has renewed anything, and everybody gets one lease time to
+        come back. A gap below half a lease ends no lease, because a lease is renewed three times in its time.
+        """
+        now, lease_seconds = monotonic(), self.channel.leases.lease_seconds
+        if now - self._swept_at > self.channel.unacked_restore_interval + lease_seconds / 2:
+            self._in_touch_since = now
+        self._swept_at = now
+        return now - self._in_touch_since >= lease_seconds
+
+    def _put_back_expired(self, client: Any, held: Held) -> None:
+        leases = self.channel.leases
+        try:
+            envelope = mark_redelivered(open_envelope(held.raw), counted=True)
+            message, delivery = seal_envelope(envelope), deliveries(envelope["headers"])
+        except Undecodable:
+            message, delivery = held.raw, 2  # the next fetch sets it aside as what it is
+        delay_seconds = leases.delay_before(delivery)
+        if leases.put_back(
+            client, held.tag, held.list_key, message, delay_seconds=delay_seconds, only_if_expired=True
+        ):
+            logger.warning(
+                "message %s: its worker gave no sign of life for %g s; delivery %d follows in %g s",
+                held.tag,
+                leases.lease_seconds,
+                delivery,
+                delay_seconds,
+            )
+
+    def _put_back(self, delivery_tag: str, *, counted: bool, delay_seconds: float = 0.0) -> bool:
+        message = self._delivered.get(delivery_tag)
+        if message is None:
+            return False
+        leases = self.channel.leases
+        envelope = mark_redelivered(message._raw, counted=counted)
+        if counted:
+            delay_seconds = leases.delay_before(deliveries(envelope["headers"]))
+        with self.channel.conn_or_acquire() as client:
+            return leases.put_back(
+                client,
+                delivery_tag,
+                self.channel.list_key_of(envelope),
+                seal_envelope(envelope),
+                delay_seconds=delay_seconds,
+            )
+
+    def _drop(self, delivery_tag: str, payload: str | None) -> None:
+        with self.channel.conn_or_acquire() as client:
+            if not self.channel.leases.ack(client, delivery_tag, payload):
+                self._tell_fenced(delivery_tag, "ack")
+        virtual.QoS.ack(self, delivery_tag)
+
+    def _tell_fenced(self, delivery_tag: str, verb: str) -> None:
+        logger.warning(
+            "message %s: its lease was gone at the %s; this worker was silent for more than %g s "
+            "and another delivery may have run as well",
+            delivery_tag,
+            verb,
+            self.channel.leases.lease_seconds,
+        )

@@ -1,0 +1,153 @@
+"""The Lua that moves messages: each step inside Redis is one script; no message is ever between two places.
+
+No script begins with `#!lua`: a plain script may run on a full Redis as long as its first write is one that
+frees memory (RPOP, HDEL, ZREM), and each one here starts with such a write. Fetch, ack, put back and sweep
+therefore work at `maxmemory`, and the queue can drain; only `PUSH` is refused there, and says so.
+
+A held message is stored as `<list it came from>\\n<message>`, a delayed one as the same in a sorted set.
+Times are the Redis clock, never a worker's.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import redis
+from redis.exceptions import NoScriptError
+
+RedisArgument = bytes | str | int | float
+
+
+class Script:
+    """A Lua script, called by its hash and sent in full only when the server does not know it."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.sha = hashlib.sha1(text.encode()).hexdigest()  # noqa: S324 - Redis names scripts by SHA-1
+
+    def __call__(self, client: redis.Redis, keys: Sequence[str], arguments: Sequence[RedisArgument]) -> Any:
+        try:
+            return execute(client, *self.by_hash(keys, arguments))
+        except NoScriptError:
+            return execute(client, *self.in_full(keys, arguments))
+
+    def by_hash(self, keys: Sequence[str], arguments: Sequence[RedisArgument]) -> list[RedisArgument]:
+        return ["EVALSHA", self.sha, len(keys), *keys, *arguments]
+
+    def in_full(self, keys: Sequence[str], arguments: Sequence[RedisArgument]) -> list[RedisArgument]:
+        return ["EVAL", self.text, len(keys), *keys, *arguments]
+
+
+def execute(client: redis.Redis, *command: RedisArgument) -> Any:
+    """Run a command whose keys carry `global_keyprefix` already; kombu's client would prefix the first."""
+    return redis.Redis.execute_command(client, *command)
+
+
+# KEYS: held, leases, <lists, most wanted first>, <bells>; ARGV: tag, lease seconds, number of lists, then per
+# list 1 (hold it under a lease) or 0 (its consumer does not acknowledge). Returns {index of the list,
+# message}, or nothing: then all lists are empty, every ring so far is answered, and the bells go.
+FETCH = Script("""
+local lists = tonumber(ARGV[3])
+for i = 1, lists do
+  local message = redis.call('RPOP', KEYS[2 + i])
+  if message then
+    if ARGV[3 + i] == '1' then
+      local now = redis.call('TIME')
+      redis.call('HSET', KEYS[1], ARGV[1], KEYS[2 + i] .. '\\n' .. message)
+      redis.call('ZADD', KEYS[2], now[1] + now[2] / 1e6 + ARGV[2], ARGV[1])
+    end
+    return {i, message}
+  end
+end
+for i = 3 + lists, #KEYS do redis.call('DEL', KEYS[i]) end
+return false
+""")
+
+# KEYS: held, leases, [payload key]; ARGV: tag. Returns 0 when another worker has the message by now: then
+# nothing is deleted, least of all the payload that the other worker is about to read.
+ACK = Script("""
+if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then return 0 end
+redis.call('ZREM', KEYS[2], ARGV[1])
+if KEYS[3] then redis.call('DEL', KEYS[3]) end
+return 1
+""")
+
+# KEYS: leases; ARGV: lease seconds, tags. A lease that is gone is not taken back. Removed and added rather than
+# `ZADD XX`, which a full Redis refuses.
+RENEW = Script("""
+local now = redis.call('TIME')
+local expires_at = now[1] + now[2] / 1e6 + ARGV[1]
+local renewed = 0
+for i = 2, #ARGV do
+  if redis.call('ZREM', KEYS[1], ARGV[i]) == 1 then
+    renewed = renewed + redis.call('ZADD', KEYS[1], expires_at, ARGV[i])
+  end
+end
+return renewed
+""")
+
+# KEYS: held, leases, delayed, list, bell; ARGV: tag, message, seconds to wait, 1 = only if the lease ran out.
+# Compare and move on one tag. Returns 0 when somebody else was quicker.
+PUT_BACK = Script("""
+local now = redis.call('TIME')
+now = now[1] + now[2] / 1e6
+if ARGV[4] == '1' then
+  local expires_at = redis.call('ZSCORE', KEYS[2], ARGV[1])
+  if expires_at and tonumber(expires_at) > now then return 0 end
+end
+redis.call('ZREM', KEYS[2], ARGV[1])
+if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then return 0 end
+if tonumber(ARGV[3]) > 0 then
+  redis.call('ZADD', KEYS[3], now + ARGV[3], KEYS[4] .. '\\n' .. ARGV[2])
+else
+  redis.call('RPUSH', KEYS[4], ARGV[2])
+  redis.call('LPUSH', KEYS[5], 1)
+  redis.call('LTRIM', KEYS[5], 0, 127)
+end
+return 1
+""")
+
+# KEYS: held, leases, delayed; ARGV: most messages to handle, suffix of a bell.
+# Puts delayed messages whose time has come on their list; returns tag, held message, ... of expired leases.
+SWEEP = Script("""
+local now = redis.call('TIME')
+now = now[1] + now[2] / 1e6
+for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now, 'LIMIT', 0, ARGV[1])) do
+  redis.call('ZREM', KEYS[3], member)
+  local cut = string.find(member, '\\n', 1, true)
+  local list = string.sub(member, 1, cut - 1)
+  redis.call('RPUSH', list, string.sub(member, cut + 1))
+  local bell = string.gsub(list, '\\6\\22%d+$', '') .. ARGV[2]
+  redis.call('LPUSH', bell, 1)
+  redis.call('LTRIM', bell, 0, 127)
+end
+local expired = {}
+for _, tag in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, ARGV[1])) do
+  local message = redis.call('HGET', KEYS[1], tag)
+  if message then
+    expired[#expired + 1] = tag
+    expired[#expired + 1] = message
+  else
+    redis.call('ZREM', KEYS[2], tag)
+  end
+end
+return expired
+""")
+
+# KEYS: list, bell, the queue's other lists; ARGV: message, time to live of a short-lived queue in ms or 0.
+# The first call is refused on a full Redis; the producer gets redis-py's OutOfMemoryError for it from any version.
+PUSH = Script("""
+local pushed = redis.pcall('LPUSH', KEYS[1], ARGV[1])
+if type(pushed) == 'table' and pushed.err then
+  if string.find(pushed.err, 'OOM', 1, true) then
+    return redis.error_reply("OOM command not allowed when used memory > 'maxmemory'.")
+  end
+  return pushed
+end
+redis.call('LPUSH', KEYS[2], 1)
+redis.call('LTRIM', KEYS[2], 0, 127)
+if ARGV[2] ~= '0' then
+  for i = 1, #KEYS do redis.call('PEXPIRE', KEYS[i], ARGV[2]) end
+end
+return pushed
+""")

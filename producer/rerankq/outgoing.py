@@ -1,0 +1,153 @@
+"""Turn validated requests into the message that is put on a lane. No I/O: both clients share it."""
+
+import hashlib
+import re
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from rerankq.contract import keys, wire
+from rerankq.contract.broker import PACK_TASK, RERANK_TASK, queue_of
+from rerankq.contract.errors import InvalidRequest, PayloadTooLarge
+from rerankq.contract.messages import Lane, RerankRequest, thousands
+from rerankq.contract.transport import PAYLOAD_HEADER
+
+# A job keeps its deadline by itself, between batches; Celery's limits are there should it fail to.
+SOFT_LIMIT_MARGIN_SECONDS = 1.0
+HARD_LIMIT_MARGIN_SECONDS = 3.0
+_JOB_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One message, ready to be sent."""
+
+    job_id: str
+    task: str
+    lane: Lane
+    kwargs: dict[str, Any]
+    summary: str
+    documents: int
+    deadline: float | None
+    fingerprint: str
+    body_bytes: int
+    payload: bytes | None
+    compress: bool
+
+    def send_options(self) -> dict[str, Any]:
+        """The keyword arguments of Celery's `send_task`."""
+        return {
+            "kwargs": self.kwargs,
+            "task_id": self.job_id,
+            "queue": queue_of(self.lane),
+            "serializer": wire.SERIALIZER,
+            "compression": "zstd" if self.compress else None,
+            "argsrepr": "()",
+            "kwargsrepr": self.summary,
+            "headers": {PAYLOAD_HEADER: keys.payload(self.job_id)} if self.payload else None,
+            **_time_options(self.deadline),
+        }
+
+    def record(self) -> dict[Any, Any]:
+        """What `status` can tell of the job before any worker has seen it."""
+        record: dict[str, str | int | float] = {
+            "lane": self.lane,
+            "total": self.documents,
+            "fingerprint": self.fingerprint,
+            "submitted": time.time(),
+        }
+        return record if self.deadline is None else {**record, "deadline": self.deadline}
+
+
+def outgoing_job(request: RerankRequest, job_id: str | None = None) -> Outgoing:
+    """The message of one request.
+
+    Raises:
+        InvalidRequest: the job id cannot be one.
+    """
+    return _outgoing(_checked_id(job_id), RERANK_TASK, request.to_wire(), [request], request.summary())
+
+
+def outgoing_pack(requests: Sequence[RerankRequest], pack_id: str | None = None) -> Outgoing:
+    """One message for several requests; each succeeds or fails by itself.
+
+    Raises:
+        InvalidRequest: the pack is empty, or its id cannot be one.
+    """
+    if not requests:
+        raise InvalidRequest("expected a pack of at least one request, got none")
+    documents, characters = sum(len(r.documents) for r in requests), sum(r.characters for r in requests)
+    summary = f"pack={len(requests)} docs={documents} chars={thousands(characters)}"
+    kwargs = {"requests": [request.to_wire() for request in requests]}
+    return _outgoing(_checked_id(pack_id), PACK_TASK, kwargs, requests, summary)
+
+
+def new_job_id() -> str:
+    """A name nobody has used."""
+    return uuid.uuid4().hex
+
+
+def check_size(message: Outgoing, max_bytes: int) -> None:
+    """Refuse a message that a worker would refuse to unpack.
+
+    Raises:
+        PayloadTooLarge: naming both sizes.
+    """
+    if message.body_bytes > max_bytes:
+        raise PayloadTooLarge(
+            f"expected a message of at most {max_bytes:,} bytes, got {message.body_bytes:,}; split the job, or raise "
+            "RERANKQ_MAX_PAYLOAD_BYTES on both sides",
+            {"limit": max_bytes, "value": message.body_bytes},
+        )
+
+
+def _outgoing(
+    job_id: str, task: str, kwargs: dict[str, Any], requests: Sequence[RerankRequest], summary: str
+) -> Outgoing:
+    body = wire.encode(kwargs)
+    deadlines = [request.deadline for request in requests if request.deadline is not None]
+    as_claim_check = len(body) > wire.CLAIM_CHECK_ABOVE_BYTES
+    return Outgoing(
+        job_id=job_id,
+        task=task,
+        lane=requests[0].lane,
+        kwargs={"payload": keys.payload(job_id)} if as_claim_check else kwargs,
+        summary=summary,
+        documents=sum(len(request.documents) for request in requests),
+        deadline=max(deadlines) if len(deadlines) == len(requests) else None,
+        fingerprint=hashlib.blake2b(_timeless(requests), digest_size=16).hexdigest(),
+        body_bytes=len(body),
+        payload=wire.compress(body) if as_claim_check else None,
+        compress=not as_claim_check and len(body) > wire.COMPRESS_ABOVE_BYTES,
+    )
+
+
+def _timeless(requests: Sequence[RerankRequest]) -> bytes:
+    """A resend has a new deadline but is the same job."""
+    return wire.encode(
+        [request.model_dump(exclude={"deadline"}, exclude_defaults=True) for request in requests]
+    )
+
+
+def _checked_id(job_id: str | None) -> str:
+    if job_id is None:
+        return new_job_id()
+    if not _JOB_ID.fullmatch(job_id):
+        raise InvalidRequest(
+            "job_id: expected 1 to 128 letters, digits, '.', '_', ':' or '-'", {"field": "job_id"}
+        )
+    return job_id
+
+
+def _time_options(deadline: float | None) -> dict[str, Any]:
+    if deadline is None:
+        return {}
+    left_seconds = max(deadline - time.time(), 0.001)
+    return {
+        "expires": datetime.fromtimestamp(deadline, UTC),
+        "soft_time_limit": left_seconds + SOFT_LIMIT_MARGIN_SECONDS,
+        "time_limit": left_seconds + HARD_LIMIT_MARGIN_SECONDS,
+    }

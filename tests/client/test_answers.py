@@ -1,0 +1,88 @@
+"""Every end that Celery can record is read as a ranking or as one of our errors, and told as a state."""
+
+import time
+
+import pytest
+
+from rerankq.answers import read_answer, read_pack, read_status
+from rerankq.contract import wire
+from rerankq.contract.errors import Cancelled, DeadlineExceeded, InvalidRequest, JobFailed, RerankError
+
+
+def meta(status: str, result: object = None) -> bytes:
+    return wire.encode({"status": status, "result": result, "traceback": None, "task_id": "j"})
+
+
+def failure(name: str, details: dict[str, object] | None = None) -> bytes:
+    return meta("FAILURE", {"exc_type": name, "exc_message": ["why", details or {}], "exc_module": "m"})
+
+
+ENDS = {
+    "done": (meta("SUCCESS", {}), "done"),
+    "cancelled": (failure("Cancelled"), "cancelled"),
+    "out of time": (failure("DeadlineExceeded"), "expired"),
+    "never started": (meta("REVOKED"), "expired"),
+    "wrong request": (failure("InvalidRequest"), "failed"),
+    "gave up": (failure("JobFailed", {"dead": True}), "dead"),
+    "failed once": (failure("JobFailed"), "failed"),
+}
+
+
+@pytest.mark.parametrize(("record", "state"), ENDS.values(), ids=ENDS)
+def test_each_end_is_told_as_a_state(record: bytes, state: str) -> None:
+    assert read_status("j", record, {}, cancelled=False).state == state
+
+
+@pytest.mark.parametrize(
+    ("record", "error"),
+    [
+        (failure("Cancelled"), Cancelled),
+        (failure("InvalidRequest"), InvalidRequest),
+        (meta("REVOKED"), DeadlineExceeded),
+        (failure("KeyError"), JobFailed),
+    ],
+)
+def test_each_failure_is_raised_as_itself(record: bytes, error: type[RerankError]) -> None:
+    with pytest.raises(error):
+        read_answer("j", record)
+
+
+def test_a_running_job_tells_how_far_it_is() -> None:
+    record = {b"started": b"1.0", b"scored": b"32", b"total": b"100", b"lane": b"bulk", b"attempts": b"2"}
+
+    status = read_status("j", None, record, cancelled=False)
+
+    assert (status.state, status.scored, status.total, status.lane, status.attempts) == (
+        "running",
+        32,
+        100,
+        "bulk",
+        2,
+    )
+
+
+def test_an_answer_that_has_expired_is_unknown() -> None:
+    record = {b"started": b"1.0", b"answered": str(time.time() - 3600).encode()}
+
+    assert read_status("j", None, record, cancelled=False).state == "unknown"
+
+
+def test_a_pack_gives_an_error_for_one_and_the_rest_their_rankings() -> None:
+    ranking = {
+        "id": "p.0",
+        "model": {"name": "m", "revision": "r"},
+        "results": [],
+        "complete": True,
+        "scored": 0,
+        "total": 0,
+        "usage": {},
+        "timings": {},
+        "worker": {"name": "w", "device": "cpu", "dtype": "fp32"},
+    }
+    error = {"type": "InvalidRequest", "message": "query: is missing", "details": {"field": "query"}}
+
+    first, second = read_pack("p", meta("SUCCESS", {"answers": [{"ranking": ranking}, {"error": error}]}))
+
+    assert not isinstance(first, RerankError)
+    assert first.id == "p.0"
+    assert isinstance(second, InvalidRequest)

@@ -1,0 +1,195 @@
+"""Submitting: what is accepted is on the lane once, what is refused leaves nothing behind."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from rerankq import (
+    BrokerUnavailable,
+    Cancelled,
+    InvalidRequest,
+    JobUnknown,
+    NoWorkers,
+    QueueFull,
+    RerankClient,
+    ResultTimeout,
+)
+from rerankq.contract import keys, wire
+from rerankq.settings import ClientSettings
+from tests.redis_server import RedisServer
+
+
+@pytest.fixture(autouse=True)
+def _empty_redis(redis_server: RedisServer) -> None:
+    redis_server.client().flushall()
+
+
+@pytest.fixture
+def client(redis_server: RedisServer) -> Iterator[RerankClient]:
+    with RerankClient(redis_server.url) as made:
+        yield made
+
+
+def queued(redis_server: RedisServer, lane: str = "interactive") -> int:
+    return redis_server.client().llen(f"rerankq.{lane}")
+
+
+def test_a_submitted_job_is_queued_and_known(client: RerankClient, redis_server: RedisServer) -> None:
+    job = client.submit("q", ["a", "b"])
+
+    status = job.status()
+    assert (status.state, status.scored, status.total, status.lane) == ("queued", 0, 2, "interactive")
+    assert not job.done()
+    assert queued(redis_server) == 1
+
+
+def test_a_promise_is_picked_up_again_by_its_id(client: RerankClient, redis_server: RedisServer) -> None:
+    job = client.submit("q", ["a"], lane="bulk")
+
+    with RerankClient(redis_server.url) as other:
+        assert other.job(job.job_id).status().state == "queued"
+    assert client.lanes() == {"interactive": 0, "bulk": 1}
+
+
+def test_the_same_job_twice_is_on_the_lane_once(client: RerankClient, redis_server: RedisServer) -> None:
+    client.submit("q", ["a"], job_id="order-7")
+    client.submit("q", ["a"], job_id="order-7", deadline=time.time() + 60)
+
+    assert queued(redis_server) == 1
+
+
+def test_an_id_that_belongs_to_another_request_is_refused(
+    client: RerankClient, redis_server: RedisServer
+) -> None:
+    client.submit("q", ["a"], job_id="order-7")
+
+    with pytest.raises(InvalidRequest, match="order-7 belongs to another request"):
+        client.submit("q", ["something else"], job_id="order-7")
+    assert queued(redis_server) == 1
+
+
+@pytest.mark.parametrize("job_id", ["", "a b", "x" * 129, "naïve", "a\nb"])
+def test_an_id_that_cannot_be_one_is_refused(client: RerankClient, job_id: str) -> None:
+    with pytest.raises(InvalidRequest, match="job_id: expected 1 to 128"):
+        client.submit("q", ["a"], job_id=job_id)
+
+
+def test_a_submission_that_was_cut_off_before_publishing_is_published_by_the_resend(
+    client: RerankClient, redis_server: RedisServer
+) -> None:
+    client.submit("q", ["a"], job_id="order-7")
+    redis = redis_server.client()
+    redis.delete("rerankq.interactive")
+    redis.hdel(keys.job("order-7"), "published")
+
+    client.submit("q", ["a"], job_id="order-7")
+
+    assert queued(redis_server) == 1
+
+
+def test_an_unknown_job_is_unknown_and_not_pending_for_ever(client: RerankClient) -> None:
+    assert client.job("nobody").status().state == "unknown"
+    with pytest.raises(JobUnknown, match="job nobody is not known"):
+        client.job("nobody").result(timeout=5)
+
+
+def test_a_wait_that_runs_out_says_so_and_leaves_the_job(
+    client: RerankClient, redis_server: RedisServer
+) -> None:
+    job = client.submit("q", ["a"])
+
+    with pytest.raises(ResultTimeout, match=f"rerankq status {job.job_id}"):
+        job.result(timeout=0.1)
+    assert queued(redis_server) == 1
+    assert job.status().state == "queued"
+
+
+def test_a_cancelled_job_is_cancelled_for_whoever_asks(client: RerankClient) -> None:
+    job = client.submit("q", ["a"])
+
+    job.cancel()
+
+    assert job.status().state == "cancelled"
+    with pytest.raises(Cancelled):
+        job.result(timeout=5)
+
+
+def test_rerank_refuses_where_no_worker_is_alive(client: RerankClient, redis_server: RedisServer) -> None:
+    with pytest.raises(NoWorkers, match="rerankq-worker"):
+        client.rerank("q", ["a"])
+    assert queued(redis_server) == 0
+
+
+def test_a_full_lane_refuses_with_a_time_to_come_back(redis_server: RedisServer) -> None:
+    settings = ClientSettings(broker_url=redis_server.url, max_interactive_jobs=2)
+    with RerankClient(settings=settings) as client:
+        client.submit("q", ["a"])
+        client.submit("q", ["b"])
+
+        with pytest.raises(QueueFull, match="2 jobs wait in the interactive lane") as caught:
+            client.submit("q", ["c"], job_id="refused")
+        assert caught.value.retry_after_seconds >= 1
+        assert client.job("refused").status().state == "unknown"
+        client.submit("q", ["d"], lane="bulk")
+
+
+def test_memory_refuses_bulk_before_interactive(redis_server: RedisServer) -> None:
+    redis = redis_server.client()
+    limit = redis.info("memory")["used_memory"]
+    settings = ClientSettings(
+        broker_url=redis_server.url,
+        max_broker_bytes=int(limit / 0.7),
+        bulk_memory_fraction=0.3,
+        memory_fraction=1.0,
+    )
+    with RerankClient(settings=settings) as client:
+        with pytest.raises(QueueFull, match="memory is"):
+            client.submit("q", ["a"], lane="bulk")
+        client.submit("q", ["a"])
+
+
+def test_a_large_request_travels_as_a_claim_check(client: RerankClient, redis_server: RedisServer) -> None:
+    job = client.submit("q", [f"{number} " * 30_000 for number in range(5)])
+
+    redis = redis_server.client()
+    body = wire.decode(wire.decompress(redis.get(keys.payload(job.job_id))))
+    assert len(body["documents"]) == 5
+    assert redis.ttl(keys.payload(job.job_id)) > 0
+    assert len(redis.lindex("rerankq.interactive", 0)) < 3_000
+
+
+def test_no_key_is_left_without_a_time_to_live(client: RerankClient, redis_server: RedisServer) -> None:
+    client.submit("q", ["a"]).cancel()
+    client.submit("q", ["a " * 100_000], lane="bulk")
+
+    redis = redis_server.client()
+    eternal = {key.decode() for key in redis.scan_iter() if redis.ttl(key) == -1}
+    assert {key for key in eternal if key.startswith("rerankq:")} == set()
+
+
+def test_documents_given_as_one_string_are_refused(client: RerankClient) -> None:
+    with pytest.raises(InvalidRequest, match="expected a list of strings, got one string"):
+        client.submit("q", "a")
+
+
+def test_a_redis_that_is_away_refuses_within_its_timeout() -> None:
+    with RedisServer() as server, RerankClient(server.url) as client:
+        client.submit("q", ["a"])
+        server.freeze()
+
+        began = time.monotonic()
+        with pytest.raises(BrokerUnavailable, match="Redis did not answer while submitting"):
+            client.submit("q", ["b"])
+        assert (
+            time.monotonic() - began < 5
+        )  # a hang would be for ever; the exact bound is a benchmark's business
+        with pytest.raises(BrokerUnavailable):
+            client.job("x").result(timeout=0.2)
+        server.thaw()
+        client.submit("q", ["b"])
+
+
+def test_no_redis_at_all_is_broker_unavailable() -> None:
+    with RerankClient("redis://127.0.0.1:1/0") as client, pytest.raises(BrokerUnavailable):
+        client.submit("q", ["a"])

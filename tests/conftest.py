@@ -1,0 +1,34 @@
+"""What every room's tests share: a real Redis, and the data that nobody here wrote."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.redis_server import RedisServer
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real rerank jobs and fixtures, kept beside the checkout; skips where they are absent."""
+    shared = Path(os.environ.get("RERANKQ_SHARED", REPOSITORY.parent / "shared"))
+    if not (shared / "data").is_dir():
+        pytest.skip(f"the shared data is not here: {shared / 'data'}")
+    return shared / "data"
+
+
+@pytest.fixture(scope="module")
+def redis_server() -> Iterator[RedisServer]:
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A developer's own RERANKQ_ variables must not decide a test."""
+    for name in list(os.environ):
+        if name.startswith("RERANKQ_") and name not in ("RERANKQ_SHARED", "RERANKQ_CACHE_DIR"):
+            monkeypatch.delenv(name)

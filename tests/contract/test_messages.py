@@ -1,0 +1,117 @@
+"""Bad input gets a clear error that names the field and never repeats the caller's text."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rerankq.contract.errors import InvalidRequest, PayloadTooLarge
+from rerankq.contract.messages import Document, Limits, RerankRequest, parse_request
+
+SECRET = "zanzibar"
+GOOD: dict[str, Any] = {"query": "q", "documents": ["a", "b"]}
+
+BAD = {
+    "empty query": ({"query": "  "}, "query: expected a query, got an empty string"),
+    "no query": ({"query": None}, "query: expected a valid string"),
+    "query of a wrong type": ({"query": 3}, "query: expected a valid string"),
+    "empty list": ({"documents": []}, "documents: expected at least one document"),
+    "one string for the list": ({"documents": SECRET}, "documents: expected a valid list"),
+    "a number among documents": ({"documents": [SECRET, 3]}, "documents[1]: expected a string or {text, id}"),
+    "a null among documents": (
+        {"documents": [SECRET, None]},
+        "documents[1]: expected a string or {text, id}",
+    ),
+    "a document without text": ({"documents": [{"id": "x"}]}, "documents[0].text: is missing"),
+    "a document with a wrong id": (
+        {"documents": [{"text": SECRET, "id": 5}]},
+        "documents[0].id: expected a valid string",
+    ),
+    "unknown field": ({"topn": 3}, "topn: no such field; did you mean top_n?"),
+    "top_n as text": ({"top_n": "3"}, "top_n: expected a valid integer"),
+    "top_n of zero": ({"top_n": 0}, "top_n: expected greater than or equal to 1"),
+    "surrogate in the query": ({"query": SECRET + "\ud800"}, "query: expected text that utf-8 can carry"),
+    "surrogate in a document": (
+        {"documents": ["a", SECRET + "\udfff"]},
+        "documents[1]: expected text that utf-8 can carry",
+    ),
+    "unknown lane": ({"lane": "fast"}, "lane: expected 'interactive' or 'bulk'"),
+    "unknown way at the deadline": ({"on_deadline": "guess"}, "on_deadline: expected 'fail' or 'partial'"),
+    "another contract": ({"version": 99}, "version: expected contract version 1, got 99"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), BAD.values(), ids=BAD)
+def test_bad_input_is_refused_by_name(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse_request({**GOOD, **change})
+
+    assert message in str(caught.value)
+    assert SECRET not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_field_is_named() -> None:
+    with pytest.raises(InvalidRequest, match="query: is missing"):
+        parse_request({"documents": ["a"]})
+
+
+LIMITS = Limits(max_documents=3, max_document_characters=10, max_request_characters=20)
+
+
+@pytest.mark.parametrize(
+    ("query", "documents", "message"),
+    [
+        pytest.param("q", ["a"] * 4, "expected at most 3 documents, got 4", id="documents"),
+        pytest.param(
+            "q", ["a", "b" * 11], r"expected at most 10 characters in documents\[1\], got 11", id="document"
+        ),
+        pytest.param("q" * 11, ["a"], "expected at most 10 query characters, got 11", id="query"),
+        pytest.param("q", ["a" * 10] * 2, "expected at most 20 characters in all, got 21", id="request"),
+    ],
+)
+def test_too_large_a_request_is_refused_with_limit_and_value(
+    query: str, documents: list[str], message: str
+) -> None:
+    with pytest.raises(PayloadTooLarge, match=message):
+        LIMITS.check(parse_request({"query": query, "documents": documents}))
+
+
+def test_a_request_at_every_limit_is_let_in() -> None:
+    LIMITS.check(parse_request({"query": "qq", "documents": ["a" * 6, "b" * 6, "c" * 6]}))
+
+
+def test_an_empty_document_is_a_text_like_any_other() -> None:
+    assert parse_request({"query": "q", "documents": ["", "b"]}).texts == ["", "b"]
+
+
+def test_documents_keep_their_own_ids() -> None:
+    request = parse_request({"query": "q", "documents": ["a", {"text": "b", "id": "doc-7"}]})
+
+    assert request.texts == ["a", "b"]
+    assert request.ids == [None, "doc-7"]
+
+
+def test_the_summary_holds_counts_and_no_text() -> None:
+    request = parse_request({"query": SECRET, "documents": [SECRET * 1000], "top_n": 5})
+
+    assert request.summary() == "docs=1 chars=8k top_n=5"
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+documents = st.lists(texts | st.builds(Document, text=texts, id=st.none() | texts), min_size=1, max_size=5)
+
+
+@given(
+    query=texts.filter(lambda text: text.strip() != ""),
+    documents=documents,
+    top_n=st.none() | st.integers(1, 99),
+    raw=st.booleans(),
+)
+def test_a_request_comes_back_from_the_wire_as_it_went(
+    query: str, documents: list[str | Document], top_n: int | None, raw: bool
+) -> None:
+    request = RerankRequest(query=query, documents=documents, top_n=top_n, raw_scores=raw)
+
+    assert parse_request(request.to_wire()) == request

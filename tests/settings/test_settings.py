@@ -1,0 +1,108 @@
+"""Settings are read from where they should be, and a wrong one is named with its way out."""
+
+from pathlib import Path
+
+import pytest
+
+from rerankq.contract.errors import InvalidSettings
+from rerankq.contract.variables import OUTSIDE_THE_CLASSES, VARIABLES
+from rerankq.settings import ClientSettings
+from rerankq_worker.settings import WorkerSettings
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("misspelt", "meant"),
+    [("RERANKQ_MAX_BATCH_PAIR", "RERANKQ_MAX_BATCH_PAIRS"), ("RERANKQ_BROKER_URI", "RERANKQ_BROKER_URL")],
+)
+@pytest.mark.parametrize("cls", [ClientSettings, WorkerSettings])
+def test_a_misspelt_variable_is_named_with_what_was_meant(
+    cls: type[ClientSettings | WorkerSettings], misspelt: str, meant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(misspelt, "16")
+
+    with pytest.raises(InvalidSettings, match=f"no setting is called {misspelt}; did you mean {meant}"):
+        cls.load()
+
+
+def test_a_misspelt_variable_in_dotenv_is_named_too() -> None:
+    Path(".env").write_text("RERANKQ_DEVICE=cpu\n")
+
+    with pytest.raises(InvalidSettings, match="RERANKQ_DEVICE; did you mean RERANKQ_DEVICES"):
+        WorkerSettings.load()
+
+
+def test_each_side_accepts_the_others_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RERANKQ_MAX_BATCH_PAIRS", "16")
+    monkeypatch.setenv("RERANKQ_MAX_BULK_JOBS", "7")
+
+    assert ClientSettings.load().max_bulk_jobs == 7
+    assert WorkerSettings.load().max_batch_pairs == 16
+
+
+def test_the_environment_wins_over_dotenv_and_dotenv_over_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    for name in ("rerankq_broker_url", "rerankq_result_url", "rerankq_model"):
+        (secrets / name).write_text("redis://from-secret/0" if "url" in name else "from-secret")
+    monkeypatch.setenv("RERANKQ_SECRETS_DIR", str(secrets))
+    Path(".env").write_text("RERANKQ_RESULT_URL=redis://from-dotenv/0\nRERANKQ_MODEL=from-dotenv\n")
+    monkeypatch.setenv("RERANKQ_MODEL", "from-env")
+
+    settings = WorkerSettings.load()
+
+    assert settings.broker_url.get_secret_value() == "redis://from-secret/0"
+    assert settings.effective_result_url == "redis://from-dotenv/0"
+    assert settings.model == "from-env"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("RERANKQ_MAX_BATCH_PAIRS", "0", "RERANKQ_MAX_BATCH_PAIRS: "),
+        ("RERANKQ_DTYPE", "fp8", "RERANKQ_DTYPE: "),
+        ("RERANKQ_BROKER_URL", "amqp://user:hunter2@host", "RERANKQ_BROKER_URL: expected a URL"),
+        ("RERANKQ_MAX_BATCH_TOKENS", "512", r"at least RERANKQ_MAX_LENGTH_TOKENS \(1024\), got 512"),
+        (
+            "RERANKQ_BULK_SOFT_LIMIT_SECONDS",
+            "500",
+            r"at most RERANKQ_BULK_HARD_LIMIT_SECONDS \(90\), got 500",
+        ),
+    ],
+)
+def test_a_value_out_of_bounds_is_named_in_one_line_without_its_secret(
+    name: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+
+    with pytest.raises(InvalidSettings, match=message) as caught:
+        WorkerSettings.load()
+    assert "\n" not in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_secrets_are_masked_when_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RERANKQ_BROKER_URL", "redis://:hunter2@host/0")
+
+    assert "hunter2" not in repr(ClientSettings.load())
+
+
+def test_the_known_variables_are_those_of_the_two_classes() -> None:
+    fields = {
+        f"RERANKQ_{name.upper()}" for cls in (ClientSettings, WorkerSettings) for name in cls.model_fields
+    }
+
+    assert fields | OUTSIDE_THE_CLASSES == VARIABLES
+
+
+@pytest.mark.parametrize("cls", [ClientSettings, WorkerSettings])
+def test_every_setting_says_what_it_does(cls: type[ClientSettings | WorkerSettings]) -> None:
+    silent = [name for name, field in cls.model_fields.items() if not field.description]
+
+    assert silent == []

@@ -1,0 +1,253 @@
+"""The life of one job in a Celery child: read, tokenize, ask the engine, answer.
+
+Knows the contract, the tokenizer and the engine's socket; no Celery message and no tensor.
+"""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from billiard.exceptions import SoftTimeLimitExceeded
+
+from rerankq.contract.errors import Cancelled, DeadlineExceeded, InvalidRequest, JobFailed, RerankError
+from rerankq.contract.messages import (
+    Lane,
+    Limits,
+    ModelInfo,
+    Ranking,
+    RerankRequest,
+    Timings,
+    Usage,
+    WorkerInfo,
+    parse_request,
+)
+from rerankq_worker.engine_client import EngineAway, EngineClient, EngineKilledTwice, EngineRefused
+from rerankq_worker.frames import EngineDescription
+from rerankq_worker.job_store import JobStore
+from rerankq_worker.ranking import Logits, rank
+from rerankq_worker.tokenizer import DocumentTooLong, PairTokenizer, QueryTooLong, Row
+
+CHECKPOINT_PERIOD_SECONDS = 1.0  # a shorter job is cheaper to score again than to save
+DEAD_AFTER_ENGINE_DEATHS = 2
+PACE_WEIGHT = 0.1  # of the newest job in the moving average
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What the message says of itself, whatever it carries."""
+
+    id: str
+    lane: Lane
+    attempt: int
+    worker: str
+    queued_seconds: float
+    stop_at: float
+    """Unix seconds after which no further batch is asked for; `math.inf` never."""
+
+
+@dataclass(slots=True)
+class Member:
+    """One request of a job (a job has one, a pack several) on its way to an answer."""
+
+    request: RerankRequest | None
+    rows: list[Row] = field(default_factory=list[Row])
+    error: RerankError | None = None
+
+
+class JobRunner:
+    """Answers jobs, one at a time, with one tokenizer and one connection to the engine."""
+
+    def __init__(
+        self,
+        store: JobStore,
+        tokenizer: PairTokenizer,
+        engine: EngineClient,
+        served: EngineDescription,
+        limits: Limits,
+    ) -> None:
+        self._store = store
+        self._tokenizer = tokenizer
+        self._engine = engine
+        self._served = served
+        self._limits = limits
+        self._pace = Pace()
+
+    def run(self, job: Job, requests: Sequence[Mapping[str, Any]]) -> list[Ranking | RerankError]:
+        """One ranking or error for each request, in order.
+
+        Raises:
+            RerankError: the job as a whole ended: cancelled, out of time, or given up.
+            EngineAway: the engine did not come back; the job is best tried elsewhere.
+        """
+        started = time.perf_counter()
+        self._refuse_cancelled(job)
+        members = [self._prepare(fields) for fields in requests]
+        tokenized = time.perf_counter()
+        rows = [row for member in members for row in member.rows]
+        self._store.start(job.id, job.lane, job.worker, job.attempt, len(rows))
+        logits = self._store.checkpoint(job.id, len(rows)) if job.attempt > 1 else _unscored(len(rows))
+        known = int(np.count_nonzero(~np.isnan(logits)))
+        in_time = self._score(job, rows, logits)
+        timings = _timings(job, started, tokenized)
+        answers = self._answers(job, members, logits, known, timings, in_time)
+        self._pace.note(job.lane, time.perf_counter() - started)
+        self._store.finish(job.id, job.worker, self._pace.seconds_per_job)
+        return answers
+
+    def _prepare(self, fields: Mapping[str, Any]) -> Member:
+        try:
+            request = parse_request(fields)
+            self._limits.check(request)
+            self._refuse_other_model(request.model)
+            return Member(request, self._tokenize(request))
+        except RerankError as error:
+            return Member(None, error=error)
+
+    def _refuse_other_model(self, asked: str | None) -> None:
+        name, revision = self._served.model, self._served.revision
+        if asked is not None and asked not in (name, f"{name}@{revision}"):
+            raise InvalidRequest(
+                f"model: expected {name}, which is served here, got another", {"field": "model"}
+            )
+
+    def _tokenize(self, request: RerankRequest) -> list[Row]:
+        try:
+            return self._tokenizer.rows(
+                request.query,
+                request.texts,
+                max_tokens_per_doc=request.max_tokens_per_doc,
+                truncation=request.truncation,
+            )
+        except QueryTooLong as error:
+            raise InvalidRequest(str(error), {"field": "query"}) from error
+        except DocumentTooLong as error:
+            raise InvalidRequest(
+                str(error), {"field": "documents", "indices": list(error.indices)}
+            ) from error
+
+    def _score(self, job: Job, rows: Sequence[Row], logits: Logits) -> bool:
+        """Fill `logits`; False when the job's time was up first.
+
+        Raises:
+            Cancelled, JobFailed, EngineAway
+        """
+        missing = np.flatnonzero(np.isnan(logits))
+        if not len(missing):
+            return True
+        if time.time() >= job.stop_at:
+            return False
+        saved_at = time.monotonic()
+        try:
+            asked = [rows[index].token_ids for index in missing.tolist()]
+            for part in self._engine.scores(asked, job_id=job.id, lane=job.lane):
+                logits[missing[part.indices]] = part.logits
+                if time.time() >= job.stop_at:
+                    return not np.isnan(logits).any()
+                self._refuse_cancelled(job)
+                if time.monotonic() - saved_at > CHECKPOINT_PERIOD_SECONDS:
+                    self._store.save_checkpoint(job.id, logits)
+                    saved_at = time.monotonic()
+            return True
+        except SoftTimeLimitExceeded:
+            return False
+        except EngineKilledTwice as error:
+            raise JobFailed(
+                f"job {job.id} was on the device {DEAD_AFTER_ENGINE_DEATHS} times when the engine died; given up",
+                {"where": "engine", "attempts": DEAD_AFTER_ENGINE_DEATHS, "dead": True},
+            ) from error
+        except EngineRefused as error:
+            raise JobFailed(
+                f"the engine could not score job {job.id}: {error}", {"where": "engine"}
+            ) from error
+        except EngineAway:
+            self._store.save_checkpoint(job.id, logits)
+            raise
+
+    def _refuse_cancelled(self, job: Job) -> None:
+        if self._store.cancelled(job.id):
+            raise Cancelled(f"job {job.id} was cancelled")
+
+    def _answers(
+        self, job: Job, members: Sequence[Member], logits: Logits, known: int, timings: Timings, in_time: bool
+    ) -> list[Ranking | RerankError]:
+        answers: list[Ranking | RerankError] = []
+        start = 0
+        for position, member in enumerate(members):
+            stop = start + len(member.rows)
+            name = job.id if len(members) == 1 else f"{job.id}.{position}"
+            cached = max(0, min(known - start, stop - start))
+            answers.append(self._answer(job, name, member, logits[start:stop], cached, timings, in_time))
+            start = stop
+        return answers
+
+    def _answer(
+        self,
+        job: Job,
+        name: str,
+        member: Member,
+        logits: Logits,
+        cached: int,
+        timings: Timings,
+        in_time: bool,
+    ) -> Ranking | RerankError:
+        if member.request is None:
+            return member.error or JobFailed("This is a bug: a member without request or error.")
+        scored, total = int(np.count_nonzero(~np.isnan(logits))), len(logits)
+        if scored < total and not in_time and member.request.on_deadline == "fail":
+            return DeadlineExceeded(
+                f"{scored} of {total} documents were scored before the time was up; "
+                'give the job more, or ask for on_deadline="partial"',
+                {"scored": scored, "total": total},
+            )
+        truncated = [row.truncated for row in member.rows]
+        return Ranking(
+            id=name,
+            model=ModelInfo(name=self._served.model, revision=self._served.revision),
+            results=rank(member.request, logits, truncated),
+            complete=scored == total,
+            scored=scored,
+            total=total,
+            usage=Usage(
+                pairs=total,
+                tokens=sum(len(row.token_ids) for row in member.rows),
+                cached_pairs=cached,
+                truncated_documents=sum(truncated),
+            ),
+            timings=timings,
+            worker=WorkerInfo(name=job.worker, device=self._served.device, dtype=self._served.dtype),
+        )
+
+
+class Pace:
+    """How long a job of each lane takes here, lately: what admission judges a lane's length by."""
+
+    def __init__(self) -> None:
+        self.seconds_per_job: dict[Lane, float] = {}
+
+    def note(self, lane: Lane, seconds: float) -> None:
+        """Count one more job."""
+        before = self.seconds_per_job.get(lane, seconds)
+        self.seconds_per_job[lane] = before + PACE_WEIGHT * (seconds - before)
+
+
+def stop_time(deadlines: Sequence[float | None], soft_limit_seconds: float) -> float:
+    """When to stop asking for batches: the last of the deadlines, or the lane's soft limit where one has none."""
+    by_limit = time.time() + soft_limit_seconds
+    return max((by_limit if deadline is None else deadline for deadline in deadlines), default=math.inf)
+
+
+def _unscored(rows: int) -> Logits:
+    return np.full(rows, np.nan, dtype=np.float32)
+
+
+def _timings(job: Job, started: float, tokenized: float) -> Timings:
+    now = time.perf_counter()
+    return Timings(
+        queued_seconds=job.queued_seconds,
+        tokenize_seconds=tokenized - started,
+        score_seconds=now - tokenized,
+        total_seconds=job.queued_seconds + now - started,
+    )

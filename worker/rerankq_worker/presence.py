@@ -1,0 +1,96 @@
+"""A Celery worker's presence: its heartbeat in Redis, and the gate that keeps it from taking jobs it cannot run.
+
+Runs in the worker's main process, which never computes, so a busy device cannot make it look dead.
+"""
+
+import logging
+import time
+from typing import Any, ClassVar
+
+from celery import bootsteps
+from redis.exceptions import RedisError
+
+from rerankq.contract import keys, transport, wire
+from rerankq.contract.broker import lane_of
+from rerankq.contract.errors import InvalidSettings
+from rerankq.contract.stores import redis_client
+from rerankq_worker import health
+from rerankq_worker.settings import WorkerSettings
+
+HEARTBEAT_TIMEOUT_SECONDS = 1.0  # the main process renews leases too and must not hang
+FORGET_AFTER_SECONDS = 3600.0
+GATE_SECONDS = 0.2  # how long a look at the engine's status is good for; the gate is asked for at every poll
+
+logger = logging.getLogger(__name__)
+
+
+class Presence(bootsteps.StartStopStep):
+    """Beats while the worker runs; takes its name off the list when it stops."""
+
+    requires: ClassVar[set[str]] = {"celery.worker.components:Timer"}
+
+    def __init__(self, parent: Any, **kwargs: Any) -> None:
+        super().__init__(parent, **kwargs)
+        self._settings = WorkerSettings.load()
+        self._redis = redis_client(self._settings.broker_url.get_secret_value(), HEARTBEAT_TIMEOUT_SECONDS)
+        self._beat: Any = None
+        self._was_ready = False
+        self._looked_at = float("-inf")
+
+    def start(self, parent: Any) -> None:
+        """Close the gate until the engine is ready, and begin to beat."""
+        transport.set_ready_gate(self._is_ready)
+        self._tell(parent)
+        self._beat = parent.timer.call_repeatedly(keys.HEARTBEAT_PERIOD_SECONDS, self._tell, (parent,))
+
+    def stop(self, parent: Any) -> None:
+        """Say goodbye, so that nobody waits for a heartbeat to grow old."""
+        if self._beat is not None:
+            self._beat.cancel()
+        try:
+            self._redis.hdel(keys.WORKERS, parent.hostname)
+            self._redis.hdel(keys.PACE, parent.hostname)
+        except RedisError as error:
+            logger.warning("could not take this worker off the list: %s", type(error).__name__)
+
+    def _is_ready(self) -> bool:
+        if time.monotonic() - self._looked_at > GATE_SECONDS:
+            self._was_ready = health.is_healthy([self._engine()])
+            self._looked_at = time.monotonic()
+        return self._was_ready
+
+    def _engine(self) -> health.EngineStatus:
+        try:
+            status = health.read(health.status_file(self._settings.find_engine_socket()))
+        except InvalidSettings:  # no engine has been started yet, or more than one
+            status = None
+        return health.NOBODY if status is None else health.judged(status)
+
+    def _tell(self, parent: Any) -> None:
+        try:
+            now, microseconds = self._redis.time()
+            beat = self._heartbeat(parent, now + microseconds / 1e6)
+            self._redis.hset(keys.WORKERS, parent.hostname, wire.encode(beat).decode())
+            self._forget_the_long_gone(now)
+        except RedisError as error:
+            logger.warning("heartbeat not sent: %s", type(error).__name__)
+
+    def _heartbeat(self, parent: Any, now: float) -> dict[str, Any]:
+        engine = self._engine()
+        queues: Any = parent.app.amqp.queues.consume_from
+        return {
+            "seen": now,
+            "state": engine.state,
+            "lanes": [lane_of(queue) for queue in queues],
+            "device": engine.device,
+            "dtype": engine.dtype,
+            "model": engine.model,
+            "revision": engine.revision,
+        }
+
+    def _forget_the_long_gone(self, now: float) -> None:
+        beats: Any = self._redis.hgetall(keys.WORKERS)
+        for name, beat in beats.items():
+            if now - wire.decode(beat)["seen"] > FORGET_AFTER_SECONDS:
+                self._redis.hdel(keys.WORKERS, name)
+                self._redis.hdel(keys.PACE, name)
