@@ -186,11 +186,9 @@ class FileLedger:
         job_ids, self._job_ids = self._job_ids, []
         return job_ids
 
-    def complete_round(self) -> list[str]:
-        """All that this round reads has been answered."""
+    def complete_round(self) -> None:
+        """All that this round reads has been answered, and was committed."""
         self._save(is_complete=True)
-        job_ids, self._job_ids = self._job_ids, []
-        return job_ids
 
     def begin_retry(self) -> None:
         """Put the errors aside as the next round's input."""

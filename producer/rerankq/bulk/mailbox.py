@@ -15,7 +15,7 @@ from rerankq.answers import is_answer
 from rerankq.contract import keys
 from rerankq.contract.errors import BrokerUnavailable
 
-LOOK_PERIOD_SECONDS = 1.0  # pub/sub may drop a message; the answers themselves are looked for this often
+LOOK_PERIOD_SECONDS = 0.25  # pub/sub may drop a message; the answers themselves are looked for this often
 _DELETE_PER_CALL = 500
 
 

@@ -99,7 +99,7 @@ class BulkRun:
         out = Path(self._task.output)
         if restart:
             clear_away(out, self._plan.lines_path)
-        earlier = self._earlier(out)
+        earlier = None if restart else self._earlier(out)
         if earlier is not None and earlier.is_complete and not (retry_errors and earlier.tally.failed):
             return self._summary(earlier.tally, earlier.tally, earlier.model)
         sidecar = self._begin_or_go_on(out, earlier)
@@ -117,10 +117,9 @@ class BulkRun:
     def _earlier(self, out: Path) -> Sidecar | None:
         """The state to resume, checked against input and settings."""
         earlier = state.load(out)
-        lines = self._plan.lines_path
-        if earlier is None and lines.exists() and lines.stat().st_size:
+        if earlier is None and out.exists() and out.stat().st_size:
             raise InvalidRequest(
-                f"{lines} is there already and was not begun by `rerankq bulk`; --restart overwrites it",
+                f"{out} is there already and was not begun by `rerankq bulk`; --restart overwrites it",
                 {"field": "output"},
             )
         if earlier is not None:
@@ -160,7 +159,7 @@ class BulkRun:
             self._answer(
                 open_packs, flight, ledger, reader, sidecar.first_open if is_ordered else None, sidecar.model
             )
-            flight.clear(ledger.complete_round())
+            ledger.complete_round()
         finally:
             flight.close()
         if is_retry:
@@ -173,7 +172,7 @@ class BulkRun:
         ledger: Ledger,
         reader: Reader,
         in_order_from: int | None,
-        model: ModelInfo | None,
+        model: ModelInfo,
     ) -> None:
         """Answer the packs into the ledger; whatever ends this, what is there by then is safe."""
         window = Window(self._window_bytes)
@@ -191,22 +190,13 @@ class BulkRun:
             self._progress.show(snapshot)
 
         try:
-            outcomes = self._outcomes(answered(packs, flight, window, watch), scribe, window, model)
+            landed = _of_one_model(answered(packs, flight, window, watch), flight, model)
+            outcomes = _outcomes(landed, scribe, window)
             for outcome in outcomes if in_order_from is None else in_order(outcomes, in_order_from):
                 ledger.add(outcome)
                 window.release(outcome.size_bytes)
         finally:
-            ledger.commit()
-
-    def _outcomes(
-        self, landed: Iterator[Landed], scribe: Scribe, window: Window, model: ModelInfo | None
-    ) -> Iterator[Outcome]:
-        for one in landed:
-            model = _same_model(one, model)
-            outcome = scribe.outcome(one)
-            window.release(one.pack.size_bytes)
-            window.take(outcome.size_bytes)
-            yield outcome
+            flight.clear(ledger.commit())
 
     def _entries(self, reader: Reader, start: int) -> Iterator[Entry]:
         """The rows from a position on; those before are passed over without a look."""
@@ -306,21 +296,30 @@ def model_of(workers: list[WorkerStatus], asked: str | None) -> ModelInfo:
     return ModelInfo(name=name, revision=revision)
 
 
-def _same_model(landed: Landed, model: ModelInfo | None) -> ModelInfo | None:
-    """The model of all answers so far.
+def _outcomes(landed: Iterator[Landed], scribe: Scribe, window: Window) -> Iterator[Outcome]:
+    """The packs as lines: their texts leave memory, their lines enter it."""
+    for one in landed:
+        outcome = scribe.outcome(one)
+        window.release(one.pack.size_bytes)
+        window.take(outcome.size_bytes)
+        yield outcome
+
+
+def _of_one_model(landed: Iterator[Landed], flight: Flight, model: ModelInfo) -> Iterator[Landed]:
+    """The packs, as long as they were scored by this model.
 
     Raises:
-        InvalidSettings: this pack was scored by another.
+        InvalidSettings: one was scored by another; its answer is thrown away.
     """
-    for answer in landed.answers:
-        if isinstance(answer, Ranking):
-            model = model or answer.model
-            if answer.model != model:
-                raise InvalidSettings(
-                    f"a worker answered with {answer.model.name}@{answer.model.revision} in a run that was begun with "
-                    f"{model.name}@{model.revision}; what is done is safe: stop that worker, then run the command again"
-                )
-    return model
+    for one in landed:
+        others = {answer.model for answer in one.answers if isinstance(answer, Ranking)} - {model}
+        for other in others:
+            flight.clear(one.job_ids)
+            raise InvalidSettings(
+                f"a worker answered with {other.name}@{other.revision} in a run that was begun with "
+                f"{model.name}@{model.revision}; what is done is safe: stop that worker, then run the command again"
+            )
+        yield one
 
 
 def _readable(reader: Reader, path: str) -> Iterator[Any]:
