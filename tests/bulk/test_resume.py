@@ -1,5 +1,6 @@
 """Whatever is killed in mid run, the same command again ends in one line per row, equal to an unbroken run's."""
 
+import gzip
 import os
 import signal
 import subprocess
@@ -124,7 +125,7 @@ class Stopping:
     def __init__(self, server: RedisServer) -> None:
         self._server: RedisServer | None = server
 
-    def show(self, snapshot: Any, *, is_last: bool = False) -> None:
+    def show(self, snapshot: Any) -> None:
         if snapshot.rows > 50 and self._server is not None:
             self._server.kill()
             self._server = None
@@ -149,7 +150,7 @@ def half_done(client: RerankClient, given: str, out: Path) -> None:
     """A run that was interrupted."""
 
     class Interrupting:
-        def show(self, snapshot: Any, *, is_last: bool = False) -> None:
+        def show(self, snapshot: Any) -> None:
             if snapshot.rows > 50:
                 raise KeyboardInterrupt
 
@@ -208,7 +209,7 @@ def test_a_changed_input_refuses_to_resume(
     Path(given).write_bytes(edited[:-30] + edited[-30:].swapcase())
     os.utime(given, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
 
-    with pytest.raises(InvalidRequest, match="cannot be resumed: the input .* --restart begins anew"):
+    with pytest.raises(InvalidRequest, match=r"cannot be resumed: the input .* --restart begins anew"):
         run(client, given, tmp_path / "out.jsonl")
 
 
@@ -243,8 +244,6 @@ def test_two_runs_do_not_write_one_output(
 def test_compressed_output_is_resumed_too(
     client: RerankClient, worker: AnsweringWorker, given: str, unbroken: list[Any], tmp_path: Path
 ) -> None:
-    import gzip
-
     out = tmp_path / "out.jsonl.gz"
     half_done(client, given, out)
     with out.open("ab") as torn:
@@ -252,4 +251,4 @@ def test_compressed_output_is_resumed_too(
 
     run(client, given, out)
 
-    assert [wire.decode(line) for line in gzip.open(out)] == unbroken
+    assert [wire.decode(line) for line in gzip.decompress(out.read_bytes()).splitlines()] == unbroken

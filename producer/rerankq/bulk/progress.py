@@ -37,7 +37,7 @@ class Snapshot:
 class Progress(Protocol):
     """Something that shows snapshots."""
 
-    def show(self, snapshot: Snapshot, *, is_last: bool = False) -> None:
+    def show(self, snapshot: Snapshot) -> None:
         """Show it, if it is time."""
         ...
 
@@ -102,9 +102,9 @@ class Lines:
         self._period_seconds = period_seconds
         self._next_at = time.monotonic() + period_seconds
 
-    def show(self, snapshot: Snapshot, *, is_last: bool = False) -> None:
+    def show(self, snapshot: Snapshot) -> None:
         """Print it to stderr, if it is time."""
-        if not is_last and time.monotonic() < self._next_at:
+        if time.monotonic() < self._next_at:
             return
         self._next_at = time.monotonic() + self._period_seconds
         line = wire.encode(asdict(snapshot)).decode() if self._as_json else in_words(snapshot)
@@ -117,7 +117,7 @@ class Lines:
 class Silence:
     """Shows nothing."""
 
-    def show(self, snapshot: Snapshot, *, is_last: bool = False) -> None:
+    def show(self, snapshot: Snapshot) -> None:
         """Nothing."""
 
     def close(self) -> None:
@@ -140,9 +140,9 @@ class Bar:
         self._next_at = 0.0
         self._rich.start()
 
-    def show(self, snapshot: Snapshot, *, is_last: bool = False) -> None:
+    def show(self, snapshot: Snapshot) -> None:
         """Draw it, if it is time."""
-        if not is_last and time.monotonic() < self._next_at:
+        if time.monotonic() < self._next_at:
             return
         self._next_at = time.monotonic() + BAR_PERIOD_SECONDS
         known: dict[str, Any] = (

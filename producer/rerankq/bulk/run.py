@@ -312,8 +312,9 @@ def _of_one_model(landed: Iterator[Landed], flight: Flight, model: ModelInfo) ->
         InvalidSettings: one was scored by another; its answer is thrown away.
     """
     for one in landed:
-        others = {answer.model for answer in one.answers if isinstance(answer, Ranking)} - {model}
-        for other in others:
+        scored_by = [answer.model for answer in one.answers if isinstance(answer, Ranking)]
+        other = next((other for other in scored_by if other != model), None)
+        if other is not None:
             flight.clear(one.job_ids)
             raise InvalidSettings(
                 f"a worker answered with {other.name}@{other.revision} in a run that was begun with "
