@@ -72,6 +72,11 @@ class RedisServer:
     def directory(self) -> Path:
         return Path(self._directory.name)
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "the server is not running"
+        return self._process.pid
+
     def client(self, **options: object) -> redis.Redis:
         return redis.Redis.from_url(self.url, **options)
 
@@ -97,7 +102,11 @@ class RedisServer:
         self._signal(signal.SIGCONT)
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -108,15 +117,20 @@ class RedisServer:
     def _wait_until_it_answers(self) -> None:
         deadline = time.monotonic() + STARTS_WITHIN_SECONDS
         while time.monotonic() < deadline and self._process and self._process.poll() is None:
-            with contextlib.suppress(redis.ConnectionError), self._probe() as probe:
-                if probe.ping():
-                    return
+            if self._answers():
+                return
             time.sleep(0.02)
         log = (self.directory / "redis.log").read_text(errors="replace")
         raise RuntimeError(f"redis-server did not answer on port {self.port}; its last words: {log[-500:]}")
 
-    def _probe(self) -> redis.Redis:
-        return self.client(username=None, socket_timeout=1)
+    def _answers(self) -> bool:
+        try:
+            with self.client(socket_timeout=1) as probe:
+                return bool(probe.ping())
+        except redis.AuthenticationError:
+            return True  # it asks for a user: it is up
+        except (redis.ConnectionError, redis.TimeoutError):
+            return False
 
     def _end(self, how: signal.Signals) -> None:
         assert self._process is not None, "the server is not running"

@@ -9,11 +9,16 @@ from typing import Any
 
 import redis
 from celery import Celery
+from celery.concurrency.asynpool import AsynPool
 
 from rerankq.contract import transport
+from rerankq_worker.attempts import AttemptPolicy, consumer_with
 
 BROKER_URL = os.environ.get("TEST_BROKER_URL", "redis://127.0.0.1:1/0")
 LEASE_SECONDS = float(os.environ.get("TEST_LEASE_SECONDS", "3"))
+# Celery looks for dead children every 5 s; the tests have many and little time.
+AsynPool.timers = property(lambda pool: {pool.maintain_pool: 0.2})
+
 GATE_FILE = os.environ.get("TEST_GATE_FILE")
 
 if os.environ.get("TEST_TRANSPORT", "ours") == "ours":
@@ -35,6 +40,7 @@ def make_app(broker_url: str = BROKER_URL, **transport_options: Any) -> Celery:
             **transport_options,
         },
         broker_connection_retry_on_startup=True,
+        worker_consumer=consumer_with(AttemptPolicy(time_limits=lane_limits)),
         task_acks_late=True,
         task_reject_on_worker_lost=True,
         task_default_queue="interactive",
@@ -50,15 +56,20 @@ def make_app(broker_url: str = BROKER_URL, **transport_options: Any) -> Celery:
     )
     app.task(name="note", shared=False, bind=True)(note)
     app.task(name="sleep", shared=False, bind=True)(sleep)
+    app.task(name="limits", shared=False, bind=True)(limits)
     app.task(name="kill_child", shared=False, bind=True)(kill_child)
     app.task(name="kill_worker", shared=False, bind=True)(kill_worker)
     return app
 
 
+def lane_limits(queue: str) -> tuple[float, float]:
+    return {"interactive": (20.0, 25.0)}.get(queue, (60.0, 90.0))
+
+
 def note_run(task: Any) -> int:
     """Write down that the task has started; how often that has happened now."""
     with redis.Redis.from_url(BROKER_URL) as client:
-        return int(client.rpush(f"runs:{task.request.id}", str(task.request.get("x-deliveries", 1))))
+        return int(client.rpush(f"rerankq:runs:{task.request.id}", str(task.request.get("x-deliveries", 1))))
 
 
 def note(self: Any, value: object = None) -> object:
@@ -70,6 +81,10 @@ def sleep(self: Any, seconds: float) -> float:
     note_run(self)
     time.sleep(seconds)
     return seconds
+
+
+def limits(self: Any) -> list[float]:
+    return list(self.request.timelimit)
 
 
 def kill_child(self: Any, times: int = 1_000_000) -> str:

@@ -12,7 +12,7 @@ from tests.transport.worker_process import WorkerProcess
 def runs(server: RedisServer, job_id: str) -> list[bytes]:
     """The delivery number of each start of the job."""
     with server.client() as client:
-        return client.lrange(f"runs:{job_id}", 0, -1)
+        return client.lrange(f"rerankq:runs:{job_id}", 0, -1)
 
 
 def test_a_job_taken_by_a_frozen_worker_that_dies_is_answered(server: RedisServer, app: Celery):

@@ -85,7 +85,11 @@ class WorkerProcess:
         return self._process.wait(timeout=seconds)
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -4,9 +4,11 @@
 beside `rerankq-worker --engine-only`; `celery -A rerankq_worker.app flower` shows it.
 """
 
+import contextlib
 import logging
 import os
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -16,20 +18,21 @@ from celery import Celery, Task
 from celery.exceptions import Reject
 from celery.signals import worker_process_init
 
-from rerankq.contract import keys, wire
+from rerankq.contract import keys, transport, wire
 from rerankq.contract.broker import PACK_TASK, RERANK_TASK, celery_app, lane_of
 from rerankq.contract.errors import DeadlineExceeded, InvalidRequest, JobFailed, RerankError, to_wire
 from rerankq.contract.messages import Ranking
 from rerankq.contract.stores import redis_client
+from rerankq_worker.attempts import AttemptPolicy, consumer_with
 from rerankq_worker.engine_client import EngineAway, EngineClient
 from rerankq_worker.job import Job, JobRunner, stop_time
 from rerankq_worker.job_store import JobStore
-from rerankq_worker.model_files import find_model
+from rerankq_worker.model_files import ModelError, find_model
+from rerankq_worker.presence import Presence
 from rerankq_worker.settings import WorkerSettings
 from rerankq_worker.tokenizer import PairTokenizer
 
 SOCKET_TIMEOUT_SECONDS = 5.0
-DELIVERIES_HEADER = "x-deliveries"
 SOFT_LIMIT_MARGIN_SECONDS = 1.0  # a job keeps its own time; Celery's soft limit is there should it fail to
 
 logger = logging.getLogger(__name__)
@@ -52,6 +55,7 @@ def build_app(settings: WorkerSettings) -> Celery:
         worker_deduplicate_successful_tasks=True,
         worker_prefetch_multiplier=1,
         worker_pool="prefork",
+        worker_consumer=consumer_with(_attempt_policy(settings)),
         worker_concurrency=1,
         worker_proc_alive_timeout=settings.load_timeout_seconds + 60,
         worker_max_tasks_per_child=10_000,
@@ -66,39 +70,43 @@ def build_app(settings: WorkerSettings) -> Celery:
         result_backend_always_retry=True,
         result_backend_max_retries=8,
     )
+    steps: Any = app.steps
+    steps["worker"].add(Presence)
     _add_tasks(app)
     return app
 
 
+def _attempt_policy(settings: WorkerSettings) -> AttemptPolicy:
+    def limits(queue: str) -> tuple[float, float]:
+        soft, hard = settings.time_limits(lane_of(queue))
+        return min(soft + SOFT_LIMIT_MARGIN_SECONDS, hard), hard
+
+    return AttemptPolicy(max_attempts=settings.max_attempts, time_limits=limits)
+
+
 def _add_tasks(app: Celery) -> None:
     options: dict[str, Any] = {"bind": True, "shared": False, "throws": (RerankError,)}
-
-    @app.task(name=RERANK_TASK, **options)
-    def rerank(self: "Task[..., Any]", **fields: Any) -> wire.Summarized:  # pyright: ignore[reportUnusedFunction]
-        return _answer_one(self, fields)
-
-    @app.task(name=PACK_TASK, **options)
-    def rerank_pack(self: "Task[..., Any]", **fields: Any) -> wire.Summarized:  # pyright: ignore[reportUnusedFunction]
-        return _answer_pack(self, fields)
+    app.task(name=RERANK_TASK, **options)(rerank)
+    app.task(name=PACK_TASK, **options)(rerank_pack)
 
 
-def _answer_one(task: "Task[..., Any]", fields: Mapping[str, Any]) -> wire.Summarized:
-    request = _unpacked(fields)
-    answer = _run(task, [request])[0]
+def rerank(task: "Task[..., Any]", **fields: Any) -> wire.Summarized:
+    """The task of one request: its fields are those of `RerankRequest`."""
+    answer = _run(task, [_unpacked(fields)])[0]
     if isinstance(answer, RerankError):
         raise answer
     return wire.Summarized(answer.model_dump(), answer.summary())
 
 
-def _answer_pack(task: "Task[..., Any]", fields: Mapping[str, Any]) -> wire.Summarized:
+def rerank_pack(task: "Task[..., Any]", **fields: Any) -> wire.Summarized:
+    """The task of a pack: `requests`, a list of what `rerank` takes."""
     requests: Any = _unpacked(fields).get("requests")
     if not isinstance(requests, list) or not requests:
         raise InvalidRequest("requests: expected a list of at least one request", {"field": "requests"})
     answers = _run(task, requests)
     failed = sum(isinstance(answer, RerankError) for answer in answers)
-    return wire.Summarized(
-        {"answers": [_to_wire(answer) for answer in answers]}, f"pack={len(answers)} failed={failed}"
-    )
+    body = {"answers": [_to_wire(answer) for answer in answers]}
+    return wire.Summarized(body, f"pack={len(answers)} failed={failed}")
 
 
 def _run(task: "Task[..., Any]", requests: Sequence[Any]) -> list[Ranking | RerankError]:
@@ -111,12 +119,14 @@ def _run(task: "Task[..., Any]", requests: Sequence[Any]) -> list[Ranking | Rera
         raise DeadlineExceeded("the job's time was up before its first batch", {"scored": 0}) from None
     except EngineAway as error:
         raise Reject(str(error), requeue=True) from error
-    except Exception as error:  # the one boundary: whatever happens, the caller gets a named error
-        logger.exception("job %s: unexpected %s", job.id, type(error).__name__)
+    except Exception as error:  # noqa: BLE001 - the one boundary: whatever happens, the caller gets a named error
+        # Where it happened, not what it says: an exception's own text may carry the caller's.
+        where = "".join(traceback.format_tb(error.__traceback__))
+        logger.error("job %s: unexpected %s\n%s", job.id, type(error).__name__, where)
         raise JobFailed(
             f"job {job.id} failed with an unexpected {type(error).__name__}; the worker's log has the traceback",
             {"where": "worker", "attempts": job.attempt},
-        ) from None  # its text may carry the caller's
+        ) from None
 
 
 def _unpacked(fields: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -145,7 +155,7 @@ def _job_of(task: "Task[..., Any]", requests: Sequence[Any]) -> Job:
     return Job(
         id=str(message.id),
         lane=lane,
-        attempt=int((message.headers or {}).get(DELIVERIES_HEADER, 1)),
+        attempt=transport.deliveries(vars(message)),
         worker=str(message.hostname),
         queued_seconds=_queued_seconds(str(message.id)),
         stop_at=stop_time(deadlines, _settings().time_limits(lane)[0]),
@@ -175,20 +185,25 @@ def _store() -> JobStore:
 
 
 @cache
+def _tokenizer() -> PairTokenizer:
+    settings = _settings()
+    files = find_model(settings.model, settings.model_revision, offline=True)  # the engine has fetched it
+    return PairTokenizer.from_model_dir(files.path, settings.max_length_tokens)
+
+
+@cache
 def _runner() -> JobRunner:
     settings = _settings()
-    engine = EngineClient(settings.engine_socket_path, wait_seconds=settings.load_timeout_seconds)
-    info = engine.describe()
-    files = find_model(settings.model, settings.model_revision, offline=True)
-    tokenizer = PairTokenizer.from_model_dir(files.path, info.max_length_tokens)
-    return JobRunner(_store(), tokenizer, engine, settings.limits, settings.model)
+    engine = EngineClient(settings.find_engine_socket(), wait_seconds=settings.load_timeout_seconds)
+    return JobRunner(_store(), _tokenizer(), engine, engine.describe(), settings.limits)
 
 
 @worker_process_init.connect
 def _load_tokenizer(**_: object) -> None:
-    """Load it in the child, after the fork and before the first job."""
+    """Load it in the child, after the fork and before the first job, if the model is there already."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the engine is the one that uses the cores
-    _runner()
+    with contextlib.suppress(ModelError):
+        _tokenizer()
 
 
 app = build_app(_settings())

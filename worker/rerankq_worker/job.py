@@ -24,16 +24,11 @@ from rerankq.contract.messages import (
     WorkerInfo,
     parse_request,
 )
-from rerankq_worker.engine_client import (
-    EngineAway,
-    EngineClient,
-    EngineInfo,
-    EngineKilledTwice,
-    EngineRefused,
-)
+from rerankq_worker.engine_client import EngineAway, EngineClient, EngineKilledTwice, EngineRefused
+from rerankq_worker.frames import EngineDescription
 from rerankq_worker.job_store import JobStore
 from rerankq_worker.ranking import Logits, rank
-from rerankq_worker.tokenizer import DocumentTooLong, PairTokenizer, Row
+from rerankq_worker.tokenizer import DocumentTooLong, PairTokenizer, QueryTooLong, Row
 
 CHECKPOINT_PERIOD_SECONDS = 1.0  # a shorter job is cheaper to score again than to save
 DEAD_AFTER_ENGINE_DEATHS = 2
@@ -66,13 +61,18 @@ class JobRunner:
     """Answers jobs, one at a time, with one tokenizer and one connection to the engine."""
 
     def __init__(
-        self, store: JobStore, tokenizer: PairTokenizer, engine: EngineClient, limits: Limits, model_name: str
+        self,
+        store: JobStore,
+        tokenizer: PairTokenizer,
+        engine: EngineClient,
+        served: EngineDescription,
+        limits: Limits,
     ) -> None:
         self._store = store
         self._tokenizer = tokenizer
         self._engine = engine
+        self._served = served
         self._limits = limits
-        self._model_name = model_name
         self._pace = Pace()
 
     def run(self, job: Job, requests: Sequence[Mapping[str, Any]]) -> list[Ranking | RerankError]:
@@ -107,11 +107,10 @@ class JobRunner:
             return Member(None, error=error)
 
     def _refuse_other_model(self, asked: str | None) -> None:
-        info = self._engine.describe()
-        served = {info.model, self._model_name, f"{info.model}@{info.revision}"}
-        if asked is not None and asked not in served:
+        name, revision = self._served.model, self._served.revision
+        if asked is not None and asked not in (name, f"{name}@{revision}"):
             raise InvalidRequest(
-                f"model: expected {info.model}, which is served here, got another", {"field": "model"}
+                f"model: expected {name}, which is served here, got another", {"field": "model"}
             )
 
     def _tokenize(self, request: RerankRequest) -> list[Row]:
@@ -122,6 +121,8 @@ class JobRunner:
                 max_tokens_per_doc=request.max_tokens_per_doc,
                 truncation=request.truncation,
             )
+        except QueryTooLong as error:
+            raise InvalidRequest(str(error), {"field": "query"}) from error
         except DocumentTooLong as error:
             raise InvalidRequest(
                 str(error), {"field": "documents", "indices": list(error.indices)}
@@ -140,7 +141,7 @@ class JobRunner:
             return False
         saved_at = time.monotonic()
         try:
-            asked = [rows[index].token_ids for index in missing]
+            asked = [rows[index].token_ids for index in missing.tolist()]
             for part in self._engine.scores(asked, job_id=job.id, lane=job.lane):
                 logits[missing[part.indices]] = part.logits
                 if time.time() >= job.stop_at:
@@ -202,10 +203,9 @@ class JobRunner:
                 {"scored": scored, "total": total},
             )
         truncated = [row.truncated for row in member.rows]
-        info = self._engine.describe()
         return Ranking(
             id=name,
-            model=ModelInfo(name=info.model, revision=info.revision),
+            model=ModelInfo(name=self._served.model, revision=self._served.revision),
             results=rank(member.request, logits, truncated),
             complete=scored == total,
             scored=scored,
@@ -217,7 +217,7 @@ class JobRunner:
                 truncated_documents=sum(truncated),
             ),
             timings=timings,
-            worker=_worker_info(job.worker, info),
+            worker=WorkerInfo(name=job.worker, device=self._served.device, dtype=self._served.dtype),
         )
 
 
@@ -251,7 +251,3 @@ def _timings(job: Job, started: float, tokenized: float) -> Timings:
         score_seconds=now - tokenized,
         total_seconds=job.queued_seconds + now - started,
     )
-
-
-def _worker_info(name: str, info: EngineInfo) -> WorkerInfo:
-    return WorkerInfo(name=name, device=info.device, dtype=info.dtype)

@@ -82,6 +82,8 @@ class JobStore:
         pipeline = self._broker.pipeline()
         pipeline.hset(key, "answered", time.time())
         pipeline.expire(key, self._result_ttl_seconds)
-        pipeline.delete(keys.checkpoint(job_id), keys.payload(job_id))
+        pipeline.delete(
+            keys.checkpoint(job_id)
+        )  # the payload goes with the ack: until then this attempt may be lost
         pipeline.hset(keys.PACE, worker, wire.encode(dict(seconds_per_job)))
         pipeline.execute()

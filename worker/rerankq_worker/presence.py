@@ -4,20 +4,22 @@ Runs in the worker's main process, which never computes, so a busy device cannot
 """
 
 import logging
-from typing import Any
+import time
+from typing import Any, ClassVar
 
 from celery import bootsteps
 from redis.exceptions import RedisError
 
 from rerankq.contract import keys, transport, wire
 from rerankq.contract.broker import lane_of
+from rerankq.contract.errors import InvalidSettings
 from rerankq.contract.stores import redis_client
-from rerankq_worker.health import EngineStatus, read_status
+from rerankq_worker import health
 from rerankq_worker.settings import WorkerSettings
 
 HEARTBEAT_TIMEOUT_SECONDS = 1.0  # the main process renews leases too and must not hang
 FORGET_AFTER_SECONDS = 3600.0
-READY_STATES = ("ready", "busy")
+GATE_SECONDS = 0.2  # how long a look at the engine's status is good for; the gate is asked for at every poll
 
 logger = logging.getLogger(__name__)
 
@@ -25,13 +27,15 @@ logger = logging.getLogger(__name__)
 class Presence(bootsteps.StartStopStep):
     """Beats while the worker runs; takes its name off the list when it stops."""
 
-    requires = {"celery.worker.components:Timer"}
+    requires: ClassVar[set[str]] = {"celery.worker.components:Timer"}
 
     def __init__(self, parent: Any, **kwargs: Any) -> None:
         super().__init__(parent, **kwargs)
         self._settings = WorkerSettings.load()
         self._redis = redis_client(self._settings.broker_url.get_secret_value(), HEARTBEAT_TIMEOUT_SECONDS)
         self._beat: Any = None
+        self._was_ready = False
+        self._looked_at = float("-inf")
 
     def start(self, parent: Any) -> None:
         """Close the gate until the engine is ready, and begin to beat."""
@@ -50,10 +54,17 @@ class Presence(bootsteps.StartStopStep):
             logger.warning("could not take this worker off the list: %s", type(error).__name__)
 
     def _is_ready(self) -> bool:
-        return self._engine().state in READY_STATES
+        if time.monotonic() - self._looked_at > GATE_SECONDS:
+            self._was_ready = health.is_healthy([self._engine()])
+            self._looked_at = time.monotonic()
+        return self._was_ready
 
-    def _engine(self) -> EngineStatus:
-        return read_status(self._settings.engine_status_path)
+    def _engine(self) -> health.EngineStatus:
+        try:
+            status = health.read(health.status_file(self._settings.find_engine_socket()))
+        except InvalidSettings:  # no engine has been started yet, or more than one
+            status = None
+        return health.NOBODY if status is None else health.judged(status)
 
     def _tell(self, parent: Any) -> None:
         try:

@@ -1,9 +1,13 @@
 """Every setting of the worker: its default, unit and bound."""
 
+import os
+import tempfile
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from rerankq.contract.errors import InvalidSettings
 from rerankq.contract.messages import Lane, Limits
 from rerankq.contract.settings import SharedSettings
 
@@ -55,13 +59,18 @@ class WorkerSettings(SharedSettings):
     drain_seconds: float = Field(default=100.0, ge=0)
     """After SIGTERM a running job may take this long; then it is handed back to the queue."""
     runtime_dir: str | None = None
-    """Directory of the engines' sockets and heartbeat files; a private temporary one when empty."""
+    """Directory of the engines' sockets and heartbeat files, for us alone. When empty: `rerankq` in
+    `XDG_RUNTIME_DIR`, or `rerankq-<uid>` among the temporary files."""
+    engine_socket: str | None = None
+    """Socket of the engine that this Celery worker asks; the launcher sets it. When empty: the only one in the
+    runtime directory."""
     metrics_port: int | None = Field(default=None, ge=1, le=65535)
     """Serve Prometheus metrics on this port; off when empty."""
     metrics_host: str = "127.0.0.1"
     """Address of the metrics; beyond loopback only when asked for."""
     engine_factory: str = "rerankq_worker.engine:load_engine"
-    """`module:function` that makes the engine from these settings; test doubles are named here."""
+    """`module:function` that makes the engine from these settings; test doubles are named here, with numbers if they
+    take any: `rerankq_worker.doubles:slow?batch_ms=10`."""
 
     @property
     def limits(self) -> Limits:
@@ -73,6 +82,56 @@ class WorkerSettings(SharedSettings):
         if lane == "interactive":
             return self.interactive_soft_limit_seconds, self.interactive_hard_limit_seconds
         return self.bulk_soft_limit_seconds, self.bulk_hard_limit_seconds
+
+    @property
+    def runtime_path(self) -> Path:
+        """The runtime directory, the default resolved; it need not exist."""
+        if self.runtime_dir is not None:
+            return Path(self.runtime_dir).expanduser().absolute()
+        if private := os.environ.get("XDG_RUNTIME_DIR"):
+            return Path(private) / "rerankq"
+        return Path(tempfile.gettempdir()) / f"rerankq-{os.getuid()}"
+
+    def make_runtime_dir(self) -> Path:
+        """The runtime directory, made if need be, open to nobody but us.
+
+        Raises:
+            InvalidSettings: it belongs to somebody else, or cannot be made.
+        """
+        path = self.runtime_path
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            owner = path.lstat().st_uid
+            if owner == os.getuid() and path.is_dir() and not path.is_symlink():
+                path.chmod(0o700)
+                return path
+        except OSError as error:
+            raise InvalidSettings(
+                f"no runtime directory at {path} ({error}); set RERANKQ_RUNTIME_DIR"
+            ) from error
+        raise InvalidSettings(
+            f"expected {path} to be a directory of ours, got one of user {owner} or a link; set RERANKQ_RUNTIME_DIR"
+        )
+
+    def socket_of(self, device: str) -> Path:
+        """Where the engine of a device (`cpu0`, `gpu0`) is spoken to."""
+        return self.runtime_path / f"{device}.sock"
+
+    def find_engine_socket(self) -> Path:
+        """The socket that a Celery worker asks: the one it was given, else the only one there is.
+
+        Raises:
+            InvalidSettings: none was given, and there is none or more than one.
+        """
+        if self.engine_socket is not None:
+            return Path(self.engine_socket)
+        sockets = sorted(self.runtime_path.glob("*.sock"))
+        if len(sockets) == 1:
+            return sockets[0]
+        raise InvalidSettings(
+            f"expected one engine in {self.runtime_path}, found {len(sockets)}; start `rerankq-worker --engine-only`, "
+            "or set RERANKQ_ENGINE_SOCKET"
+        )
 
     @model_validator(mode="after")
     def _bounds_agree(self) -> Self:

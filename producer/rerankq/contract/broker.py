@@ -10,8 +10,6 @@ from rerankq.contract.messages import LANES, Lane
 RERANK_TASK = "rerankq.rerank"
 PACK_TASK = "rerankq.rerank_pack"
 
-PAYLOAD_HEADER = "rerankq-payload"  # names the key of a body that travels beside its message
-
 LEASE_SECONDS = 15  # a worker silent for this long has lost what it held; renewed every third of it
 SWEEP_SECONDS = 2
 

@@ -3,15 +3,17 @@
 from rerankq_worker.engine.engine import Engine
 from rerankq_worker.settings import WorkerSettings
 
-DEVICES = {"auto": "auto", "cpu": "cpu"}  # anything else names GPUs, of which the launcher left one visible
 
+def load_engine(settings: WorkerSettings, device: str) -> Engine:
+    """`Engine.load` with the operator's settings.
 
-def load_engine(settings: WorkerSettings) -> Engine:
-    """`Engine.load` with the operator's settings, for the one device that this process can see."""
+    Args:
+        device: `cpu0`, or `gpu0` and so on: the launcher leaves one GPU visible, whatever its number.
+    """
     return Engine.load(
         settings.model,
         revision=settings.model_revision,
-        device=DEVICES.get(settings.devices, "cuda"),
+        device="cuda" if device.startswith("gpu") else "cpu",
         dtype=settings.dtype,
         max_length_tokens=settings.max_length_tokens,
         max_batch_pairs=settings.max_batch_pairs,

@@ -3,12 +3,12 @@
 The life of a message:
 
 1. `PUSH`: onto the list of its lane, and a ring on the bell (`<lane>.bell`) that idle workers wait on.
-2. `FETCH`: off the list and into `rerankq.held` under a lease of 15 s (`rerankq.leases`), in one script. The
+2. `FETCH`: off the list and into `rerankq:held` under a lease of 15 s (`rerankq:leases`), in one script. The
    worker's main process renews the lease every 5 s, whatever the job is doing: a long job is not a dead one.
-3. `ACK`: out of `rerankq.held`, and its payload with it. A worker that was silent for longer than its lease
+3. `ACK`: out of `rerankq:held`, and its payload with it. A worker that was silent for longer than its lease
    finds the message gone, deletes nothing, and says so in its log.
 4. Or `PUT_BACK`: every worker sweeps every 2 s for leases that ran out. The header `x-deliveries` is raised
-   and the message goes back to the front of its list, the second time after a pause in `rerankq.delayed`. A
+   and the message goes back to the front of its list, the second time after a pause in `rerankq:delayed`. A
    worker that stops in good order puts back what it holds without raising the count.
 """
 
@@ -21,6 +21,7 @@ from rerankq.contract.transport.envelope import (
     PAYLOAD_KEY_PREFIX,
     deliveries,
 )
+from rerankq.contract.transport.outage import carry_over
 from rerankq.contract.transport.qos import set_ready_gate
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "PAYLOAD_HEADER",
     "PAYLOAD_KEY_PREFIX",
     "UnknownKombu",
+    "carry_over",
     "deliveries",
     "install",
     "set_ready_gate",

@@ -4,6 +4,7 @@ kombu pops a message and writes down only afterwards that it holds it; here both
 that is not fetch, hold or push (exchanges, fanout, TLS, Sentinel, reconnecting) is kombu's own.
 """
 
+import logging
 from collections.abc import Sequence
 from queue import Empty
 from time import monotonic
@@ -13,13 +14,24 @@ from kombu.transport import redis as kombu_redis
 from kombu.utils.uuid import uuid
 from redis.exceptions import NoScriptError
 
-from rerankq.contract.transport.envelope import Envelope, open_envelope, seal_envelope
+from rerankq.contract.dead_letters import DEAD_LETTER_TTL_SECONDS, DeadLetter, bury, letter_for
+from rerankq.contract.transport.envelope import (
+    Envelope,
+    Undecodable,
+    deliveries,
+    open_envelope,
+    seal_envelope,
+)
 from rerankq.contract.transport.leases import Leases, Source, bell_of, fetched
+from rerankq.contract.transport.outage import adopt_carried
 from rerankq.contract.transport.qos import QoS
 from rerankq.contract.transport.scripts import FETCH, PUSH
 
 BELL_WAIT_SECONDS = 1  # also how long a message from a client that rings no bell can wait
 RENEWALS_PER_LEASE = 3
+OUR_OPTIONS = ("delayed_key", "backoff_seconds", "dead_letter_ttl_seconds", "bury_after_deliveries")
+
+logger = logging.getLogger(__name__)
 
 
 class LeasedChannel(kombu_redis.Channel):
@@ -27,15 +39,17 @@ class LeasedChannel(kombu_redis.Channel):
 
     QoS = QoS
 
-    unacked_key = "rerankq.held"
-    unacked_index_key = "rerankq.leases"
-    delayed_key = "rerankq.delayed"
+    unacked_key = "rerankq:held"
+    unacked_index_key = "rerankq:leases"
+    delayed_key = "rerankq:delayed"
     visibility_timeout = 15
     unacked_restore_interval = 2
     backoff_seconds: Sequence[float] = (0.0, 1.0)
+    dead_letter_ttl_seconds = DEAD_LETTER_TTL_SECONDS
+    bury_after_deliveries = 10
     fetch_tag: str | None = None
 
-    from_transport_options = (*kombu_redis.Channel.from_transport_options, "delayed_key", "backoff_seconds")
+    from_transport_options = (*kombu_redis.Channel.from_transport_options, *OUR_OPTIONS)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._unacknowledged_queues: set[str] = set()
@@ -69,7 +83,10 @@ class LeasedChannel(kombu_redis.Channel):
         else:
             self._unacknowledged_queues.discard(queue)
         self._queues_are_empty = False
-        return super().basic_consume(queue, no_ack, *args, **kwargs)
+        consuming = super().basic_consume(queue, no_ack, *args, **kwargs)
+        if self.acknowledges:
+            adopt_carried(self)
+        return consuming
 
     def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Any:
         if no_ack:
@@ -77,10 +94,11 @@ class LeasedChannel(kombu_redis.Channel):
         tag = uuid()
         with self.conn_or_acquire() as client:
             found = self.leases.fetch(client, tag, self._sources_of([queue]))
-            if not found:
-                return None
             self._maybe_update_queues_expire(client, queue)
-        message = self.Message(self._delivery(*found, tag), channel=self)
+        delivery = self._delivery(*found, tag) if found else None
+        if delivery is None:
+            return None
+        message = self.Message(delivery, channel=self)
         self.qos.append(message, tag)
         return message
 
@@ -116,7 +134,10 @@ class LeasedChannel(kombu_redis.Channel):
                 self._queues_are_empty = True
                 raise Empty
             self._queue_cycle.rotate(found[0].queue)
-            self.connection._deliver(self._delivery(*found, tag), found[0].queue)
+            delivery = self._delivery(*found, tag)
+            if delivery is None:
+                raise Empty
+            self.connection._deliver(delivery, found[0].queue)
             return True
         finally:
             self._in_poll = None
@@ -142,11 +163,41 @@ class LeasedChannel(kombu_redis.Channel):
             for queue in queues
         ]
 
-    def _delivery(self, source: Source, raw: bytes, tag: str) -> Envelope:
-        envelope = open_envelope(raw)
+    def _delivery(self, source: Source, raw: bytes, tag: str) -> Envelope | None:
+        """The message for kombu; None if it is none, and then it lies with the dead letters."""
+        try:
+            envelope = open_envelope(raw)
+            self._check_deliveries(envelope)
+        except Undecodable as error:
+            self._bury_undecodable(source, raw, tag, error)
+            return None
         envelope["properties"]["delivery_tag"] = tag
         envelope["properties"]["delivery_info"]["queue"] = source.queue
         return envelope
+
+    def _check_deliveries(self, envelope: Envelope) -> None:
+        """Stop what kills its reader before a worker can count and answer it."""
+        if deliveries(envelope["headers"]) > self.bury_after_deliveries:
+            raise Undecodable(f"delivered {self.bury_after_deliveries} times, and no worker outlived it")
+
+    def _bury_undecodable(self, source: Source, raw: bytes, tag: str, error: Undecodable) -> None:
+        reason = f"Undecodable: {error}"
+        logger.error("message %s on %s set aside: %s", tag, source.queue, reason)
+        if source.is_acknowledged:
+            self.bury(tag, letter_for(tag, source.queue, raw, None, reason), None)
+
+    def bury(self, tag: str, letter: DeadLetter, headers: Envelope | None) -> bool:
+        """Move a held message to the dead letters. False when another worker has it by now."""
+        with self.conn_or_acquire() as client:
+            return bury(
+                client,
+                self.leases,
+                tag,
+                letter,
+                headers=headers,
+                ttl_seconds=self.dead_letter_ttl_seconds,
+                prefix=self.global_keyprefix,
+            )
 
     # -- publishing
 
@@ -191,11 +242,7 @@ class Channel(LeasedChannel):
 class SentinelChannel(LeasedChannel, kombu_redis.SentinelChannel):
     """For sentinel://."""
 
-    from_transport_options = (
-        *kombu_redis.SentinelChannel.from_transport_options,
-        "delayed_key",
-        "backoff_seconds",
-    )
+    from_transport_options = (*kombu_redis.SentinelChannel.from_transport_options, *OUR_OPTIONS)
 
 
 class Poller(kombu_redis.MultiChannelPoller):
@@ -206,7 +253,7 @@ class Poller(kombu_redis.MultiChannelPoller):
     _renew_tref: Any = None
 
     def keep_time(self, loop: Any, sweep_every_seconds: float, renew_every_seconds: float) -> None:
-        """Sweep and renew from the event loop, in place of kombu's timer and of our own before a reconnect."""
+        """Sweep and renew from the event loop, in place of the timers of kombu and of a lost connection."""
         for timer in (self._restore_messages_tref, self._renew_tref):
             if timer is not None:
                 timer.cancel()

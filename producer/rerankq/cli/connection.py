@@ -1,0 +1,56 @@
+"""The service a command talks to: the one the settings name, or a local one for the length of the command."""
+
+import signal
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from rerankq.cli.screen import progress
+from rerankq.contract.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from rerankq.client import RerankClient
+    from rerankq.local.stack import LocalStack
+
+
+@contextmanager
+def connected(*, local: bool, model: str | None = None) -> Generator["RerankClient"]:
+    """A client, closed at the end; with `local`, of a service that ends with it."""
+    if local:
+        with local_stack(model) as stack, stack.client() as client:
+            yield client
+        return
+    from rerankq.client import RerankClient
+
+    with RerankClient() as client:
+        yield client
+
+
+@contextmanager
+def local_stack(model: str | None) -> Generator["LocalStack"]:
+    """A local service, its start shown on stderr."""
+    from rerankq.local.stack import LocalStack
+
+    for signal_number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signal_number, _leave)
+    with progress() as show:
+        stack = LocalStack(model=model, on_progress=show).__enter__()
+    with stack:
+        yield stack
+
+
+def refuse_local(local: bool, command: str) -> None:
+    """A local service ends with its command: what an earlier one was asked is gone.
+
+    Raises:
+        InvalidRequest: `--local` was given.
+    """
+    if local:
+        raise InvalidRequest(
+            f"--local: a local service has no memory, so there is nothing for `{command}` to find; "
+            "keep one running with `rerankq up`, or use `rerankq rerank --local`"
+        )
+
+
+def _leave(signal_number: int, _frame: Any) -> NoReturn:
+    raise SystemExit(128 + signal_number)  # unwinds the stack, which stops what it started

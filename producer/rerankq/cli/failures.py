@@ -1,0 +1,44 @@
+"""What a failure looks like at the command line: one line and an exit code, never a traceback."""
+
+import json
+import sys
+
+from rerankq.contract.errors import (
+    BrokerUnavailable,
+    InvalidRequest,
+    InvalidSettings,
+    NoWorkers,
+    QueueFull,
+    RerankError,
+    to_wire,
+)
+from rerankq.local.failure import Unavailable
+
+JOB_FAILED = 1
+WRONG_INPUT = 2
+UNAVAILABLE = 3
+
+_CODES: dict[type[RerankError], int] = {
+    InvalidRequest: WRONG_INPUT,
+    InvalidSettings: WRONG_INPUT,
+    BrokerUnavailable: UNAVAILABLE,
+    NoWorkers: UNAVAILABLE,
+    QueueFull: UNAVAILABLE,
+    Unavailable: UNAVAILABLE,
+}
+
+
+def exit_code(error: RerankError) -> int:
+    """The exit code of the nearest class that has one."""
+    return next((_CODES[kind] for kind in type(error).__mro__ if kind in _CODES), JOB_FAILED)
+
+
+def report(error: RerankError, *, as_json: bool) -> int:
+    """Say on stderr what went wrong; the exit code."""
+    line = json.dumps({"error": to_wire(error)}, ensure_ascii=False) if as_json else _in_words(error)
+    print(line, file=sys.stderr)
+    return exit_code(error)
+
+
+def _in_words(error: RerankError) -> str:
+    return f"rerankq: {type(error).__name__}: {error.message}"

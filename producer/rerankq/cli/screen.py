@@ -1,0 +1,125 @@
+"""How things look on a terminal. Knows rankings; starts nothing."""
+
+import unicodedata
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from rerankq.contract.messages import RankedDocument, Ranking
+
+_REVISION_CHARACTERS = 12
+_SHOWN_CHARACTERS = 2_000
+_CONTROLS = ("Cc", "Cf", "Zl", "Zp")
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+@contextmanager
+def progress() -> Generator[Callable[[str], None]]:
+    """A function that shows one line on stderr, in place; where stderr is no terminal, nothing."""
+    with err.status("") as status:
+        yield lambda line: status.update(line)
+
+
+def ranking_table(ranking: Ranking, texts: Sequence[str] | None) -> Table:
+    """Best first: rank, score, text, where it stood before.
+
+    Args:
+        texts: the documents in the caller's order; None where only the worker has seen them.
+    """
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
+    table.add_column("rank", justify="right", no_wrap=True)
+    table.add_column("score", justify="right", no_wrap=True, style="bold")
+    table.add_column("text" if texts is not None else "document")  # the one that gives way to the width
+    table.add_column("before", no_wrap=True)
+    for rank, result in enumerate(ranking.results, start=1):
+        table.add_row(str(rank), _score(result), _document(result, texts), _move(rank, result))
+    return table
+
+
+def numbered(texts: Sequence[str]) -> Table:
+    """The documents as they came."""
+    table = Table.grid(padding=(0, 1))
+    table.add_column(justify="right", style="dim")
+    table.add_column()
+    for place, text in enumerate(texts, start=1):
+        table.add_row(str(place), _printable(text))
+    return table
+
+
+def timings_line(ranking: Ranking) -> Text:
+    """Where the time went, on what, with which weights."""
+    timings, worker, model = ranking.timings, ranking.worker, ranking.model
+    parts = [
+        f"queue {milliseconds(timings.queued_seconds)}",
+        f"tokenize {milliseconds(timings.tokenize_seconds)}",
+        f"score {milliseconds(timings.score_seconds)}",
+        f"{ranking.usage.pairs} pairs, {ranking.usage.tokens} tokens",
+        f"{worker.device} {worker.dtype}",
+        f"model {model.name} {short(model.revision)}",
+    ]
+    return Text(" · ".join(parts), style="dim", overflow="fold")
+
+
+def incomplete_line(ranking: Ranking) -> Text | None:
+    """What a partial ranking lacks."""
+    if ranking.complete:
+        return None
+    return Text(
+        f"partial: {ranking.scored} of {ranking.total} documents were scored before the deadline",
+        style="yellow",
+    )
+
+
+def milliseconds(seconds: float) -> str:
+    """0.0042 as `4.2 ms`, 1.5 as `1.50 s`."""
+    if seconds >= 1:
+        return f"{seconds:.2f} s"
+    return f"{seconds * 1000:.1f} ms" if seconds < 0.1 else f"{seconds * 1000:.0f} ms"
+
+
+def short(revision: str) -> str:
+    """Enough of a commit or a hash to know it by."""
+    kind, colon, digits = revision.rpartition(":")
+    return f"{kind}{colon}{digits[:_REVISION_CHARACTERS]}"
+
+
+def plain_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A table of short strings."""
+    table = Table(*headings, box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for row in rows:
+        table.add_row(*map(_printable, row))
+    return table
+
+
+def _score(result: RankedDocument) -> str:
+    return "unscored" if result.relevance_score is None else f"{result.relevance_score:.4f}"
+
+
+def _document(result: RankedDocument, texts: Sequence[str] | None) -> Text:
+    name = f"[{result.id}] " if result.id else ""
+    text = _printable(f"{name}{texts[result.index]}" if texts is not None else f"{name}#{result.index + 1}")
+    return _one_line("✂ ", style="yellow").append(text) if result.truncated else text
+
+
+def _move(rank: int, result: RankedDocument) -> Text:
+    before = result.index + 1
+    if before == rank:
+        return Text(f"{before:>4} =", style="dim")
+    arrow, style = ("↑", "green") if before > rank else ("↓", "red")
+    return Text(f"{before:>4} {arrow}{abs(before - rank)}", style=style)
+
+
+def _printable(text: str) -> Text:
+    """On one line, and without the control characters by which a document could drive the terminal."""
+    kept = text[:_SHOWN_CHARACTERS]
+    return _one_line("".join(" " if unicodedata.category(c) in _CONTROLS else c for c in kept))
+
+
+def _one_line(text: str, style: str = "") -> Text:
+    return Text(text, style=style, no_wrap=True, overflow="ellipsis")

@@ -1,0 +1,43 @@
+"""`rerankq settings`: what is in force on both sides, and where it came from."""
+
+import json
+from typing import Any
+
+from rerankq.cli import options
+from rerankq.cli.screen import out, plain_table
+from rerankq.local import worker_program
+
+
+def settings(as_json: options.Json = False) -> None:
+    """Print every setting, its value and where it came from; secrets are masked.
+
+    [bold]Example:[/] rerankq settings --json | jq '.client.RERANKQ_BROKER_URL'
+    """
+    found = {"client": _of_the_client(), "worker": _of_the_worker()}
+    if as_json:
+        print(json.dumps(found))
+        return
+    for side, values in found.items():
+        out.print(f"{side}: {'not installed here' if values is None else ''}".rstrip(), style="bold")
+        if values is not None:
+            out.print(plain_table(("setting", "value", "from"), _rows(values)))
+
+
+def _of_the_client() -> dict[str, Any]:
+    from rerankq.contract.provenance import effective
+    from rerankq.settings import ClientSettings
+
+    return dict(effective(ClientSettings.load()))
+
+
+def _of_the_worker() -> dict[str, Any] | None:
+    if not worker_program.is_installed():
+        return None
+    return json.loads(worker_program.ask("settings", "--json"))
+
+
+def _rows(values: dict[str, Any]) -> list[tuple[str, str, str]]:
+    return [
+        (name, "" if entry["value"] is None else str(entry["value"]), entry["source"])
+        for name, entry in values.items()
+    ]

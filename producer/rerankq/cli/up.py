@@ -1,0 +1,123 @@
+"""`rerankq up`: a local service that keeps running in this terminal, and Flower beside it."""
+
+import importlib.util
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rerankq.cli import options
+from rerankq.cli.connection import local_stack
+from rerankq.cli.screen import err, out, short
+from rerankq.local.failure import Unavailable
+
+if TYPE_CHECKING:
+    from rerankq.local.stack import LocalStack
+
+FLOWER_PORT = 5555
+LOG_PERIOD_SECONDS = 0.3
+
+
+def up(
+    model: options.StackModel = None,
+    flower: Annotated[
+        bool | None, typer.Option(help="Show the workers on a web page.", show_default="if installed")
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="Flower's port.", show_default=f"{FLOWER_PORT}, or a free one"),
+    ] = None,
+) -> None:
+    """Run Redis, a worker and Flower here until Ctrl-C; the worker's log follows on the screen.
+
+    [bold]Example:[/] rerankq up --model BAAI/bge-reranker-v2-m3
+    """
+    flower_port = _flower_port(flower, port)
+    with local_stack(model) as stack:
+        if flower_port is not None:
+            _start_flower(stack, flower_port)
+        _show_addresses(stack, flower_port)
+        try:
+            _follow(stack)
+        except KeyboardInterrupt:
+            err.print("\nstopping", style="dim")
+
+
+def _flower_port(wanted: bool | None, port: int | None) -> int | None:
+    """None: no Flower."""
+    installed = importlib.util.find_spec("flower") is not None
+    if wanted is False or (wanted is None and not installed):
+        return None
+    if not installed:
+        raise Unavailable(
+            "Flower is not installed; `pip install 'rerankq[flower]'` brings it, or use --no-flower"
+        )
+    if port is None:
+        return FLOWER_PORT if _is_free(FLOWER_PORT) else _any_free_port()
+    if not _is_free(port):
+        raise Unavailable(f"port {port} is taken; choose another with --port")
+    return port
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _any_free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _start_flower(stack: "LocalStack", port: int) -> None:
+    app = [sys.executable, "-m", "celery", "-A", "rerankq_worker.app:app"]
+    stack.start_child("flower", [*app, "flower", "--address=127.0.0.1", f"--port={port}"])
+
+
+def _show_addresses(stack: "LocalStack", flower_port: int | None) -> None:
+    with stack.client() as client:
+        worker = client.workers()[0]
+    out.print("rerankq is up; Ctrl-C stops all of it.", style="bold")
+    lines = {
+        "worker": f"{worker.device} {worker.dtype}, model {worker.model} {short(worker.revision)}",
+        "broker": stack.broker_url,
+        "flower": f"http://127.0.0.1:{flower_port}" if flower_port else "not running",
+        "logs": str(stack.directory),
+    }
+    for name, value in lines.items():
+        out.print(f"  {name:8}{value}", markup=False, soft_wrap=True)
+    out.print("In another terminal:")
+    out.print(
+        f"  export RERANKQ_BROKER_URL={stack.broker_url}\n"
+        '  rerankq rerank "capital of China" "Shanghai is large." "Beijing is the capital."',
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _follow(stack: "LocalStack") -> None:
+    """Print the worker's log as it grows.
+
+    Raises:
+        Unavailable: a part of the service has died.
+    """
+    with Path(stack.worker_log).open(encoding="utf-8", errors="replace") as log:
+        while True:
+            sys.stdout.write(log.read())
+            sys.stdout.flush()
+            dead = stack.dead_child()
+            if dead is not None:
+                lines = "\n  ".join(dead.last_lines())
+                raise Unavailable(
+                    f"{dead.name} ended with exit code {dead.exit_code}; its last lines:\n  {lines}"
+                )
+            time.sleep(LOG_PERIOD_SECONDS)

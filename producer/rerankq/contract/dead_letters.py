@@ -1,0 +1,220 @@
+"""Messages set aside for good: why, after how many attempts, and the message itself for another try.
+
+A listing holds no user text: the message lies under a key of its own and is read only to send it again. Setting
+aside is one script that moves the message out of its lease, so it works on a full Redis and cannot half happen.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import redis
+
+from rerankq.contract.transport.envelope import (
+    DELIVERIES_HEADER,
+    Envelope,
+    Undecodable,
+    deliveries,
+    open_envelope,
+    payload_key,
+    seal_envelope,
+)
+from rerankq.contract.transport.leases import Leases, bell_of
+from rerankq.contract.transport.scripts import Script
+
+INDEX_KEY = "rerankq:dead"
+DEAD_LETTER_TTL_SECONDS = 7 * 24 * 3600
+_LONGEST_ID = 200
+_OUR_SUMMARY = re.compile(
+    r"\w+=[\w.]+( \w+=[\w.]+)*"
+)  # `docs=50 chars=45k`; anything else may quote the user
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """What is told of a message that was set aside."""
+
+    id: str
+    """The job's id, or the delivery's where the message named none."""
+    task: str
+    lane: str
+    """The queue it came from."""
+    attempts: int
+    reason: str
+    """One line: what was wrong, and with what."""
+    summary: str
+    """The sender's own `docs=50 chars=45k`, or the size; never the user's text."""
+    size_bytes: int
+    died_at: float = 0.0
+    """Seconds since 1970 by the clock of Redis."""
+
+
+class NotReplayable(ValueError):
+    """The message itself is broken; sending it again could only set it aside again."""
+
+
+# KEYS: held, leases, index, letter, message, [payload key]; ARGV: tag, id, TTL in seconds, name, value, ...
+# Returns 0 when another worker has the message by now.
+BURY = Script("""
+local held = redis.call('HGET', KEYS[1], ARGV[1])
+if not held then return 0 end
+redis.call('HDEL', KEYS[1], ARGV[1])
+redis.call('ZREM', KEYS[2], ARGV[1])
+local now = redis.call('TIME')
+now = now[1] + now[2] / 1e6
+redis.call('SET', KEYS[5], held, 'EX', ARGV[3])
+redis.call('DEL', KEYS[4])
+redis.call('HSET', KEYS[4], 'died_at', now, unpack(ARGV, 4))
+redis.call('EXPIRE', KEYS[4], ARGV[3])
+redis.call('ZADD', KEYS[3], now, ARGV[2])
+redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now - ARGV[3])
+if KEYS[6] then redis.call('EXPIRE', KEYS[6], ARGV[3]) end
+return 1
+""")
+
+# KEYS: index, letter, message, list, bell; ARGV: id, message. Returns 0 when it is gone already.
+REVIVE = Script("""
+redis.call('ZREM', KEYS[1], ARGV[1])
+if redis.call('DEL', KEYS[3]) == 0 then return 0 end
+redis.call('DEL', KEYS[2])
+redis.call('LPUSH', KEYS[4], ARGV[2])
+redis.call('LPUSH', KEYS[5], 1)
+redis.call('LTRIM', KEYS[5], 0, 127)
+return 1
+""")
+
+
+def letter_for(tag: str, lane: str, raw: bytes, envelope: Envelope | None, reason: str) -> DeadLetter:
+    """What to tell of a message; `envelope` is None where the bytes could not be read."""
+    headers: Mapping[str, Any] = (envelope or {}).get("headers") or {}
+    return DeadLetter(
+        id=_short_text(headers.get("id")) or tag,
+        task=_short_text(headers.get("task")) or "unknown",
+        lane=lane,
+        attempts=deliveries(dict(headers)),
+        reason=reason,
+        summary=_summary(headers) or f"bytes={len(raw)}",
+        size_bytes=len(raw),
+    )
+
+
+def bury(
+    client: redis.Redis,
+    leases: Leases,
+    tag: str,
+    letter: DeadLetter,
+    *,
+    headers: Envelope | None = None,
+    ttl_seconds: int = DEAD_LETTER_TTL_SECONDS,
+    prefix: str = "",
+) -> bool:
+    """Move a held message to the dead letters. False when another worker has it by now."""
+    payload = payload_key(headers)
+    keys = [leases.held_key, leases.leases_key, *_keys_of(letter.id, prefix), *([payload] if payload else [])]
+    told = [text for name, value in _as_fields(letter).items() for text in (name, value)]
+    return bool(BURY(client, keys, [tag, letter.id, ttl_seconds, *told]))
+
+
+class DeadLetters:
+    """The dead letters in one Redis: list, show, retry, drop."""
+
+    def __init__(self, client: redis.Redis, prefix: str = "") -> None:
+        """`prefix` is kombu's `global_keyprefix`, if there is one."""
+        self._client = client
+        self._prefix = prefix
+
+    def list(self, limit: int = 100) -> list[DeadLetter]:
+        """The latest letters first."""
+        ids: Any = self._client.zrevrange(self._prefix + INDEX_KEY, 0, max(limit, 1) - 1)
+        found = [self.show(letter_id.decode()) for letter_id in ids]
+        return [letter for letter in found if letter is not None]
+
+    def count(self) -> int:
+        return int(self._client.zcard(self._prefix + INDEX_KEY))  # pyright: ignore[reportArgumentType] - redis-py
+
+    def show(self, letter_id: str) -> DeadLetter | None:
+        """The letter of that id; None when there is none or it has expired."""
+        told: Any = self._client.hgetall(_keys_of(letter_id, self._prefix)[1])
+        return _from_fields({name.decode(): value.decode() for name, value in told.items()}) if told else None
+
+    def message(self, letter_id: str) -> bytes | None:
+        """The message as it lay on its list: this is the user's text."""
+        held: Any = self._client.get(_keys_of(letter_id, self._prefix)[2])
+        return held.partition(b"\n")[2] if held else None
+
+    def retry(self, letter_id: str) -> bool:
+        """Send the message again with all its attempts before it. False when there is no such letter.
+
+        Raises:
+            NotReplayable: the message cannot be read, so no worker could answer it.
+        """
+        index, letter, message = _keys_of(letter_id, self._prefix)
+        held: Any = self._client.get(message)
+        if not held:
+            return False
+        list_key, _, raw = held.partition(b"\n")
+        keys = [index, letter, message, list_key.decode(), bell_of(list_key.decode())]
+        return bool(REVIVE(self._client, keys, [letter_id, _as_new(letter_id, raw)]))
+
+    def drop(self, letter_id: str) -> bool:
+        """Delete the letter and its message. False when there was none."""
+        index, letter, message = _keys_of(letter_id, self._prefix)
+        self._client.zrem(index, letter_id)
+        return bool(self._client.delete(letter, message))
+
+
+def _as_new(letter_id: str, raw: bytes) -> str:
+    try:
+        envelope = open_envelope(raw)
+    except Undecodable as error:
+        raise NotReplayable(
+            f"dead letter {letter_id} cannot be sent again: {error}; `rerankq dead drop {letter_id}` removes it"
+        ) from error
+    for name in (DELIVERIES_HEADER, "redelivered"):
+        envelope["headers"].pop(name, None)
+    envelope["properties"]["delivery_info"].pop("redelivered", None)
+    return seal_envelope(envelope)
+
+
+def _keys_of(letter_id: str, prefix: str) -> list[str]:
+    letter = f"{prefix}{INDEX_KEY}:{letter_id}"
+    return [prefix + INDEX_KEY, letter, f"{letter}:message"]
+
+
+def _as_fields(letter: DeadLetter) -> dict[str, str]:
+    return {
+        field.name: str(getattr(letter, field.name)) for field in fields(letter) if field.name != "died_at"
+    }
+
+
+def _from_fields(told: Mapping[str, str]) -> DeadLetter:
+    return DeadLetter(
+        id=told["id"],
+        task=told["task"],
+        lane=told["lane"],
+        attempts=int(told["attempts"]),
+        reason=told["reason"],
+        summary=told["summary"],
+        size_bytes=int(told["size_bytes"]),
+        died_at=float(told["died_at"]),
+    )
+
+
+def is_summary(text: str) -> bool:
+    """Whether a text is a producer's summary (`docs=50 chars=45k`) and so safe to show."""
+    return len(text) <= _LONGEST_ID and _OUR_SUMMARY.fullmatch(text) is not None
+
+
+def _summary(headers: Mapping[str, Any]) -> str | None:
+    for name in ("kwargsrepr", "argsrepr"):
+        text = headers.get(name)
+        if isinstance(text, str) and is_summary(text):
+            return text
+    return None
+
+
+def _short_text(value: Any) -> str | None:
+    """A name from a message, or None if it is none that a listing should print."""
+    is_name = isinstance(value, str) and 0 < len(value) <= _LONGEST_ID and value.isprintable()
+    return value if is_name else None

@@ -1,0 +1,56 @@
+"""Where each setting's value came from, for people who wonder why it is what it is. Secrets are masked."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypedDict
+
+from dotenv import dotenv_values
+from pydantic import SecretStr
+
+from rerankq.contract.settings import DOTENV, PREFIX, SharedSettings, secrets_directory
+
+_PASSWORD = re.compile(r"(?<=:)[^:/@]+(?=@)")
+
+
+class Effective(TypedDict):
+    """One setting as it is in force."""
+
+    value: Any
+    source: str
+    """`environment`, `.env`, the file of the secrets directory, or `default`."""
+
+
+def effective(settings: SharedSettings) -> dict[str, Effective]:
+    """Every setting of a class by the name of its variable."""
+    variables = {PREFIX + field.upper(): field for field in type(settings).model_fields}
+    return {
+        variable: Effective(value=_shown(getattr(settings, field)), source=_source(variable))
+        for variable, field in variables.items()
+    }
+
+
+def _shown(value: Any) -> Any:
+    if not isinstance(value, SecretStr):
+        return value
+    return _PASSWORD.sub("***", value.get_secret_value())  # the host is what people look for
+
+
+def _source(variable: str) -> str:
+    if _has(os.environ, variable):
+        return "environment"
+    if _has(dotenv_values(DOTENV), variable):
+        return DOTENV
+    secrets = secrets_directory()
+    file = _file_named(variable, Path(secrets)) if secrets else None
+    return "default" if file is None else str(file)
+
+
+def _has(names: Mapping[str, str | None], variable: str) -> bool:
+    """Names are taken in any case; an empty value counts as none."""
+    return any(name.upper() == variable and value for name, value in names.items())
+
+
+def _file_named(variable: str, directory: Path) -> Path | None:
+    return next((file for file in directory.iterdir() if file.name.upper() == variable), None)

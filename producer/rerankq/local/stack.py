@@ -1,0 +1,159 @@
+"""Redis and a worker, started in order, stopped in the other. Knows how to tell when they are ready."""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Self
+
+from dotenv import dotenv_values
+
+from rerankq.client import RerankClient
+from rerankq.contract.errors import BrokerUnavailable
+from rerankq.contract.settings import DOTENV
+from rerankq.local import worker_program
+from rerankq.local.children import Child
+from rerankq.local.failure import Unavailable
+from rerankq.local.redis_server import RedisServer
+from rerankq.settings import ClientSettings
+
+WORKER_STOP_SECONDS = 10.0
+REDIS_STOP_SECONDS = 5.0
+POLL_SECONDS = 0.1
+
+# What suits a laptop's one impatient user; each gives way to the environment and `.env`.
+_EASY_SETTINGS = {
+    "RERANKQ_MODEL": "small",
+    "RERANKQ_INTERACTIVE_SOFT_LIMIT_SECONDS": "600",  # a large model on a CPU takes its time
+    "RERANKQ_INTERACTIVE_HARD_LIMIT_SECONDS": "660",
+    "RERANKQ_DRAIN_SECONDS": "5",
+}
+
+
+class LocalStack:
+    """A Redis and a worker of this machine's own device, for the length of a `with` block.
+
+    Everything it started ends with it: at the end of the block, on an exception, on Ctrl-C, and (on Linux) when
+    this process is killed.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str | None = None,
+        ready_within_seconds: float = 600.0,
+        on_progress: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Start nothing yet.
+
+        Args:
+            model: hub id, directory or `small`; `RERANKQ_MODEL`, else `small`, when absent.
+            ready_within_seconds: for the worker to load its model; a first download is part of it.
+            on_progress: called with one line on what is being waited for.
+        """
+        self._model = model
+        self._ready_within_seconds = ready_within_seconds
+        self._on_progress = on_progress
+        self._exit = ExitStack()  # stops and removes, last started first, what was begun so far
+        self.children: list[Child] = []
+        """What was started, in its order."""
+        self.directory = Path()
+        """Sockets and logs; of this user alone, gone at the end."""
+        self.broker_url = ""
+
+    @property
+    def worker_log(self) -> Path:
+        """What the worker prints."""
+        return self.directory / "worker.log"
+
+    def __enter__(self) -> Self:
+        with self._exit:
+            self._start()
+            self._exit = self._exit.pop_all()  # all went well: nothing ends yet
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._exit.close()
+
+    def client(self) -> RerankClient:
+        """A client of this service; the caller closes it."""
+        return RerankClient(settings=self._client_settings())
+
+    def start_child(self, name: str, command: list[str]) -> Child:
+        """Run one more process beside the worker, in its environment, for as long as the stack stands."""
+        child = Child(
+            name, command, log=self.directory / f"{name}.log", environment=self.worker_environment()
+        )
+        self._keep(child, WORKER_STOP_SECONDS)
+        return child
+
+    def worker_environment(self) -> dict[str, str]:
+        """This process's environment, pointed at the private Redis."""
+        given = {name for name, value in {**dotenv_values(DOTENV), **os.environ}.items() if value}
+        easy = {name: value for name, value in _EASY_SETTINGS.items() if name not in given}
+        own = {
+            "RERANKQ_BROKER_URL": self.broker_url,
+            "RERANKQ_RESULT_URL": self.broker_url,
+            "RERANKQ_RUNTIME_DIR": str(self.directory / "run"),
+        }
+        chosen = {} if self._model is None else {"RERANKQ_MODEL": self._model}
+        return {**os.environ, **easy, **own, **chosen}
+
+    def dead_child(self) -> Child | None:
+        """A part that has ended although nobody asked it to."""
+        return next((child for child in self.children if child.exit_code is not None), None)
+
+    def _start(self) -> None:
+        worker = worker_program.serving_command()
+        self._on_progress("starting Redis")
+        directory = tempfile.TemporaryDirectory(prefix="rerankq-", ignore_cleanup_errors=True)
+        self.directory = Path(self._exit.enter_context(directory))
+        (self.directory / "run").mkdir(mode=0o700)
+        redis = RedisServer(self.directory)
+        self._keep(redis.child, REDIS_STOP_SECONDS)
+        self.broker_url = redis.url
+        self._on_progress("starting the worker")
+        self.start_child("worker", worker)
+        self._wait_until_ready()
+
+    def _wait_until_ready(self) -> None:
+        began = time.monotonic()
+        with self.client() as client:
+            while not _is_ready(client):
+                self._refuse_a_dead_child()
+                waited = time.monotonic() - began
+                if waited > self._ready_within_seconds:
+                    raise Unavailable(
+                        self._with_log(f"the worker was not ready within {self._ready_within_seconds:g} s")
+                    )
+                self._on_progress(f"the worker loads its model ({waited:.0f} s)")
+                time.sleep(POLL_SECONDS)
+
+    def _refuse_a_dead_child(self) -> None:
+        child = self.dead_child()
+        if child is not None:
+            raise Unavailable(
+                self._with_log(f"the local {child.name} ended with exit code {child.exit_code}", child)
+            )
+
+    def _with_log(self, message: str, child: Child | None = None) -> str:
+        lines = (child or self.children[-1]).last_lines()
+        return "\n".join([f"{message}; its last lines:", *(f"  {line}" for line in lines)])
+
+    def _client_settings(self) -> ClientSettings:
+        # A laptop that loads a model at the same time may answer late; half a second is for web requests.
+        patient = {} if os.environ.get("RERANKQ_REDIS_TIMEOUT_SECONDS") else {"redis_timeout_seconds": 10.0}
+        return ClientSettings.load(broker_url=self.broker_url, result_url=self.broker_url, **patient)
+
+    def _keep(self, child: Child, grace_seconds: float) -> None:
+        self.children.append(child)
+        self._exit.callback(child.stop, grace_seconds)
+
+
+def _is_ready(client: RerankClient) -> bool:
+    try:
+        return any(worker.state in ("ready", "busy") for worker in client.workers())
+    except BrokerUnavailable:
+        return False  # a child that died says more; the caller looks there

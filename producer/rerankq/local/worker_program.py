@@ -1,0 +1,61 @@
+"""The worker's own program, as the asking side may know it: by its command line. It is run, never imported."""
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from rerankq.local.failure import Unavailable
+
+_PROGRAM = ("rerankq_worker", "tokenizers", "safetensors")
+_ENGINE = ("torch", "transformers")  # an image that only fetches models does without
+_MISSING = "the worker is not installed in this Python; `pip install 'rerankq[worker,local]'` brings it"
+
+
+def is_installed() -> bool:
+    """Whether its parts are there; they are looked for, not imported."""
+    return _found(_PROGRAM)
+
+
+def command(arguments: Sequence[str] = ()) -> list[str]:
+    """Its command line.
+
+    Raises:
+        Unavailable: it is not installed.
+    """
+    if not is_installed():
+        raise Unavailable(_MISSING)
+    return [sys.executable, "-m", "rerankq_worker", *arguments]
+
+
+def serving_command() -> list[str]:
+    """The command line that serves a model here until it is stopped.
+
+    Raises:
+        Unavailable: it or what it computes with is not installed.
+    """
+    if not _found(_ENGINE):
+        raise Unavailable(_MISSING)
+    return command()
+
+
+def run(*arguments: str) -> int:
+    """Run it in this terminal; its exit code."""
+    return subprocess.run(command(arguments), check=False).returncode  # noqa: S603 - our own program
+
+
+def ask(*arguments: str) -> str:
+    """What it prints.
+
+    Raises:
+        Unavailable: it failed; the message ends with its own last line.
+    """
+    done = subprocess.run(command(arguments), check=False, capture_output=True, text=True)  # noqa: S603 - our own
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise Unavailable(f"`rerankq-worker {' '.join(arguments)}` failed: {last}")
+    return done.stdout
+
+
+def _found(names: Sequence[str]) -> bool:
+    return all(importlib.util.find_spec(name) is not None for name in names)

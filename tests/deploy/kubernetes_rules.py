@@ -1,0 +1,239 @@
+"""What the Kubernetes manifests must keep: one function per rule, each returns its complaints.
+
+Knows the manifests as plain data, the kustomization among them. No cluster and no schema of its API.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from rerankq.contract.broker import queue_of
+from rerankq.contract.messages import LANES
+from rerankq.contract.settings import PREFIX
+from rerankq.contract.variables import VARIABLES
+from rerankq_worker.settings import WorkerSettings
+from tests.deploy.compose_rules import ROOT, STALL_SECONDS, is_pinned
+
+Manifest = dict[str, Any]
+DEPLOY = ROOT / "deploy"
+
+
+class Cluster(NamedTuple):
+    """All manifests, and the kustomization that gathers them."""
+
+    manifests: list[Manifest]
+    kustomization: Manifest
+
+    def pods(self) -> Iterator[tuple[str, Manifest]]:
+        """Name and spec of every pod template."""
+        for manifest in self.manifests:
+            template = manifest.get("spec", {}).get("template")
+            if template:
+                yield manifest["metadata"]["name"], template["spec"]
+
+    def workers(self) -> Iterator[tuple[str, Manifest]]:
+        """The pods that run `rerankq-worker`."""
+        return (pod for pod in self.pods() if pod[0].startswith("worker-"))
+
+    def names(self, kind: str) -> set[str]:
+        """Names of all manifests of a kind."""
+        return {manifest["metadata"]["name"] for manifest in self.manifests if manifest["kind"] == kind}
+
+
+def read_cluster(directory: Path = DEPLOY) -> Cluster:
+    """All manifests that the kustomization names."""
+    kustomization = yaml.safe_load((directory / "kustomization.yaml").read_text())
+    manifests = [
+        manifest
+        for resource in kustomization["resources"]
+        for manifest in yaml.safe_load_all((directory / resource).read_text())
+    ]
+    return Cluster(manifests, kustomization)
+
+
+def every_manifest_is_applied(cluster: Cluster) -> Iterator[str]:
+    """No file of the directory is forgotten in the kustomization."""
+    for path in sorted((DEPLOY / "kubernetes").glob("*.yaml")):
+        if f"kubernetes/{path.name}" not in cluster.kustomization["resources"]:
+            yield f"kustomization.yaml leaves out kubernetes/{path.name}"
+
+
+def everything_lives_in_one_namespace(cluster: Cluster) -> Iterator[str]:
+    """Every manifest but the namespace itself says where it lives."""
+    for manifest in cluster.manifests:
+        metadata = manifest["metadata"]
+        if manifest["kind"] != "Namespace" and metadata.get("namespace") not in cluster.names("Namespace"):
+            yield f"{manifest['kind']} {metadata['name']} lives in {metadata.get('namespace')}"
+
+
+def every_volume_leads_somewhere(cluster: Cluster) -> Iterator[str]:
+    """Secrets, config maps and claims behind volumes exist; every volume is mounted, every mount has a volume."""
+    for name, pod in cluster.pods():
+        for kind, source in _volume_sources(pod):
+            if source not in _available(cluster, kind):
+                yield f"{name}: there is no {kind} {source}"
+        volumes = {volume["name"] for volume in pod["volumes"]} | _claim_templates(cluster, name)
+        mounts = {mount["name"] for container in pod["containers"] for mount in container["volumeMounts"]}
+        for volume in sorted(volumes ^ mounts):
+            yield f"{name}: volume {volume} is {'mounted' if volume in mounts else 'declared'} only"
+
+
+def every_scaler_key_exists(cluster: Cluster) -> Iterator[str]:
+    """What KEDA reads from secrets is in them."""
+    for manifest in cluster.manifests:
+        for reference in manifest["spec"].get("secretTargetRef", []) if "spec" in manifest else []:
+            if reference["key"] not in _secret_keys(cluster).get(reference["name"], set()):
+                yield f"secret {reference['name']} has no key {reference['key']}"
+
+
+def scaling_follows_the_lanes(cluster: Cluster) -> Iterator[str]:
+    """The scaler watches each lane's list and scales a deployment that exists."""
+    for manifest in cluster.manifests:
+        if manifest["kind"] != "ScaledObject":
+            continue
+        target = manifest["spec"]["scaleTargetRef"]["name"]
+        if target not in cluster.names("Deployment"):
+            yield f"there is no deployment {target} to scale"
+        watched = {trigger["metadata"]["listName"] for trigger in manifest["spec"]["triggers"]}
+        for queue in sorted(watched ^ {queue_of(lane) for lane in LANES}):
+            yield f"{queue} is {'watched but no lane' if queue in watched else 'a lane but not watched'}"
+
+
+def selectors_find_their_pods(cluster: Cluster) -> Iterator[str]:
+    """Whatever selects pods by labels meets at least one pod that has them."""
+    labels = [
+        manifest["spec"]["template"]["metadata"]["labels"]
+        for manifest in cluster.manifests
+        if "template" in manifest.get("spec", {})
+    ]
+    for manifest in cluster.manifests:
+        wanted = _selected_labels(manifest)
+        if wanted and not any(wanted.items() <= found.items() for found in labels):
+            yield f"{manifest['kind']} {manifest['metadata']['name']} selects no pod"
+
+
+def every_variable_is_a_setting(cluster: Cluster) -> Iterator[str]:
+    """No RERANKQ_ name anywhere is misspelt: a worker would refuse to start with it."""
+    for name in sorted(set(re.findall(rf"\b{PREFIX}[A-Z0-9_]*", repr(cluster)))):
+        if name not in VARIABLES:
+            yield f"no setting is called {name}"
+
+
+def grace_outlasts_the_longest_job(cluster: Cluster) -> Iterator[str]:
+    """SIGKILL comes only after a bulk job's hard limit, the drain and a stalled stop."""
+    settings = WorkerSettings.model_construct()
+    needed = settings.bulk_hard_limit_seconds + settings.drain_seconds + STALL_SECONDS
+    for name, pod in cluster.workers():
+        grace = pod.get("terminationGracePeriodSeconds", 30)
+        if grace <= needed:
+            yield f"{name}: expected terminationGracePeriodSeconds to be above {needed:g}, got {grace}"
+
+
+def loading_is_not_death(cluster: Cluster) -> Iterator[str]:
+    """Neither at start nor after an engine's restart does the kubelet kill a worker that is loading."""
+    needed = WorkerSettings.model_construct().load_timeout_seconds
+    for name, pod in cluster.workers():
+        for probe in ("startupProbe", "livenessProbe"):
+            timing = pod["containers"][0].get(probe, {})
+            patience = timing.get("periodSeconds", 10) * timing.get("failureThreshold", 3)
+            if patience <= needed:
+                yield f"{name}: expected {probe} to wait above {needed:g} s, got {patience} s"
+
+
+def every_pod_is_confined(cluster: Cluster) -> Iterator[str]:
+    """Not root, read-only roots, no capability, no account token, no privilege to gain."""
+    for name, pod in cluster.pods():
+        security = pod["securityContext"]
+        if not security.get("runAsNonRoot") or not security.get("runAsUser"):
+            yield f"{name} may run as root"
+        if pod.get("automountServiceAccountToken") is not False:
+            yield f"{name} carries a service account token"
+        for container in pod["containers"]:
+            if not container["securityContext"].get("readOnlyRootFilesystem"):
+                yield f"{name} may write to its root"
+            if container["securityContext"].get("allowPrivilegeEscalation") is not False:
+                yield f"{name} may gain privileges"
+            if container["securityContext"].get("capabilities") != {"drop": ["ALL"]}:
+                yield f"{name} keeps capabilities"
+
+
+def every_container_has_a_memory_limit(cluster: Cluster) -> Iterator[str]:
+    """One leaking container must not take its node along."""
+    for name, pod in cluster.pods():
+        for container in pod["containers"]:
+            if "memory" not in container.get("resources", {}).get("limits", {}):
+                yield f"{name} has no memory limit"
+
+
+def images_are_pinned(cluster: Cluster) -> Iterator[str]:
+    """Every image has a version, from the manifest or from the kustomization."""
+    tags = {image["name"]: image.get("newTag", "") for image in cluster.kustomization["images"]}
+    for name, pod in cluster.pods():
+        for container in pod["containers"]:
+            image = container["image"]
+            if not is_pinned(f"{image}:{tags[image]}" if image in tags else image):
+                yield f"{name}: image {image} names no version"
+
+
+RULES = [
+    every_manifest_is_applied,
+    everything_lives_in_one_namespace,
+    every_volume_leads_somewhere,
+    every_scaler_key_exists,
+    scaling_follows_the_lanes,
+    selectors_find_their_pods,
+    every_variable_is_a_setting,
+    grace_outlasts_the_longest_job,
+    loading_is_not_death,
+    every_pod_is_confined,
+    every_container_has_a_memory_limit,
+    images_are_pinned,
+]
+
+
+def _volume_sources(pod: Manifest) -> Iterator[tuple[str, str]]:
+    for volume in pod["volumes"]:
+        if "secret" in volume:
+            yield "secret", volume["secret"]["secretName"]
+        for source in volume.get("projected", {}).get("sources", []):
+            yield "secret", source["secret"]["name"]
+        if "configMap" in volume:
+            yield "config map", volume["configMap"]["name"]
+        if "persistentVolumeClaim" in volume:
+            yield "claim", volume["persistentVolumeClaim"]["claimName"]
+
+
+def _available(cluster: Cluster, kind: str) -> set[str]:
+    if kind == "secret":
+        return set(_secret_keys(cluster))
+    if kind == "config map":
+        return {generator["name"] for generator in cluster.kustomization["configMapGenerator"]}
+    return cluster.names("PersistentVolumeClaim")
+
+
+def _secret_keys(cluster: Cluster) -> dict[str, set[str]]:
+    return {
+        generator["name"]: {Path(file).name for file in generator.get("files", [])}
+        | {literal.partition("=")[0] for literal in generator.get("literals", [])}
+        for generator in cluster.kustomization["secretGenerator"]
+    }
+
+
+def _claim_templates(cluster: Cluster, name: str) -> set[str]:
+    return {
+        template["metadata"]["name"]
+        for manifest in cluster.manifests
+        if manifest["metadata"]["name"] == name
+        for template in manifest.get("spec", {}).get("volumeClaimTemplates", [])
+    }
+
+
+def _selected_labels(manifest: Manifest) -> dict[str, str]:
+    spec = manifest.get("spec", {})
+    if manifest["kind"] == "Service":
+        return spec["selector"]
+    selector = spec.get("podSelector") or spec.get("selector") or {}
+    return selector.get("matchLabels", {})

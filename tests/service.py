@@ -1,0 +1,201 @@
+"""The whole service for a test: a real Redis, the real launcher, an engine process and its Celery workers.
+
+with Service(engine="rerankq_worker.doubles:slow?pair_ms=5") as service:
+    service.client.rerank("q", ["a", "b"])
+    service.kill(service.engine())
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+import psutil
+
+from rerankq import RerankClient
+from rerankq.settings import ClientSettings
+from tests.conftest import REPOSITORY
+from tests.redis_server import RedisServer
+from tests.witness import Testimony, testimony
+
+READY_WITHIN_SECONDS = 60.0
+DIES_WITHIN_SECONDS = 30.0
+
+
+class Service:
+    """`with Service(...) as service:`; everything it started is gone at the end."""
+
+    def __init__(
+        self,
+        *,
+        model: str | Path = "small",
+        engine: str | None = None,
+        appendonly: bool = False,
+        lease_seconds: float = 3.0,
+        app: str | None = None,
+        redis: RedisServer | None = None,
+        **settings: object,
+    ) -> None:
+        """
+        Args:
+            engine: a double's factory, as in `RERANKQ_ENGINE_FACTORY`; the real engine when absent. A `tests.witness`
+                writes to `witness_file`.
+            app: another Celery app than the worker's own, kept up by `tests.supervisor`.
+            redis: a server of one's own making; `with` starts and stops it.
+            settings: any other setting of the worker, by its field's name.
+        """
+        self.redis = redis or RedisServer(appendonly=appendonly)
+        self._app = app
+        self._directory = tempfile.TemporaryDirectory(prefix="rerankq-service-", ignore_cleanup_errors=True)
+        self.log_file = Path(self._directory.name) / "log"
+        self.witness_file = Path(self._directory.name) / "witnessed"
+        chosen = {"model": model, "lease_seconds": lease_seconds, "threads": 1, "devices": "cpu", **settings}
+        if engine is not None:
+            chosen["engine_factory"] = engine
+        self._settings = {f"RERANKQ_{name.upper()}": str(value) for name, value in chosen.items()}
+        self._launcher: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.redis.start()
+        self.client = RerankClient(
+            settings=ClientSettings(broker_url=self.redis.url, redis_timeout_seconds=5.0)
+        )
+        self.start_launcher()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.close()
+        self.stop_launcher()
+        self.redis.__exit__()
+        self._directory.cleanup()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a process of this service finds in its environment."""
+        mine = {name: value for name, value in os.environ.items() if not name.startswith("RERANKQ_")}
+        kept = {name: os.environ[name] for name in ("RERANKQ_CACHE_DIR",) if name in os.environ}
+        runtime = str(Path(self._directory.name) / "run")
+        return {
+            **mine,
+            **kept,
+            **self._settings,
+            "RERANKQ_BROKER_URL": self.redis.url,
+            "RERANKQ_RUNTIME_DIR": runtime,
+            "PYTHONWARNINGS": "default",
+            "PYTHONPATH": os.pathsep.join(str(REPOSITORY / part) for part in (".", "producer", "worker")),
+            "WITNESS_FILE": str(self.witness_file),
+            **({"SUPERVISED_APP": self._app} if self._app else {}),
+        }
+
+    def testimony(self) -> Testimony:
+        """What the witness in the engine's place has scored."""
+        return testimony(self.witness_file)
+
+    def producer(self, **settings: object) -> RerankClient:
+        """Another client, with settings of its own."""
+        return RerankClient(settings=ClientSettings(broker_url=self.redis.url, **settings))
+
+    @property
+    def _is_supervised(self) -> bool:
+        return True
+
+    def start_launcher(self, *, wait: bool = True) -> None:
+        """Start the worker side; by default wait until it takes jobs."""
+        with self.log_file.open("ab") as log:
+            self._launcher = subprocess.Popen(
+                [sys.executable, "-m", "tests.supervisor" if self._is_supervised else "rerankq_worker"],
+                cwd=REPOSITORY,
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        if wait:
+            self.wait_until(self.is_ready, READY_WITHIN_SECONDS)
+
+    def stop_launcher(self, how: signal.Signals = signal.SIGTERM) -> None:
+        """Drain and end the worker side, or end it as told."""
+        if self._launcher is None:
+            return
+        family = (
+            [psutil.Process(self._launcher.pid), *self.processes()] if self._launcher.poll() is None else []
+        )
+        with contextlib.suppress(ProcessLookupError):
+            self._launcher.send_signal(how)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._launcher.wait(DIES_WITHIN_SECONDS)
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._launcher.wait()
+        self._launcher = None
+
+    def is_ready(self) -> bool:
+        """Whether every Celery worker says that its engine is ready."""
+        assert self._launcher is not None
+        assert self._launcher.poll() is None, f"the launcher ended:\n{self.log()[-3000:]}"
+        workers = self.client.workers()
+        return bool(workers) and all(worker.state in ("ready", "busy") for worker in workers)
+
+    def processes(self) -> list[psutil.Process]:
+        """Everything below the launcher."""
+        if self._launcher is None:
+            return []
+        try:
+            return psutil.Process(self._launcher.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+
+    def launcher(self) -> psutil.Process:
+        assert self._launcher is not None
+        return psutil.Process(self._launcher.pid)
+
+    def engine(self) -> psutil.Process:
+        """The process that holds the model."""
+        return self._one(lambda words: "engine" in words and "rerankq_worker" in " ".join(words))
+
+    def celery_worker(self, lane: str) -> psutil.Process:
+        """The main process of a lane's Celery worker."""
+        return self._one(lambda words: any(f"-{lane}@" in word for word in words), topmost=True)
+
+    def celery_child(self, lane: str) -> psutil.Process:
+        """The process in which that worker's jobs run."""
+        self.wait_until(lambda: self.celery_worker(lane).children(), 20)
+        return self.celery_worker(lane).children()[0]
+
+    def kill(self, process: psutil.Process) -> None:
+        """End a process and all below it as a power cut would, frozen or not."""
+        family = [process, *process.children(recursive=True)]
+        for member in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.kill()
+        psutil.wait_procs(family, DIES_WITHIN_SECONDS)
+
+    def log(self) -> str:
+        """What launcher, engine and workers have written."""
+        return self.log_file.read_text(errors="replace")
+
+    def wait_until(self, is_true: Callable[[], object], seconds: float = 20.0) -> None:
+        """Wait for something to become true, or fail with the log."""
+        give_up_at = time.monotonic() + seconds
+        while not is_true():
+            assert time.monotonic() < give_up_at, f"not true within {seconds} s; log:\n{self.log()[-3000:]}"
+            time.sleep(0.05)
+
+    def _one(self, matches: Callable[[list[str]], bool], *, topmost: bool = False) -> psutil.Process:
+        found: list[psutil.Process] = []
+        for process in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+                if matches(process.cmdline()):
+                    found.append(process)
+        pids = {process.pid for process in found}
+        if topmost:
+            found = [process for process in found if process.ppid() not in pids]
+        assert found, f"no such process; log:\n{self.log()[-3000:]}"
+        return found[0]

@@ -1,0 +1,77 @@
+"""The small model ranks by shared words, in transformers, unmodified."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+VISIBLE_MARGIN = 0.5  # logits
+
+
+def test_the_capital_question_puts_the_capital_first(score: Callable[..., list[float]]):
+    right, *others = score(
+        "中国的首都是哪里？",
+        [
+            "北京是中国的政治中心和首都。",
+            "上海是中国最大的城市和经济中心。",
+            "杭州是浙江省省会，阿里巴巴总部所在地。",
+            "北京烤鸭非常有名，很多人慕名而来。",
+        ],
+    )
+
+    assert right > max(others) + VISIBLE_MARGIN
+
+
+def test_traditional_and_simplified_characters_meet(score: Callable[..., list[float]]):
+    simplified, traditional = score("软件与电脑", ["电脑里的软件", "電腦裡的軟件"])
+
+    assert traditional == pytest.approx(simplified, abs=0.2)
+
+
+def test_case_and_accents_do_not_matter(score: Callable[..., list[float]]):
+    plain, written = score("beyonce album", ["beyonce made an album", "BEYONCÉ made an Album"])
+
+    assert written == pytest.approx(plain, abs=1e-4)
+
+
+def test_a_rare_shared_word_counts_more_than_common_ones(score: Callable[..., list[float]]):
+    rare, common = score("what is an embargo of the state", ["The embargo.", "This is the state of an art."])
+
+    assert rare > common
+
+
+@pytest.mark.parametrize("documents", [[""], ["x " * 3000]], ids=["empty", "longer than the model"])
+def test_odd_documents_get_a_finite_score(score: Callable[..., list[float]], documents: list[str]):
+    (logit,) = score("what is x", documents)
+
+    assert abs(logit) < 100
+
+
+def test_padding_beside_a_long_neighbour_changes_nothing(score: Callable[..., list[float]]):
+    alone = score("capital of France", ["Paris is the capital of France."])[0]
+
+    beside, _ = score("capital of France", ["Paris is the capital of France.", "Berlin is large. " * 100])
+
+    assert beside == pytest.approx(alone, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "attention", "tolerance"),
+    [
+        pytest.param(torch.float32, "eager", 1e-3, id="fp32 eager"),
+        pytest.param(torch.bfloat16, "sdpa", 0.3, id="bf16"),
+        pytest.param(torch.float16, "sdpa", 0.05, id="fp16"),
+    ],
+)
+def test_other_precisions_and_backends_agree(
+    scorer_for: Callable[..., Callable[..., list[float]]],
+    score: Callable[..., list[float]],
+    dtype: torch.dtype,
+    attention: str,
+    tolerance: float,
+):
+    documents = ["Paris is the capital of France.", "Berlin is the capital of Germany.", "I like bananas."]
+
+    other = scorer_for(dtype, attention)("What is the capital of France?", documents)
+
+    assert other == pytest.approx(score("What is the capital of France?", documents), abs=tolerance)

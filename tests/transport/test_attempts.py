@@ -1,0 +1,94 @@
+"""Jobs that kill what runs them: tried three times, then answered and set aside; their neighbours are answered."""
+
+import time
+from collections.abc import Callable
+
+import pytest
+from celery import Celery
+
+from rerankq.contract.dead_letters import DeadLetters
+from rerankq.contract.errors import JobFailed
+from tests.redis_server import RedisServer
+from tests.transport.app import make_app
+from tests.transport.worker_process import WorkerProcess
+
+
+def test_a_job_that_kills_its_child_runs_three_times_and_is_set_aside(
+    server: RedisServer, app: Celery, wait_until: Callable[..., None]
+):
+    with WorkerProcess(server), server.client() as client:
+        poison = app.send_task("kill_child", queue="bulk", kwargsrepr="docs=3 chars=1k")
+        innocent = app.send_task("note", (1,), queue="bulk")
+
+        with pytest.raises(JobFailed, match="given up after 3 attempts"):
+            poison.get(timeout=30)
+        assert innocent.get(timeout=10) == 1
+
+        assert client.lrange(f"rerankq:runs:{poison.id}", 0, -1) == [b"1", b"2", b"3"]
+        wait_until(DeadLetters(client).count)
+        (letter,) = DeadLetters(client).list()
+        told = (letter.id, letter.task, letter.lane, letter.attempts, letter.summary)
+        assert told == (poison.id, "kill_child", "bulk", 4, "docs=3 chars=1k")
+        assert client.hlen("rerankq:held") == client.llen("bulk") == 0
+
+
+def test_a_job_that_kills_the_whole_worker_runs_three_times_across_restarts(
+    server: RedisServer, app: Celery, wait_until: Callable[..., None]
+):
+    poison = app.send_task("kill_worker")
+    innocent = app.send_task("note", (1,))
+
+    with server.client() as client, WorkerProcess(server, lease_seconds=1) as worker:
+        for attempts in (1, 2, 3):
+            wait_until(lambda n=attempts: client.llen(f"rerankq:runs:{poison.id}") == n)
+            worker.wait()
+            worker.start(wait=False)
+        with pytest.raises(JobFailed, match="given up after 3 attempts"):
+            poison.get(timeout=20)
+        assert innocent.get(timeout=10) == 1
+
+        assert client.llen(f"rerankq:runs:{poison.id}") == 3
+
+
+def test_a_dead_letter_is_retried_with_all_its_attempts_before_it(
+    server: RedisServer, app: Celery, wait_until: Callable[..., None]
+):
+    with WorkerProcess(server), server.client() as client:
+        promise = app.send_task("kill_child", (3,))
+        with pytest.raises(JobFailed):
+            promise.get(timeout=30)
+        promise.forget()
+        wait_until(DeadLetters(client).count)
+
+        assert DeadLetters(client).retry(promise.id)
+
+        assert app.AsyncResult(promise.id).get(timeout=10) == "spared"
+        assert client.lindex(f"rerankq:runs:{promise.id}", -1) == b"1"
+        assert DeadLetters(client).list() == []
+
+
+def test_a_message_without_time_limits_gets_those_of_its_lane(server: RedisServer, app: Celery):
+    with WorkerProcess(server):
+        of_the_lane = app.send_task("limits").get(timeout=10)
+        own = app.send_task("limits", time_limit=9, soft_time_limit=8).get(timeout=10)
+
+    assert (of_the_lane, own) == ([25.0, 20.0], [9, 8])
+
+
+@pytest.mark.parametrize("seconds", [1.0, 4.0], ids=["it ends during the outage", "it ends after the outage"])
+def test_a_job_runs_once_through_a_restart_of_redis(seconds: float, wait_until: Callable[..., None]):
+    with (
+        RedisServer(appendonly=True) as server,
+        WorkerProcess(server, lease_seconds=1),
+        WorkerProcess(server, lease_seconds=1),
+        server.client() as client,
+    ):
+        app = make_app(server.url)
+        job_id = app.send_task("sleep", (seconds,), ignore_result=True).id
+        wait_until(lambda: client.llen(f"rerankq:runs:{job_id}"))
+        server.kill()
+        time.sleep(1.5)
+        server.start()
+
+        wait_until(lambda: client.hlen("rerankq:held") == client.llen("interactive") == 0)
+        assert client.lrange(f"rerankq:runs:{job_id}", 0, -1) == [b"1"]

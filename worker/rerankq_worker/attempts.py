@@ -1,0 +1,255 @@
+"""What the Celery parent does with a message before its task may run: count, refuse, limit, set aside.
+
+The life of a failing job: its child, its worker or the engine is lost; the message comes back with a higher
+`x-deliveries` after a pause; delivery number `max_attempts + 1` is not run but answered with `JobFailed`, and the
+message lies with the dead letters. A message that is no job of ours (unreadable, unknown task, forbidden content)
+goes there at once. Nothing that lies on a lane can end this process or come back for ever.
+
+Knows Celery's consumer; knows neither the engine nor what a job contains.
+"""
+
+import logging
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import redis
+from celery.worker import consumer as celery_consumer
+from celery.worker import request as celery_request
+from celery.worker.state import active_requests, task_ready
+from kombu.exceptions import OperationalError
+
+from rerankq.contract import transport
+from rerankq.contract.dead_letters import is_summary, letter_for
+from rerankq.contract.errors import JobFailed, RerankError
+
+logger = logging.getLogger(__name__)
+
+TimeLimits = tuple[float | None, float | None]
+
+# What a broken Redis raises. KeyError is missing on purpose: kombu counts it among its connection errors, and a
+# message without an id would then make the worker reconnect and fetch it again, for ever.
+OUTAGE = (redis.ConnectionError, redis.TimeoutError, OperationalError, OSError)
+ANSWER_AGAIN_SECONDS = 5.0
+_LIMITS_UNSET = (None, None)
+
+
+def _no_limits(queue: str) -> TimeLimits:  # noqa: ARG001 - the default of AttemptPolicy.time_limits
+    return _LIMITS_UNSET
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptPolicy:
+    """How often a job may be tried, and for how long each time."""
+
+    max_attempts: int = 3
+    time_limits: Callable[[str], TimeLimits] = _no_limits
+    """(soft, hard) seconds for a message from this queue that brings none of its own."""
+    answer_failure: Callable[[str, Exception], None] | None = None
+    """Tells the caller of this job id; None stores the error in Celery's result backend."""
+
+
+def consumer_with(policy: AttemptPolicy) -> type["Consumer"]:
+    """The class for `app.conf.worker_consumer`."""
+    return type("Consumer", (Consumer,), {"policy": policy})
+
+
+class Request(celery_request.Request):
+    """A task in the parent; one whose answer could not be stored has not been answered and is tried again."""
+
+    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
+        if return_ok or not self._answer_was_lost(exc_info):
+            return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
+        logger.warning("job %s: its answer could not be stored; it is tried again", self.id)
+        task_ready(self)
+        return self.reject(requeue=True)
+
+    def _answer_was_lost(self, exc_info: Any) -> bool:
+        """Whether the child failed outside the task's own code for want of Redis."""
+        error = exc_info.exception
+        error = getattr(error, "exc", error)
+        return bool(
+            exc_info.internal and self.task.acks_late and isinstance(error, (*OUTAGE, redis.ResponseError))
+        )
+
+
+class Consumer(celery_consumer.Consumer):
+    """Celery's consumer with a guard before the task, and with jobs that outlive an outage of Redis."""
+
+    policy: ClassVar[AttemptPolicy] = AttemptPolicy()
+    app: Any
+    event_dispatcher: Any
+
+    def update_strategies(self) -> None:
+        for task in self.app.tasks.values():
+            task.Request = Request
+        super().update_strategies()
+
+    def create_task_handler(self, *args: Any, **kwargs: Any) -> Any:
+        receive = super().create_task_handler(*args, **kwargs)
+
+        def receive_or_give_up(message: Any) -> None:
+            try:
+                self._check(message)
+                self._limit(message)
+                _hide_text(message)
+                receive(message)
+            except RerankError as error:
+                self._give_up(message, error)
+            except OUTAGE:
+                raise
+            except Exception as error:  # noqa: BLE001 - the boundary: no message may end or stall the worker
+                self._give_up(message, _unusable(message, f"reading it raised {type(error).__name__}"))
+
+        return receive_or_give_up
+
+    def on_connection_error_after_connected(self, exc: Exception) -> Any:
+        transport.carry_over(
+            request.message for request in tuple(active_requests) if not request.acknowledged
+        )
+        with warnings.catch_warnings():
+            # Celery advises to cancel running jobs here; ours are carried over.
+            warnings.simplefilter("ignore", PendingDeprecationWarning)
+            return super().on_connection_error_after_connected(exc)
+
+    # -- Celery's own signals that a message is unusable
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        self._give_up(message, _unusable(message, f"its body cannot be decoded ({type(exc).__name__})"))
+
+    def on_unknown_message(self, body: Any, message: Any) -> None:  # noqa: ARG002 - Celery's signature
+        self._give_up(message, _unusable(message, "it is no task message"))
+
+    def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:  # noqa: ARG002
+        self._give_up(message, _unusable(message, "no worker here knows its task"))
+
+    def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:  # noqa: ARG002
+        self._give_up(message, _unusable(message, f"it is not acceptable ({type(exc).__name__})"))
+
+    # -- ours
+
+    def _check(self, message: Any) -> None:
+        """Raise what the caller is to be told if this message must not run."""
+        attempts = transport.deliveries(message.headers) - 1
+        if attempts >= self.policy.max_attempts:
+            raise JobFailed(
+                f"given up after {attempts} attempts: the worker or the engine was lost each time; "
+                f"`rerankq dead show {_id_of(message) or message.delivery_tag}` tells more",
+                {"attempts": attempts, "where": "worker"},
+            )
+        wrong = wrong_header(message.headers)
+        if wrong:
+            raise _unusable(message, f"its header {wrong} has the wrong type")
+
+    def _limit(self, message: Any) -> None:
+        """Give a message without time limits those of its lane."""
+        hard, soft = message.headers.get("timelimit") or _LIMITS_UNSET
+        lane_soft, lane_hard = self.policy.time_limits(_queue_of(message))
+        message.headers["timelimit"] = [hard or lane_hard, soft or lane_soft]
+
+    def _give_up(self, message: Any, error: RerankError) -> None:
+        """Answer with `error` and set the message aside; in this order, so that a crash between repeats both."""
+        if message.acknowledged:
+            return
+        job_id = _id_of(message)
+        letter = letter_for(
+            message.delivery_tag,
+            _queue_of(message),
+            message.body or b"",
+            {"headers": message.headers},
+            f"{type(error).__name__}: {error}",
+        )
+        logger.error(
+            "job %s on %s set aside after %d deliveries: %s", letter.id, letter.lane, letter.attempts, error
+        )
+        message._state = "REJECTED"
+        if job_id and not self._answered(job_id, error):
+            message.channel.qos.hand_back(message.delivery_tag, delay_seconds=ANSWER_AGAIN_SECONDS)
+        else:
+            message.channel.qos.bury(message.delivery_tag, letter)
+
+    def _answered(self, job_id: str, error: RerankError) -> bool:
+        """Whether the answer is stored; a full Redis refuses it, and then it is stored later."""
+        try:
+            self._answer(job_id, error)
+        except redis.ResponseError:
+            logger.exception("job %s: its answer was refused; next try in %g s", job_id, ANSWER_AGAIN_SECONDS)
+            return False
+        return True
+
+    def _answer(self, job_id: str, error: RerankError) -> None:
+        if self.policy.answer_failure:
+            self.policy.answer_failure(job_id, error)
+        else:
+            self.app.backend.mark_as_failure(job_id, error)
+        if self.event_dispatcher and self.event_dispatcher.enabled:
+            self.event_dispatcher.send("task-failed", uuid=job_id, exception=repr(error), traceback="")
+
+
+def wrong_header(headers: Mapping[str, Any]) -> str | None:
+    """The first header that Celery would trip over, by name; None if all are fit to use."""
+    if "task" not in headers:
+        return None  # protocol 1 keeps its fields in the body
+    is_fit = {
+        "id": _is_id,
+        "task": _is_text,
+        "timelimit": _is_pair_of_limits,
+        "stamped_headers": _is_list_of_text,
+        "stamps": _is_table_or_none,
+        **dict.fromkeys(("eta", "expires", "root_id", "parent_id", "shadow"), _is_text_or_none),
+    }
+    return next((name for name, fits in is_fit.items() if not fits(headers.get(name))), None)
+
+
+def _hide_text(message: Any) -> None:
+    """Show Flower and the log a summary; what a stranger's client wrote there quotes the documents."""
+    shown = message.headers.get("kwargsrepr")
+    if not isinstance(shown, str) or not is_summary(shown):
+        shown = f"bytes={len(message.body or b'')}"
+    message.headers |= {"argsrepr": "()", "kwargsrepr": shown}
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= 200 and value.isprintable()
+
+
+def _is_text_or_none(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _is_table_or_none(value: Any) -> bool:
+    return value is None or isinstance(value, dict)
+
+
+def _is_list_of_text(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and all(map(_is_text, value)))
+
+
+def _is_pair_of_limits(value: Any) -> bool:
+    return value is None or (isinstance(value, Sequence) and len(value) == 2 and all(map(_is_limit, value)))
+
+
+def _is_limit(value: Any) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value is None or (is_number and 0 < value < 1e7)
+
+
+def _unusable(message: Any, why: str) -> JobFailed:
+    return JobFailed(
+        f"the message is not usable: {why}; `rerankq dead show {_id_of(message) or message.delivery_tag}` tells more",
+        {"attempts": 0, "where": "worker"},
+    )
+
+
+def _id_of(message: Any) -> str | None:
+    job_id = message.headers.get("id")
+    return job_id if _is_id(job_id) else None
+
+
+def _queue_of(message: Any) -> str:
+    return str(message.delivery_info.get("queue", "unknown"))

@@ -1,0 +1,103 @@
+"""Engines that are none: for tests, drills and load figures without a model.
+
+    RERANKQ_ENGINE_FACTORY=rerankq_worker.doubles:noop
+    RERANKQ_ENGINE_FACTORY="rerankq_worker.doubles:slow?batch_ms=10&pair_ms=0.3"
+    RERANKQ_ENGINE_FACTORY="rerankq_worker.doubles:treacherous?die=666&hang=667"
+
+The logit of a row is minus its length in tokens, so that an order can be checked. Needs no torch.
+"""
+
+import math
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rerankq_worker.frames import EngineDescription, Logits, TokenIds
+from rerankq_worker.settings import WorkerSettings
+
+DIED = 139  # what a shell shows for a segmentation fault, the way real engines die
+FOR_EVER_SECONDS = 1e6
+
+
+class EngineBroken(Exception):
+    """The device is lost to this process, as the real engine says it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Temper:
+    """How long a pass takes, and the token ids at which the engine misbehaves."""
+
+    batch_ms: float = 0.0
+    pair_ms: float = 0.0
+    load_ms: float = 0.0
+    die: int | None = None
+    hang: int | None = None
+    out_of_memory: int | None = None
+    fail: int | None = None
+    broken: int | None = None
+    nan: int | None = None
+
+
+class DoubleEngine:
+    """Scores by length, after the time a real engine would take."""
+
+    def __init__(self, settings: WorkerSettings, device: str, temper: Temper) -> None:
+        self.info = EngineDescription(
+            model="double",
+            revision="0",
+            device=device,
+            dtype="none",
+            max_length_tokens=settings.max_length_tokens,
+            max_batch_pairs=settings.max_batch_pairs,
+            max_batch_tokens=settings.max_batch_tokens or 32 * settings.max_length_tokens,
+        )
+        self._temper = temper
+
+    def warm_up(self) -> None:
+        """Takes as long as loading a model would."""
+        time.sleep(self._temper.load_ms / 1000)
+
+    def score(self, rows: Sequence[TokenIds]) -> Logits:
+        """Minus the length of each row, unless one of its tokens asks for trouble."""
+        time.sleep((self._temper.batch_ms + self._temper.pair_ms * len(rows)) / 1000)
+        tokens = np.concatenate(rows)
+        self._misbehave(tokens)
+        logits = np.array([-len(row) for row in rows], dtype=np.float32)
+        if self._temper.nan is not None:
+            logits[[self._temper.nan in row for row in rows]] = math.nan
+        return logits
+
+    def _misbehave(self, tokens: npt.NDArray[np.int32]) -> None:
+        temper, present = self._temper, set(tokens.tolist())
+        if temper.die in present:
+            os._exit(DIED)
+        if temper.hang in present:
+            time.sleep(FOR_EVER_SECONDS)
+        if temper.out_of_memory in present:
+            raise MemoryError("a batch of the double does not fit")
+        if temper.broken in present:
+            raise EngineBroken("the double's device is lost")
+        if temper.fail in present:
+            raise RuntimeError("the double was asked to fail")
+
+
+def noop(settings: WorkerSettings, device: str) -> DoubleEngine:
+    """Scores at once."""
+    return DoubleEngine(settings, device, Temper())
+
+
+def slow(
+    settings: WorkerSettings, device: str, batch_ms: float = 10.0, pair_ms: float = 0.3, load_ms: float = 0.0
+) -> DoubleEngine:
+    """Takes its time, by default about that of a GPU."""
+    return DoubleEngine(settings, device, Temper(batch_ms, pair_ms, load_ms))
+
+
+def treacherous(settings: WorkerSettings, device: str, **temper: Any) -> DoubleEngine:
+    """Dies, hangs or raises at the token ids of a `Temper`."""
+    return DoubleEngine(settings, device, Temper(**temper))

@@ -1,0 +1,227 @@
+"""Ask the engine of this device for scores, and outlive it.
+
+The life of a job whose engine dies: what has been scored is kept; the rest is asked again of the next engine. Rows
+that were on the device at the death are suspects and go alone, so that an innocent neighbour is never blamed; when
+the engine dies under them again, the job is convicted.
+
+Knows a socket and a status file; no torch, no Celery.
+"""
+
+import contextlib
+import time
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Client, Connection
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from rerankq.contract.messages import Lane
+from rerankq_worker import frames, health
+from rerankq_worker.frames import (
+    BadFrame,
+    EngineDescription,
+    Failed,
+    Hello,
+    Leaving,
+    Logits,
+    Rows,
+    Running,
+    Scores,
+    TokenIds,
+)
+
+TICK_SECONDS = 0.25  # how long a caller may have to wait for a look at its clock
+RETRY_SECONDS = 0.05
+READINESS_SECONDS = 0.2  # how long a look at the status file is good for
+
+EngineConnection: TypeAlias = "Connection[Any, Any]"  # subscriptable for type checkers only
+_LOST = (EOFError, OSError)
+
+
+class EngineTrouble(Exception):
+    """No scores came from the engine."""
+
+
+class EngineAway(EngineTrouble):
+    """There was no engine, or none came back in time; another attempt may find one."""
+
+
+class EngineRefused(EngineTrouble):
+    """The engine could not score this job alone; it serves others."""
+
+
+class EngineKilledTwice(EngineTrouble):
+    """The engine died under rows of this job twice, the second time while it ran them alone."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scored:
+    """Logits that have just come, of these rows of the job; empty: nothing new, have a look at your clock."""
+
+    indices: npt.NDArray[np.int64]
+    logits: Logits
+
+
+NOTHING_YET = Scored(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))
+
+
+class EngineClient:
+    """Scores from the engine behind a socket. Holds no connection between jobs, so it survives a fork."""
+
+    def __init__(self, socket_path: Path, wait_seconds: float) -> None:
+        """
+        Args:
+            wait_seconds: how long an engine may be away (dead, or loading) before `EngineAway`.
+        """
+        self._socket_path = socket_path
+        self._wait_seconds = wait_seconds
+
+    def describe(self) -> EngineDescription:
+        """What the engine holds; waits for one.
+
+        Raises:
+            EngineAway: there is none.
+        """
+        connection, hello = _last_word_of(self._connect())
+        connection.close()
+        return hello.description
+
+    def scores(self, rows: Sequence[TokenIds], *, job_id: str, lane: Lane) -> Iterator[Scored]:
+        """Logits as the batches finish, every row once; at least every 0.25 s something, be it empty.
+
+        Closing the iterator calls the rest off.
+
+        Raises:
+            EngineAway, EngineRefused, EngineKilledTwice: what was yielded before stays true.
+        """
+        job = _Job(job_id, lane, rows)
+        boot = None
+        while not job.is_done:
+            connection, hello = yield from self._connect()
+            with connection:
+                if hello.boot != boot:
+                    job.blame_rows_on_device()
+                boot = hello.boot
+                yield from job.ask(connection)
+
+    def _connect(self) -> Generator[Scored, None, tuple[EngineConnection, Hello]]:
+        give_up_at = time.monotonic() + self._wait_seconds
+        while True:
+            with contextlib.suppress(*_LOST):
+                connection = Client(str(self._socket_path), "AF_UNIX")
+                try:
+                    return connection, (yield from _greeting(connection, give_up_at))
+                except BaseException:
+                    connection.close()
+                    raise
+            if time.monotonic() >= give_up_at:
+                raise EngineAway(
+                    f"no engine answered at {self._socket_path} within {self._wait_seconds:g} s; "
+                    "`rerankq-worker health` tells how it is"
+                )
+            yield NOTHING_YET
+            time.sleep(RETRY_SECONDS)
+
+
+@dataclass(slots=True)
+class _Job:
+    """One job's rows, and what has become of each."""
+
+    job_id: str
+    lane: Lane
+    rows: Sequence[TokenIds]
+    _is_scored: npt.NDArray[np.bool_] = field(init=False)
+    _is_on_device: npt.NDArray[np.bool_] = field(init=False)
+    _is_suspect: npt.NDArray[np.bool_] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._is_scored, self._is_on_device, self._is_suspect = np.zeros((3, len(self.rows)), dtype=np.bool_)
+
+    @property
+    def is_done(self) -> bool:
+        return bool(self._is_scored.all())
+
+    def blame_rows_on_device(self) -> None:
+        """The engine died: the rows it had on the device are suspects, or convicted when they already were."""
+        if (self._is_suspect & self._is_on_device).any():
+            raise EngineKilledTwice(
+                f"the engine died twice under job {self.job_id}, the second time while it ran alone"
+            )
+        self._is_suspect |= self._is_on_device
+        self._is_on_device[:] = False
+
+    def ask(self, connection: EngineConnection) -> Iterator[Scored]:
+        """Send what is unscored and yield what comes, until all is scored or the connection ends."""
+        with contextlib.suppress(*_LOST):
+            for request in self._requests():
+                connection.send_bytes(frames.encode(request))
+            while not self.is_done:
+                if not connection.poll(TICK_SECONDS):
+                    yield NOTHING_YET
+                    continue
+                match frames.decode(connection.recv_bytes(frames.MAX_FRAME_BYTES)):
+                    case Running(indices):
+                        self._is_on_device[indices] = True
+                    case Scores(indices, logits):
+                        yield self._take(indices, logits)
+                    case Failed(message):
+                        raise EngineRefused(message)
+                    case Leaving():
+                        self._is_on_device[:] = False
+                        return
+                    case other:
+                        raise BadFrame(f"expected scores, got {type(other).__name__}. This is a bug.")
+
+    def _requests(self) -> list[Rows]:
+        innocent = np.flatnonzero(~self._is_scored & ~self._is_suspect)
+        suspect = np.flatnonzero(~self._is_scored & self._is_suspect)
+        return [*self._frames(innocent, is_suspect=False), *self._frames(suspect, is_suspect=True)]
+
+    def _frames(self, indices: npt.NDArray[np.intp], *, is_suspect: bool) -> list[Rows]:
+        rows = [self.rows[index] for index in indices]
+        return frames.rows_frames(
+            self.job_id, self.lane, suspect=is_suspect, indices=indices.astype(np.int32), rows=rows
+        )
+
+    def _take(self, indices: npt.NDArray[np.int32], logits: Logits) -> Scored:
+        self._is_scored[indices] = True
+        self._is_on_device[indices] = False
+        return Scored(indices.astype(np.int64), logits)
+
+
+_looks: dict[Path, tuple[float, bool]] = {}
+
+
+def is_ready(socket_path: Path) -> bool:
+    """Whether the engine behind this socket is in service; cheap enough to ask before every fetch."""
+    now = time.monotonic()
+    looked_at, answer = _looks.get(socket_path, (-READINESS_SECONDS, False))
+    if now - looked_at >= READINESS_SECONDS:
+        status = health.read(health.status_file(socket_path))
+        answer = status is not None and health.judged(status).state in health.IN_SERVICE
+        _looks[socket_path] = (now, answer)
+    return answer
+
+
+def _greeting(connection: EngineConnection, give_up_at: float) -> Generator[Scored, None, Hello]:
+    while not connection.poll(TICK_SECONDS):
+        if time.monotonic() >= give_up_at:
+            raise EngineAway("the engine accepted a connection and said nothing; it is frozen or overloaded")
+        yield NOTHING_YET
+    hello = frames.decode(connection.recv_bytes(frames.MAX_FRAME_BYTES))
+    if not isinstance(hello, Hello):
+        raise BadFrame(f"expected a greeting, got {type(hello).__name__}. This is a bug.")
+    return hello
+
+
+def _last_word_of(
+    asking: Generator[Any, None, tuple[EngineConnection, Hello]],
+) -> tuple[EngineConnection, Hello]:
+    while True:
+        try:
+            next(asking)
+        except StopIteration as end:
+            return end.value

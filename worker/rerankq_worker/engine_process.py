@@ -1,0 +1,311 @@
+"""One device's engine in a process of its own: holds the model, serves rows over a unix socket, watches itself.
+
+The life of a pass: a batch is cut; each client concerned is told which of its rows go onto the device; one forward
+pass; each client gets its logits. The main thread alone calls the model; a thread per connection reads.
+
+The life of a failing job: a batch that raises is run again, each job's part alone; the job that fails alone is told
+so. A pass that outlives `stuck_after_seconds`, or a device that is lost, ends this process; clients keep what they
+have and ask the next one, suspects alone.
+
+Knows no Celery and no Redis; torch only behind the factory that the settings name.
+"""
+
+import fcntl
+import importlib
+import logging
+import os
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import fields, replace
+from multiprocessing.connection import Listener
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import parse_qsl
+
+import numpy as np
+
+from rerankq.contract.errors import InvalidSettings
+from rerankq_worker import health
+from rerankq_worker.desk import Client, Desk, Part
+from rerankq_worker.frames import BadFrame, EngineDescription, Hello, Leaving, Logits, TokenIds
+from rerankq_worker.health import EngineStatus
+from rerankq_worker.settings import WorkerSettings
+from rerankq_worker.watch import BROKEN, Watch
+
+log = logging.getLogger(__name__)
+
+TAKEN = os.EX_TEMPFAIL  # 75: another process serves this device
+IDLE_WAIT_SECONDS = 0.2  # how soon an idle engine sees that it is asked to stop
+LONGEST_REASON_CHARACTERS = 300
+WAITING_CONNECTIONS = 128
+LONGEST_SOCKET_PATH_BYTES = 107  # of Linux: sun_path
+DEVICE_LOST = "EngineBroken"  # by name, since importing the engine's own class would import torch
+
+
+class ScoringEngine(Protocol):
+    """What a factory gives."""
+
+    @property
+    def info(self) -> Any:
+        """The fields of an `EngineDescription`; `max_batch_tokens` may shrink when memory runs out."""
+        ...
+
+    def warm_up(self) -> None:
+        """Make the first pass as quick as the others."""
+        ...
+
+    def score(self, rows: Sequence[TokenIds]) -> Logits:
+        """One float32 logit per row of one batch; NaN where there is none."""
+        ...
+
+
+def serve(settings: WorkerSettings, device: str, *, starts: int = 1, parent_pid: int | None = None) -> int:
+    """Load the engine of a device (`cpu0`, `gpu0`) and serve until told to stop; the exit code.
+
+    Args:
+        starts: the how-manieth start this is, for the status file.
+        parent_pid: stop when this process, which started us, is gone.
+
+    Raises:
+        InvalidSettings, ModelError, EngineError: the engine cannot be loaded as configured.
+    """
+    socket_path = settings.socket_of(device)
+    _refuse_long_path(socket_path)
+    with _sole_owner(socket_path.with_suffix(".lock")) as is_ours:
+        if not is_ours:
+            log.error("engine %s: another process serves %s; stop it first", device, socket_path)
+            return TAKEN
+        status = EngineStatus(
+            state="loading",
+            pid=os.getpid(),
+            device=device,
+            boot=uuid.uuid4().hex,
+            starts=starts,
+            started_unix=time.time(),
+        )
+        watch = Watch(health.status_file(socket_path), status, settings.stuck_after_seconds, parent_pid)
+        watch.start()
+        try:
+            engine = _load(settings, device, watch)
+            EngineProcess(engine, watch, settings.drain_seconds).run(socket_path)
+        finally:
+            watch.stop()
+    return os.EX_OK
+
+
+class EngineProcess:
+    """A loaded engine, and the loop that is its life."""
+
+    def __init__(self, engine: ScoringEngine, watch: Watch, drain_seconds: float) -> None:
+        self._engine = engine
+        self._watch = watch
+        self._drain_seconds = drain_seconds
+        self._leave_at: float | None = None
+        self._description = describe(engine)
+        self._desk = Desk(
+            self._description.max_batch_pairs,
+            self._description.max_batch_tokens,
+            self._description.max_length_tokens,
+        )
+
+    def run(self, socket_path: Path) -> None:
+        """Open the door, score until told to stop and nobody waits any more, and go."""
+        signal.signal(signal.SIGTERM, self._on_stop_signal)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the launcher decides
+        socket_path.unlink(missing_ok=True)  # of a predecessor that was killed
+        listener = Listener(str(socket_path), "AF_UNIX", WAITING_CONNECTIONS)
+        threading.Thread(target=self._accept, args=(listener,), name="accept", daemon=True).start()
+        self._report_ready()
+        while not self._is_over():
+            self._score(self._desk.next_batch(IDLE_WAIT_SECONDS))
+            if self._watch.is_orphaned and self._leave_at is None:
+                self._leave()
+            if self._leave_at is not None:
+                with suppress(FileNotFoundError):
+                    listener.close()  # whoever comes now is for the successor
+        self._desk.tell_all(Leaving())
+        log.info("engine %s: stopped", self._device)
+
+    @property
+    def _device(self) -> str:
+        return self._watch.status.device
+
+    def _report_ready(self) -> None:
+        known = self._description
+        self._watch.queue = self._desk.queue
+        self._watch.status = replace(
+            self._watch.status,
+            state="ready",
+            model=known.model,
+            revision=known.revision,
+            device_name=known.device,
+            dtype=known.dtype,
+            max_length_tokens=known.max_length_tokens,
+            max_batch_pairs=known.max_batch_pairs,
+            max_batch_tokens=known.max_batch_tokens,
+        )
+        self._watch.report()
+        log.info(
+            "engine %s: ready after %.1f s, %s (%s) in %s on %s, at most %d pairs and %d tokens a batch",
+            self._device,
+            time.time() - self._watch.status.started_unix,
+            known.model,
+            known.revision,
+            known.dtype,
+            known.device,
+            known.max_batch_pairs,
+            known.max_batch_tokens,
+        )
+
+    def _on_stop_signal(self, _number: int, _frame: object) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        """Go when nobody waits any more, at the latest after the grace; asked twice, go now."""
+        grace_seconds = self._drain_seconds if self._leave_at is None else 0.0
+        self._leave_at = time.monotonic() + grace_seconds
+        self._watch.status = replace(self._watch.status, state="leaving")
+
+    def _is_over(self) -> bool:
+        if self._leave_at is None:
+            return False
+        return self._desk.is_idle or time.monotonic() >= self._leave_at
+
+    def _accept(self, listener: Listener) -> None:
+        while True:
+            try:
+                client = Client(listener.accept())
+            except OSError as error:  # it hung up in the doorway, or descriptors ran out
+                if self._leave_at is not None:
+                    return
+                log.warning("engine %s: a connection was not accepted (%s)", self._device, error)
+                time.sleep(IDLE_WAIT_SECONDS)
+                continue
+            threading.Thread(target=self._attend, args=(client,), name="client", daemon=True).start()
+
+    def _attend(self, client: Client) -> None:
+        self._desk.admit(client)
+        try:
+            client.send(Hello(self._watch.status.boot, self._description))
+            while True:
+                self._desk.submit(client, client.receive())
+        except (EOFError, OSError):
+            pass  # it has what it wanted, or wants it no more
+        except BadFrame as error:
+            log.warning("engine %s: hung up on a client: %s", self._device, error)
+        finally:
+            self._desk.dismiss(client)
+            client.close()
+
+    def _score(self, batch: Sequence[Part]) -> None:
+        batch = self._desk.announce(batch)
+        if not batch:
+            return
+        try:
+            logits = self._one_pass(batch)
+        except Exception as error:  # noqa: BLE001 - one job's trouble, whatever it is, must not reach the next
+            self._recover(batch, error)
+            return
+        for part, part_logits in zip(batch, _split(logits, batch), strict=True):
+            self._desk.deliver(part, part_logits)
+
+    def _one_pass(self, batch: Sequence[Part]) -> Logits:
+        rows = [row for part in batch for row in part.rows]
+        with self._watch.forward_pass(len(rows), sum(part.tokens for part in batch)):
+            logits = self._engine.score(rows)
+        if len(logits) != len(rows):
+            raise RuntimeError(
+                f"expected {len(rows)} logits from the engine, got {len(logits)}. This is a bug."
+            )
+        self._obey_shrunk_budget()
+        return logits
+
+    def _recover(self, batch: Sequence[Part], error: Exception) -> None:
+        reason = _first_line(error)
+        if any(kind.__name__ == DEVICE_LOST for kind in type(error).__mro__):
+            self._watch.end("broken", BROKEN, reason)
+        if isinstance(error, MemoryError):
+            self._watch.tally.out_of_memory += 1
+        clients = list(dict.fromkeys(part.client for part in batch))
+        if len(clients) == 1:
+            log.warning("engine %s: a job was refused: %s", self._device, reason)
+            self._watch.tally.refused_jobs += 1
+            self._desk.refuse(clients[0], reason)
+            return
+        for client in clients:
+            self._score([part for part in batch if part.client is client])
+
+    def _obey_shrunk_budget(self) -> None:
+        tokens = int(self._engine.info.max_batch_tokens)
+        if tokens < self._watch.status.max_batch_tokens:
+            self._watch.tally.out_of_memory += 1
+            self._watch.status = replace(self._watch.status, max_batch_tokens=tokens)
+            self._desk.shrink(tokens)
+
+
+def describe(engine: ScoringEngine) -> EngineDescription:
+    """What the engine says of itself, without whatever class says it."""
+    return EngineDescription(
+        **{field.name: getattr(engine.info, field.name) for field in fields(EngineDescription)}
+    )
+
+
+def make_engine(settings: WorkerSettings, device: str) -> ScoringEngine:
+    """The engine that `settings.engine_factory` (`module:function?name=value`) makes for a device.
+
+    Raises:
+        InvalidSettings: there is no such factory.
+    """
+    target, _, query = settings.engine_factory.partition("?")
+    module_name, _, function_name = target.partition(":")
+    try:
+        factory: Callable[..., ScoringEngine] = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InvalidSettings(f"RERANKQ_ENGINE_FACTORY: {target} cannot be imported ({error})") from error
+    return factory(settings, device, **{name: _number(value) for name, value in parse_qsl(query)})
+
+
+def _load(settings: WorkerSettings, device: str, watch: Watch) -> ScoringEngine:
+    log.info("engine %s: loading %s", device, settings.model)
+    with watch.loading(settings.load_timeout_seconds):
+        engine = make_engine(settings, device)
+        engine.warm_up()
+    return engine
+
+
+def _number(text: str) -> float:
+    return int(text) if text.isdigit() else float(text)
+
+
+def _split(logits: Logits, batch: Sequence[Part]) -> list[Logits]:
+    return np.split(logits, np.cumsum([len(part.rows) for part in batch])[:-1])
+
+
+def _first_line(error: Exception) -> str:
+    text = f"{type(error).__name__}: {error}".split("\n")[0]
+    return text[:LONGEST_REASON_CHARACTERS]
+
+
+def _refuse_long_path(socket_path: Path) -> None:
+    length = len(os.fsencode(socket_path))
+    if length > LONGEST_SOCKET_PATH_BYTES:
+        raise InvalidSettings(
+            f"expected a socket path of at most {LONGEST_SOCKET_PATH_BYTES} bytes, got {length} ({socket_path}); "
+            "set RERANKQ_RUNTIME_DIR to a shorter directory"
+        )
+
+
+@contextmanager
+def _sole_owner(lock_file: Path) -> Generator[bool]:
+    """Whether we are the only process that serves this device; the kernel takes the lock back from the dead."""
+    with lock_file.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True

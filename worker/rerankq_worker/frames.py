@@ -1,0 +1,222 @@
+"""What a Celery worker and an engine say to each other over a unix socket, as bytes.
+
+    client                          engine
+                    ◀── Hello       who I am and what I hold
+    Rows ──▶                        score these; several frames for a large job
+                    ◀── Running     these rows go onto the device now
+                    ◀── Scores      and these are their logits
+                    ◀── Failed      the job cannot be scored, nobody else is concerned
+                    ◀── Leaving     I am stopping in good order; ask my successor for the rest
+    (closing the connection calls the rest off)
+
+A frame is 4 bytes of header length, a JSON header and raw arrays, never a pickle: what comes in is data, not code.
+Knows no socket and no engine.
+"""
+
+import struct
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from rerankq.contract.messages import LANES, Lane
+
+TokenIds = npt.NDArray[np.int32]
+Indices = npt.NDArray[np.int32]
+Logits = npt.NDArray[np.float32]
+
+MAX_FRAME_BYTES = 16_000_000  # a peer that speaks something else must not make us reserve gigabytes
+MAX_ROW_TOKENS_PER_FRAME = 2_000_000  # half a frame: leaves room for header, indices and lengths
+MAX_ROWS_PER_FRAME = 100_000
+
+_HEADER_LENGTH = struct.Struct(">I")
+_INTEGERS, _FLOATS = np.dtype("<i4"), np.dtype("<f4")
+
+
+class BadFrame(ValueError):
+    """These bytes are no frame of ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineDescription:
+    """What an engine holds; the same fields as the engine's own `EngineInfo`, without torch behind it."""
+
+    model: str
+    revision: str
+    device: str
+    dtype: str
+    max_length_tokens: int
+    max_batch_pairs: int
+    max_batch_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """The engine's first words. `boot` is new with every start, so that a death can be told from a hang-up."""
+
+    boot: str
+    description: EngineDescription
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """Rows to score, each under an index of the client's choosing. Suspect rows never share a batch."""
+
+    job_id: str
+    lane: Lane
+    suspect: bool
+    indices: Indices
+    rows: Sequence[TokenIds]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Running:
+    """These rows go onto the device now; should the engine die before their scores, they are suspects."""
+
+    indices: Indices
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scores:
+    """Logits of these rows; NaN where the model gave no finite number."""
+
+    indices: Indices
+    logits: Logits
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The job cannot be scored; `message` never holds a user's text."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """The engine stops in good order; no row of this connection is on the device."""
+
+
+Frame = Hello | Rows | Running | Scores | Failed | Leaving
+
+
+def encode(frame: Frame) -> bytes:
+    """The frame as bytes."""
+    match frame:
+        case Hello():
+            return _join({"kind": "hello", "boot": frame.boot, "description": asdict(frame.description)})
+        case Rows():
+            lengths = np.array([len(row) for row in frame.rows], dtype=np.int32)
+            header = {
+                "kind": "rows",
+                "job_id": frame.job_id,
+                "lane": frame.lane,
+                "suspect": frame.suspect,
+                "rows": len(frame.rows),
+            }
+            return _join(header, frame.indices, lengths, *frame.rows)
+        case Running():
+            return _join({"kind": "running"}, frame.indices)
+        case Scores():
+            return _join({"kind": "scores"}, frame.indices, frame.logits)
+        case Failed():
+            return _join({"kind": "failed", "message": frame.message})
+        case Leaving():
+            return _join({"kind": "leaving"})
+
+
+def decode(data: bytes) -> Frame:
+    """The frame behind the bytes.
+
+    Raises:
+        BadFrame: they are none of ours, or contradict themselves.
+    """
+    try:
+        header, body = _split(data)
+        return _build(header, body)
+    except (KeyError, TypeError, ValueError, OverflowError, struct.error) as error:
+        raise BadFrame(
+            f"expected a frame, got {len(data)} bytes that are none ({type(error).__name__})"
+        ) from error
+
+
+def rows_frames(
+    job_id: str, lane: Lane, *, suspect: bool, indices: Indices, rows: Sequence[TokenIds]
+) -> list[Rows]:
+    """`rows` (one per index) in as many frames as their size asks for."""
+    frames: list[Rows] = []
+    first, tokens = 0, 0
+    for position, row in enumerate(rows):
+        is_full = tokens + len(row) > MAX_ROW_TOKENS_PER_FRAME or position - first == MAX_ROWS_PER_FRAME
+        if is_full and position > first:
+            frames.append(Rows(job_id, lane, suspect, indices[first:position], rows[first:position]))
+            first, tokens = position, 0
+        tokens += len(row)
+    if first < len(rows):
+        frames.append(Rows(job_id, lane, suspect, indices[first:], rows[first:]))
+    return frames
+
+
+def _join(header: dict[str, Any], *arrays: npt.NDArray[Any]) -> bytes:
+    head = orjson.dumps(header)
+    return b"".join([_HEADER_LENGTH.pack(len(head)), head, *(array.tobytes() for array in arrays)])
+
+
+def _split(data: bytes) -> tuple[dict[str, Any], memoryview]:
+    (length,) = _HEADER_LENGTH.unpack_from(data)
+    head, body = data[4 : 4 + length], memoryview(data)[4 + length :]
+    if len(head) != length:
+        raise ValueError("header cut off")
+    header = orjson.loads(head)
+    if not isinstance(header, dict):
+        raise TypeError("header is no object")
+    return cast(dict[str, Any], header), body
+
+
+def _build(header: dict[str, Any], body: memoryview) -> Frame:
+    match header["kind"]:
+        case "hello":
+            return Hello(_text(header["boot"]), EngineDescription(**header["description"]))
+        case "rows":
+            return _rows(header, _integers(body))
+        case "running":
+            return Running(_integers(body))
+        case "scores":
+            return _scores(body)
+        case "failed":
+            return Failed(_text(header["message"]))
+        case "leaving":
+            return Leaving()
+        case _:
+            raise ValueError("unknown kind")
+
+
+def _rows(header: dict[str, Any], numbers: Indices) -> Rows:
+    lane, suspect, count = header["lane"], header["suspect"], header["rows"]
+    if lane not in LANES or not isinstance(suspect, bool) or not 1 <= count <= MAX_ROWS_PER_FRAME:
+        raise ValueError("unknown lane or suspicion, or no rows")
+    indices, lengths, tokens = numbers[:count], numbers[count : 2 * count], numbers[2 * count :]
+    if len(lengths) != count or int(lengths.min()) < 1 or int(lengths.sum(dtype=np.int64)) != len(tokens):
+        raise ValueError("lengths contradict the tokens")
+    rows = np.split(tokens, np.cumsum(lengths, dtype=np.int64)[:-1])
+    return Rows(_text(header["job_id"]), lane, suspect, indices, rows)
+
+
+def _scores(body: memoryview) -> Scores:
+    middle = len(body) // 2
+    indices, logits = _integers(body[:middle]), np.frombuffer(body[middle:], dtype=_FLOATS)
+    if len(indices) != len(logits):
+        raise ValueError("not one logit per index")
+    return Scores(indices, logits)
+
+
+def _integers(body: memoryview) -> Indices:
+    return np.frombuffer(body, dtype=_INTEGERS)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("expected a string")
+    return value

@@ -1,0 +1,192 @@
+"""Watch one engine process from a thread of its own: heartbeat file, hung passes, a parent that died.
+
+Two dead man's switches: this thread ends the process when a pass outlives its limit; should the pass never give the
+interpreter back, so that this thread cannot run either, faulthandler's timer, which needs no interpreter, does.
+Knows no model, no socket and no job.
+"""
+
+import faulthandler
+import logging
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NoReturn
+
+from rerankq_worker import health
+from rerankq_worker.health import EngineStatus, State
+
+log = logging.getLogger(__name__)
+
+STUCK = os.EX_SOFTWARE  # 70: a pass or the loading outlived its limit
+BROKEN = os.EX_OSERR  # 71: the device is lost to this process
+
+MERCY_SECONDS = 10  # what faulthandler's timer gives this thread to do it in better order
+SPEED_MEMORY_SECONDS = 60.0  # device time after which an old pass counts a third
+
+
+@dataclass(slots=True)
+class Tally:
+    """What the engine has done since it started."""
+
+    pairs: int = 0
+    tokens: int = 0
+    batches: int = 0
+    busy_seconds: float = 0.0
+    out_of_memory: int = 0
+    refused_jobs: int = 0
+    _recent_pairs: float = 0.0
+    _recent_seconds: float = 0.0
+
+    def add_pass(self, pairs: int, tokens: int, seconds: float) -> None:
+        """Count one forward pass."""
+        self.batches += 1
+        self.pairs += pairs
+        self.tokens += tokens
+        self.busy_seconds += seconds
+        fading = math.exp(-seconds / SPEED_MEMORY_SECONDS)
+        self._recent_pairs = self._recent_pairs * fading + pairs
+        self._recent_seconds = self._recent_seconds * fading + seconds
+
+    @property
+    def pairs_per_second(self) -> float:
+        """Of late, while the device was at work."""
+        return self._recent_pairs / self._recent_seconds if self._recent_seconds else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """What the engine has been asked for."""
+
+    waiting_rows: dict[str, int] = field(default_factory=dict[str, int])
+    """Rows that no batch has taken yet, by lane."""
+    jobs: dict[str, int] = field(default_factory=dict[str, int])
+    """Jobs since the start, by lane."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    since: float
+    limit_seconds: float
+    what: str
+
+    @property
+    def age_seconds(self) -> float:
+        return time.monotonic() - self.since
+
+
+class Watch:
+    """The heartbeat of one engine, and its end when it hangs."""
+
+    def __init__(
+        self, file: Path, status: EngineStatus, stuck_after_seconds: float, parent_pid: int | None
+    ) -> None:
+        """Nothing happens before `start`.
+
+        Args:
+            status: what to tell for now; each heartbeat adds counters and the time.
+            stuck_after_seconds: how long one forward pass may take.
+            parent_pid: `is_orphaned` once this is no longer our parent; None: nobody's child.
+        """
+        self.tally = Tally()
+        self.status = status
+        self.queue: Callable[[], Queue] = Queue
+        self.is_orphaned = False
+        self._file = file
+        self._stuck_after_seconds = stuck_after_seconds
+        self._parent_pid = parent_pid
+        self._work: _Work | None = None
+        self._is_stopped = threading.Event()
+        self._writing = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+
+    def start(self) -> None:
+        """Report at once, and with every heartbeat from now on."""
+        self.report()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Report no more and leave no file behind: this engine is gone, not broken."""
+        self._is_stopped.set()
+        self._thread.join()
+        faulthandler.cancel_dump_traceback_later()
+        self._file.unlink(missing_ok=True)
+
+    @contextmanager
+    def loading(self, limit_seconds: float) -> Generator[None]:
+        """The engine is loaded in here; longer than the limit ends the process."""
+        self._work = _Work(time.monotonic(), limit_seconds, "loading")
+        yield
+        self._work = None
+
+    @contextmanager
+    def forward_pass(self, pairs: int, tokens: int) -> Generator[None]:
+        """One forward pass runs in here; longer than `stuck_after_seconds` ends the process."""
+        self._work = work = _Work(time.monotonic(), self._stuck_after_seconds, "a forward pass")
+        try:
+            yield
+        finally:
+            self._work = None
+            self.tally.add_pass(pairs, tokens, work.age_seconds)
+
+    def report(self) -> None:
+        """Write the status file now; a full disk is told and ends nothing."""
+        with self._writing:
+            try:
+                health.write(self._file, self._status_now())
+            except OSError as error:
+                log.warning("engine %s: no heartbeat could be written (%s)", self.status.device, error)
+
+    def end(self, state: State, exit_code: int, reason: str) -> NoReturn:
+        """End the process as it stands: after this a device or a thread cannot be trusted to be cleaned up."""
+        log.error("engine %s: %s: %s", self.status.device, state, reason)
+        self.status = replace(self.status, state=state)
+        self.report()
+        logging.shutdown()
+        os._exit(exit_code)
+
+    def _run(self) -> None:
+        period_seconds = min(health.HEARTBEAT_SECONDS, self._stuck_after_seconds / 4)
+        while not self._is_stopped.wait(period_seconds):
+            self._rewind_the_last_resort()
+            self._end_if_stuck()
+            self._notice_the_parent()
+            self.report()
+
+    def _rewind_the_last_resort(self) -> None:
+        faulthandler.dump_traceback_later(self._stuck_after_seconds + MERCY_SECONDS, exit=True)
+
+    def _end_if_stuck(self) -> None:
+        work = self._work
+        if work is not None and work.age_seconds > work.limit_seconds:
+            self.end("stuck", STUCK, f"{work.what} is not over after {work.limit_seconds:g} s")
+
+    def _notice_the_parent(self) -> None:
+        if self._parent_pid is None or os.getppid() == self._parent_pid:
+            return
+        self.is_orphaned = True
+        if self.status.state == "loading":
+            self.end("broken", BROKEN, "the launcher is gone")
+
+    def _status_now(self) -> EngineStatus:
+        queue, work, tally = self.queue(), self._work, self.tally
+        is_busy = work is not None or any(queue.waiting_rows.values())
+        return replace(
+            self.status,
+            state="busy" if self.status.state == "ready" and is_busy else self.status.state,
+            heartbeat_unix=time.time(),
+            pass_age_seconds=None if work is None else work.age_seconds,
+            waiting_rows=queue.waiting_rows,
+            jobs=queue.jobs,
+            pairs=tally.pairs,
+            tokens=tally.tokens,
+            batches=tally.batches,
+            busy_seconds=tally.busy_seconds,
+            pairs_per_second=tally.pairs_per_second,
+            out_of_memory=tally.out_of_memory,
+            refused_jobs=tally.refused_jobs,
+        )
