@@ -3,14 +3,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 # TORCH=cpu takes torch from PyTorch's own CPU index: 0.2 GB instead of 3 GB with CUDA. README, "Which torch".
 TORCH ?= default
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install demo up test check fmt bench chaos soak env-example clean
+.PHONY: help venv install demo up test check fmt bench chaos soak env-example map clean
 
 help: ## list these verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ soak: $(VENV)/installed-dev ## a long even load, watched for leaks
 env-example: $(VENV)/installed-dev ## write .env.example from the settings
 	$(BIN)/python deploy/env_example.py > .env.example
 
+map: $(VENV)/installed-dev ## draw the tree in docs/architecture.md anew
+	$(BIN)/python -m tests.house.tree
+
 clean: ## remove what was made here, .venv included
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find producer worker tests -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -80,9 +83,11 @@ $(VENV)/redis: $(VENV)/made constraints.txt
 	@touch $@
 
 $(VENV)/installed-demo: $(VENV)/torch-$(TORCH) $(VENV)/redis pyproject.toml
-	$(PIP) install -c constraints.txt -e '.[worker]'
+	@echo "installing into $(VENV); a few minutes, once"
+	@$(PIP) install -c constraints.txt -e '.[worker]'
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/torch-$(TORCH) $(VENV)/redis pyproject.toml
-	$(PIP) install -c constraints.txt -e '.[dev]'
+	@echo "installing into $(VENV), the tools of development included; a few minutes, once"
+	@$(PIP) install -c constraints.txt -e '.[dev]'
 	@touch $@ $(VENV)/installed-demo

@@ -39,8 +39,8 @@ class Shape:
 
 
 SHAPES = {
-    "tiny": Shape(hidden=32, layers=3, heads=4, ffn=64, weights_std=0.25),
-    "short": Shape(hidden=32, layers=2, heads=4, ffn=64, positions=66, weights_std=0.25),
+    "tiny": Shape(hidden=32, layers=3, heads=4, ffn=64, weights_std=0.6),
+    "short": Shape(hidden=32, layers=2, heads=4, ffn=64, positions=66, weights_std=0.6),
     "mini": Shape(hidden=384, layers=6, heads=12, ffn=1536),
     "true-shape": Shape(hidden=1024, layers=24, heads=16, ffn=4096, weights_std=0.02),
 }

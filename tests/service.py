@@ -22,6 +22,7 @@ from rerankq import RerankClient
 from rerankq.settings import ClientSettings
 from tests.conftest import REPOSITORY
 from tests.redis_server import RedisServer
+from tests.witness import Testimony, testimony
 
 READY_WITHIN_SECONDS = 60.0
 DIES_WITHIN_SECONDS = 30.0
@@ -37,16 +38,23 @@ class Service:
         engine: str | None = None,
         appendonly: bool = False,
         lease_seconds: float = 3.0,
+        app: str | None = None,
+        redis: RedisServer | None = None,
         **settings: object,
     ) -> None:
         """
         Args:
-            engine: a double's factory, as in `RERANKQ_ENGINE_FACTORY`; the real engine when absent.
+            engine: a double's factory, as in `RERANKQ_ENGINE_FACTORY`; the real engine when absent. A `tests.witness`
+                writes to `witness_file`.
+            app: another Celery app than the worker's own, kept up by `tests.supervisor`.
+            redis: a server of one's own making; `with` starts and stops it.
             settings: any other setting of the worker, by its field's name.
         """
-        self.redis = RedisServer(appendonly=appendonly)
+        self.redis = redis or RedisServer(appendonly=appendonly)
+        self._app = app
         self._directory = tempfile.TemporaryDirectory(prefix="rerankq-service-", ignore_cleanup_errors=True)
         self.log_file = Path(self._directory.name) / "log"
+        self.witness_file = Path(self._directory.name) / "witnessed"
         chosen = {"model": model, "lease_seconds": lease_seconds, "threads": 1, "devices": "cpu", **settings}
         if engine is not None:
             chosen["engine_factory"] = engine
@@ -64,8 +72,7 @@ class Service:
     def __exit__(self, *_: object) -> None:
         self.client.close()
         self.stop_launcher()
-        self.redis.thaw()
-        self.redis.stop()
+        self.redis.__exit__()
         self._directory.cleanup()
 
     @property
@@ -81,13 +88,28 @@ class Service:
             "RERANKQ_BROKER_URL": self.redis.url,
             "RERANKQ_RUNTIME_DIR": runtime,
             "PYTHONWARNINGS": "default",
+            "PYTHONPATH": os.pathsep.join(str(REPOSITORY / part) for part in (".", "producer", "worker")),
+            "WITNESS_FILE": str(self.witness_file),
+            **({"SUPERVISED_APP": self._app} if self._app else {}),
         }
+
+    def testimony(self) -> Testimony:
+        """What the witness in the engine's place has scored."""
+        return testimony(self.witness_file)
+
+    def producer(self, **settings: object) -> RerankClient:
+        """Another client, with settings of its own."""
+        return RerankClient(settings=ClientSettings(broker_url=self.redis.url, **settings))
+
+    @property
+    def _is_supervised(self) -> bool:
+        return True
 
     def start_launcher(self, *, wait: bool = True) -> None:
         """Start the worker side; by default wait until it takes jobs."""
         with self.log_file.open("ab") as log:
             self._launcher = subprocess.Popen(
-                [sys.executable, "-m", "rerankq_worker"],
+                [sys.executable, "-m", "tests.supervisor" if self._is_supervised else "rerankq_worker"],
                 cwd=REPOSITORY,
                 env=self.environment,
                 stdout=log,
@@ -146,6 +168,14 @@ class Service:
         """The process in which that worker's jobs run."""
         self.wait_until(lambda: self.celery_worker(lane).children(), 20)
         return self.celery_worker(lane).children()[0]
+
+    def kill(self, process: psutil.Process) -> None:
+        """End a process and all below it as a power cut would, frozen or not."""
+        family = [process, *process.children(recursive=True)]
+        for member in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.kill()
+        psutil.wait_procs(family, DIES_WITHIN_SECONDS)
 
     def log(self) -> str:
         """What launcher, engine and workers have written."""

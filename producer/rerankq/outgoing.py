@@ -15,7 +15,9 @@ from rerankq.contract.errors import InvalidRequest, PayloadTooLarge
 from rerankq.contract.messages import Lane, RerankRequest, thousands
 from rerankq.contract.transport import PAYLOAD_HEADER
 
-HARD_LIMIT_MARGIN_SECONDS = 3.0  # between the deadline that a job keeps by itself and Celery's kill
+# A job keeps its deadline by itself, between batches; Celery's limits are there should it fail to.
+SOFT_LIMIT_MARGIN_SECONDS = 1.0
+HARD_LIMIT_MARGIN_SECONDS = 3.0
 _JOB_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -146,6 +148,6 @@ def _time_options(deadline: float | None) -> dict[str, Any]:
     left_seconds = max(deadline - time.time(), 0.001)
     return {
         "expires": datetime.fromtimestamp(deadline, UTC),
-        "soft_time_limit": left_seconds,
+        "soft_time_limit": left_seconds + SOFT_LIMIT_MARGIN_SECONDS,
         "time_limit": left_seconds + HARD_LIMIT_MARGIN_SECONDS,
     }

@@ -45,7 +45,7 @@ def plain_logits(tiny_dir: Path) -> Callable[[Sequence[np.ndarray[Any, Any]]], n
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of shared test data, beside the checkout or where RERANKQ_SHARED says."""
-    folder = Path(os.environ.get("RERANKQ_SHARED") or Path(__file__).parents[2].parent / "shared")
+    folder = Path(os.environ.get("RERANKQ_SHARED") or Path(__file__).parents[2].parent / "shared") / "data"
     if not folder.is_dir():
         pytest.skip(f"no shared data at {folder}")
     return folder

@@ -1,36 +1,216 @@
-"""`rerankq-worker`: build the parts in order and serve. (Being written: the engine first.)"""
+"""`rerankq-worker`: build the parts in order, serve.
+
+Each command imports what it needs when it runs, so that `health` costs milliseconds and only the engine pays for
+torch.
+"""
 
 import argparse
+import json
 import logging
 import os
 import sys
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from rerankq_worker.settings import WorkerSettings
+DESCRIPTION = """\
+Serve rerank jobs from Redis: per device one engine process that holds the model, and light Celery workers
+around it. Without a command: start them, restart what dies, drain on SIGTERM.
+
+Settings are variables RERANKQ_... in the environment, in .env or in the secrets directory; `settings` shows
+them. The ones most people turn: RERANKQ_BROKER_URL, RERANKQ_MODEL, RERANKQ_DEVICES.
+"""
+EPILOG = """\
+exit codes: 0 in good order; 1 health: not in service, verify: scores are off; 70 an engine was stuck;
+71 its device was lost; 75 another process serves its device; 78 configured wrongly (one line says how)
+"""
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code."""
-    parser = argparse.ArgumentParser(prog="rerankq-worker")
-    commands = parser.add_subparsers(dest="command", required=True)
-    engine = commands.add_parser("engine")
-    engine.add_argument("--device", required=True)
-    engine.add_argument("--starts", type=int, default=1)
-    engine.add_argument("--parent-pid", type=int)
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    settings = WorkerSettings.load()
-    settings.make_runtime_dir()
-    from rerankq_worker import engine_process
-
+    options = _parser().parse_args(arguments)
     try:
-        return engine_process.serve(
-            settings, options.device, starts=options.starts, parent_pid=options.parent_pid
-        )
+        return options.run(options)
     except Exception as error:
-        if not type(error).__module__.startswith("rerankq"):
+        if not _is_for_the_operator(error):
             raise
         print(f"rerankq-worker: {error}", file=sys.stderr)
         return os.EX_CONFIG
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rerankq-worker",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=_serve)
+    parser.add_argument(
+        "--engine-only",
+        action="store_true",
+        help="start the engines alone, for Celery workers under a process manager of your own",
+    )
+    commands = parser.add_subparsers(title="commands", metavar="")
+    _add(
+        commands,
+        "health",
+        _health,
+        "say how the engines are: loading, ready, busy, stuck, broken; exit 0 or 1",
+    )
+    settings = _add(commands, "settings", _settings, "print every setting, its value and where it came from")
+    settings.add_argument("--json", action="store_true", help="as one JSON object, for programs")
+    for name, run, what in (
+        ("pull", _pull, "fetch a model into the hub's cache, with progress"),
+        ("verify", _verify, "load a model and compare its scores with published ones"),
+    ):
+        command = _add(commands, name, run, what)
+        command.add_argument("model", nargs="?", help="hub id or directory; RERANKQ_MODEL when left out")
+        command.add_argument("--revision", help="commit of the hub id; RERANKQ_MODEL_REVISION when left out")
+    _add(commands, "build-small", _build_small, "write the small model of the box and print its directory")
+    engine = _add(commands, "engine", _engine, "run one device's engine in this process (the launcher does)")
+    engine.add_argument(
+        "--device", required=True, help="cpu0, gpu0, ...: names its socket and its status file"
+    )
+    engine.add_argument(
+        "--starts", type=int, default=1, help="the how-manieth start this is, for the metrics"
+    )
+    engine.add_argument("--parent-pid", type=int, help="stop when this process is gone")
+    return parser
+
+
+def _add(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], what: str
+) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=what, description=what)
+    command.set_defaults(run=run)
+    return command
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from rerankq_worker import launcher, metrics
+    from rerankq_worker.devices import chosen_devices
+    from rerankq_worker.settings import WorkerSettings
+
+    _log_to_stderr()
+    settings = WorkerSettings.load()
+    devices = chosen_devices(settings.devices)
+    with launcher.sole_launcher(settings.make_runtime_dir()):
+        processes = launcher.launcher_for(settings, devices, engine_only=options.engine_only)
+        if settings.metrics_port is not None:
+            metrics.serve(settings, [device.name for device in devices])
+        if options.engine_only:
+            for device in devices:
+                logging.info("for Celery workers: RERANKQ_ENGINE_SOCKET=%s", settings.socket_of(device.name))
+        return processes.run()
+
+
+def _engine(options: argparse.Namespace) -> int:
+    from rerankq_worker import engine_process
+    from rerankq_worker.settings import WorkerSettings
+
+    _log_to_stderr()
+    settings = WorkerSettings.load()
+    settings.make_runtime_dir()
+    return engine_process.serve(
+        settings, options.device, starts=options.starts, parent_pid=options.parent_pid
+    )
+
+
+def _health(_options: argparse.Namespace) -> int:
+    from rerankq_worker import health
+    from rerankq_worker.settings import WorkerSettings
+
+    runtime_dir = WorkerSettings.load().runtime_path
+    statuses = health.engines(runtime_dir)
+    for status in statuses:
+        print(f"{status.device} {status.state}")
+    if not statuses:
+        print(f"broken: no engine has reported in {runtime_dir}")
+    return 0 if health.is_healthy(statuses) else 1
+
+
+def _settings(options: argparse.Namespace) -> int:
+    from rerankq.contract.provenance import effective
+    from rerankq_worker.settings import WorkerSettings
+
+    found = effective(WorkerSettings.load())
+    if options.json:
+        print(json.dumps(found))
+        return 0
+    width = max(map(len, found))
+    for name, setting in found.items():
+        value = "" if setting["value"] is None else setting["value"]
+        print(f"{name:{width}}  {value}  ({setting['source']})")
+    return 0
+
+
+def _pull(options: argparse.Namespace) -> int:
+    from rerankq_worker.model_files import find_model
+    from rerankq_worker.settings import WorkerSettings
+
+    settings = WorkerSettings.load()
+    model, revision = _model_of(options, settings)
+    found = find_model(model, revision, settings.offline)
+    print(f"{found.name} ({found.revision}) is in {found.path}")
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from rerankq_worker.devices import chosen_devices
+    from rerankq_worker.engine_process import make_engine
+    from rerankq_worker.settings import WorkerSettings
+
+    settings = WorkerSettings.load()
+    model, revision = _model_of(options, settings)
+    device = chosen_devices(settings.devices)[0]
+    os.environ["CUDA_VISIBLE_DEVICES"] = device.cuda_visible_devices  # before torch looks
+    asked = settings.model_copy(update={"model": model, "model_revision": revision})
+    engine: Any = make_engine(asked, device.name)
+    engine.warm_up()
+    info = engine.info
+    print(f"{info.model} ({info.revision}) runs in {info.dtype} on {info.device}")
+    print(f"rows of at most {info.max_length_tokens} tokens, {info.max_batch_tokens} tokens a batch")
+    return _compare_with_published(engine)
+
+
+def _compare_with_published(engine: Any) -> int:
+    from rerankq_worker.engine import golden
+
+    results = golden.verify(engine)
+    if not results:
+        print("nobody has published scores of this model, so none could be compared")
+        return 0
+    for result in results:
+        verdict = "ok" if result.ok else "WRONG"
+        print(
+            f"{verdict:5} expected {result.expected:9.4f}, got {result.got:9.4f}: {result.pair.query[:40]!r}"
+        )
+    wrong = sum(not result.ok for result in results)
+    print(f"{len(results) - wrong} of {len(results)} published scores were met")
+    return 1 if wrong else 0
+
+
+def _build_small(_options: argparse.Namespace) -> int:
+    from rerankq_worker.small_model import materialise
+
+    print(materialise())
+    return 0
+
+
+def _model_of(options: argparse.Namespace, settings: Any) -> tuple[str, str | None]:
+    """Model and revision; a pinned revision belongs to the pinned model only."""
+    if options.model is None:
+        return settings.model, options.revision or settings.model_revision
+    return options.model, options.revision
+
+
+def _is_for_the_operator(error: Exception) -> bool:
+    """Our own errors say in one line what to do; of any other the traceback is wanted."""
+    return type(error).__module__.startswith(("rerankq.", "rerankq_worker."))
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def read(file: Path) -> EngineStatus | None:
 def judged(status: EngineStatus, now_unix: float | None = None) -> EngineStatus:
     """The status with the state that holds now: dead is broken and silent is stuck, whatever the file says."""
     now_unix = time.time() if now_unix is None else now_unix
-    if not _is_alive(status.pid):
+    if not is_alive(status.pid):
         return replace(status, state="stuck" if status.state == "stuck" else "broken")
     if now_unix - status.heartbeat_unix > SILENT_AFTER_SECONDS:
         return replace(status, state="stuck")
@@ -97,7 +97,8 @@ def is_healthy(statuses: Iterable[EngineStatus]) -> bool:
     return bool(states) and all(state in IN_SERVICE for state in states)
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether there is a process of this id, ours or not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

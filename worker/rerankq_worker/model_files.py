@@ -21,7 +21,7 @@ FIRST_POSITION = (
 )
 KNOWN_REVISIONS: dict[str, str] = {}  # Hub id -> commit; empty until a host with the weights has verified one
 HUB_PATTERNS = ["*.json", "*.safetensors"]  # never *.bin: a pickle runs code when it is read
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 SHIPPED_MODEL = "small"
 
 SAMPLE_BYTES = 4096
@@ -115,7 +115,7 @@ def fingerprint(directory: Path) -> str:
         digest.update(size_bytes.to_bytes(8, "big"))
         with file.open("rb") as stream:
             for sample in range(SAMPLES):
-                stream.seek(size_bytes * sample // SAMPLES)
+                stream.seek(max(0, size_bytes - SAMPLE_BYTES) * sample // (SAMPLES - 1))
                 digest.update(stream.read(SAMPLE_BYTES))
     return f"sha256:{digest.hexdigest()[:12]}"
 
@@ -142,7 +142,12 @@ def _shipped_model() -> Path:
 
 def _from_hub(model: str, revision: str | None, offline: bool) -> Path:
     from huggingface_hub import snapshot_download  # lazy: a directory needs no Hub library
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     ways_out = f"run `rerankq model pull {model}` on a host that reaches the Hub, or give a model directory"
     try:
@@ -160,7 +165,7 @@ def _from_hub(model: str, revision: str | None, offline: bool) -> Path:
         raise ModelNotFound(
             f"the Hub knows no public model {model}; check its name, or set HF_TOKEN"
         ) from error
-    except (HfHubHTTPError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise ModelNotFound(
             f"model {model} could not be fetched ({type(error).__name__}); {ways_out}"
         ) from error

@@ -106,8 +106,10 @@ class PairTokenizer:
         `max_tokens_per_doc`.
 
         Raises:
-            QueryTooLong, DocumentTooLong: only with `truncation=False`; nothing was cut silently.
+            QueryTooLong, DocumentTooLong: only with `truncation=False`, instead of cutting.
         """
+        if max_tokens_per_doc is not None and max_tokens_per_doc < 1:
+            raise ValueError(f"expected max_tokens_per_doc to be at least 1, got {max_tokens_per_doc}")
         query_ids, query_cut = self._query(query, truncation)
         room = self.max_length_tokens - FRAME_TOKENS - len(query_ids)
         if max_tokens_per_doc is not None:

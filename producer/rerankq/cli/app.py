@@ -6,6 +6,7 @@ import typer
 
 import rerankq
 from rerankq.cli import jobs
+from rerankq.cli.dead import dead
 from rerankq.cli.demo import demo
 from rerankq.cli.model import model
 from rerankq.cli.operate import lanes, workers
@@ -35,6 +36,7 @@ app.command(rich_help_panel=_ASK)(jobs.cancel)
 app.command(rich_help_panel=_RUN)(workers)
 app.command(rich_help_panel=_RUN)(lanes)
 app.command(rich_help_panel=_RUN)(settings)
+app.add_typer(dead, name="dead", rich_help_panel=_RUN)
 app.add_typer(model, name="model", rich_help_panel=_RUN)
 
 

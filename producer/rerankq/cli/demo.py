@@ -11,7 +11,7 @@ import typer
 
 from rerankq.cli import options
 from rerankq.cli.connection import local_stack
-from rerankq.cli.screen import milliseconds, numbered, out, ranking_table, timings_line
+from rerankq.cli.screen import milliseconds, numbered, out, ranking_table, short, timings_line
 from rerankq.contract.messages import Ranking
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _show(answers: list[Answer], ready_seconds: float, model: str | None) -> Non
     served = answers[0].ranking.model
     out.print(
         f"A Redis and a worker were ready after {ready_seconds:.1f} s: {worker.name} on {worker.device}, "
-        f"{worker.dtype}, model {served.name} ({served.revision[:12]}).",
+        f"{worker.dtype}, model {served.name} ({short(served.revision)}).",
         soft_wrap=True,
     )
     if is_random(model):
@@ -112,7 +112,7 @@ def _show_answer(number: int, answer: Answer) -> None:
     out.print(ranking_table(ranking, job.documents))
     if len(ranking.results) < len(job.documents):
         out.print(f"the best {len(ranking.results)} of {len(job.documents)} documents", style="dim")
-    out.print(f"asked and answered in {milliseconds(answer.waited_seconds)}:", style="dim", end=" ")
+    out.print(f"asked and answered in {milliseconds(answer.waited_seconds)}", style="dim")
     out.print(timings_line(ranking))
     out.print(job.note, style="italic", markup=False)
 

@@ -5,7 +5,7 @@ import json
 
 from rerankq.cli import options
 from rerankq.cli.connection import connected
-from rerankq.cli.screen import out, plain_table
+from rerankq.cli.screen import out, plain_table, short
 
 
 def workers(
@@ -29,7 +29,7 @@ def workers(
             worker.state,
             ", ".join(worker.lanes),
             f"{worker.device} {worker.dtype}",
-            f"{worker.model} {worker.revision[:12]}",
+            f"{worker.model} {short(worker.revision)}",
             f"{worker.seen_seconds_ago:.0f} s ago",
         )
         for worker in found

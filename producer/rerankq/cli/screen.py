@@ -11,6 +11,10 @@ from rich.text import Text
 
 from rerankq.contract.messages import RankedDocument, Ranking
 
+_REVISION_CHARACTERS = 12
+_SHOWN_CHARACTERS = 2_000
+_CONTROLS = ("Cc", "Cf", "Zl", "Zp")
+
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
@@ -29,10 +33,10 @@ def ranking_table(ranking: Ranking, texts: Sequence[str] | None) -> Table:
         texts: the documents in the caller's order; None where only the worker has seen them.
     """
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
-    table.add_column("rank", justify="right")
-    table.add_column("score", justify="right", style="bold")
-    table.add_column("text" if texts is not None else "document", no_wrap=True, overflow="ellipsis", ratio=1)
-    table.add_column("before", justify="right", no_wrap=True)
+    table.add_column("rank", justify="right", no_wrap=True)
+    table.add_column("score", justify="right", no_wrap=True, style="bold")
+    table.add_column("text" if texts is not None else "document")  # the one that gives way to the width
+    table.add_column("before", no_wrap=True)
     for rank, result in enumerate(ranking.results, start=1):
         table.add_row(str(rank), _score(result), _document(result, texts), _move(rank, result))
     return table
@@ -42,7 +46,7 @@ def numbered(texts: Sequence[str]) -> Table:
     """The documents as they came."""
     table = Table.grid(padding=(0, 1))
     table.add_column(justify="right", style="dim")
-    table.add_column(no_wrap=True, overflow="ellipsis")
+    table.add_column()
     for place, text in enumerate(texts, start=1):
         table.add_row(str(place), _printable(text))
     return table
@@ -57,7 +61,7 @@ def timings_line(ranking: Ranking) -> Text:
         f"score {milliseconds(timings.score_seconds)}",
         f"{ranking.usage.pairs} pairs, {ranking.usage.tokens} tokens",
         f"{worker.device} {worker.dtype}",
-        f"model {model.name} {model.revision[:12]}",
+        f"model {model.name} {short(model.revision)}",
     ]
     return Text(" · ".join(parts), style="dim", overflow="fold")
 
@@ -79,6 +83,12 @@ def milliseconds(seconds: float) -> str:
     return f"{seconds * 1000:.1f} ms" if seconds < 0.1 else f"{seconds * 1000:.0f} ms"
 
 
+def short(revision: str) -> str:
+    """Enough of a commit or a hash to know it by."""
+    kind, colon, digits = revision.rpartition(":")
+    return f"{kind}{colon}{digits[:_REVISION_CHARACTERS]}"
+
+
 def plain_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     """A table of short strings."""
     table = Table(*headings, box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
@@ -94,19 +104,22 @@ def _score(result: RankedDocument) -> str:
 def _document(result: RankedDocument, texts: Sequence[str] | None) -> Text:
     name = f"[{result.id}] " if result.id else ""
     text = _printable(f"{name}{texts[result.index]}" if texts is not None else f"{name}#{result.index + 1}")
-    return Text("✂ ", style="yellow").append(text) if result.truncated else text
+    return _one_line("✂ ", style="yellow").append(text) if result.truncated else text
 
 
 def _move(rank: int, result: RankedDocument) -> Text:
     before = result.index + 1
     if before == rank:
-        return Text(f"{before}  =", style="dim")
+        return Text(f"{before:>4} =", style="dim")
     arrow, style = ("↑", "green") if before > rank else ("↓", "red")
-    return Text(f"{before} {arrow}{abs(before - rank)}", style=style)
+    return Text(f"{before:>4} {arrow}{abs(before - rank)}", style=style)
 
 
 def _printable(text: str) -> Text:
     """On one line, and without the control characters by which a document could drive the terminal."""
-    return Text(
-        "".join(" " if unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp") else c for c in text[:2000])
-    )
+    kept = text[:_SHOWN_CHARACTERS]
+    return _one_line("".join(" " if unicodedata.category(c) in _CONTROLS else c for c in kept))
+
+
+def _one_line(text: str, style: str = "") -> Text:
+    return Text(text, style=style, no_wrap=True, overflow="ellipsis")

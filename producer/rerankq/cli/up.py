@@ -11,7 +11,7 @@ import typer
 
 from rerankq.cli import options
 from rerankq.cli.connection import local_stack
-from rerankq.cli.screen import err, out
+from rerankq.cli.screen import err, out, short
 from rerankq.local.failure import Unavailable
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _show_addresses(stack: "LocalStack", flower_port: int | None) -> None:
         worker = client.workers()[0]
     out.print("rerankq is up; Ctrl-C stops all of it.", style="bold")
     lines = {
-        "worker": f"{worker.device} {worker.dtype}, model {worker.model} {worker.revision[:12]}",
+        "worker": f"{worker.device} {worker.dtype}, model {worker.model} {short(worker.revision)}",
         "broker": stack.broker_url,
         "flower": f"http://127.0.0.1:{flower_port}" if flower_port else "not running",
         "logs": str(stack.directory),

@@ -106,7 +106,7 @@ class LocalStack:
         return next((child for child in self.children if child.exit_code is not None), None)
 
     def _start(self) -> None:
-        worker = worker_program.command()
+        worker = worker_program.serving_command()
         self._on_progress("starting Redis")
         directory = tempfile.TemporaryDirectory(prefix="rerankq-", ignore_cleanup_errors=True)
         self.directory = Path(self._exit.enter_context(directory))

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 
 from rerankq.local.failure import Unavailable
 
-_NEEDS = ("rerankq_worker", "tokenizers", "torch", "transformers")
+_PROGRAM = ("rerankq_worker", "tokenizers", "safetensors")
+_ENGINE = ("torch", "transformers")  # an image that only fetches models does without
 _MISSING = "the worker is not installed in this Python; `pip install 'rerankq[worker,local]'` brings it"
 
 
 def is_installed() -> bool:
     """Whether its parts are there; they are looked for, not imported."""
-    return all(importlib.util.find_spec(name) is not None for name in _NEEDS)
+    return _found(_PROGRAM)
 
 
 def command(arguments: Sequence[str] = ()) -> list[str]:
@@ -25,6 +26,17 @@ def command(arguments: Sequence[str] = ()) -> list[str]:
     if not is_installed():
         raise Unavailable(_MISSING)
     return [sys.executable, "-m", "rerankq_worker", *arguments]
+
+
+def serving_command() -> list[str]:
+    """The command line that serves a model here until it is stopped.
+
+    Raises:
+        Unavailable: it or what it computes with is not installed.
+    """
+    if not _found(_ENGINE):
+        raise Unavailable(_MISSING)
+    return command()
 
 
 def run(*arguments: str) -> int:
@@ -43,3 +55,7 @@ def ask(*arguments: str) -> str:
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise Unavailable(f"`rerankq-worker {' '.join(arguments)}` failed: {last}")
     return done.stdout
+
+
+def _found(names: Sequence[str]) -> bool:
+    return all(importlib.util.find_spec(name) is not None for name in names)

@@ -213,9 +213,11 @@ class Engine:
                 raise ValueError(
                     f"expected row {index} to have 1 to {self.info.max_length_tokens} tokens, got {len(row)}"
                 )
-            if int(row.min()) < 0 or int(row.max()) >= self._vocabulary_size:
+            smallest, largest = int(row.min()), int(row.max())
+            if smallest < 0 or largest >= self._vocabulary_size:
                 raise ValueError(
-                    f"expected token ids below {self._vocabulary_size}, got {int(row.max())} in row {index}"
+                    f"expected token ids of 0 to {self._vocabulary_size - 1} in row {index}, "
+                    f"got {smallest} to {largest}"
                 )
 
     def _launch(self, rows: Sequence[TokenIds]) -> Tensor | None:

@@ -14,6 +14,7 @@ Linear = Callable[[Tensor], Tensor]
 MakeLinear = Callable[[Tensor, Tensor, bool], Linear]
 """weight [out, in], bias [out], whether the exact GELU follows."""
 
+SMALLEST = 1e-12  # keeps a row of zeros from dividing by zero
 TYPICAL_TOKENS = 2048  # oneDNN chooses the blocked weight layout for about this many rows
 
 
@@ -58,14 +59,54 @@ def can_prepack() -> bool:
 
 
 def int8_linear(weight: Tensor, bias: Tensor, gelu: bool) -> Linear:
-    """Int8 weights per output, int8 activations per token scaled as they come; sums in int32."""
-    weight_scale = weight.float().abs().amax(dim=1).clamp_min(1e-12) / 127
-    quantized = (weight.float() / weight_scale[:, None]).round_().to(torch.int8).t()
+    """Weights in int8 per output; activations in 8 bits, scaled per token as they come; sums in int32.
+
+    Per token, because one scale for a whole batch doubles the error and ties a pair's score to its neighbours.
+    """
+    weight_scale = weight.float().abs().amax(dim=1).clamp_min(SMALLEST) / 127
+    quantized = (weight.float() / weight_scale[:, None]).round_().to(torch.int8)
+    packed = torch.ops.onednn.qlinear_prepack(quantized, None)
+    multiply, zero_points = torch.ops.onednn.qlinear_pointwise, torch.zeros(len(weight), dtype=torch.int64)
+    middle = torch.tensor(
+        128.5
+    )  # activations as unsigned numbers around 128; the half rounds, to(uint8) cuts
+    bias = bias.float()
 
     def product(x: Tensor) -> Tensor:
-        scale = x.abs().amax(dim=-1, keepdim=True).float().clamp_min(1e-12) / 127
-        sums = torch.ops.aten._int_mm((x / scale).round_().to(torch.int8), quantized)
-        y = sums.float().mul_(scale).mul_(weight_scale).add_(bias)
-        return (functional.gelu(y) if gelu else y).to(x.dtype)
+        scale = (
+            torch.linalg.vector_norm(x, ord=torch.inf, dim=-1, keepdim=True).clamp_min_(SMALLEST).div_(127)
+        )
+        activations = torch.addcmul(middle, x, scale.reciprocal()).to(torch.uint8)
+        sums = multiply(
+            activations,
+            1.0,
+            128,
+            packed,
+            weight_scale,
+            zero_points,
+            None,
+            1.0,
+            0,
+            torch.float32,
+            "none",
+            [],
+            "",
+        )
+        y = torch.addcmul(bias, sums, scale)
+        return functional.gelu(y) if gelu else y
 
     return product
+
+
+@cache
+def can_compute_int8() -> bool:
+    """Whether this torch has the private operation and the CPU sums int8 products without overflow.
+
+    Without VNNI instructions pairs of products saturate at 16 bits, which only large numbers show.
+    """
+    probe, weight = torch.ones(4, 64), torch.ones(8, 64)
+    try:
+        got = int8_linear(weight, torch.zeros(8), gelu=False)(probe)
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+    return torch.allclose(got, torch.full((4, 8), 64.0), atol=1e-2)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from rerankq_worker.engine.errors import EngineError, PrecisionRefused
+from rerankq_worker.engine.linears import can_compute_int8
 
 DTYPES = ("auto", "fp32", "fp16", "bf16", "int8")
 BODY_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.float32}
@@ -66,6 +67,8 @@ def _refusal(dtype: str, device: torch.device) -> str | None:
         return "int8 is offered on CPUs only; use fp16"
     if dtype == "bf16" and not _cpu_computes("bf16"):
         return "this CPU has no bf16 instructions and would emulate them; use fp32 or int8"
+    if dtype == "int8" and not can_compute_int8():
+        return "this torch or CPU has no fast, exact int8 product; use fp32 or bf16"
     return None
 
 

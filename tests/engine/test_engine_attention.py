@@ -1,0 +1,78 @@
+"""The three ways of attention give the same numbers, on the CPU too."""
+
+import numpy as np
+import pytest
+import torch
+
+from rerankq_worker.engine.attention import VariableLength, padded, per_row
+from rerankq_worker.engine.packing import Packed, pack
+
+LENGTHS = [(3, 3, 3), (9, 4, 4, 1), (1,), (1, 1), (2, 7)]
+
+
+def packed_of(lengths: tuple[int, ...]) -> Packed:
+    return pack([np.arange(4, 4 + n, dtype=np.int32) for n in lengths], torch.device("cpu"))
+
+
+def projections(lengths: tuple[int, ...], queries: int) -> list[torch.Tensor]:
+    torch.manual_seed(sum(lengths))
+    return [torch.randn(n, 2, 8) for n in (queries, sum(lengths), sum(lengths))]
+
+
+def by_definition(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, packed: Packed) -> torch.Tensor:
+    """Softmax(q k / sqrt d) v over the whole batch, everything outside the own row forbidden."""
+    rows = torch.repeat_interleave(torch.arange(len(packed.lengths)), torch.tensor(packed.lengths))
+    asking = rows if len(q) == len(k) else torch.arange(len(q))
+    logits = torch.einsum("qhd,khd->hqk", q, k) / q.shape[-1] ** 0.5
+    logits = logits.masked_fill(asking[:, None] != rows[None, :], float("-inf"))
+    return torch.einsum("hqk,khd->qhd", logits.softmax(-1), v)
+
+
+def kernel_double(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    cu_q: torch.Tensor,
+    cu_k: torch.Tensor,
+    max_q: int,
+    max_k: int,
+) -> torch.Tensor:
+    """What flash attention's variable-length kernel promises, computed row by row."""
+    assert cu_q.dtype == cu_k.dtype == torch.int32
+    assert max_q == int(cu_q.diff().max())
+    assert max_k == int(cu_k.diff().max())
+    parts = []
+    for a, b, c, d in zip(cu_q, cu_q[1:], cu_k, cu_k[1:], strict=False):
+        heads_first = (q[a:b].transpose(0, 1), k[c:d].transpose(0, 1), v[c:d].transpose(0, 1))
+        parts.append(torch.nn.functional.scaled_dot_product_attention(*heads_first).transpose(0, 1))
+    return torch.cat(parts)
+
+
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+@pytest.mark.parametrize("only_firsts", [False, True], ids=["all ask", "firsts ask"])
+@pytest.mark.parametrize(
+    "attention",
+    [per_row, padded, VariableLength(kernel_double)],
+    ids=["per row", "padded", "variable length"],
+)
+def test_attention_stays_within_each_row(attention, only_firsts: bool, lengths: tuple[int, ...]) -> None:
+    packed = packed_of(lengths)
+    q, k, v = projections(lengths, queries=len(lengths) if only_firsts else sum(lengths))
+
+    torch.testing.assert_close(
+        attention(q, k, v, packed), by_definition(q, k, v, packed), atol=1e-5, rtol=1e-5
+    )
+
+
+def test_positions_start_at_two_in_every_row() -> None:
+    assert packed_of((3, 1, 2)).positions.tolist() == [2, 3, 4, 2, 2, 3]
+
+
+def test_neighbours_of_one_length_share_a_run() -> None:
+    runs = packed_of((4, 4, 2, 4)).runs
+
+    assert [(run.first_row, run.rows, run.length_tokens, run.first_token) for run in runs] == [
+        (0, 2, 4, 0),
+        (2, 1, 2, 8),
+        (3, 1, 4, 10),
+    ]

@@ -1,0 +1,72 @@
+"""Published scores: what is known, and what counts as giving them. No real weights are needed here."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rerankq_worker.engine.golden import golden_pairs, verify
+
+
+@dataclass
+class Info:
+    model: str
+    dtype: str = "fp32"
+
+
+class Scorer:
+    """Gives the published logits, one of them moved."""
+
+    def __init__(self, model: str, moved_by: float = 0.0, dtype: str = "fp32") -> None:
+        self.info = Info(model, dtype)
+        self.moved_by = moved_by
+
+    def score_pairs(self, pairs: list[tuple[str, str]]) -> np.ndarray:
+        known = {(pair.query, pair.document): pair.logit for pair in golden_pairs(self.info.model)}
+        logits = np.array([known[pair] for pair in pairs], dtype=np.float32)
+        if len(logits):
+            logits[0] += self.moved_by
+        return logits
+
+
+@pytest.mark.parametrize(
+    "model", ["BAAI/bge-reranker-v2-m3", "bge-reranker-v2-m3"], ids=["hub id", "directory"]
+)
+def test_an_engine_that_gives_the_published_scores_is_verified(model: str) -> None:
+    results = verify(Scorer(model))
+
+    assert len(results) >= 7
+    assert all(result.ok for result in results)
+
+
+@pytest.mark.parametrize("moved_by", [0.06, -0.06, float("nan")])
+def test_an_engine_that_drifts_is_not_verified(moved_by: float) -> None:
+    results = verify(Scorer("BAAI/bge-reranker-v2-m3", moved_by))
+
+    assert [result.ok for result in results] == [False] + [True] * (len(results) - 1)
+
+
+def test_a_coarser_precision_may_differ_by_what_it_costs() -> None:
+    assert verify(Scorer("BAAI/bge-reranker-v2-m3", moved_by=0.15, dtype="bf16"))[0].ok
+
+
+def test_the_short_form_is_three_pairs() -> None:
+    assert len(verify(Scorer("BAAI/bge-reranker-v2-m3"), short=True)) == 3
+
+
+def test_a_model_nobody_published_scores_of_has_nothing_to_verify() -> None:
+    assert verify(Scorer("my/own-reranker")) == []
+
+
+def test_the_figures_are_the_published_ones(shared: Path) -> None:
+    published = json.loads((shared / "fixtures" / "expected_scores.json").read_text(encoding="utf-8"))
+    logits = {
+        (entry["query"], entry["document"]): entry.get("raw_from_sigmoid", entry["expected"])
+        for entry in reversed(published["bge-reranker-v2-m3"])
+    }
+
+    for pair in golden_pairs("bge-reranker-v2-m3"):
+        assert logits[pair.query, pair.document] == pytest.approx(pair.logit, abs=1e-4)
+        assert pair.source

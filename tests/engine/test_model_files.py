@@ -1,0 +1,151 @@
+"""A model that cannot be served is refused in one line, before anything heavy is imported."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rerankq_worker.model_files import ModelBroken, ModelError, ModelNotFound, find_model, fingerprint
+
+
+@pytest.fixture
+def model_dir(tiny_dir: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_dir, tmp_path / "my-reranker"))
+
+
+def change_config(directory: Path, **changes: Any) -> None:
+    file = directory / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def cut_weights(directory: Path) -> None:
+    weights = directory / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+
+def leave_pickle_only(directory: Path) -> None:
+    (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
+
+
+BREAKAGES = [
+    pytest.param(lambda d: (d / "config.json").unlink(), "config.json is missing", id="no config"),
+    pytest.param(lambda d: (d / "config.json").write_text("{"), "is not JSON", id="broken config"),
+    pytest.param(
+        lambda d: (d / "config.json").write_text("[]"),
+        r"expected .* a JSON object, got list",
+        id="config list",
+    ),
+    pytest.param(
+        lambda d: change_config(d, architectures=["BertForSequenceClassification"]),
+        r"expected .* to say XLMRobertaForSequenceClassification, got",
+        id="wrong architecture",
+    ),
+    pytest.param(
+        lambda d: change_config(d, id2label={"0": "a", "1": "b"}), "with 1 label, got 2", id="two labels"
+    ),
+    pytest.param(
+        lambda d: change_config(d, hidden_act="relu"),
+        "expected hidden_act to be 'gelu'",
+        id="other activation",
+    ),
+    pytest.param(leave_pickle_only, "only pickled weights", id="pickled weights"),
+    pytest.param(lambda d: (d / "model.safetensors").unlink(), "has no model.safetensors", id="no weights"),
+    pytest.param(cut_weights, "is cut off", id="cut-off weights"),
+    pytest.param(
+        lambda d: (d / "model.safetensors").write_bytes(b"x" * 40), "is cut off", id="no safetensors"
+    ),
+    pytest.param(lambda d: (d / "model.safetensors").write_bytes(b""), "is cut off", id="empty weights"),
+    pytest.param(lambda d: (d / "tokenizer.json").unlink(), "has no tokenizer.json", id="no tokenizer"),
+]
+
+
+@pytest.mark.parametrize(("breakage", "complaint"), BREAKAGES)
+def test_a_broken_model_is_refused_in_one_line(
+    model_dir: Path, breakage: Callable[[Path], object], complaint: str
+) -> None:
+    breakage(model_dir)
+
+    with pytest.raises(ModelBroken, match=complaint) as caught:
+        find_model(model_dir)
+
+    assert "\n" not in str(caught.value)
+
+
+def test_a_directory_is_named_after_itself(model_dir: Path) -> None:
+    found = find_model(str(model_dir))
+
+    assert (found.path, found.name) == (model_dir, "my-reranker")
+
+
+def test_a_directory_has_its_fingerprint_as_revision(model_dir: Path) -> None:
+    assert find_model(model_dir).revision == fingerprint(model_dir)
+    assert fingerprint(model_dir).startswith("sha256:")
+
+
+def test_other_weights_of_the_same_shape_have_another_fingerprint(model_dir: Path) -> None:
+    before = fingerprint(model_dir)
+    weights = model_dir / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-4:] = b"\x00\x00\x00\x01"
+    weights.write_bytes(content)
+
+    assert fingerprint(model_dir) != before
+
+
+def test_a_directory_that_is_not_there_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFound, match=r"no model directory at .*nowhere"):
+        find_model(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "justaname", ""])
+def test_what_is_neither_a_directory_nor_a_hub_id_never_asks_the_hub(name: str) -> None:
+    with pytest.raises(ModelError):
+        find_model(name)
+
+
+def test_a_hub_model_that_is_not_cached_names_both_ways_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+
+    with pytest.raises(
+        ModelNotFound, match=r"not in the local cache; run `rerankq model pull .*or give a model directory"
+    ):
+        find_model("BAAI/bge-reranker-v2-m3", offline=True)
+
+
+def test_a_cached_hub_model_is_found_offline_under_its_commit(
+    tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "models--some--reranker"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    shutil.copytree(tiny_dir, repository / "snapshots" / commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+
+    found = find_model("some/reranker", offline=True)
+
+    assert (found.name, found.revision) == ("some/reranker", commit)
+
+
+def test_weights_in_shards_are_found_by_their_index(model_dir: Path) -> None:
+    (model_dir / "model.safetensors").rename(model_dir / "model-00001-of-00001.safetensors")
+    index = {"weight_map": {"classifier.dense.weight": "model-00001-of-00001.safetensors"}}
+    (model_dir / "model.safetensors.index.json").write_text(json.dumps(index))
+
+    assert find_model(model_dir).revision.startswith("sha256:")
+
+
+@pytest.mark.parametrize("module", ["model_files", "tokenizer", "planner"])
+def test_the_rooms_beside_the_engine_import_no_torch(module: str) -> None:
+    program = f"import sys, rerankq_worker.{module}; print([m for m in ('torch', 'transformers') if m in sys.modules])"
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "[]"

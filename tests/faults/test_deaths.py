@@ -1,0 +1,143 @@
+"""Something dies or freezes in mid job: cases a to f, h and i. Accepted is answered, once."""
+
+import time
+from collections.abc import Callable
+
+import psutil
+import pytest
+
+from rerankq import JobFailed, RerankClient
+from rerankq.client import Job
+from rerankq.contract.dead_letters import DeadLetters
+from tests.faults.conftest import LEASE_SECONDS, documents
+from tests.service import Service
+
+LONG = documents(200)  # about a second on the double
+VERY_LONG = documents(700)
+
+
+def lane_of(worker: str | None) -> str:
+    """`bulk` for the worker `cpu0-bulk@host`."""
+    assert worker is not None
+    return worker.partition("-")[2].partition("@")[0]
+
+
+def is_scoring(service: Service, query: str) -> bool:
+    return service.testimony().rows_scored(query) > 0
+
+
+def test_no_job_is_lost_when_workers_are_killed_under_load(service: Service, client: RerankClient) -> None:
+    jobs: list[Job] = []
+    for kill in range(3):
+        jobs += [client.submit(f"load {kill} {number}", documents(20)) for number in range(20)]
+        service.kill(service.celery_worker("interactive"))
+        jobs += [client.submit(f"load {kill} {number}", documents(20), lane="bulk") for number in range(20, 30)]
+        service.kill(service.celery_worker("bulk"))
+
+    assert [len(job.result(60).results) for job in jobs] == [20] * len(jobs)
+
+
+def test_a_job_fetched_by_a_worker_that_froze_and_died_is_answered_by_another(
+    service: Service, client: RerankClient
+) -> None:
+    frozen = service.celery_worker("interactive")
+    frozen.suspend()
+    jobs = [client.submit(f"frozen fetch {number}", ["a"]) for number in range(5)]
+    time.sleep(0.5)
+    service.kill(frozen)
+
+    assert all(job.result(30).complete for job in jobs)
+
+
+def test_a_freeze_shorter_than_the_lease_costs_no_second_run(service: Service, client: RerankClient) -> None:
+    job = client.submit("short freeze", LONG, lane="bulk")
+    service.wait_until(lambda: is_scoring(service, "short freeze"))
+    worker = service.celery_worker("bulk")
+
+    worker.suspend()
+    time.sleep(LEASE_SECONDS / 2)
+    worker.resume()
+
+    assert job.result(30).complete
+    assert service.testimony().rows_scored("short freeze") == len(LONG)
+    assert job.status().attempts == 1
+
+
+def test_after_a_freeze_longer_than_the_lease_there_is_still_one_answer(
+    service: Service, client: RerankClient
+) -> None:
+    job = client.submit("long freeze", VERY_LONG, deadline=time.time() + 60)
+    service.wait_until(lambda: job.status().state == "running")
+    worker = service.celery_worker(lane_of(job.status().worker))
+    frozen = [worker, *worker.children()]
+
+    for process in frozen:
+        process.suspend()
+    ranking = job.result(30)
+    for process in frozen:
+        process.resume()
+    service.wait_until(lambda: "its lease was gone at the" in service.log())
+
+    assert lane_of(ranking.worker.name) not in worker.cmdline()
+    assert job.result(5).results == ranking.results
+    assert service.testimony().most_often_scored("long freeze") <= 2
+
+
+def test_a_job_whose_child_is_killed_goes_on_from_its_scored_batches(
+    service: Service, client: RerankClient
+) -> None:
+    job = client.submit("killed child", VERY_LONG, lane="bulk")
+    service.wait_until(lambda: job.progress()[0] > 200)
+    service.kill(service.celery_child("bulk"))
+
+    ranking = job.result(30)
+
+    assert ranking.complete
+    assert ranking.usage.cached_pairs > 200
+    assert service.testimony().most_often_scored("killed child") <= 2
+    assert service.testimony().rows_scored("killed child") < len(VERY_LONG) + 450
+
+
+def test_a_killed_engine_costs_neither_a_redelivery_nor_a_score(
+    service: Service, client: RerankClient
+) -> None:
+    jobs = [client.submit("engine dies, bulk", LONG, lane="bulk"), client.submit("engine dies", LONG, deadline=time.time() + 60)]
+    service.wait_until(lambda: all(is_scoring(service, query) for query in ("engine dies, bulk", "engine dies")))
+    service.kill(service.engine())
+
+    assert all(job.result(30).complete for job in jobs)
+    assert [job.status().attempts for job in jobs] == [1, 1]
+    assert service.testimony().rows_scored("engine dies, bulk") <= len(LONG) + 8
+
+
+def kill_whenever_it_runs(service: Service, job: Job, victim: Callable[[], psutil.Process]) -> int:
+    """Play a job that ends whoever runs it; how often it did."""
+    deaths = 0
+    while not job.done():
+        if job.status().state == "running" and job.status().attempts > deaths:
+            service.kill(victim())
+            deaths += 1
+        time.sleep(0.05)
+    return deaths
+
+
+@pytest.mark.parametrize("victim", ["child", "worker"])
+def test_a_job_that_kills_its_process_is_set_aside_after_three_attempts_and_replayable(
+    service: Service, client: RerankClient, victim: str
+) -> None:
+    find = service.celery_child if victim == "child" else service.celery_worker
+    job = client.submit(f"kills its {victim}", VERY_LONG, lane="bulk")
+    behind = client.submit(f"behind the {victim} killer", ["innocent"], lane="bulk")
+
+    deaths = kill_whenever_it_runs(service, job, lambda: find("bulk"))
+
+    with pytest.raises(JobFailed, match="given up after 3 attempts"):
+        job.result(10)
+    assert deaths == 3
+    assert behind.result(30).complete
+    assert job.status().state == "dead"
+    letters = DeadLetters(service.redis.client())
+    assert job.job_id in [letter.id for letter in letters.list()]
+    assert letters.retry(job.job_id)
+    service.wait_until(lambda: job.status().state in ("running", "done"))
+    assert job.result(60).complete

@@ -1,0 +1,77 @@
+"""The documents say what is so: the map's tree, the links, the verbs."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.house.tree import MAP, tree, tree_in
+
+DOCUMENTS = sorted(
+    [
+        *REPOSITORY.glob("*.md"),
+        *(REPOSITORY / "docs").glob("**/*.md"),
+        *(REPOSITORY / "benchmarks").glob("*.md"),
+    ]
+)
+_LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)#\s]+)(?:#[^)]*)?\)")
+_VERB = re.compile(r"`make ([a-z-]+)")
+_COMMAND = re.compile(r"`rerankq ((?:model |dead )?[a-z-]+)")
+
+
+def test_the_tree_of_the_map_is_the_tree_of_the_files() -> None:
+    assert tree_in(MAP.read_text(encoding="utf-8")) == tree(), "`make map` draws it anew"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_within_the_house_leads_somewhere(document: Path) -> None:
+    targets = [link for link in _LINK.findall(document.read_text(encoding="utf-8")) if "://" not in link]
+
+    lost = [target for target in targets if not (document.parent / target).exists()]
+
+    assert lost == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_verb_and_command_that_a_document_names_exists(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+
+    unknown = {*_VERB.findall(text)} - _verbs(), {*_COMMAND.findall(text)} - _commands()
+
+    assert unknown == (set(), set())
+
+
+def test_make_alone_lists_every_verb() -> None:
+    listed = subprocess.run(["make"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+
+    assert {line.split()[1] for line in listed.splitlines()} == _verbs()
+
+
+def _verbs() -> set[str]:
+    phony = re.search(r"^\.PHONY: (.*)$", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert phony is not None
+    return set(phony[1].split())
+
+
+def _commands() -> set[str]:
+    from rerankq.cli.app import app
+
+    groups = [(group.name, group.typer_instance) for group in app.registered_groups]
+    nested = {
+        f"{name} {_name_of(command)}"
+        for name, group in groups
+        if group is not None
+        for command in group.registered_commands
+    }
+    return (
+        nested
+        | {_name_of(command) for command in app.registered_commands}
+        | {str(name) for name, _ in groups}
+    )
+
+
+def _name_of(command: object) -> str:
+    name, callback = getattr(command, "name", None), getattr(command, "callback", None)
+    return name or callback.__name__  # type: ignore[union-attr]

@@ -1,0 +1,108 @@
+"""An engine double that writes down what it scores, so that a test counts what the device did, not what was claimed.
+
+    RERANKQ_ENGINE_FACTORY="tests.witness:engine?pair_ms=5&die=666"   WITNESS_FILE=/some/file
+
+Two lines per row: `b <job> <row>` when it goes onto the device, `s <job> <row>` when its score is there. A job is
+told by its query, so give each job a query of its own.
+"""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rerankq_worker.doubles import DoubleEngine, Temper
+from rerankq_worker.frames import Logits, TokenIds
+from rerankq_worker.settings import WorkerSettings
+from rerankq_worker.small_model import materialise
+from rerankq_worker.tokenizer import PairTokenizer
+
+END_OF_QUERY = 2  # `</s>`
+
+
+class Witness(DoubleEngine):
+    """A double under oath."""
+
+    def __init__(self, settings: WorkerSettings, device: str, temper: Temper) -> None:
+        super().__init__(settings, device, temper)
+        self._ledger = os.open(os.environ["WITNESS_FILE"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+
+    def score(self, rows: Sequence[TokenIds]) -> Logits:
+        self._note("b", rows)
+        logits = super().score(rows)
+        self._note("s", rows)
+        return logits
+
+    def _note(self, what: str, rows: Sequence[TokenIds]) -> None:
+        lines = [f"{what} {query_name(row)} {row_name(row)}\n" for row in rows]
+        os.write(self._ledger, "".join(lines).encode())
+
+
+def engine(settings: WorkerSettings, device: str, **temper: Any) -> Witness:
+    """The factory; takes the words of a `Temper`."""
+    return Witness(settings, device, Temper(**temper))
+
+
+def query_name(row: TokenIds) -> str:
+    """What a row's query is called in the ledger."""
+    ends = np.flatnonzero(row == END_OF_QUERY)
+    return row_name(row[: ends[0]])
+
+
+def row_name(row: TokenIds) -> str:
+    return hashlib.blake2b(np.ascontiguousarray(row, dtype="<i4").tobytes(), digest_size=6).hexdigest()
+
+
+@dataclass(slots=True)
+class Testimony:
+    """What the device did with each job, by its query's name."""
+
+    begun: dict[str, Counter[str]] = field(default_factory=dict[str, Counter[str]])
+    scored: dict[str, Counter[str]] = field(default_factory=dict[str, Counter[str]])
+
+    def rows_scored(self, query: str) -> int:
+        """Scores made for a job, the same row twice counting twice."""
+        return sum(self.scored.get(_name_of(query), Counter()).values())
+
+    def most_often_begun(self, query: str) -> int:
+        """How often the row of a job that went onto the device most often did so."""
+        return max(self.begun.get(_name_of(query), Counter({"": 0})).values())
+
+    def most_often_scored(self, query: str) -> int:
+        """How often the row of a job that was scored most often was."""
+        return max(self.scored.get(_name_of(query), Counter({"": 0})).values())
+
+
+def testimony(ledger: Path) -> Testimony:
+    """All that the witnesses have written into a ledger."""
+    told = Testimony()
+    lines = ledger.read_text().splitlines() if ledger.exists() else []
+    for what, query, row in (line.split() for line in lines if line.count(" ") == 2):
+        book = told.begun if what == "b" else told.scored
+        book.setdefault(query, Counter())[row] += 1
+    return told
+
+
+def token_of(word: str) -> int:
+    """A token id that is in texts with this word and hardly elsewhere: the poison of a double."""
+    row = _tokenizer().rows("a", [word])[0].token_ids
+    plain = set(_tokenizer().rows("a", ["a"])[0].token_ids.tolist())
+    return max(set(row.tolist()) - plain)
+
+
+_loaded: list[PairTokenizer] = []
+
+
+def _tokenizer() -> PairTokenizer:
+    if not _loaded:
+        _loaded.append(PairTokenizer.from_model_dir(materialise(), 1024))
+    return _loaded[0]
+
+
+def _name_of(query: str) -> str:
+    return query_name(_tokenizer().rows(query, ["a"])[0].token_ids)

@@ -1,0 +1,273 @@
+"""Per device one engine process and its Celery workers, started, watched, restarted and stopped in order.
+
+The life of a process here: started; when it ends, started anew after 1 s, then 2, 4 and so on up to 30 as long as
+it does not last; a configuration error of any of them stops all. Stopping: the Celery workers finish the job they
+hold while the engines go on; what is not done after the grace is handed back to the queue; then the engines go.
+
+Knows processes, signals and status files: no torch, no model, no job.
+"""
+
+import fcntl
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rerankq.contract.errors import InvalidSettings
+from rerankq_worker import health, leash
+from rerankq_worker.devices import Device
+from rerankq_worker.settings import WorkerSettings
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.1
+FIRST_BACK_OFF_SECONDS = 1.0
+LONGEST_BACK_OFF_SECONDS = 30.0
+LASTING_AFTER_SECONDS = (
+    10.0  # one that lived this long did not fail to start; its next start need not wait long
+)
+HANDING_BACK_SECONDS = 10.0  # for a Celery worker to give its job back to the queue
+ENGINE_STOP_SECONDS = 10.0
+SILENCE_BEYOND_STUCK_SECONDS = 15.0  # an engine that has not even ended itself by then is killed
+
+CELERY = (sys.executable, "-m", "celery", "--quiet", "-A", "rerankq_worker.app:app")
+
+
+@dataclass(slots=True)
+class Child:
+    """One process that is to run for ever."""
+
+    name: str
+    command: Callable[[int], Sequence[str]]
+    """The command line of its how-manieth start."""
+    environment: Mapping[str, str]
+    status_file: Path | None = None
+    """Of an engine: where it says how it is."""
+    starts: int = 0
+    _process: "subprocess.Popen[bytes] | None" = None
+    _started_at: float = 0.0
+    _start_at: float = 0.0
+    _back_off_seconds: float = FIRST_BACK_OFF_SECONDS
+
+    @property
+    def is_running(self) -> bool:
+        """Whether there is a process, as far as we have noticed."""
+        return self._process is not None
+
+    def tend(self) -> int | None:
+        """Start it when its time has come, notice its end; the exit code if it has just ended."""
+        if self._process is None:
+            if time.monotonic() >= self._start_at:
+                self._start()
+            return None
+        return self.notice_end()
+
+    def notice_end(self) -> int | None:
+        """The exit code if it has just ended; negative: the signal that ended it."""
+        exit_code = None if self._process is None else self._process.poll()
+        if exit_code is None:
+            return None
+        lived_seconds = time.monotonic() - self._started_at
+        self._process = None
+        self._plan_restart(lived_seconds)
+        log.warning("%s: %s after %.1f s", self.name, _how_it_ended(exit_code), lived_seconds)
+        return exit_code
+
+    def send(self, number: signal.Signals) -> None:
+        """Signal it, if it runs."""
+        if self._process is not None:
+            self._process.send_signal(number)
+
+    def kill_if_silent(self, longest_silence_seconds: float) -> None:
+        """End an engine that no longer writes its status: frozen from outside, it cannot end itself."""
+        if self.status_file is None or self._process is None:
+            return
+        status = health.read(self.status_file)
+        if status is None or status.pid != self._process.pid:
+            return
+        silence_seconds = time.time() - status.heartbeat_unix
+        if silence_seconds > longest_silence_seconds:
+            log.error("%s: silent for %.0f s, killed", self.name, silence_seconds)
+            self._process.kill()
+
+    def _start(self) -> None:
+        self.starts += 1
+        tied = [sys.executable, "-I", "-S", leash.__file__, str(os.getpid()), *self.command(self.starts)]
+        self._process = subprocess.Popen(  # noqa: S603 - our own programs
+            tied,
+            env=dict(self.environment),
+            process_group=0,  # a terminal's Ctrl-C reaches us alone, and we stop them in order
+        )
+        self._started_at = time.monotonic()
+        log.info("%s: started, pid %d", self.name, self._process.pid)
+
+    def _plan_restart(self, lived_seconds: float) -> None:
+        if lived_seconds >= LASTING_AFTER_SECONDS:
+            self._back_off_seconds = FIRST_BACK_OFF_SECONDS
+        self._start_at = time.monotonic() + self._back_off_seconds
+        self._back_off_seconds = min(2 * self._back_off_seconds, LONGEST_BACK_OFF_SECONDS)
+
+
+@dataclass(slots=True)
+class Launcher:
+    """The processes of one host, kept running until told to stop."""
+
+    engines: Sequence[Child]
+    celery_workers: Sequence[Child]
+    drain_seconds: float
+    stuck_after_seconds: float
+    _stop_signals: int = field(default=0, init=False)
+
+    def run(self) -> int:
+        """Keep all running until SIGTERM or SIGINT; the exit code."""
+        signal.signal(signal.SIGTERM, self._on_stop_signal)
+        signal.signal(signal.SIGINT, self._on_stop_signal)
+        exit_code = os.EX_OK
+        while not self._stop_signals and exit_code != os.EX_CONFIG:
+            exit_code = self._tend([*self.engines, *self.celery_workers])
+            time.sleep(TICK_SECONDS)
+        self._stop()
+        return exit_code
+
+    def _tend(self, children: Iterable[Child]) -> int:
+        """One look at each; `EX_CONFIG` when one of them cannot run as configured."""
+        for child in children:
+            child.kill_if_silent(self.stuck_after_seconds + SILENCE_BEYOND_STUCK_SECONDS)
+            if child.tend() == os.EX_CONFIG:
+                log.error("%s cannot run as configured (it says why above); stopping", child.name)
+                return os.EX_CONFIG
+        return os.EX_OK
+
+    def _stop(self) -> None:
+        """Drain, hand back, end; each further signal skips one wait."""
+        workers, engines = self.celery_workers, self.engines
+        log.info("stopping: running jobs have %g s", self.drain_seconds)
+        self._ask(workers, signal.SIGTERM, self.drain_seconds, patience=1, meanwhile=self._keep_engines)
+        self._ask(workers, signal.SIGQUIT, HANDING_BACK_SECONDS, patience=2, meanwhile=self._keep_engines)
+        self._ask(workers, signal.SIGKILL, HANDING_BACK_SECONDS, patience=3)
+        self._ask(engines, signal.SIGTERM, ENGINE_STOP_SECONDS, patience=3)
+        self._ask(engines, signal.SIGKILL, ENGINE_STOP_SECONDS, patience=4)
+        log.info("stopped")
+
+    def _ask(
+        self,
+        children: Sequence[Child],
+        number: signal.Signals,
+        wait_seconds: float,
+        *,
+        patience: int,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Send a signal and wait for the end of all, unless more than `patience` stop signals come."""
+        asked = [child for child in children if child.is_running]
+        for child in asked:
+            child.send(number)
+        give_up_at = time.monotonic() + wait_seconds
+        while asked and time.monotonic() < give_up_at and self._stop_signals <= patience:
+            asked = [child for child in asked if child.notice_end() is None]
+            meanwhile()
+            time.sleep(TICK_SECONDS / 2)
+
+    def _keep_engines(self) -> None:
+        self._tend(self.engines)
+
+    def _on_stop_signal(self, _number: int, _frame: object) -> None:
+        self._stop_signals += 1
+
+
+def launcher_for(
+    settings: WorkerSettings, devices: Sequence[Device], *, engine_only: bool = False
+) -> Launcher:
+    """The launcher of these devices' processes; nothing is started yet."""
+    engines = [_engine(settings, device) for device in devices]
+    celery_workers = (
+        [] if engine_only else [worker for device in devices for worker in _celery_workers(settings, device)]
+    )
+    return Launcher(engines, celery_workers, settings.drain_seconds, settings.stuck_after_seconds)
+
+
+@contextmanager
+def sole_launcher(runtime_dir: Path) -> Generator[None]:
+    """Own the runtime directory; what dead engines left in it is removed.
+
+    Raises:
+        InvalidSettings: another launcher owns it.
+    """
+    with (runtime_dir / "launcher.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise InvalidSettings(
+                f"another rerankq-worker (pid {lock.read().strip()}) runs in {runtime_dir}; stop it, "
+                "or set RERANKQ_RUNTIME_DIR to another directory"
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        _clear_away_the_dead(runtime_dir)
+        yield
+
+
+def _engine(settings: WorkerSettings, device: Device) -> Child:
+    name = device.name
+    socket_path = settings.socket_of(name)
+
+    def command(starts: int) -> list[str]:
+        program = [sys.executable, "-m", "rerankq_worker", "engine", "--device", name]
+        return [*program, "--starts", str(starts), "--parent-pid", str(os.getpid())]
+
+    environment = _environment(settings, device)
+    return Child(f"engine {name}", command, environment, status_file=health.status_file(socket_path))
+
+
+def _celery_workers(settings: WorkerSettings, device: Device) -> list[Child]:
+    from rerankq.contract.broker import queue_of  # brings Celery, which `health` and `engine` do without
+
+    interactive, bulk = queue_of("interactive"), queue_of("bulk")
+    names = {
+        **dict.fromkeys(_numbered(f"{device.name}-interactive", settings.interactive_workers), interactive),
+        **dict.fromkeys(_numbered(f"{device.name}-bulk", settings.bulk_workers), f"{interactive},{bulk}"),
+    }
+    return [_celery_worker(settings, device, name, queues) for name, queues in names.items()]
+
+
+def _celery_worker(settings: WorkerSettings, device: Device, name: str, queues: str) -> Child:
+    command = [*CELERY, "worker", "--pool", "prefork", "--concurrency", "1", "-n", f"{name}@%h", "-Q", queues]
+    command += ["--without-gossip", "--without-mingle", "-E", "--loglevel", "INFO"]
+    return Child(f"worker {name}", lambda _: command, _environment(settings, device))
+
+
+def _numbered(name: str, count: int) -> list[str]:
+    return [name if number == 1 else f"{name}{number}" for number in range(1, count + 1)]
+
+
+def _environment(settings: WorkerSettings, device: Device) -> dict[str, str]:
+    progress_bars = {} if sys.stderr.isatty() else {"TQDM_DISABLE": "1"}  # a log file wants lines
+    return {
+        **progress_bars,
+        **os.environ,
+        "CUDA_VISIBLE_DEVICES": device.cuda_visible_devices,
+        "RERANKQ_RUNTIME_DIR": str(settings.runtime_path),
+        "RERANKQ_ENGINE_SOCKET": str(settings.socket_of(device.name)),
+    }
+
+
+def _how_it_ended(exit_code: int) -> str:
+    if exit_code < 0:
+        return f"ended by {signal.Signals(-exit_code).name}"
+    return f"ended with exit code {exit_code}"
+
+
+def _clear_away_the_dead(runtime_dir: Path) -> None:
+    for file in runtime_dir.glob("*.json"):
+        status = health.read(file)
+        if status is None or not health.is_alive(status.pid):
+            file.unlink(missing_ok=True)
+            file.with_suffix(".sock").unlink(missing_ok=True)
