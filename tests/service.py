@@ -174,8 +174,10 @@ class Service:
         def is_there() -> bool:
             found[:] = self._all(lambda words: any(f"-{lane}@" in word for word in words))
             pids = {process.pid for process in found}
-            found[:] = [process for process in found if process.ppid() not in pids and process.children()]
-            return bool(found)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found[:] = [process for process in found if process.ppid() not in pids and process.children()]
+                return bool(found)
+            return False
 
         self.wait_until(is_there, READY_WITHIN_SECONDS)
         return found[0]
