@@ -19,7 +19,6 @@ from rerankq_worker.engine_client import (
     EngineClient,
     EngineKilledTwice,
     EngineRefused,
-    is_ready,
 )
 from tests.process.conftest import StartEngine
 from tests.process.engine_under_test import PATIENCE_SECONDS, eventually, expected, rows_of
@@ -282,16 +281,14 @@ def test_a_second_engine_for_the_same_device_is_refused(start_engine: StartEngin
     assert engine.scores(rows_of(3)).tolist() == [-3]
 
 
-def test_readiness_follows_the_engine(start_engine: StartEngine) -> None:
+def test_the_status_follows_the_engine_through_death_and_loading(start_engine: StartEngine) -> None:
     engine = start_engine("slow?load_ms=1000")
-    assert is_ready(engine.socket_path)
+    assert engine.status.state == "ready"
 
     engine.kill()
 
-    eventually(lambda: not is_ready(engine.socket_path))
-    eventually(lambda: engine.status.state == "loading")
-    assert not is_ready(engine.socket_path)
-    eventually(lambda: is_ready(engine.socket_path))
+    for state in ("broken", "loading", "ready"):
+        eventually(lambda state=state: engine.status.state == state)  # type: ignore[misc]
 
 
 def test_a_frozen_engine_is_stuck_once_its_heartbeat_is_old(start_engine: StartEngine) -> None:

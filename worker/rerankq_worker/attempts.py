@@ -136,7 +136,7 @@ class Consumer(celery_consumer.Consumer):
             raise JobFailed(
                 f"given up after {attempts} attempts: the worker or the engine was lost each time; "
                 f"`rerankq dead show {_id_of(message) or message.delivery_tag}` tells more",
-                {"attempts": attempts, "where": "worker"},
+                {"attempts": attempts, "where": "worker", "dead": True},
             )
         wrong = wrong_header(message.headers)
         if wrong:
@@ -242,7 +242,7 @@ def _is_limit(value: Any) -> bool:
 def _unusable(message: Any, why: str) -> JobFailed:
     return JobFailed(
         f"the message is not usable: {why}; `rerankq dead show {_id_of(message) or message.delivery_tag}` tells more",
-        {"attempts": 0, "where": "worker"},
+        {"attempts": 0, "where": "worker", "dead": True},
     )
 
 

@@ -226,7 +226,7 @@ class EngineProcess:
 
     def _recover(self, batch: Sequence[Part], error: Exception) -> None:
         reason = _first_line(error)
-        if any(kind.__name__ == DEVICE_LOST for kind in type(error).__mro__):
+        if _is_device_lost(error):
             self._watch.end("broken", BROKEN, reason)
         if isinstance(error, MemoryError):
             self._watch.tally.out_of_memory += 1
@@ -272,9 +272,18 @@ def make_engine(settings: WorkerSettings, device: str) -> ScoringEngine:
 def _load(settings: WorkerSettings, device: str, watch: Watch) -> ScoringEngine:
     log.info("engine %s: loading %s", device, settings.model)
     with watch.loading(settings.load_timeout_seconds):
-        engine = make_engine(settings, device)
-        engine.warm_up()
+        try:
+            engine = make_engine(settings, device)
+            engine.warm_up()
+        except Exception as error:
+            if _is_device_lost(error):  # no matter of configuration: another start may find it well
+                watch.end("broken", BROKEN, _first_line(error))
+            raise
     return engine
+
+
+def _is_device_lost(error: Exception) -> bool:
+    return any(kind.__name__ == DEVICE_LOST for kind in type(error).__mro__)
 
 
 def _number(text: str) -> float:
