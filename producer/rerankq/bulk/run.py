@@ -200,7 +200,7 @@ class BulkRun:
 
     def _entries(self, reader: Reader, start: int) -> Iterator[Entry]:
         """The rows from a position on; those before are passed over without a look."""
-        records = islice(_readable(reader, self._task.input), start, None)
+        records = islice(readable(reader, self._task.input), start, None)
         for position, record in enumerate(records, start=start):
             yield validated(position, reader.row(record), self._client, self._task.options)
 
@@ -323,7 +323,7 @@ def _of_one_model(landed: Iterator[Landed], flight: Flight, model: ModelInfo) ->
         yield one
 
 
-def _readable(reader: Reader, path: str) -> Iterator[Any]:
+def readable(reader: Reader, path: str) -> Iterator[Any]:
     """The records; what ends them before their time is told as one of our errors."""
     count = 0
     try:
