@@ -1,0 +1,364 @@
+"""How fast is the engine, against what people use today, on the same pairs in the same run?
+
+    python -m benchmarks.bench_engine --models mini,true-shape --workloads lognormal,zh --rounds 5
+
+Every round runs every contestant once (A B C A B C ...), so a busy machine slows all of them; what is reported is the
+ratio to CrossEncoder's defaults within a round: median and range. The matrix-product peak of the machine is measured
+in the same rounds, per precision, and MFU is each contestant's useful arithmetic over it. The last line is JSON.
+
+FlagReranker and infinity are run by a Python of their own (they want an older transformers), named by
+RERANKQ_BENCH_FLAG_PYTHON and RERANKQ_BENCH_INFINITY_PYTHON; left out where those are not set.
+"""
+
+import argparse
+import gzip
+import itertools
+import json
+import os
+import platform
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rerankq_worker.engine import Engine
+from rerankq_worker.model_files import find_model, read_config
+from rerankq_worker.tokenizer import PairTokenizer
+
+from tests.model_dirs import CORPUS, build_model_dir
+
+Pair = tuple[str, str]
+Score = Callable[[Sequence[Pair]], np.ndarray]
+
+BASELINE = "crossencoder"
+SHARED = Path(os.environ.get("RERANKQ_SHARED") or Path(__file__).parents[1].parent / "shared") / "data"
+JOB_FILES = {
+    "en": "hard_en_squad_bm25_top30",
+    "zh": "hard_zh_cmrc_drcd_bm25_top30",
+    "mixed": "xquad_mixed_zh_en_top50",
+    "web": "noveleval_google_top20",
+}
+SYNTHETIC = {"10x128": (10, 128), "50x256": (50, 256), "100x512": (100, 512)}
+PEAK_SIZE = 2048
+SEED = 20261122
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    name: str
+    pairs: list[Pair]
+    max_length_tokens: int
+    tokens: int
+    """Of all rows together, nothing padded."""
+    flops: float
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    name: str
+    dtype: str
+    make: Callable[[Path, str, int], Score]
+    """Model directory, device, length in tokens; gives a function from pairs to logits or scores."""
+
+
+# --- contestants ---------------------------------------------------------------------------------------------------
+
+
+def ours(dtype: str) -> Contestant:
+    def make(model: Path, device: str, length: int) -> Score:
+        engine = Engine.load(model, device=device, dtype=dtype, max_length_tokens=length)
+        engine.warm_up()
+        return engine.score_pairs
+
+    return Contestant(f"rerankq {dtype}", dtype, make)
+
+
+def cross_encoder(name: str, dtype: str, batch: int) -> Contestant:
+    def make(model: Path, device: str, length: int) -> Score:
+        from sentence_transformers import CrossEncoder
+
+        kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+        encoder = CrossEncoder(
+            str(model), device=device, max_length=length, model_kwargs={"torch_dtype": kinds[dtype]}
+        )
+        return lambda pairs: encoder.predict(
+            list(pairs), batch_size=batch, activation_fn=torch.nn.Identity(), show_progress_bar=False
+        )
+
+    return Contestant(name, dtype, make)
+
+
+def elsewhere(name: str, python: str, program: str, dtype: str) -> Contestant:
+    """A contestant in a Python of its own: JSON lines in and out, timed there is nothing but the scoring call."""
+
+    def make(model: Path, device: str, length: int) -> Score:
+        child = subprocess.Popen(
+            [python, "-c", program, str(model), device, str(length)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": "", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"},
+        )
+
+        def score(pairs: Sequence[Pair]) -> np.ndarray:
+            assert child.stdin is not None
+            assert child.stdout is not None
+            child.stdin.write(json.dumps(list(pairs)) + "\n")
+            child.stdin.flush()
+            for line in child.stdout:
+                if line.startswith("SCORES "):
+                    return np.array(json.loads(line.removeprefix("SCORES ")))
+            raise RuntimeError(f"{name} ended without an answer; see its output above")
+
+        return score
+
+    return Contestant(name, dtype, make)
+
+
+CHILD = """
+import json, sys
+model, device, length = sys.argv[1], sys.argv[2], int(sys.argv[3])
+{make}
+for line in sys.stdin:
+    pairs = json.loads(line)
+    print("SCORES", json.dumps([float(s) for s in score(pairs)]), flush=True)
+"""
+FLAG = CHILD.format(
+    make="""
+from FlagEmbedding import FlagReranker
+reranker = FlagReranker(model, use_fp16=device != "cpu", devices=device, max_length=length)
+score = lambda pairs: reranker.compute_score([tuple(p) for p in pairs])
+"""
+)
+INFINITY = CHILD.format(
+    make="""
+import asyncio, itertools
+from infinity_emb import AsyncEmbeddingEngine, EngineArgs
+loop = asyncio.new_event_loop()
+engine = AsyncEmbeddingEngine.from_args(EngineArgs(model_name_or_path=model, device=device, engine="torch",
+    batch_size=32, bettertransformer=False, compile=False, dtype="float32" if device == "cpu" else "float16",
+    model_warmup=False))
+loop.run_until_complete(engine.astart())
+async def rerank(groups):
+    return await asyncio.gather(*(engine.rerank(query=q, docs=d, raw_scores=True) for q, d in groups))
+def score(pairs):
+    groups = [(q, [d for _, d in g]) for q, g in itertools.groupby(pairs, key=lambda p: p[0])]
+    answers = loop.run_until_complete(rerank(groups))
+    return [r.relevance_score for found, _ in answers for r in sorted(found, key=lambda r: r.index)]
+"""
+)
+
+
+def contestants(device: str) -> list[Contestant]:
+    """The baseline first: CrossEncoder as people run it."""
+    if device == "cpu":
+        found = [
+            cross_encoder(BASELINE, "fp32", 32),
+            cross_encoder("crossencoder fp32 batch 4", "fp32", 4),
+            cross_encoder("crossencoder bf16 batch 4", "bf16", 4),
+            *(ours(dtype) for dtype in ("fp32", "bf16", "int8")),
+        ]
+    else:
+        found = [
+            cross_encoder(BASELINE, "fp16", 32),
+            cross_encoder("crossencoder fp16 batch 128", "fp16", 128),
+            cross_encoder("crossencoder fp32", "fp32", 32),
+            ours("fp16"),
+        ]
+    for name, program in (("flag", FLAG), ("infinity", INFINITY)):
+        python = os.environ.get(f"RERANKQ_BENCH_{name.upper()}_PYTHON")
+        if python:
+            found.append(elsewhere(name, python, program, "fp32" if device == "cpu" else "fp16"))
+    return found
+
+
+# --- workloads -----------------------------------------------------------------------------------------------------
+
+
+def workload(name: str, jobs: int, documents: int, model: Path) -> Workload:
+    if name in SYNTHETIC:
+        count, length = SYNTHETIC[name]
+        filler = " ".join(CORPUS[:2])
+        pairs = [(CORPUS[2][:40], f"{n} {filler * 20}") for n in range(min(count, jobs * documents))]
+    else:
+        length = 1024
+        pairs = list(
+            lognormal_pairs(jobs, documents) if name == "lognormal" else job_pairs(name, jobs, documents)
+        )
+    tokenizer = PairTokenizer.from_model_dir(model, length)
+    lengths = [len(tokenizer.rows(query, [document])[0].token_ids) for query, document in pairs]
+    return Workload(name, pairs, length, sum(lengths), flops(read_config(model), lengths))
+
+
+def job_pairs(name: str, jobs: int, documents: int) -> Iterator[Pair]:
+    with gzip.open(SHARED / "jobs" / f"{JOB_FILES[name]}.jsonl.gz", "rt", encoding="utf-8") as lines:
+        for line in itertools.islice(lines, jobs):
+            job = json.loads(line)
+            yield from ((job["query"], document["text"]) for document in job["documents"][:documents])
+
+
+def lognormal_pairs(jobs: int, documents: int) -> Iterator[Pair]:
+    """English and Chinese documents, lengths lognormal: median about 90 tokens, a long tail."""
+    random = np.random.default_rng(SEED)
+    for job in range(jobs):
+        for _ in range(documents):
+            tokens = int(np.clip(random.lognormal(np.log(90), 0.8), 8, 1000))
+            english = random.random() < 0.5
+            text = (CORPUS[0] + " " if english else CORPUS[3]) * 200
+            yield (CORPUS[job % 5][:30], text[: int(tokens * (4.2 if english else 1.4))])
+
+
+def flops(config: dict[str, Any], lengths: Sequence[int]) -> float:
+    """Multiply-adds times two of a forward pass over rows of these lengths; embeddings and head are left out."""
+    hidden, inner, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
+    per_token = 2 * (4 * hidden * hidden + 2 * hidden * inner)
+    return float(layers * sum(n * per_token + 4 * n * n * hidden for n in lengths))
+
+
+# --- measuring -----------------------------------------------------------------------------------------------------
+
+
+def peak_flops(dtype: str, device: str) -> float:
+    """Of one large square product in this precision: what MFU is a share of. Int8 is measured in fp32."""
+    kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(dtype, torch.float32)
+    a = torch.randn(PEAK_SIZE, PEAK_SIZE, dtype=kind, device=device)
+    started = time.perf_counter()
+    repeats = 1 if device == "cpu" else 50
+    for _ in range(repeats):
+        a @ a
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return repeats * 2 * PEAK_SIZE**3 / (time.perf_counter() - started)
+
+
+def race(model: Path, work: Workload, device: str, rounds: int, only: set[str]) -> list[dict[str, Any]]:
+    entered = [c for c in contestants(device) if not only or c.name in only or c.name == BASELINE]
+    scorers = {c.name: c.make(model, device, work.max_length_tokens) for c in entered}
+    scores = {name: np.asarray(score(work.pairs)) for name, score in scorers.items()}  # warms up, too
+    seconds: dict[str, list[float]] = {c.name: [] for c in entered}
+    peaks: dict[str, list[float]] = {c.dtype: [] for c in entered}
+    for _ in range(rounds):
+        for dtype, seen in peaks.items():
+            seen.append(peak_flops(dtype, device))
+        for name, score in scorers.items():
+            started = time.perf_counter()
+            score(work.pairs)
+            seconds[name].append(time.perf_counter() - started)
+    reference = scores[BASELINE]
+    return [
+        {
+            "contestant": c.name,
+            **ratios(seconds[BASELINE], seconds[c.name]),
+            "seconds": round(statistics.median(seconds[c.name]), 4),
+            "pairs_per_second": round(len(work.pairs) / statistics.median(seconds[c.name]), 1),
+            "gflops": round(work.flops / statistics.median(seconds[c.name]) / 1e9, 1),
+            "peak_gflops": round(max(peaks[c.dtype]) / 1e9, 1),
+            "mfu": round(work.flops / min(seconds[c.name]) / max(peaks[c.dtype]), 3),
+            "largest_difference": round(float(np.abs(scores[c.name] - reference).max()), 5),
+        }
+        for c in entered
+    ]
+
+
+def ratios(baseline: list[float], mine: list[float]) -> dict[str, float]:
+    per_round = [b / m for b, m in zip(baseline, mine, strict=True)]
+    return {
+        "ratio": round(statistics.median(per_round), 2),
+        "ratio_low": round(min(per_round), 2),
+        "ratio_high": round(max(per_round), 2),
+    }
+
+
+def model_directory(name: str, cache: Path) -> Path:
+    """`mini` and `true-shape` are built once, with random weights: speed does not depend on their values."""
+    if name not in ("mini", "true-shape"):
+        return find_model(name).path
+    xlmr = SHARED / "tokenizer-xlmr" / "tokenizer.json"
+    directory = cache / name
+    if not (directory / "model.safetensors").is_file():
+        build_model_dir(directory, name, tokenizer_json=xlmr if xlmr.is_file() else None)
+    return directory
+
+
+# --- the table -----------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument(
+        "--models", default="mini", help="small, mini, true-shape, a directory or a Hub id; commas"
+    )
+    parser.add_argument(
+        "--workloads", default="lognormal", help=", ".join([*JOB_FILES, *SYNTHETIC, "lognormal"])
+    )
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--documents", type=int, default=32, help="of each job")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--only", default="", help="contestants by name, commas; the baseline runs always")
+    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "rerankq-bench-models")
+    asked = parser.parse_args()
+
+    torch.manual_seed(SEED)
+    results: list[dict[str, Any]] = []
+    for model_name, work_name in itertools.product(asked.models.split(","), asked.workloads.split(",")):
+        model = model_directory(model_name, asked.cache)
+        work = workload(work_name, asked.jobs, asked.documents, model)
+        rows = race(model, work, asked.device, asked.rounds, set(filter(None, asked.only.split(","))))
+        results.append(
+            {
+                "model": model_name,
+                "workload": work_name,
+                "pairs": len(work.pairs),
+                "tokens": work.tokens,
+                "rows": rows,
+            }
+        )
+        print_table(results[-1])
+    print(json.dumps({**environment(asked.device), "rounds": asked.rounds, "results": results}))
+
+
+def print_table(result: dict[str, Any]) -> None:
+    print(f"\n{result['model']}, {result['workload']}: {result['pairs']} pairs, {result['tokens']:,} tokens")
+    print(
+        f"{'contestant':28} {'x':>6} {'range':>14} {'pairs/s':>8} {'GFLOP/s':>8} {'MFU':>5} {'max diff':>9}"
+    )
+    for row in result["rows"]:
+        spread = f"[{row['ratio_low']}-{row['ratio_high']}]"
+        print(
+            f"{row['contestant']:28} {row['ratio']:6} {spread:>14} {row['pairs_per_second']:8} "
+            f"{row['gflops']:8} {row['mfu']:5.2f} {row['largest_difference']:9.5f}"
+        )
+
+
+def environment(device: str) -> dict[str, Any]:
+    gpu = torch.cuda.get_device_name() if device.startswith("cuda") else None
+    memory = torch.cuda.max_memory_allocated() if gpu else None
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "processor": processor_name(),
+        "threads": torch.get_num_threads(),
+        "gpu": gpu,
+        "peak_device_bytes": memory,
+        "torch": torch.__version__,
+    }
+
+
+def processor_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next(
+        (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine()
+    )
+
+
+if __name__ == "__main__":
+    main()
