@@ -184,13 +184,15 @@ def _submit_worn_out(client: RerankClient, redis: Redis) -> str:
     return message.job_id
 
 
-def test_a_command_of_its_own_service_leaves_nothing_running(rerankq_alone: Command) -> None:
+def test_a_command_with_its_own_service_leaves_nothing_running(rerankq_alone: Command) -> None:
+    rerankq_alone.environment["RERANKQ_ENGINE_FACTORY"] = "rerankq_worker.doubles:noop"
+
     with rerankq_alone.start("rerank", QUERY, WRONG, RIGHT, "--local", "--json") as process:
         wait_until(lambda: len(psutil.Process(process.pid).children()) == 2)
         started = psutil.Process(process.pid).children(recursive=True)
         out, err = process.communicate(timeout=120)
 
-    assert json.loads(out)["results"][0]["index"] == 1, err
+    assert json.loads(out)["scored"] == 2, err
     assert [child for child in started if not is_gone(child.pid)] == []
 
 
