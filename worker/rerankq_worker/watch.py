@@ -122,6 +122,7 @@ class Watch:
         self._work = _Work(time.monotonic(), limit_seconds, "loading")
         yield
         self._work = None
+        self._rewind_the_last_resort()  # the first pass may come before the next heartbeat
 
     @contextmanager
     def forward_pass(self, pairs: int, tokens: int) -> Generator[None]:
