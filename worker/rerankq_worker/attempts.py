@@ -23,7 +23,7 @@ from celery.worker.state import reserved_requests, task_ready
 from kombu.exceptions import OperationalError
 
 from rerankq.contract import transport
-from rerankq.contract.dead_letters import is_summary, letter_for
+from rerankq.contract.dead_letters import DeadLetter, is_summary, letter_for
 from rerankq.contract.errors import JobFailed, RerankError
 
 logger = logging.getLogger(__name__)
@@ -68,14 +68,14 @@ class Request(celery_request.Request):
     _is_given_back = False
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
+        # Celery reports a hard limit here as well, would acknowledge before it answers, and tell it twice.
         raised = _raised(exc_info)
         if self._is_given_back or isinstance(raised, TimeLimitExceeded):
-            return (
-                None  # on_timeout follows and tells it all; Celery would acknowledge first and tell it twice
-            )
-        if (
-            isinstance(raised, STORE_ERRORS) and not return_ok
-        ):  # what the task itself raises comes with return_ok
+            return None
+        if isinstance(raised, JobFailed) and raised.details.get("dead"):
+            self._set_aside(raised)
+        # What the task itself raises comes with return_ok; without it, the store failed around the task.
+        if isinstance(raised, STORE_ERRORS) and not return_ok:
             return self._try_again(raised)
         try:
             return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
@@ -100,6 +100,15 @@ class Request(celery_request.Request):
             self.acknowledged = True
         else:
             self.reject(requeue=True)
+
+    def _set_aside(self, error: JobFailed) -> None:
+        """Keep the message of a job that was given up while it ran; its caller has been answered already."""
+        message: Any = self.message
+        qos = getattr(message.channel, "qos", None)
+        if qos is None or self.acknowledged:  # the connection is away: nobody could keep it
+            return
+        qos.bury(message.delivery_tag, _letter(message, error))
+        self.acknowledged = True
 
 
 def _is_passing(error: BaseException) -> bool:
@@ -191,14 +200,7 @@ class Consumer(celery_consumer.Consumer):
         """Answer with `error` and set the message aside; in this order, so that a crash between repeats both."""
         if message.acknowledged:
             return
-        job_id = _id_of(message)
-        letter = letter_for(
-            message.delivery_tag,
-            _queue_of(message),
-            message.body or b"",
-            {"headers": message.headers},
-            f"{type(error).__name__}: {error}",
-        )
+        job_id, letter = _id_of(message), _letter(message, error)
         logger.error(
             "job %s on %s set aside after %d deliveries: %s", letter.id, letter.lane, letter.attempts, error
         )
@@ -290,6 +292,16 @@ def _unusable(message: Any, why: str) -> JobFailed:
     return JobFailed(
         f"the message is not usable: {why}; `rerankq dead show {_id_of(message) or message.delivery_tag}` tells more",
         {"attempts": 0, "where": "worker", "dead": True},
+    )
+
+
+def _letter(message: Any, error: Exception) -> DeadLetter:
+    return letter_for(
+        message.delivery_tag,
+        _queue_of(message),
+        message.body or b"",
+        {"headers": message.headers},
+        f"{type(error).__name__}: {error}",
     )
 
 

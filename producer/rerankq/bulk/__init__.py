@@ -8,9 +8,22 @@ with RerankClient() as client:
         ...
 """
 
-from rerankq.bulk.asking import rerank_many
-from rerankq.bulk.formats import FieldNames
-from rerankq.bulk.plan import Task
-from rerankq.bulk.run import BulkRun, Summary
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["BulkRun", "FieldNames", "Summary", "Task", "rerank_many"]
+if TYPE_CHECKING:
+    from rerankq.bulk.asking import rerank_many
+    from rerankq.bulk.plan import Task
+    from rerankq.bulk.run import BulkRun, Summary
+
+__all__ = ["BulkRun", "Summary", "Task", "rerank_many"]
+
+# Celery and Redis are loaded with the first of these, so that `rerankq --help` is quick.
+_LAZY = {"BulkRun": "run", "Summary": "run", "Task": "plan", "rerank_many": "asking"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'rerankq.bulk' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"rerankq.bulk.{_LAZY[name]}"), name)

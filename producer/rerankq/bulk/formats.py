@@ -1,6 +1,7 @@
 """Which file format a path is in, and what its fields are called."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -32,11 +33,19 @@ class FieldNames:
     query: str = "query"
     documents: str = "documents"
     id: str = "id"
+    """In CSV and TSV the column whose equal neighbours make one request."""
     text: str = "text"
     document_id: str = "id"
     """Of a document that is an object; in CSV and TSV the column."""
-    query_id: str = "query_id"
-    """CSV and TSV: the column whose equal neighbours make one request."""
+
+
+TABLE_NAMES = FieldNames(id="query_id", document_id="doc_id")
+
+
+def field_names(read_as: Format, renamed: Mapping[str, str | None]) -> FieldNames:
+    """The names of a format's fields, some of them as the caller has them."""
+    usual = TABLE_NAMES if read_as in ("csv", "tsv") else FieldNames()
+    return replace(usual, **{name: given for name, given in renamed.items() if given is not None})
 
 
 def format_of(path: str) -> Format | None:

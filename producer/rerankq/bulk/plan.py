@@ -1,5 +1,6 @@
 """What a run is asked to do, and the parts that do it: reader, writer, the settings that its output depends on."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from rerankq.bulk.formats import (
     STANDARD_STREAM,
     FieldNames,
     Format,
+    field_names,
     input_format,
     output_format,
 )
@@ -35,7 +37,8 @@ class Task:
     output: str
     format: str | None = None
     output_format: str | None = None
-    names: FieldNames = field(default_factory=FieldNames)
+    names: Mapping[str, str | None] = field(default_factory=dict[str, str | None])
+    """What the input calls the fields of `FieldNames`, where it is not the usual."""
     queries: str | None = None
     corpus: str | None = None
     qrels: str | None = None
@@ -59,6 +62,7 @@ class Plan:
         self.task = task
         self.source: Source | None = None
         self.read_as = self._input_format()
+        self._names = field_names(self.read_as, task.names)
         self.write_as = output_format(task.output, self.read_as, task.output_format)
         self._reader = self._open()
         self._refuse_what_cannot_be()
@@ -71,11 +75,11 @@ class Plan:
         """A reader of an errors file: lines in the input's own form, or our own where that is no line format."""
         source = Source(str(path))
         if self.read_as == "openai-batch":
-            return BatchLines(source, self.task.names)
+            return BatchLines(source, self._names)
         if self.read_as == "rank-llm":
-            return RankLlmLines(source, self.task.names)
+            return RankLlmLines(source, self._names)
         own_names = self.read_as in ("csv", "tsv", "trec")
-        return JsonLines(source, FieldNames() if own_names else self.task.names)
+        return JsonLines(source, FieldNames() if own_names else self._names)
 
     def writer(self) -> Writer:
         """The output's writer; for Parquet and Arrow that of the lines gathered for it."""
@@ -113,7 +117,7 @@ class Plan:
         return {
             "format": self.read_as,
             "output format": self.write_as,
-            "fields": ",".join(getattr(task.names, name) for name in FieldNames.__slots__),
+            "fields": ",".join(getattr(self._names, name) for name in FieldNames.__slots__),
             "order": "input" if task.is_ordered else "completion",
             "depth": task.depth,
             "documents in the output": task.with_documents,
@@ -135,14 +139,14 @@ class Plan:
     def _open(self) -> Reader:
         task, read_as = self.task, self.read_as
         if read_as == "parquet" or read_as == "arrow":
-            return Columns(task.input, task.names, read_as)
+            return Columns(task.input, self._names, read_as)
         source = self.source or Source(task.input)
         if read_as == "trec":
             return self._open_trec(source)
         if read_as in DELIMITERS:
-            return LongTable(source, task.names, DELIMITERS[read_as])
+            return LongTable(source, self._names, DELIMITERS[read_as])
         readers = {"jsonl": JsonLines, "openai-batch": BatchLines, "rank-llm": RankLlmLines}
-        return readers[read_as](source, task.names)
+        return readers[read_as](source, self._names)
 
     def _open_trec(self, run: Source) -> Reader:
         task = self.task

@@ -30,6 +30,8 @@ from rerankq.contract.messages import ModelInfo, Ranking
 from rerankq.door import WorkerStatus
 from rerankq.outgoing import new_job_id
 
+LOADING_PERIOD_SECONDS = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class Summary:
@@ -200,7 +202,7 @@ class BulkRun:
 
     def _entries(self, reader: Reader, start: int) -> Iterator[Entry]:
         """The rows from a position on; those before are passed over without a look."""
-        records = islice(_readable(reader, self._task.input), start, None)
+        records = islice(readable(reader, self._task.input), start, None)
         for position, record in enumerate(records, start=start):
             yield validated(position, reader.row(record), self._client, self._task.options)
 
@@ -263,10 +265,10 @@ def in_order(outcomes: Iterator[Outcome], position: int) -> Iterator[Outcome]:
 
 
 def wait_for_workers(client: RerankClient) -> list[WorkerStatus]:
-    """The workers that take bulk work, waited for with the settings' patience.
+    """The workers that take bulk work and have their model loaded; while they load, they are waited for.
 
     Raises:
-        NoWorkers, BrokerUnavailable
+        NoWorkers, BrokerUnavailable: it was so for longer than patience goes.
     """
     patience = Patience(client.settings.bulk_patience_seconds)
     while True:
@@ -275,9 +277,12 @@ def wait_for_workers(client: RerankClient) -> list[WorkerStatus]:
         except BrokerUnavailable as error:
             time.sleep(patience.failed(error))
             continue
+        loaded = [worker for worker in workers if worker.model]
+        if loaded:
+            return loaded
         if workers:
-            return workers
-        time.sleep(patience.failed(nobody_there(0)))
+            patience.succeeded()
+        time.sleep(LOADING_PERIOD_SECONDS if workers else patience.failed(nobody_there(0)))
 
 
 def model_of(workers: list[WorkerStatus], asked: str | None) -> ModelInfo:
@@ -323,7 +328,7 @@ def _of_one_model(landed: Iterator[Landed], flight: Flight, model: ModelInfo) ->
         yield one
 
 
-def _readable(reader: Reader, path: str) -> Iterator[Any]:
+def readable(reader: Reader, path: str) -> Iterator[Any]:
     """The records; what ends them before their time is told as one of our errors."""
     count = 0
     try:

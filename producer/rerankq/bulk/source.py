@@ -8,7 +8,8 @@ import hashlib
 import io
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -66,12 +67,20 @@ class Source:
             return Identity(path=self.path, size=None, mtime_ns=None, head_sha256=digest)
         return identity_of(self.path)
 
-    def stream(self) -> IO[bytes]:
+    @contextmanager
+    def stream(self) -> Generator[IO[bytes]]:
         """Its bytes from the beginning, decompressed."""
+        with self._raw() as raw, _decompressed(raw, self._compression()) as stream:
+            yield stream
+
+    def _raw(self) -> IO[bytes]:
         if self.path == STANDARD_STREAM:
-            return _decompressed(_Rewound(self._head, sys.stdin.buffer), _magic(self._head))
+            return io.BufferedReader(_Rewound(self._head, sys.stdin.buffer), _BUFFER_BYTES)
         self._counted = io.FileIO(self.path)
-        return _decompressed(io.BufferedReader(self._counted, _BUFFER_BYTES), compression_of(self.path))
+        return io.BufferedReader(self._counted, _BUFFER_BYTES)
+
+    def _compression(self) -> str | None:
+        return _magic(self._head) if self.path == STANDARD_STREAM else compression_of(self.path)
 
     def lines(self) -> Iterator[bytes]:
         """Its lines that are not blank, without their ends."""
@@ -85,13 +94,19 @@ class Source:
         """The first line that is not blank, as far as the head of standard input reaches."""
         if self.path == STANDARD_STREAM:
             return next((line for line in self._head.splitlines() if line.strip()), None)
-        return next(self.lines(), None)
+        try:
+            return next(self.lines(), None)
+        except READ_ERRORS:
+            return None  # whoever reads on will say so
 
     def lines_if_small(self) -> int | None:
         """How many lines that are not blank it has; None where counting would take long."""
         if self.path == STANDARD_STREAM or Path(self.path).stat().st_size > COUNTED_BYTES:
             return None
-        return sum(1 for _ in self.lines())
+        try:
+            return sum(1 for _ in self.lines())
+        except READ_ERRORS:
+            return None
 
     def fraction_read(self) -> float | None:
         """How much of it has been read, 0..1; None when that cannot be told."""
@@ -144,9 +159,7 @@ def _magic(head: bytes) -> str | None:
     return "zst" if head.startswith(b"\x28\xb5\x2f\xfd") else None
 
 
-def _decompressed(raw: Any, compression: str | None) -> IO[bytes]:
+def _decompressed(raw: IO[bytes], compression: str | None) -> Any:
     if compression == "gz":
-        return io.BufferedReader(gzip.GzipFile(fileobj=raw), _BUFFER_BYTES)  # pyright: ignore[reportArgumentType]
-    if compression == "zst":
-        return io.BufferedReader(zstd.ZstdFile(raw), _BUFFER_BYTES)
-    return raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(raw, _BUFFER_BYTES)
+        return gzip.GzipFile(fileobj=raw, mode="rb")
+    return zstd.ZstdFile(raw) if compression == "zst" else raw

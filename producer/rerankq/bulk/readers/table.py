@@ -33,11 +33,11 @@ class LongTable:
             InvalidRequest: a column is missing, or a query's lines are not neighbours.
         """
         csv.field_size_limit(sys.maxsize)
-        seen = SeenIds()
-        with io.TextIOWrapper(self._source.stream(), encoding="utf-8-sig", newline="") as text:
+        with self._source.stream() as stream, SeenIds() as seen:
+            text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
             rows: Any = csv.DictReader(text, delimiter=self._delimiter)
             self._require_columns(rows.fieldnames or [])
-            for query_id, lines in groupby(rows, key=lambda line: line[self._names.query_id]):
+            for query_id, lines in groupby(rows, key=lambda line: line[self._names.id]):
                 seen.refuse_repeated(query_id, "sort the file by its query id column")
                 yield list(lines)
 
@@ -48,7 +48,7 @@ class LongTable:
         fields: dict[str, Any] = {
             "query": first[names.query],
             "documents": documents,
-            "id": first[names.query_id],
+            "id": first[names.id],
         }
         further = [self._further(line) for line in record]
         extra = {COLUMNS_KEY: further} if any(further) else {}
@@ -64,7 +64,7 @@ class LongTable:
     @property
     def _own(self) -> tuple[str, ...]:
         names = self._names
-        return (names.query_id, names.query, names.document_id, names.text)
+        return (names.id, names.query, names.document_id, names.text)
 
     def identities(self) -> list[Identity]:
         """That of the one file."""
@@ -83,10 +83,10 @@ class LongTable:
         return {name: value for name, value in line.items() if name not in self._own}
 
     def _require_columns(self, columns: Any) -> None:
-        for name in (self._names.query_id, self._names.query, self._names.text):
+        for name in (self._names.id, self._names.query, self._names.text):
             if name not in columns:
                 raise InvalidRequest(
-                    f"expected a column {name}, got {', '.join(map(str, columns))}; --query-id-field, --query-field "
+                    f"expected a column {name}, got {', '.join(map(str, columns))}; --id-field, --query-field "
                     "and --text-field name them",
                     {"field": name},
                 )

@@ -30,12 +30,14 @@ class TrecRun:
         Raises:
             InvalidRequest: a line is none of a run, or a query's lines are not neighbours.
         """
-        self._query_texts = TextsById(_beir_texts(self._queries))
-        self._document_texts = TextsById(_beir_texts(self._corpus))
-        seen = SeenIds()
-        for query_id, lines in groupby(self._split_lines(), key=lambda columns: columns[0]):
-            seen.refuse_repeated(query_id, "sort the run by its first column")
-            yield list(lines)
+        with (
+            TextsById(_beir_texts(self._queries)) as self._query_texts,
+            TextsById(_beir_texts(self._corpus)) as self._document_texts,
+            SeenIds() as seen,
+        ):
+            for query_id, lines in groupby(self._split_lines(), key=lambda columns: columns[0]):
+                seen.refuse_repeated(query_id, "sort the run by its first column")
+                yield list(lines)
 
     def row(self, record: Candidates) -> Row:
         """The query and its candidates, with their texts."""
