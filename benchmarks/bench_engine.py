@@ -27,10 +27,10 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from rerankq_worker.engine import Engine
 from rerankq_worker.model_files import find_model, read_config
 from rerankq_worker.tokenizer import PairTokenizer
-
 from tests.model_dirs import CORPUS, build_model_dir
 
 Pair = tuple[str, str]

@@ -103,7 +103,7 @@ class Service:
 
     @property
     def _is_supervised(self) -> bool:
-        return True
+        return self._app is not None
 
     def start_launcher(self, *, wait: bool = True) -> None:
         """Start the worker side; by default wait until it takes jobs."""
@@ -157,16 +157,33 @@ class Service:
         return psutil.Process(self._launcher.pid)
 
     def engine(self) -> psutil.Process:
-        """The process that holds the model."""
-        return self._one(lambda words: "engine" in words and "rerankq_worker" in " ".join(words))
+        """The process that holds the model; waits for one."""
+        found: list[psutil.Process] = []
+
+        def is_there() -> bool:
+            found[:] = self._all(lambda words: "engine" in words and "rerankq_worker" in " ".join(words))
+            return bool(found)
+
+        self.wait_until(is_there, READY_WITHIN_SECONDS)
+        return found[0]
 
     def celery_worker(self, lane: str) -> psutil.Process:
-        """The main process of a lane's Celery worker."""
-        return self._one(lambda words: any(f"-{lane}@" in word for word in words), topmost=True)
+        """The main process of a lane's Celery worker; waits for one that has a child to work with."""
+        found: list[psutil.Process] = []
+
+        def is_there() -> bool:
+            found[:] = self._all(lambda words: any(f"-{lane}@" in word for word in words))
+            pids = {process.pid for process in found}
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found[:] = [process for process in found if process.ppid() not in pids and process.children()]
+                return bool(found)
+            return False
+
+        self.wait_until(is_there, READY_WITHIN_SECONDS)
+        return found[0]
 
     def celery_child(self, lane: str) -> psutil.Process:
         """The process in which that worker's jobs run."""
-        self.wait_until(lambda: self.celery_worker(lane).children(), 20)
         return self.celery_worker(lane).children()[0]
 
     def kill(self, process: psutil.Process) -> None:
@@ -188,14 +205,10 @@ class Service:
             assert time.monotonic() < give_up_at, f"not true within {seconds} s; log:\n{self.log()[-3000:]}"
             time.sleep(0.05)
 
-    def _one(self, matches: Callable[[list[str]], bool], *, topmost: bool = False) -> psutil.Process:
+    def _all(self, matches: Callable[[list[str]], bool]) -> list[psutil.Process]:
         found: list[psutil.Process] = []
         for process in self.processes():
             with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
                 if matches(process.cmdline()):
                     found.append(process)
-        pids = {process.pid for process in found}
-        if topmost:
-            found = [process for process in found if process.ppid() not in pids]
-        assert found, f"no such process; log:\n{self.log()[-3000:]}"
-        return found[0]
+        return found

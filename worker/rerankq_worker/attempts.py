@@ -21,7 +21,7 @@ from celery.worker.state import active_requests, task_ready
 from kombu.exceptions import OperationalError
 
 from rerankq.contract import transport
-from rerankq.contract.dead_letters import is_summary, letter_for
+from rerankq.contract.dead_letters import DeadLetter, is_summary, letter_for
 from rerankq.contract.errors import JobFailed, RerankError
 
 logger = logging.getLogger(__name__)
@@ -59,6 +59,8 @@ class Request(celery_request.Request):
     """A task in the parent; one whose answer could not be stored has not been answered and is tried again."""
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
+        if _is_dead(exc_info.exception):
+            self._set_aside(exc_info.exception)
         if return_ok or not self._answer_was_lost(exc_info):
             return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
         logger.warning("job %s: its answer could not be stored; it is tried again", self.id)
@@ -72,6 +74,15 @@ class Request(celery_request.Request):
         return bool(
             exc_info.internal and self.task.acks_late and isinstance(error, (*OUTAGE, redis.ResponseError))
         )
+
+    def _set_aside(self, error: JobFailed) -> None:
+        """Keep the message of a job that was given up while it ran; its caller has been answered already."""
+        message: Any = self.message
+        qos = getattr(message.channel, "qos", None)
+        if qos is None or self.acknowledged:  # the connection is away: nobody could keep it
+            return
+        qos.bury(message.delivery_tag, _letter(message, error))
+        self.acknowledged = True
 
 
 class Consumer(celery_consumer.Consumer):
@@ -152,14 +163,7 @@ class Consumer(celery_consumer.Consumer):
         """Answer with `error` and set the message aside; in this order, so that a crash between repeats both."""
         if message.acknowledged:
             return
-        job_id = _id_of(message)
-        letter = letter_for(
-            message.delivery_tag,
-            _queue_of(message),
-            message.body or b"",
-            {"headers": message.headers},
-            f"{type(error).__name__}: {error}",
-        )
+        job_id, letter = _id_of(message), _letter(message, error)
         logger.error(
             "job %s on %s set aside after %d deliveries: %s", letter.id, letter.lane, letter.attempts, error
         )
@@ -243,6 +247,20 @@ def _unusable(message: Any, why: str) -> JobFailed:
     return JobFailed(
         f"the message is not usable: {why}; `rerankq dead show {_id_of(message) or message.delivery_tag}` tells more",
         {"attempts": 0, "where": "worker", "dead": True},
+    )
+
+
+def _is_dead(error: Exception) -> bool:
+    return isinstance(error, JobFailed) and bool(error.details.get("dead"))
+
+
+def _letter(message: Any, error: Exception) -> DeadLetter:
+    return letter_for(
+        message.delivery_tag,
+        _queue_of(message),
+        message.body or b"",
+        {"headers": message.headers},
+        f"{type(error).__name__}: {error}",
     )
 
 

@@ -88,7 +88,7 @@ class EngineClient:
         connection.close()
         return hello.description
 
-    def scores(self, rows: Sequence[TokenIds], *, job_id: str, lane: Lane) -> Iterator[Scored]:
+    def scores(self, rows: Sequence[TokenIds], *, job_id: str, lane: Lane) -> Generator[Scored]:
         """Logits as the batches finish, every row once; at least every 0.25 s something, be it empty.
 
         Closing the iterator calls the rest off.
