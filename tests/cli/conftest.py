@@ -29,7 +29,7 @@ class Command:
 
     def run(self, *arguments: str, stdin: str = "", exit_code: int = 0) -> "Done":
         with self.start(*arguments) as process:
-            out, err = process.communicate(stdin, timeout=120)
+            out, err = process.communicate(stdin, timeout=170)
         assert process.returncode == exit_code, f"exit code {process.returncode}\n{out}\n{err}"
         return Done(out, err)
 

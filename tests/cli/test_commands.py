@@ -184,14 +184,28 @@ def _submit_worn_out(client: RerankClient, redis: Redis) -> str:
     return message.job_id
 
 
-def test_a_command_of_its_own_service_leaves_nothing_running(rerankq_alone: Command) -> None:
-    with rerankq_alone.start("rerank", QUERY, WRONG, RIGHT, "--local", "--json") as process:
-        wait_until(lambda: len(psutil.Process(process.pid).children()) == 2)
-        started = psutil.Process(process.pid).children(recursive=True)
-        out, err = process.communicate(timeout=120)
+def test_a_command_with_its_own_service_starts_one_redis_and_one_worker_and_leaves_nothing(
+    rerankq_alone: Command,
+) -> None:
+    rerankq_alone.environment["RERANKQ_ENGINE_FACTORY"] = "rerankq_worker.doubles:noop"
+    started: set[psutil.Process] = set()
 
-    assert json.loads(out)["results"][0]["index"] == 1, err
+    with rerankq_alone.start("rerank", QUERY, WRONG, RIGHT, "--local", "--json") as process:
+        while process.poll() is None:
+            started |= _children(process.pid)
+            time.sleep(0.05)
+        out, err = process.communicate()
+
+    assert json.loads(out)["scored"] == 2, err
+    assert len(started) == 2
     assert [child for child in started if not is_gone(child.pid)] == []
+
+
+def _children(pid: int) -> set[psutil.Process]:
+    try:
+        return set(psutil.Process(pid).children())
+    except psutil.NoSuchProcess:
+        return set()
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda how: how.name)

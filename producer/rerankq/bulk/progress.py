@@ -1,5 +1,6 @@
 """How a run shows itself: a bar on a terminal, a log line every ten seconds elsewhere, or JSON lines."""
 
+import json
 import sys
 import time
 from collections import deque
@@ -8,7 +9,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
 from rerankq.bulk.tally import Tally
-from rerankq.contract import wire
 
 Kind = Literal["auto", "bar", "lines", "json", "none"]
 
@@ -107,7 +107,7 @@ class Lines:
         if time.monotonic() < self._next_at:
             return
         self._next_at = time.monotonic() + self._period_seconds
-        line = wire.encode(asdict(snapshot)).decode() if self._as_json else in_words(snapshot)
+        line = json.dumps(asdict(snapshot)) if self._as_json else in_words(snapshot)
         print(line, file=sys.stderr, flush=True)
 
     def close(self) -> None:
