@@ -80,7 +80,7 @@ def overhead(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def busy(arguments: argparse.Namespace) -> dict[str, Any]:
     """Pairs a second of the service over those of its engine alone, in turns."""
-    engine = None if arguments.model else SLEEPING
+    engine = None if arguments.model else arguments.double
     jobs = list(requests(arguments.jobs, DOCUMENTS))
     pairs = len(jobs) * DOCUMENTS
     ratios, alone, served = [], [], []
@@ -95,7 +95,7 @@ def busy(arguments: argparse.Namespace) -> dict[str, Any]:
             assert all(isinstance(answer, Ranking) for answer in answers), "a job failed"
             ratios.append(served[-1] / alone[-1])
     return {
-        "engine": arguments.model or SLEEPING,
+        "engine": arguments.model or arguments.double,
         "jobs": len(jobs),
         "pack pairs": arguments.pack_pairs,
         "bulk workers": arguments.workers,
@@ -193,9 +193,10 @@ def _seconds_alone(
 ) -> float:
     """What the same engine takes for the same pairs with nobody between: full batches of 32, one after the other."""
     if engine is not None:
+        batch_ms, pair_ms = (float(part.split("=")[1]) for part in engine.split("?")[1].split("&"))
         began = time.perf_counter()
         for start in range(0, pairs, 32):
-            time.sleep((10.0 + 0.3 * min(32, pairs - start)) / 1000)
+            time.sleep((batch_ms + pair_ms * min(32, pairs - start)) / 1000)
         return time.perf_counter() - began
     program = [sys.executable, "-c", ALONE, str(model)]
     texts = json.dumps([[job["query"], text] for job in jobs for text in job["documents"]])

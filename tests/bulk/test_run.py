@@ -12,6 +12,7 @@ from rerankq.bulk import BulkRun, Task, rerank_many
 from rerankq.bulk.packing import PackSize
 from rerankq.bulk.run import Summary
 from rerankq.contract import wire
+from rerankq.settings import ClientSettings
 from tests.bulk.answering import AnsweringWorker
 from tests.redis_server import RedisServer
 
@@ -192,3 +193,26 @@ def test_an_output_of_somebody_else_is_not_overwritten(
     assert out.read_text() == "precious\n"
     run(client, given, out, restart=True)
     assert len(read(out)) == 3
+
+
+def test_a_full_lane_is_waited_for(
+    redis_server: RedisServer, worker: AnsweringWorker, tmp_path: Path
+) -> None:
+    settings = ClientSettings(broker_url=redis_server.url, max_bulk_jobs=2)
+    given = write(tmp_path / "in.jsonl", rows(60))
+
+    with RerankClient(settings=settings) as narrow:
+        summary = run(narrow, given, tmp_path / "out.jsonl")
+
+    assert (summary.rows, summary.failed) == (60, 0)
+
+
+def test_a_row_larger_than_the_window_still_goes_through(
+    client: RerankClient, worker: AnsweringWorker, tmp_path: Path
+) -> None:
+    given = [{"query": f"query {number}", "documents": ["a" * 100_000]} for number in range(5)]
+    task = Task(write(tmp_path / "in.jsonl", given), str(tmp_path / "out.jsonl"))
+
+    summary = BulkRun(task, client, window_bytes=1000).run()
+
+    assert (summary.rows, summary.failed) == (5, 0)

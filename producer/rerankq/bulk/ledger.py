@@ -8,10 +8,11 @@ import gzip
 import os
 import sys
 import time
+from dataclasses import dataclass, field
 from glob import escape
 from pathlib import Path
 from shutil import copyfile
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from rerankq.bulk import sidecar as state
 from rerankq.bulk.formats import compression_of
@@ -48,7 +49,7 @@ class Ledger(Protocol):
 
 
 class AppendedFile:
-    """A file that is known to be good up to a point; whatever stands behind it is cut off."""
+    """A file that is good up to a point that its owner knows; whatever stands behind it is cut off."""
 
     def __init__(self, path: Path, safe_bytes: int, *, is_optional: bool = False) -> None:
         """
@@ -59,45 +60,23 @@ class AppendedFile:
             InvalidRequest: somebody else is writing it, or it is shorter than it was.
         """
         self.path = path
-        self._safe_bytes = safe_bytes
-        self._waiting: list[bytes] = []
-        self.waiting_bytes = 0
         self._descriptor: int | None = None
         if not is_optional or path.exists() or safe_bytes:
-            self._open()
+            self._cut_torn_end(self._open(), safe_bytes)
 
-    def add(self, data: bytes) -> None:
-        """Append it with the next `write_out`."""
-        if data:
-            self._waiting.append(data)
-            self.waiting_bytes += len(data)
+    def write_at(self, safe_bytes: int, data: bytes) -> int:
+        """Bring the data to the disk behind the safe point; the length of the file then.
 
-    def write_out(self) -> int:
-        """Bring what waits to the disk; the length of the file then.
-
-        Calling it again after a failure or an interrupt is harmless: it begins at the safe point.
+        Calling it again after a failure or an interrupt is harmless.
         """
-        if not self._waiting:
-            return self._safe_bytes
-        descriptor = self._open()
-        data = self._packed(b"".join(self._waiting))
-        os.ftruncate(descriptor, self._safe_bytes)
-        os.lseek(descriptor, self._safe_bytes, os.SEEK_SET)
-        _write_fully(descriptor, data)
+        if not data:
+            return safe_bytes
+        descriptor, packed = self._open(), self._packed(data)
+        os.ftruncate(descriptor, safe_bytes)
+        os.lseek(descriptor, safe_bytes, os.SEEK_SET)
+        _write_fully(descriptor, packed)
         os.fsync(descriptor)
-        return self._safe_bytes + len(data)
-
-    def confirm(self, length_bytes: int) -> None:
-        """The sidecar says so: this length is safe."""
-        self._safe_bytes = length_bytes
-        self._waiting = []
-        self.waiting_bytes = 0
-
-    def start_over(self) -> None:
-        """Nothing in it counts any more."""
-        self._safe_bytes = 0
-        if self._descriptor is not None:
-            os.ftruncate(self._descriptor, 0)
+        return safe_bytes + len(packed)
 
     def close(self) -> None:
         """Let go of it."""
@@ -109,7 +88,6 @@ class AppendedFile:
         if self._descriptor is None:
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             self._lock(self._descriptor)
-            self._cut_torn_end(self._descriptor)
         return self._descriptor
 
     def _lock(self, descriptor: int) -> None:
@@ -121,15 +99,15 @@ class AppendedFile:
                 {"field": "output"},
             ) from None
 
-    def _cut_torn_end(self, descriptor: int) -> None:
+    def _cut_torn_end(self, descriptor: int, safe_bytes: int) -> None:
         length = os.fstat(descriptor).st_size
-        if length < self._safe_bytes:
+        if length < safe_bytes:
             raise InvalidRequest(
-                f"expected {self.path} to have at least {self._safe_bytes:,} bytes, got {length:,}; it was changed "
+                f"expected {self.path} to have at least {safe_bytes:,} bytes, got {length:,}; it was changed "
                 "since; --restart begins anew",
                 {"field": "output"},
             )
-        os.ftruncate(descriptor, self._safe_bytes)
+        os.ftruncate(descriptor, safe_bytes)
 
     def _packed(self, data: bytes) -> bytes:
         """As one member of its own: gzip and zstd files may be strung together."""
@@ -137,6 +115,19 @@ class AppendedFile:
         if compression == "gz":
             return gzip.compress(data, compresslevel=6, mtime=0)
         return wire.compress(data) if compression == "zst" else data
+
+
+@dataclass(slots=True)
+class Page:
+    """What is safe, and what waits for the next commit.
+
+    The two change together, in one assignment: an interrupt (Ctrl-C comes between any two instructions) finds either
+    the page before a commit or the one after it, so that nothing is written twice or forgotten.
+    """
+
+    sidecar: Sidecar
+    waiting: list[Outcome] = field(default_factory=list[Outcome])
+    waiting_bytes: int = 0
 
 
 class FileLedger:
@@ -148,66 +139,61 @@ class FileLedger:
             out: what the sidecar and the errors file are named for.
             lines_path: where the lines go; `out` itself unless its format cannot be appended to.
         """
-        self.sidecar = sidecar
         self._out = out
+        self._header = header
         self._lines = AppendedFile(lines_path, sidecar.out_bytes)
         self._errors = AppendedFile(errors_path(out), sidecar.errors_bytes, is_optional=True)
+        self._page = Page(sidecar)
         self._tally = sidecar.tally.model_copy(deep=True)
-        self._done = list(sidecar.done)
-        self._job_ids: list[str] = []
         self._commit_at = time.monotonic() + COMMIT_PERIOD_SECONDS
-        if sidecar.out_bytes == 0:
-            self._lines.add(header)
+
+    @property
+    def sidecar(self) -> Sidecar:
+        """What is safe."""
+        return self._page.sidecar
 
     @property
     def tally(self) -> Tally:
-        """What has been added so far."""
+        """What has been added so far; ahead of the sidecar's by what waits."""
         return self._tally
 
     @property
     def is_due(self) -> bool:
         """By time, or by what waits in memory."""
-        waiting = self._lines.waiting_bytes + self._errors.waiting_bytes
-        return waiting > COMMIT_BYTES or (
-            bool(self._job_ids or waiting) and time.monotonic() >= self._commit_at
+        page = self._page
+        return page.waiting_bytes > COMMIT_BYTES or (
+            bool(page.waiting) and time.monotonic() >= self._commit_at
         )
 
     def add(self, outcome: Outcome) -> None:
         """Append a stretch of the input."""
-        self._lines.add(outcome.lines)
-        self._errors.add(outcome.error_lines)
+        self._page.waiting_bytes += outcome.size_bytes
         self._tally.add(outcome.tally)
-        self._done = state.with_span(self._done, (outcome.start, outcome.stop))
-        self._job_ids += outcome.job_ids
+        self._page.waiting.append(outcome)
 
     def commit(self) -> list[str]:
         """Output and errors to the disk, then the sidecar that says so."""
-        self._save(is_complete=self.sidecar.is_complete)
-        job_ids, self._job_ids = self._job_ids, []
-        return job_ids
+        return self._commit(is_complete=self.sidecar.is_complete)
 
     def complete_round(self) -> None:
         """All that this round reads has been answered, and was committed."""
-        self._save(is_complete=True)
+        self._commit(is_complete=True)
 
     def begin_retry(self) -> None:
         """Put the errors aside as the next round's input."""
-        kept = retry_path(self._out, self.sidecar.round + 1)
-        copyfile(errors_path(self._out), kept)
-        tally = self._tally
+        sidecar = self.sidecar
+        copyfile(errors_path(self._out), retry_path(self._out, sidecar.round + 1))
+        tally = sidecar.tally.model_copy(deep=True)
         tally.rows, tally.failed, tally.failures = tally.rows - tally.failed, 0, {}
-        self._done = []
-        self.sidecar = self.sidecar.model_copy(
-            update={
-                "round": self.sidecar.round + 1,
-                "done": [],
-                "errors_bytes": 0,
-                "is_complete": False,
-                "tally": tally.model_copy(deep=True),
-            }
-        )
-        state.save(self._out, self.sidecar)
-        self._errors.start_over()
+        anew = {
+            "round": sidecar.round + 1,
+            "done": [],
+            "errors_bytes": 0,
+            "is_complete": False,
+            "tally": tally,
+        }
+        self._turn_to(sidecar.model_copy(update=anew))
+        self._tally = tally.model_copy(deep=True)
 
     def end_retry(self) -> None:
         """What the round read is of no more use."""
@@ -229,22 +215,34 @@ class FileLedger:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _save(self, *, is_complete: bool) -> None:
-        out_bytes, errors_bytes = self._lines.write_out(), self._errors.write_out()
-        sidecar = self.sidecar.model_copy(
-            update={
-                "done": list(self._done),
-                "out_bytes": out_bytes,
-                "errors_bytes": errors_bytes,
-                "is_complete": is_complete,
-                "tally": self._tally.model_copy(deep=True),
-            }
-        )
-        state.save(self._out, sidecar)
-        self.sidecar = sidecar
-        self._lines.confirm(out_bytes)
-        self._errors.confirm(errors_bytes)
+    def _commit(self, *, is_complete: bool) -> list[str]:
+        page = self._page
+        header = self._header if page.sidecar.out_bytes == 0 else b""
+        lines = header + b"".join(outcome.lines for outcome in page.waiting)
+        error_lines = b"".join(outcome.error_lines for outcome in page.waiting)
+        safe = {
+            "out_bytes": self._lines.write_at(page.sidecar.out_bytes, lines),
+            "errors_bytes": self._errors.write_at(page.sidecar.errors_bytes, error_lines),
+            "is_complete": is_complete,
+            **_sums(page),
+        }
+        self._turn_to(page.sidecar.model_copy(update=safe))
         self._commit_at = time.monotonic() + COMMIT_PERIOD_SECONDS
+        return [job_id for outcome in page.waiting for job_id in outcome.job_ids]
+
+    def _turn_to(self, sidecar: Sidecar) -> None:
+        """Make it the truth, on disk and here."""
+        state.save(self._out, sidecar)
+        self._page = Page(sidecar)
+
+
+def _sums(page: Page) -> dict[str, Any]:
+    """Positions and tally of the sidecar with what waits."""
+    done, tally = list(page.sidecar.done), page.sidecar.tally.model_copy(deep=True)
+    for outcome in page.waiting:
+        done = state.with_span(done, (outcome.start, outcome.stop))
+        tally.add(outcome.tally)
+    return {"done": done, "tally": tally}
 
 
 class StreamLedger:

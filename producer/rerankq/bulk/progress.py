@@ -172,12 +172,16 @@ def in_words(snapshot: Snapshot) -> str:
         parts.append(f"{clock(snapshot.eta_seconds)} left")
     parts += [
         f"{snapshot.failed:,} failed",
-        f"{snapshot.in_flight} packs in flight",
-        f"{snapshot.workers} worker{'' if snapshot.workers == 1 else 's'}",
+        _counted(snapshot.in_flight, "pack") + " in flight",
+        _counted(snapshot.workers, "worker"),
     ]
     if snapshot.cached_pairs:
         parts.append(f"{snapshot.cached_pairs:,} pairs known already")
     return ", ".join(parts)
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def clock(seconds: float) -> str:

@@ -103,10 +103,12 @@ class BulkRun:
             clear_away(out, self._plan.lines_path)
         earlier = None if restart else self._earlier(out)
         if earlier is not None and earlier.is_complete and not (retry_errors and earlier.tally.failed):
+            self._write_gathered(out)
             return self._summary(earlier.tally, earlier.tally, earlier.model)
         sidecar = self._begin_or_go_on(out, earlier)
         with FileLedger(out, self._plan.lines_path, sidecar, self._plan.writer().header()) as ledger:
             state.save(out, sidecar)
+            self._remove_gathered(out)
             before = ledger.tally.model_copy(deep=True)
             if not sidecar.is_complete:
                 self._round(ledger)
@@ -213,8 +215,18 @@ class BulkRun:
 
     def _finish(self, out: Path, ledger: FileLedger) -> None:
         ledger.drop_empty_errors()
-        if self._plan.write_as == "parquet" or self._plan.write_as == "arrow":
-            write_columns(self._plan.lines_path, out, self._plan.write_as)
+        self._write_gathered(out)
+
+    def _write_gathered(self, out: Path) -> None:
+        """Turn the lines gathered for a format that cannot be appended to into the output, unless that is done."""
+        write_as = self._plan.write_as
+        if (write_as == "parquet" or write_as == "arrow") and not out.exists():
+            write_columns(self._plan.lines_path, out, write_as)
+
+    def _remove_gathered(self, out: Path) -> None:
+        """The output of a run that goes on is there only once it is whole."""
+        if self._plan.is_gathered:
+            out.unlink(missing_ok=True)
 
     def _to_stream(self) -> Summary:
         workers = wait_for_workers(self._client)
