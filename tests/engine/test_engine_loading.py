@@ -60,7 +60,7 @@ def test_a_checkpoint_in_half_precision_is_computed_in_full(
 
 
 def test_settings_become_an_engine(tiny_dir: Path) -> None:
-    settings = WorkerSettings(model=str(tiny_dir), devices="cpu", max_length_tokens=128, max_batch_tokens=256)
+    settings = WorkerSettings(model=str(tiny_dir), max_length_tokens=128, max_batch_tokens=256)
 
     info = load_engine(settings, "cpu0").info
 
