@@ -250,13 +250,14 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="all of them when absent")
+    parser.add_argument("parts", nargs="*", choices=PARTS, help="all of them when absent")
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--documents", type=int, nargs="+", default=[1, 20])
     parser.add_argument("--jobs", type=int, default=200, help="of 50 documents, for `busy`")
     parser.add_argument("--rounds", type=int, default=3, help="of `busy`")
     parser.add_argument("--pack-pairs", type=int, default=1024, help="of `busy`")
     parser.add_argument("--workers", type=int, default=2, help="RERANKQ_BULK_WORKERS")
+    parser.add_argument("--double", default=SLEEPING, help="for `busy`: `…doubles:slow?batch_ms=…&pair_ms=…`")
     parser.add_argument(
         "--model", help="for `busy`: a real model on one thread instead of the double that sleeps"
     )
