@@ -12,8 +12,9 @@ from pathlib import Path
 
 import torch
 import transformers
-from rerankq_worker.small_model import SMALL_MODEL_NAME, WEIGHTS_SHA256, materialise
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from rerankq_worker.small_model import SMALL_MODEL_NAME, WEIGHTS_SHA256, materialise
 
 PAIRS = [
     ("中国的首都是哪里？", "北京是中国的政治中心和首都。"),

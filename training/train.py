@@ -18,9 +18,10 @@ from pathlib import Path
 
 import torch
 from make_tokenizer import gold_paragraphs, read_lines
-from rerankq_worker.small_model import circuit, materialise
 from tokenizers import Tokenizer
 from transformers import XLMRobertaForSequenceClassification
+
+from rerankq_worker.small_model import circuit, materialise
 
 SEED = 20261122
 CANDIDATES = 8  # the right paragraph and seven others

@@ -6,6 +6,7 @@ from importlib.resources import files
 
 import pytest
 import torch
+
 from rerankq_worker.small_model import WEIGHTS_SHA256
 
 GOLDEN = json.loads(files("rerankq_worker.small_model").joinpath("golden.json").read_text("utf-8"))
