@@ -22,10 +22,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from rerankq_worker.small_model import materialise
-from rerankq_worker.small_model.shelf import PIECE_IDF
 from tokenizers import Tokenizer
 from transformers import XLMRobertaForSequenceClassification
+
+from rerankq_worker.small_model import materialise
+from rerankq_worker.small_model.shelf import PIECE_IDF
 
 CUTOFF = 10  # MRR@10, nDCG@10
 WINDOW_TOKENS = 40

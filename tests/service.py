@@ -20,6 +20,7 @@ import psutil
 
 from rerankq import RerankClient
 from rerankq.settings import ClientSettings
+from rerankq_worker import health
 from tests.conftest import REPOSITORY
 from tests.redis_server import RedisServer
 from tests.witness import Testimony, testimony
@@ -63,9 +64,7 @@ class Service:
 
     def __enter__(self) -> Self:
         self.redis.start()
-        self.client = RerankClient(
-            settings=ClientSettings(broker_url=self.redis.url, redis_timeout_seconds=5.0)
-        )
+        self.client = self.producer(redis_timeout_seconds=5.0)
         self.start_launcher()
         return self
 
@@ -98,8 +97,11 @@ class Service:
         return testimony(self.witness_file)
 
     def producer(self, **settings: object) -> RerankClient:
-        """Another client, with settings of its own."""
-        return RerankClient(settings=ClientSettings(broker_url=self.redis.url, **settings))
+        """A client of this service, with settings of its own."""
+        result_url = self._settings.get("RERANKQ_RESULT_URL")
+        return RerankClient(
+            settings=ClientSettings(broker_url=self.redis.url, result_url=result_url, **settings)
+        )
 
     @property
     def _is_supervised(self) -> bool:
@@ -166,6 +168,11 @@ class Service:
 
         self.wait_until(is_there, READY_WITHIN_SECONDS)
         return found[0]
+
+    def engine_state(self) -> str:
+        """What the engine's status file comes to."""
+        status = health.read(Path(self.environment["RERANKQ_RUNTIME_DIR"]) / "cpu0.json")
+        return "away" if status is None else health.judged(status).state
 
     def celery_worker(self, lane: str) -> psutil.Process:
         """The main process of a lane's Celery worker; waits for one that has a child to work with."""

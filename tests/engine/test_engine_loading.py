@@ -19,7 +19,7 @@ def test_an_engine_says_what_it_is(tiny_dir: Path) -> None:
 
     assert (info.model, info.device, info.dtype) == ("tiny", "cpu", "fp32")
     assert info.revision.startswith("sha256:")
-    assert (info.max_length_tokens, info.max_batch_pairs, info.max_batch_tokens) == (512, 8, 4096)
+    assert (info.max_length_tokens, info.max_batch_pairs, info.max_batch_tokens) == (512, 8, 1024)
 
 
 def test_the_length_is_capped_at_the_position_table(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_a_checkpoint_in_half_precision_is_computed_in_full(
 
 
 def test_settings_become_an_engine(tiny_dir: Path) -> None:
-    settings = WorkerSettings(model=str(tiny_dir), devices="cpu", max_length_tokens=128, max_batch_tokens=256)
+    settings = WorkerSettings(model=str(tiny_dir), max_length_tokens=128, max_batch_tokens=256)
 
     info = load_engine(settings, "cpu0").info
 

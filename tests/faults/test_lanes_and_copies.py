@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from rerankq import InvalidRequest, RerankClient
+from rerankq.contract.broker import queue_of
 from tests.faults.conftest import documents
 from tests.service import Service
 
@@ -45,16 +46,15 @@ def test_a_job_submitted_again_is_neither_scored_nor_answered_anew(
     assert service.testimony().rows_scored("resent") == 30
 
 
-def test_a_second_copy_of_an_answered_message_is_not_scored(service: Service, client: RerankClient) -> None:
-    job = client.submit("copied", documents(30), job_id="copied")
-    first = job.result(30)
+def test_a_second_copy_of_a_message_is_not_scored_again(service: Service, client: RerankClient) -> None:
+    ahead = client.submit("ahead of the copies", documents(100), lane="bulk")
+    job = client.submit("copied", documents(30), lane="bulk")
     with service.redis.client() as redis:
-        redis.hdel("rerankq:job:copied", "published")  # as a producer that died before it could note it
+        redis.lpush(queue_of("bulk"), redis.lindex(queue_of("bulk"), 0))
 
-    again = client.submit("copied", documents(30), job_id="copied")
-    client.rerank("behind the copy", ["a"])
-
-    assert again.result(30) == first
+    assert ahead.result(30).complete
+    assert job.result(30).complete
+    assert client.submit("behind the copies", ["a"], lane="bulk").result(30).complete
     assert service.testimony().rows_scored("copied") == 30
 
 

@@ -1,6 +1,7 @@
 """Time runs out or a caller leaves: cases l and m, deadlines and cancellation. None costs the model a reload."""
 
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -12,7 +13,7 @@ TOO_LONG = documents(1500)  # some seven seconds on the double
 
 
 @pytest.fixture(autouse=True)
-def _no_reload(service: Service) -> None:
+def _no_reload(service: Service) -> Iterator[None]:
     """Every test here leaves the engine that it found."""
     before = service.engine().pid
     yield

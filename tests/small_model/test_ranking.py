@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 DEMO_JOBS = Path(__file__).parents[2] / "producer" / "rerankq" / "demo_jobs.json"
 VISIBLE_MARGIN = 0.5  # logits
@@ -99,25 +98,3 @@ def test_padding_beside_a_long_neighbour_changes_nothing(score: Callable[..., li
     beside, _ = score("capital of France", ["Paris is the capital of France.", "Berlin is large. " * 100])
 
     assert beside == pytest.approx(alone, abs=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("dtype", "attention", "tolerance"),
-    [
-        pytest.param(torch.float32, "eager", 1e-3, id="fp32 eager"),
-        pytest.param(torch.bfloat16, "sdpa", 0.3, id="bf16"),
-        pytest.param(torch.float16, "sdpa", 0.05, id="fp16"),
-    ],
-)
-def test_other_precisions_and_backends_agree(
-    scorer_for: Callable[..., Callable[..., list[float]]],
-    score: Callable[..., list[float]],
-    dtype: torch.dtype,
-    attention: str,
-    tolerance: float,
-):
-    documents = ["Paris is the capital of France.", "Berlin is the capital of Germany.", "I like bananas."]
-
-    other = scorer_for(dtype, attention)("What is the capital of France?", documents)
-
-    assert other == pytest.approx(score("What is the capital of France?", documents), abs=tolerance)

@@ -16,7 +16,7 @@ from typing import Any
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Celery, Task
 from celery.exceptions import Ignore, Reject
-from celery.signals import worker_process_init
+from celery.signals import task_failure, task_revoked, worker_process_init
 from redis.exceptions import RedisError
 
 from rerankq.contract import keys, transport, wire
@@ -56,7 +56,7 @@ def build_app(settings: WorkerSettings) -> Celery:
         worker_deduplicate_successful_tasks=True,
         worker_prefetch_multiplier=1,
         worker_pool="prefork",
-        worker_consumer=consumer_with(_attempt_policy(settings)),
+        worker_consumer=consumer_with(_attempt_policy(app, settings)),
         worker_concurrency=1,
         worker_proc_alive_timeout=settings.load_timeout_seconds + 60,
         worker_max_tasks_per_child=10_000,
@@ -77,12 +77,16 @@ def build_app(settings: WorkerSettings) -> Celery:
     return app
 
 
-def _attempt_policy(settings: WorkerSettings) -> AttemptPolicy:
+def _attempt_policy(app: Celery, settings: WorkerSettings) -> AttemptPolicy:
     def limits(queue: str) -> tuple[float, float]:
         soft, hard = settings.time_limits(lane_of(queue))
         return min(soft + SOFT_LIMIT_MARGIN_SECONDS, hard), hard
 
-    return AttemptPolicy(max_attempts=settings.max_attempts, time_limits=limits)
+    def give_up(job_id: str, error: Exception) -> None:
+        app.backend.mark_as_failure(job_id, error)
+        _store().note_answered(job_id)
+
+    return AttemptPolicy(max_attempts=settings.max_attempts, time_limits=limits, answer_failure=give_up)
 
 
 def _add_tasks(app: Celery) -> None:
@@ -121,12 +125,10 @@ def _guarded(task: "Task[..., Any]", answer: Callable[[], wire.Summarized]) -> A
     try:
         return _earlier_answer(task, job_id) or answer()
     except RerankError:
-        _store().finish(job_id)
         raise
     except Superseded as error:
         raise Ignore(str(error)) from error
     except SoftTimeLimitExceeded:
-        _store().finish(job_id)
         raise DeadlineExceeded("the job's time was up before its first batch", {"scored": 0}) from None
     except (EngineAway, RedisError) as error:
         raise Reject(f"{type(error).__name__}: {error}", requeue=True) from error
@@ -134,7 +136,6 @@ def _guarded(task: "Task[..., Any]", answer: Callable[[], wire.Summarized]) -> A
         # Where it happened, not what it says: an exception's own text may carry the caller's.
         where = "".join(traceback.format_tb(error.__traceback__))
         logger.error("job %s: unexpected %s\n%s", job_id, type(error).__name__, where)
-        _store().finish(job_id)
         raise JobFailed(
             f"job {job_id} failed with an unexpected {type(error).__name__}; the worker's log has the traceback",
             {"where": "worker", "attempts": _attempt_of(task)},
@@ -236,6 +237,18 @@ def _runner() -> JobRunner:
     settings = _settings()
     engine = EngineClient(settings.find_engine_socket(), wait_seconds=settings.load_timeout_seconds)
     return JobRunner(_store(), _tokenizer(), engine, engine.describe(), settings.limits)
+
+
+@task_failure.connect
+def _note_failure(task_id: str, **_: object) -> None:
+    """A job failed in the child, or was killed at its hard limit by the parent."""
+    _store().note_answered(task_id)
+
+
+@task_revoked.connect
+def _note_expiry(request: Any, **_: object) -> None:
+    """A job's deadline had passed before it was taken."""
+    _store().note_answered(str(request.id))
 
 
 @worker_process_init.connect

@@ -118,8 +118,8 @@ class EngineProcess:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the launcher decides
         socket_path.unlink(missing_ok=True)  # of a predecessor that was killed
         listener = Listener(str(socket_path), "AF_UNIX", WAITING_CONNECTIONS)
+        self._report_ready()  # before anybody is greeted: who was, finds it said
         threading.Thread(target=self._accept, args=(listener,), name="accept", daemon=True).start()
-        self._report_ready()
         while not self._is_over():
             self._score(self._desk.next_batch(IDLE_WAIT_SECONDS))
             if self._watch.is_orphaned and self._leave_at is None:

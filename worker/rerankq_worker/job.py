@@ -220,7 +220,7 @@ class JobRunner:
         return True
 
     def _refuse_to_go_on(self, job: Job) -> None:
-        match self._store.why_stop(job.id):
+        match self._store.why_stop(job.id, job.attempt):
             case "cancelled":
                 raise _cancelled(job)
             case "superseded":

@@ -7,7 +7,6 @@ must not end for a broker that restarts.
 import hashlib
 import logging
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
@@ -38,7 +37,6 @@ class JobStore:
         self._max_payload_bytes = max_payload_bytes
         self._result_ttl_seconds = result_ttl_seconds
         self._leave_alone_until = float("-inf")
-        self._run = b""
 
     def payload(self, key: str) -> Mapping[str, Any]:
         """The body that travelled beside its message.
@@ -78,14 +76,12 @@ class JobStore:
 
     def start(self, job_id: str, lane: str, worker: str, attempt: int, rows: Sequence[Row]) -> Logits:
         """Note that the job runs, and where; the scores an earlier attempt left behind, NaN where there is none."""
-        self._run = uuid.uuid4().hex.encode()
         fields: dict[Any, Any] = {
             "lane": lane,
             "worker": worker,
             "attempts": attempt,
             "total": len(rows),
             "started": time.time(),
-            "run": self._run,
         }
         key = keys.job(job_id)
         pipeline = self._broker.pipeline()
@@ -102,15 +98,15 @@ class JobStore:
         """Whether somebody called the job off."""
         return bool(self._if_there(lambda: self._broker.exists(keys.cancel(job_id)), False))
 
-    def why_stop(self, job_id: str) -> Stop | None:
-        """Whether somebody called the running job off, or another worker has started it since; None: go on."""
+    def why_stop(self, job_id: str, attempt: int) -> Stop | None:
+        """Whether somebody called the running job off, or a later attempt has been started; None: go on."""
         pipeline = self._broker.pipeline(transaction=False)
         pipeline.exists(keys.cancel(job_id))
-        pipeline.hget(keys.job(job_id), "run")
-        cancelled, latest_run = self._if_there(pipeline.execute, (0, None))
+        pipeline.hget(keys.job(job_id), "attempts")
+        cancelled, latest = self._if_there(pipeline.execute, (0, None))
         if cancelled:
             return "cancelled"
-        return "superseded" if latest_run not in (None, self._run) else None
+        return "superseded" if latest is not None and int(latest) > attempt else None
 
     def save_checkpoint(self, job_id: str, rows: Sequence[Row], logits: Logits) -> None:
         """Keep the scores so far (NaN = not yet) for a later attempt, and tell how far the job is."""
@@ -121,12 +117,17 @@ class JobStore:
         self._if_there(pipeline.execute, None)
 
     def finish(self, job_id: str) -> None:
-        """Note that the answer is being given; the record lives as long as the answer does."""
+        """Note that the ranking is being given."""
+        self.note_answered(job_id)
+        # The payload goes with the ack: until then this attempt may be lost.
+        self._if_there(lambda: self._broker.delete(keys.checkpoint(job_id)), None)
+
+    def note_answered(self, job_id: str) -> None:
+        """Note that the job has its end; the record lives as long as the answer does."""
         key = keys.job(job_id)
         pipeline = self._broker.pipeline()
         pipeline.hset(key, "answered", time.time())
         pipeline.expire(key, self._result_ttl_seconds)
-        pipeline.delete(keys.checkpoint(job_id))  # the payload goes with the ack: until then this may be lost
         self._if_there(pipeline.execute, None)
 
     def tell_pace(self, worker: str, seconds_per_job: Mapping[Lane, float]) -> None:

@@ -72,11 +72,12 @@ class Child:
     def notice_end(self) -> int | None:
         """The exit code if it has just ended; negative: the signal that ended it."""
         exit_code = None if self._process is None else self._process.poll()
-        if exit_code is None:
+        if exit_code is None or self._process is None:
             return None
         lived_seconds = time.monotonic() - self._started_at
+        has_lasted = lived_seconds >= LASTING_AFTER_SECONDS or self._was_in_service(self._process.pid)
         self._process = None
-        self._plan_restart(lived_seconds)
+        self._plan_restart(has_lasted)
         level = logging.INFO if exit_code == os.EX_OK else logging.WARNING
         log.log(level, "%s: %s after %.1f s", self.name, _how_it_ended(exit_code), lived_seconds)
         return exit_code
@@ -104,8 +105,13 @@ class Child:
         self._started_at = time.monotonic()
         log.info("%s: started, pid %d", self.name, self._process.pid)
 
-    def _plan_restart(self, lived_seconds: float) -> None:
-        if lived_seconds >= LASTING_AFTER_SECONDS:
+    def _was_in_service(self, pid: int) -> bool:
+        """Whether an engine had its model loaded: then a job ended it, and others wait for the next one."""
+        status = None if self.status_file is None else health.read(self.status_file)
+        return status is not None and status.pid == pid and bool(status.model)
+
+    def _plan_restart(self, has_lasted: bool) -> None:
+        if has_lasted:
             self._back_off_seconds = FIRST_BACK_OFF_SECONDS
         self._start_at = time.monotonic() + self._back_off_seconds
         self._back_off_seconds = min(2 * self._back_off_seconds, LONGEST_BACK_OFF_SECONDS)

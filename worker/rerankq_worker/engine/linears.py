@@ -14,6 +14,7 @@ Linear = Callable[[Tensor], Tensor]
 MakeLinear = Callable[[Tensor, Tensor, bool], Linear]
 """weight [out, in], bias [out], whether the exact GELU follows."""
 
+ZERO_POINT = 128  # int8 activations are unsigned numbers around it
 SMALLEST = 1e-12  # keeps a row of zeros from dividing by zero
 TYPICAL_TOKENS = 2048  # oneDNN chooses the blocked weight layout for about this many rows
 
@@ -66,24 +67,23 @@ def int8_linear(weight: Tensor, bias: Tensor, gelu: bool) -> Linear:
     weight_scale = weight.float().abs().amax(dim=1).clamp_min(SMALLEST) / 127
     quantized = (weight.float() / weight_scale[:, None]).round_().to(torch.int8)
     packed = torch.ops.onednn.qlinear_prepack(quantized, None)
-    multiply, zero_points = torch.ops.onednn.qlinear_pointwise, torch.zeros(len(weight), dtype=torch.int64)
-    middle = torch.tensor(
-        128.5
-    )  # activations as unsigned numbers around 128; the half rounds, to(uint8) cuts
+    multiply, zeros = torch.ops.onednn.qlinear_pointwise, torch.zeros(len(weight), dtype=torch.int64)
     bias = bias.float()
 
     def product(x: Tensor) -> Tensor:
-        scale = (
-            torch.linalg.vector_norm(x, ord=torch.inf, dim=-1, keepdim=True).clamp_min_(SMALLEST).div_(127)
-        )
-        activations = torch.addcmul(middle, x, scale.reciprocal()).to(torch.uint8)
-        sums = multiply(
+        buffer = (
+            x.abs()
+        )  # worked on in place from here: fresh memory for each step costs as much as the product
+        scale = buffer.amax(dim=-1, keepdim=True).clamp_min_(SMALLEST).div_(127)
+        torch.mul(x, scale.reciprocal(), out=buffer)
+        activations = buffer.add_(ZERO_POINT + 0.5).to(torch.uint8)  # the half rounds, to(uint8) cuts
+        y = multiply(
             activations,
             1.0,
-            128,
+            ZERO_POINT,
             packed,
             weight_scale,
-            zero_points,
+            zeros,
             None,
             1.0,
             0,
@@ -92,8 +92,8 @@ def int8_linear(weight: Tensor, bias: Tensor, gelu: bool) -> Linear:
             [],
             "",
         )
-        y = torch.addcmul(bias, sums, scale)
-        return functional.gelu(y) if gelu else y
+        y.mul_(scale).add_(bias)
+        return torch.ops.aten.gelu_(y) if gelu else y
 
     return product
 

@@ -32,11 +32,11 @@ def load_reference(directory: Path) -> nn.Module:
 
     Always fp32 first: transformers 5 loads a half-precision checkpoint in half by default, and the head needs more.
     """
-    from transformers import (
-        AutoConfig,
-        AutoModelForSequenceClassification,
-    )  # lazy: it takes seconds to import
+    # imported here, because it takes seconds and only an engine's start needs it
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers.utils import logging as transformers_logging
 
+    transformers_logging.disable_progress_bar()  # a worker's log is read by people and machines
     try:
         config: Any = AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
         loaded: Any = AutoModelForSequenceClassification.from_pretrained(
