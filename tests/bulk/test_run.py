@@ -216,3 +216,14 @@ def test_a_row_larger_than_the_window_still_goes_through(
     summary = BulkRun(task, client, window_bytes=1000).run()
 
     assert (summary.rows, summary.failed) == (5, 0)
+
+
+def test_a_programs_own_keys_are_no_part_of_the_request(
+    client: RerankClient, worker: AnsweringWorker
+) -> None:
+    given = {"query": "q", "documents": ["a", "bb"], "top_n": 1, "my own": 7}
+
+    [(request, answer)] = rerank_many([given], client)
+
+    assert request is given
+    assert [result.index for result in answer.results] == [1]  # type: ignore[union-attr]

@@ -13,6 +13,9 @@ from rerankq.contract.messages import RerankRequest
 
 NEWS_SECONDS = 0.25  # how long one wait for answers may keep progress from being shown
 WINDOW_BYTES = 32_000_000
+_ROW_OPTIONS = tuple(
+    name for name in RerankRequest.model_fields if name not in ("query", "documents", "lane")
+)
 
 
 @dataclass(slots=True)
@@ -96,6 +99,7 @@ def rerank_many(
 
     Args:
         requests: `RerankRequest`s, `{"query", "documents", …}` mappings or `(query, documents)` pairs; read as needed.
+            Keys of a mapping that are no field of `RerankRequest` are the caller's own.
         ordered: answers in the order of the requests; False gives each as it comes.
         name: makes the jobs' ids. With the same name and requests an interrupted run finds the answers that were
             given meanwhile, for as long as Redis keeps them.
@@ -147,7 +151,11 @@ def _row_of(request: Any) -> Row:
     if isinstance(request, RerankRequest):
         return Row(source={}, size_bytes=2 * request.characters)
     if isinstance(request, Mapping):
-        fields = {name: value for name, value in request.items() if name not in ("query", "documents")}
+        fields = {
+            name: value
+            for name, value in request.items()
+            if name in RerankRequest.model_fields and name not in ("query", "documents")
+        }
         return _sized(request.get("query"), request.get("documents"), fields)
     query, documents = request
     return _sized(query, documents, {})
