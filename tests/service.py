@@ -47,7 +47,7 @@ class Service:
         Args:
             engine: a double's factory, as in `RERANKQ_ENGINE_FACTORY`; the real engine when absent. A `tests.witness`
                 writes to `witness_file`.
-            app: another Celery app than the worker's own, kept up by `tests.supervisor`.
+            app: another Celery app than the worker's own, as `module:name`.
             redis: a server of one's own making; `with` starts and stops it.
             settings: any other setting of the worker, by its field's name.
         """
@@ -89,7 +89,7 @@ class Service:
             "PYTHONWARNINGS": "default",
             "PYTHONPATH": os.pathsep.join(str(REPOSITORY / part) for part in (".", "producer", "worker")),
             "WITNESS_FILE": str(self.witness_file),
-            **({"SUPERVISED_APP": self._app} if self._app else {}),
+            **({"LAUNCHED_APP": self._app} if self._app else {}),
         }
 
     def testimony(self) -> Testimony:
@@ -103,15 +103,11 @@ class Service:
             settings=ClientSettings(broker_url=self.redis.url, result_url=result_url, **settings)
         )
 
-    @property
-    def _is_supervised(self) -> bool:
-        return self._app is not None
-
     def start_launcher(self, *, wait: bool = True) -> None:
         """Start the worker side; by default wait until it takes jobs."""
         with self.log_file.open("ab") as log:
             self._launcher = subprocess.Popen(
-                [sys.executable, "-m", "tests.supervisor" if self._is_supervised else "rerankq_worker"],
+                [sys.executable, "-m", "tests.launch" if self._app else "rerankq_worker"],
                 cwd=REPOSITORY,
                 env=self.environment,
                 stdout=log,
