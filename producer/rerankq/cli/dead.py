@@ -127,8 +127,6 @@ class _Stores:
 def _store() -> Generator[tuple[_Stores, "DeadLetters"]]:
     from redis.exceptions import RedisError
 
-    # The two import each other and only this order works.
-    from rerankq.contract import transport  # noqa: F401 # pyright: ignore[reportUnusedImport]
     from rerankq.contract.dead_letters import DeadLetters
     from rerankq.settings import ClientSettings
 

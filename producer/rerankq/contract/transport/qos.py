@@ -13,7 +13,6 @@ import redis
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 
-from rerankq.contract.dead_letters import DeadLetter
 from rerankq.contract.transport.envelope import (
     Undecodable,
     deliveries,
@@ -26,6 +25,7 @@ from rerankq.contract.transport.leases import Held
 from rerankq.contract.transport.outage import adopt_carried, send_later
 
 if TYPE_CHECKING:
+    from rerankq.contract.dead_letters import DeadLetter
     from rerankq.contract.transport.channel import LeasedChannel
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class QoS(kombu_redis.QoS):
                 self._tell_fenced(delivery_tag, "reject")
             virtual.QoS.ack(self, delivery_tag)
 
-    def bury(self, delivery_tag: str, letter: DeadLetter) -> bool:
+    def bury(self, delivery_tag: str, letter: "DeadLetter") -> bool:
         """Move a message to the dead letters; its payload stays for a retry."""
         message = self._delivered[delivery_tag]
         is_ours = self.channel.bury(delivery_tag, letter, message.headers)
