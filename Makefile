@@ -4,9 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
-# TORCH=cpu takes torch from PyTorch's own CPU index: 0.2 GB instead of 3 GB with CUDA. README, "Which torch".
+# TORCH=cpu takes torch from PyTorch's own index of CPU builds: 0.2 GB instead of 3 GB with CUDA. README, "Which torch".
 TORCH ?= default
-TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?= https://download.pytorch.org/whl/$(TORCH)
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -67,8 +67,8 @@ $(VENV)/made:
 	@touch $@
 
 $(VENV)/torch-$(TORCH): $(VENV)/made constraints.txt
-ifeq ($(TORCH),cpu)
-	$(PIP) install --no-deps --index-url $(TORCH_CPU_INDEX) "$$(grep '^torch==' constraints.txt)"
+ifneq ($(TORCH),default)
+	$(PIP) install --no-deps --index-url $(TORCH_INDEX) "$$(grep '^torch==' constraints.txt)"
 endif
 	@touch $@
 

@@ -20,6 +20,7 @@ import psutil
 
 from rerankq import RerankClient
 from rerankq.settings import ClientSettings
+from rerankq_worker import health
 from tests.conftest import REPOSITORY
 from tests.redis_server import RedisServer
 from tests.witness import Testimony, testimony
@@ -46,7 +47,7 @@ class Service:
         Args:
             engine: a double's factory, as in `RERANKQ_ENGINE_FACTORY`; the real engine when absent. A `tests.witness`
                 writes to `witness_file`.
-            app: another Celery app than the worker's own, kept up by `tests.supervisor`.
+            app: another Celery app than the worker's own, as `module:name`.
             redis: a server of one's own making; `with` starts and stops it.
             settings: any other setting of the worker, by its field's name.
         """
@@ -63,9 +64,7 @@ class Service:
 
     def __enter__(self) -> Self:
         self.redis.start()
-        self.client = RerankClient(
-            settings=ClientSettings(broker_url=self.redis.url, redis_timeout_seconds=5.0)
-        )
+        self.client = self.producer(redis_timeout_seconds=5.0)
         self.start_launcher()
         return self
 
@@ -90,7 +89,7 @@ class Service:
             "PYTHONWARNINGS": "default",
             "PYTHONPATH": os.pathsep.join(str(REPOSITORY / part) for part in (".", "producer", "worker")),
             "WITNESS_FILE": str(self.witness_file),
-            **({"SUPERVISED_APP": self._app} if self._app else {}),
+            **({"LAUNCHED_APP": self._app} if self._app else {}),
         }
 
     def testimony(self) -> Testimony:
@@ -98,18 +97,17 @@ class Service:
         return testimony(self.witness_file)
 
     def producer(self, **settings: object) -> RerankClient:
-        """Another client, with settings of its own."""
-        return RerankClient(settings=ClientSettings(broker_url=self.redis.url, **settings))
-
-    @property
-    def _is_supervised(self) -> bool:
-        return True
+        """A client of this service, with settings of its own."""
+        result_url = self._settings.get("RERANKQ_RESULT_URL")
+        return RerankClient(
+            settings=ClientSettings(broker_url=self.redis.url, result_url=result_url, **settings)
+        )
 
     def start_launcher(self, *, wait: bool = True) -> None:
         """Start the worker side; by default wait until it takes jobs."""
         with self.log_file.open("ab") as log:
             self._launcher = subprocess.Popen(
-                [sys.executable, "-m", "tests.supervisor" if self._is_supervised else "rerankq_worker"],
+                [sys.executable, "-m", "tests.launch" if self._app else "rerankq_worker"],
                 cwd=REPOSITORY,
                 env=self.environment,
                 stdout=log,
@@ -157,16 +155,38 @@ class Service:
         return psutil.Process(self._launcher.pid)
 
     def engine(self) -> psutil.Process:
-        """The process that holds the model."""
-        return self._one(lambda words: "engine" in words and "rerankq_worker" in " ".join(words))
+        """The process that holds the model; waits for one."""
+        found: list[psutil.Process] = []
+
+        def is_there() -> bool:
+            found[:] = self._all(lambda words: "engine" in words and "rerankq_worker" in " ".join(words))
+            return bool(found)
+
+        self.wait_until(is_there, READY_WITHIN_SECONDS)
+        return found[0]
+
+    def engine_state(self) -> str:
+        """What the engine's status file comes to."""
+        status = health.read(Path(self.environment["RERANKQ_RUNTIME_DIR"]) / "cpu0.json")
+        return "away" if status is None else health.judged(status).state
 
     def celery_worker(self, lane: str) -> psutil.Process:
-        """The main process of a lane's Celery worker."""
-        return self._one(lambda words: any(f"-{lane}@" in word for word in words), topmost=True)
+        """The main process of a lane's Celery worker; waits for one that has a child to work with."""
+        found: list[psutil.Process] = []
+
+        def is_there() -> bool:
+            found[:] = self._all(lambda words: any(f"-{lane}@" in word for word in words))
+            pids = {process.pid for process in found}
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found[:] = [process for process in found if process.ppid() not in pids and process.children()]
+                return bool(found)
+            return False
+
+        self.wait_until(is_there, READY_WITHIN_SECONDS)
+        return found[0]
 
     def celery_child(self, lane: str) -> psutil.Process:
         """The process in which that worker's jobs run."""
-        self.wait_until(lambda: self.celery_worker(lane).children(), 20)
         return self.celery_worker(lane).children()[0]
 
     def kill(self, process: psutil.Process) -> None:
@@ -188,14 +208,10 @@ class Service:
             assert time.monotonic() < give_up_at, f"not true within {seconds} s; log:\n{self.log()[-3000:]}"
             time.sleep(0.05)
 
-    def _one(self, matches: Callable[[list[str]], bool], *, topmost: bool = False) -> psutil.Process:
+    def _all(self, matches: Callable[[list[str]], bool]) -> list[psutil.Process]:
         found: list[psutil.Process] = []
         for process in self.processes():
             with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
                 if matches(process.cmdline()):
                     found.append(process)
-        pids = {process.pid for process in found}
-        if topmost:
-            found = [process for process in found if process.ppid() not in pids]
-        assert found, f"no such process; log:\n{self.log()[-3000:]}"
-        return found[0]
+        return found

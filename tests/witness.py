@@ -30,7 +30,7 @@ class Witness(DoubleEngine):
 
     def __init__(self, settings: WorkerSettings, device: str, temper: Temper) -> None:
         super().__init__(settings, device, temper)
-        self._ledger = os.open(os.environ["WITNESS_FILE"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        self._ledger = open_ledger()
 
     def score(self, rows: Sequence[TokenIds]) -> Logits:
         self._note("b", rows)
@@ -39,13 +39,23 @@ class Witness(DoubleEngine):
         return logits
 
     def _note(self, what: str, rows: Sequence[TokenIds]) -> None:
-        lines = [f"{what} {query_name(row)} {row_name(row)}\n" for row in rows]
-        os.write(self._ledger, "".join(lines).encode())
+        note(self._ledger, what, rows)
 
 
 def engine(settings: WorkerSettings, device: str, **temper: Any) -> Witness:
     """The factory; takes the words of a `Temper`."""
     return Witness(settings, device, Temper(**temper))
+
+
+def open_ledger() -> int:
+    """A descriptor of the file in `WITNESS_FILE`; several processes may append to it."""
+    return os.open(os.environ["WITNESS_FILE"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+
+
+def note(ledger: int, what: str, rows: Sequence[TokenIds]) -> None:
+    """Write a line for each row in one go, so that lines of two processes do not mix."""
+    lines = [f"{what} {query_name(row)} {row_name(row)}\n" for row in rows]
+    os.write(ledger, "".join(lines).encode())
 
 
 def query_name(row: TokenIds) -> str:

@@ -30,7 +30,55 @@ from tokenizers.models import Unigram
 
 SPECIALS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 HAN = r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]"
-LETTER_PIECES = 9_500  # pieces for everything that is not a Han character
+LETTER_PIECES = 10_000  # pieces for everything that is not a Han character
+# Words that say "this is a question" or hold a sentence together: sharing them tells nothing, and questions
+# hold more of them than the passages that the weights are counted in.
+QUESTION_WORDS = [
+    "what",
+    "which",
+    "who",
+    "whom",
+    "whose",
+    "when",
+    "where",
+    "why",
+    "how",
+    "did",
+    "does",
+    "do",
+    "is",
+    "are",
+    "was",
+    "were",
+    "the",
+    "a",
+    "an",
+    "of",
+    "in",
+    "to",
+    "?",
+    ".",
+    ",",
+    "'",
+    "s",
+    "什",
+    "么",
+    "哪",
+    "谁",
+    "吗",
+    "呢",
+    "何",
+    "几",
+    "。",
+    "、",
+    "的",
+    "是",
+    "了",
+]
+# English endings become words of their own, so that "engine", "engines" and "engined" share a piece.
+ENDINGS = ("ing", "ied", "ies", "ed", "es", "e", "ly", "y", "s")
+AN_ENDING = rf"(?<=[a-z][a-z][a-z])(?:{'|'.join(ENDINGS[:-1])}|(?<!s)s)(?![a-z])"
+RARE_ENDING_SCORE = -9.0  # as log probability, for an ending that was not learned as a piece
 IDF_STEPS = 255  # a weight is one byte: 255 is the rarest
 
 
@@ -100,12 +148,13 @@ def build_tokenizer(passages: list[str]) -> Tokenizer:
 
 
 def words() -> pre_tokenizers.Sequence:
-    """Words, punctuation marks and Han characters, each opened by the word mark."""
+    """Word stems, endings, punctuation marks and Han characters, each opened by the word mark."""
     return pre_tokenizers.Sequence(
         [
             pre_tokenizers.WhitespaceSplit(),
             pre_tokenizers.Punctuation("isolated"),
             pre_tokenizers.Split(Regex(HAN), "isolated"),
+            pre_tokenizers.Split(Regex(AN_ENDING), "isolated"),
             pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always", split=False),
         ]
     )
@@ -188,7 +237,9 @@ def letter_pieces(fold: normalizers.Normalizer, passages: Iterable[str]) -> list
         (processor.id_to_piece(i), processor.get_score(i)) for i in range(3, processor.get_piece_size())
     ]
     marks = [("▁" + piece, score) for piece, score in pieces if len(piece) == 1 and not piece.isalnum()]
-    return [(piece, round(score, 4)) for piece, score in pieces + marks if piece != "▁▁"]
+    learned = {piece for piece, _ in pieces}
+    rest = [("▁" + ending, RARE_ENDING_SCORE) for ending in ENDINGS if "▁" + ending not in learned]
+    return [(piece, round(score, 4)) for piece, score in pieces + marks + rest if piece != "▁▁"]
 
 
 def piece_idf(tokenizer: Tokenizer, passages: list[str]) -> np.ndarray:
@@ -199,6 +250,9 @@ def piece_idf(tokenizer: Tokenizer, passages: list[str]) -> np.ndarray:
     rarity = np.log((len(passages) + 1) / (frequency + 1))
     steps = np.rint(rarity / math.log(len(passages) + 1) * IDF_STEPS).astype(np.uint8)
     steps[: len(SPECIALS)] = 0
+    weightless = ["▁" + word for word in (*QUESTION_WORDS, *ENDINGS)]
+    known = (tokenizer.token_to_id(piece) for piece in weightless)
+    steps[[piece for piece in known if piece is not None]] = 0
     return steps
 
 

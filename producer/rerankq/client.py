@@ -28,6 +28,7 @@ from rerankq.contract.errors import (
 )
 from rerankq.contract.messages import LANES, Document, Lane, Ranking, RerankRequest, parse_request
 from rerankq.contract.stores import redis_client
+from rerankq.contract.transport.scripts import Script
 from rerankq.door import Door, WorkerStatus
 from rerankq.outgoing import Outgoing, check_size, outgoing_job, outgoing_pack
 from rerankq.settings import ClientSettings
@@ -35,6 +36,14 @@ from rerankq.settings import ClientSettings
 ANSWER_GRACE_SECONDS = 1.0  # a partial ranking is given at the deadline and must still travel
 POLL_SECONDS = 1.0  # pub/sub may drop a message; the answer itself is looked for this often
 _RECONNECT_SECONDS = 0.1
+_LOOK_AGAIN_SECONDS = 0.02
+
+# KEYS: a job's record; ARGV: fingerprint, seconds to live. 1 for the first of all who submit this id at once.
+CLAIM = Script("""
+if redis.call('HSETNX', KEYS[1], 'fingerprint', ARGV[1]) == 0 then return 0 end
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+return 1
+""")
 
 Documents = Sequence[str | Document | dict[str, Any]]
 
@@ -256,15 +265,16 @@ class RerankClient:
     def _record(self, message: Outgoing) -> bool:
         """Note the job before it is published; False when the very same job was published already."""
         key = keys.job(message.job_id)
-        known: Any = self._broker.hmget(key, "fingerprint", "published", "answered")
-        fingerprint, published, answered = known
-        if fingerprint is not None and fingerprint.decode() != message.fingerprint:
-            raise InvalidRequest(
-                f"job id {message.job_id} belongs to another request; choose another id", {"field": "job_id"}
-            )
-        expired = answered is not None and not self._results.exists(keys.result(message.job_id))
-        if published is not None and not expired:
-            return False
+        if not CLAIM(self._broker, [key], [message.fingerprint, keys.JOB_TTL_SECONDS]):
+            known: Any = self._broker.hmget(key, "fingerprint", "answered")
+            fingerprint, answered = known
+            if fingerprint is not None and fingerprint.decode() != message.fingerprint:
+                raise InvalidRequest(
+                    f"job id {message.job_id} belongs to another request; choose another id",
+                    {"field": "job_id"},
+                )
+            if self._is_under_way(message.job_id, answered is not None):
+                return False
         pipeline = self._broker.pipeline()
         pipeline.delete(key)
         pipeline.hset(key, mapping=message.record())
@@ -272,6 +282,17 @@ class RerankClient:
         if message.payload is not None:
             pipeline.set(keys.payload(message.job_id), message.payload, ex=keys.JOB_TTL_SECONDS)
         pipeline.execute()
+        return True
+
+    def _is_under_way(self, job_id: str, is_answered: bool) -> bool:
+        """Whether the job has an answer or will have one; somebody submitting it right now gets a moment to finish."""
+        if is_answered:
+            return bool(self._results.exists(keys.result(job_id)))  # an answer that has expired is made anew
+        give_up_at = time.monotonic() + self.settings.redis_timeout_seconds
+        while not self._broker.hexists(keys.job(job_id), "published"):
+            if time.monotonic() >= give_up_at:
+                return False
+            time.sleep(_LOOK_AGAIN_SECONDS)
         return True
 
     def _publish(self, message: Outgoing) -> None:

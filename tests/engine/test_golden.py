@@ -7,7 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rerankq_worker.engine.golden import golden_pairs, verify
+from rerankq_worker.engine import Engine
+from rerankq_worker.engine.errors import EngineDrifted
+from rerankq_worker.engine.golden import golden_pairs, refuse_drift, verify
+from rerankq_worker.engine.linears import can_compute_int8
 
 
 @dataclass
@@ -70,3 +73,24 @@ def test_the_figures_are_the_published_ones(shared: Path) -> None:
     for pair in golden_pairs("bge-reranker-v2-m3"):
         assert logits[pair.query, pair.document] == pytest.approx(pair.logit, abs=1e-4)
         assert pair.source
+
+
+@pytest.mark.parametrize("moved_by", [0.06, float("nan")])
+def test_an_engine_that_drifts_is_kept_out_of_service(moved_by: float) -> None:
+    with pytest.raises(EngineDrifted, match="is known; check the weights"):
+        refuse_drift(Scorer("BAAI/bge-reranker-v2-m3", moved_by))
+
+
+@pytest.mark.parametrize("model", ["BAAI/bge-reranker-v2-m3", "my/own-reranker"])
+def test_an_engine_as_it_should_be_is_let_into_service(model: str) -> None:
+    refuse_drift(Scorer(model))
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "int8"])
+def test_the_small_model_gives_its_golden_scores(dtype: str) -> None:
+    if dtype == "int8" and not can_compute_int8():
+        pytest.skip("this processor or this torch has no int8 product")
+    results = verify(Engine.load("small", device="cpu", dtype=dtype))
+
+    assert len(results) >= 8
+    assert [result for result in results if not result.ok] == []

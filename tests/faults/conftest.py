@@ -1,4 +1,4 @@
-"""One service for every fault that leaves it standing: an engine that misbehaves on words, and writes what it scored."""
+"""One service for every fault that leaves it standing: its engine misbehaves on words, and writes what it scored."""
 
 from collections.abc import Iterator
 

@@ -18,7 +18,7 @@ DOCUMENTS = sorted(
 )
 _LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)#\s]+)(?:#[^)]*)?\)")
 _VERB = re.compile(r"`make ([a-z-]+)")
-_COMMAND = re.compile(r"`rerankq ((?:model |dead )?[a-z-]+)")
+_COMMAND = re.compile(r"`rerankq ((?:model |dead )?[a-z][a-z-]*)")
 
 
 def test_the_tree_of_the_map_is_the_tree_of_the_files() -> None:

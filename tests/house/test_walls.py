@@ -48,6 +48,18 @@ WALLS = [
         id="job reaches into the engine",
     ),
     pytest.param(
+        "worker/rerankq_worker/planner.py",
+        "import torch",
+        "Only the engine imports torch and transformers",
+        id="planner loads torch",
+    ),
+    pytest.param(
+        "worker/rerankq_worker/app.py",
+        "import rerankq_worker.launcher",
+        "The answering side is layered: launcher, processes, job, engine, settings",
+        id="app knows the launcher",
+    ),
+    pytest.param(
         "producer/rerankq/client.py",
         "import rerankq.cli.app",
         "The asking side is layered: command line, local service, client, contract",

@@ -16,6 +16,7 @@ UNLISTED = ("__init__.py", "__pycache__", "py.typed", "NOTICE")
 TEXT_COLUMN = 30
 DATA = {
     "demo_jobs.json": "The three jobs of `rerankq demo`",
+    "golden.json": "Published scores that a known model must meet",
     "piece_idf.bin": "How telling each token is, for the small model",
     "tokenizer.json": "The small model's tokenizer",
 }

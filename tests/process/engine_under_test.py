@@ -46,8 +46,9 @@ class EngineUnderTest:
 
     def stop(self) -> None:
         self._is_stopping = True
-        self.process.kill()
-        self._keeper.join()
+        while self._keeper.is_alive():  # it may be about to start one more
+            self.process.kill()
+            self._keeper.join(0.1)
         self._callers.shutdown()
 
     @property

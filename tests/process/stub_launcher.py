@@ -8,18 +8,20 @@ from rerankq_worker.launcher import Child, Launcher
 
 # Says its name and each signal it gets; ends at the ones it is told to end at.
 STUB = """
-import signal, sys, time
+import os, signal, sys, time
 name, *ends_at = sys.argv[1:]
+def say(what):
+    os.write(1, f"{name} {what}\\n".encode())  # in one piece: two of us write to the same pipe
 def on_signal(number, frame):
     told = signal.Signals(number).name
-    print(name, told, flush=True)
+    say(told)
     if told in ends_at:
         time.sleep(0.2)
-        print(name, "ended", flush=True)
+        say("ended")
         sys.exit(0)
 for number in (signal.SIGTERM, signal.SIGQUIT):
     signal.signal(number, on_signal)
-print(name, "up", flush=True)
+say("up")
 time.sleep(600)
 """
 
@@ -35,6 +37,7 @@ def main(worker_ends_at: list[str]) -> int:
         [stub("worker", *worker_ends_at)],
         drain_seconds=1,
         stuck_after_seconds=60,
+        load_timeout_seconds=60,
     )
     return launcher.run()
 

@@ -19,7 +19,6 @@ from rerankq_worker.engine_client import (
     EngineClient,
     EngineKilledTwice,
     EngineRefused,
-    is_ready,
 )
 from tests.process.conftest import StartEngine
 from tests.process.engine_under_test import PATIENCE_SECONDS, eventually, expected, rows_of
@@ -135,6 +134,15 @@ def test_a_hung_pass_ends_the_engine_and_convicts_the_job_that_hangs_alone(start
     assert innocent.result().tolist() == [-7] * 60
     eventually(lambda: len(engine.exit_codes) == 2)
     assert engine.exit_codes == [os.EX_SOFTWARE] * 2
+
+
+def test_a_pass_that_never_gives_the_interpreter_back_ends_the_engine_too(start_engine: StartEngine) -> None:
+    engine = start_engine(f"treacherous?freeze={POISON}", RERANKQ_STUCK_AFTER_SECONDS="0.5")
+
+    with pytest.raises(EngineKilledTwice):
+        engine.scores(rows_of(4, token=POISON))
+
+    assert len(engine.exit_codes) == 2
 
 
 def test_a_lost_device_ends_the_engine_and_is_told_so(start_engine: StartEngine) -> None:
@@ -282,16 +290,14 @@ def test_a_second_engine_for_the_same_device_is_refused(start_engine: StartEngin
     assert engine.scores(rows_of(3)).tolist() == [-3]
 
 
-def test_readiness_follows_the_engine(start_engine: StartEngine) -> None:
+def test_the_status_follows_the_engine_through_death_and_loading(start_engine: StartEngine) -> None:
     engine = start_engine("slow?load_ms=1000")
-    assert is_ready(engine.socket_path)
+    assert engine.status.state == "ready"
 
     engine.kill()
 
-    eventually(lambda: not is_ready(engine.socket_path))
-    eventually(lambda: engine.status.state == "loading")
-    assert not is_ready(engine.socket_path)
-    eventually(lambda: is_ready(engine.socket_path))
+    for state in ("broken", "loading", "ready"):
+        eventually(lambda state=state: engine.status.state == state)  # type: ignore[misc]
 
 
 def test_a_frozen_engine_is_stuck_once_its_heartbeat_is_old(start_engine: StartEngine) -> None:

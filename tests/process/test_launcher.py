@@ -15,7 +15,6 @@ import pytest
 from rerankq_worker import health
 from rerankq_worker.devices import CPU
 from rerankq_worker.engine_client import EngineClient
-from rerankq_worker.health import EngineStatus
 from rerankq_worker.launcher import launcher_for
 from rerankq_worker.settings import WorkerSettings
 from tests.process.engine_under_test import PATIENCE_SECONDS, eventually, rows_of
@@ -171,25 +170,17 @@ def test_a_process_that_ends_at_once_is_started_ever_more_rarely() -> None:
     eventually(lambda: child.notice_end() is not None or not child.is_running)
 
 
-def test_an_engine_that_is_frozen_from_outside_is_killed(tmp_path: Path) -> None:
-    child = stub("engine")
-    child.status_file = tmp_path / "cpu0.json"
-    child.tend()
-    silent_since = time.time() - 100
-    pid = child._process.pid  # type: ignore[union-attr]
-    health.write(
-        child.status_file,
-        EngineStatus(state="busy", pid=pid, device="cpu0", boot="b", heartbeat_unix=silent_since),
-    )
+def test_an_engine_that_is_frozen_from_outside_is_killed_and_started_anew(
+    start: Start, tmp_path: Path
+) -> None:
+    launcher = start("-m", "rerankq_worker", "--engine-only", RERANKQ_STUCK_AFTER_SECONDS="1")
+    one_score(tmp_path)
+    (engine,) = children_of(launcher)
 
-    child.kill_if_silent(longest_silence_seconds=101)
-    still_there = child.notice_end() is None
-    child.kill_if_silent(longest_silence_seconds=99)
+    engine.suspend()
 
-    assert still_there
-    exit_codes: list[int | None] = []
-    eventually(lambda: exit_codes.append(child.notice_end()) or exit_codes[-1] is not None)
-    assert exit_codes[-1] == -signal.SIGKILL
+    assert one_score(tmp_path) == [-3]  # by its successor, after 9 s
+    assert not engine.is_running()
 
 
 def test_a_configuration_error_of_a_child_stops_everything_with_its_message(start: Start) -> None:

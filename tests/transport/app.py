@@ -12,10 +12,15 @@ from celery import Celery
 from celery.concurrency.asynpool import AsynPool
 
 from rerankq.contract import transport
+from rerankq_worker import attempts
 from rerankq_worker.attempts import AttemptPolicy, consumer_with
 
 BROKER_URL = os.environ.get("TEST_BROKER_URL", "redis://127.0.0.1:1/0")
 LEASE_SECONDS = float(os.environ.get("TEST_LEASE_SECONDS", "3"))
+RESULT_RETRY_SECONDS = float(os.environ.get("TEST_RESULT_RETRY_SECONDS", "5"))
+
+attempts.ANSWER_AGAIN_SECONDS = 0.5
+
 # Celery looks for dead children every 5 s; the tests have many and little time.
 AsynPool.timers = property(lambda pool: {pool.maintain_pool: 0.2})
 
@@ -27,8 +32,9 @@ if GATE_FILE:
     transport.set_ready_gate(Path(GATE_FILE).exists)
 
 
-def make_app(broker_url: str = BROKER_URL, **transport_options: Any) -> Celery:
-    app = Celery("transport-test", broker=broker_url, backend=broker_url, set_as_current=False)
+def make_app(broker_url: str = BROKER_URL, result_url: str | None = None, **transport_options: Any) -> Celery:
+    backend = result_url or os.environ.get("TEST_RESULT_URL", broker_url)
+    app = Celery("transport-test", broker=broker_url, backend=backend, set_as_current=False)
     app.conf.update(
         broker_transport_options={
             "visibility_timeout": LEASE_SECONDS,
@@ -52,7 +58,7 @@ def make_app(broker_url: str = BROKER_URL, **transport_options: Any) -> Celery:
         task_serializer="json",
         accept_content=["json"],
         redis_retry_on_timeout=True,
-        result_backend_transport_options={"retry_policy": {"timeout": 5}},
+        result_backend_transport_options={"retry_policy": {"timeout": RESULT_RETRY_SECONDS}},
     )
     app.task(name="note", shared=False, bind=True)(note)
     app.task(name="sleep", shared=False, bind=True)(sleep)

@@ -1,5 +1,7 @@
 """Jobs that kill what runs them: tried three times, then answered and set aside; their neighbours are answered."""
 
+import json
+import signal
 import time
 from collections.abc import Callable
 
@@ -72,7 +74,46 @@ def test_a_message_without_time_limits_gets_those_of_its_lane(server: RedisServe
         of_the_lane = app.send_task("limits").get(timeout=10)
         own = app.send_task("limits", time_limit=9, soft_time_limit=8).get(timeout=10)
 
-    assert (of_the_lane, own) == ([25.0, 20.0], [9, 8])
+        only_hard = app.send_task("limits", time_limit=9).get(timeout=10)
+
+    assert (of_the_lane, own, only_hard) == ([25.0, 20.0], [9, 8], [9, None])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "status"), [(1.0, "SUCCESS"), (8.0, "FAILURE")], ids=["a ranking", "that its time was up"]
+)
+def test_a_job_whose_answer_could_not_be_stored_is_tried_again(
+    server: RedisServer, wait_until: Callable[..., None], seconds: float, status: str
+):
+    with RedisServer() as results, results.client() as stored, server.client() as client:
+        app = make_app(server.url, result_url=results.url)
+        environment = {"TEST_RESULT_URL": results.url, "TEST_RESULT_RETRY_SECONDS": "0.2"}
+        with WorkerProcess(server, **environment) as worker:
+            job_id = app.send_task("sleep", (seconds,), time_limit=2).id
+            wait_until(lambda: client.llen(f"rerankq:runs:{job_id}"))
+            results.kill()
+            worker.wait_for_log("its answer could not be stored")
+            results.start()
+
+            wait_until(lambda: stored.exists(f"celery-task-meta-{job_id}"))
+        assert json.loads(stored.get(f"celery-task-meta-{job_id}") or b"")["status"] == status
+        assert client.lrange(f"rerankq:runs:{job_id}", 0, -1) == [b"1", b"1"]
+
+
+def test_a_worker_that_freezes_longer_than_its_lease_finds_it_gone_and_the_job_is_answered_once(
+    server: RedisServer, app: Celery, wait_until: Callable[..., None]
+):
+    with WorkerProcess(server, lease_seconds=1) as frozen, server.client() as client:
+        promise = app.send_task("sleep", (2.0,))
+        wait_until(lambda: client.llen(f"rerankq:runs:{promise.id}"))
+        frozen.signal(signal.SIGSTOP)
+        with WorkerProcess(server, lease_seconds=1):
+            assert promise.get(timeout=20) == 2.0
+            wait_until(lambda: client.hlen("rerankq:held") == 0)
+            frozen.signal(signal.SIGCONT)
+            frozen.wait_for_log("its lease was gone at the ack")
+
+    assert client.lrange(f"rerankq:runs:{promise.id}", 0, -1) in ([b"1"], [b"1", b"2"])
 
 
 @pytest.mark.parametrize("seconds", [1.0, 4.0], ids=["it ends during the outage", "it ends after the outage"])

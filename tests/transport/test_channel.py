@@ -192,6 +192,47 @@ def test_closing_a_connection_hands_back_what_it_held_uncounted(connect: Callabl
     assert message.delivery_info["redelivered"] is True
 
 
+def test_an_ack_that_a_frozen_redis_did_not_take_is_sent_with_the_next_renewal(
+    server: RedisServer, connect: Callable[..., Connection]
+):
+    connection = connect(socket_timeout=0.2)
+    publish(connection, "one")
+    with connection.Consumer(Queue("lane", Exchange(""), "lane", no_declare=True)) as consumer:
+        consumer.qos(prefetch_count=1)
+        message = get(connection)
+        server.freeze()
+        message.ack()
+        assert connection.default_channel.qos.can_consume(), "the slot is free although the ack is still due"
+        server.thaw()
+
+        connection.default_channel.qos.renew()
+
+        with server.client() as client:
+            assert client.hlen("rerankq:held") == 0
+
+
+@pytest.mark.parametrize("ends", [True, False], ids=["it ends meanwhile", "it goes on"])
+def test_a_running_job_is_carried_over_to_the_next_connection(
+    server: RedisServer, connect: Callable[..., Connection], ends: bool
+):
+    lost, next_one = connect(), connect()
+    publish(lost, "one")
+    message = get(lost)
+    transport.carry_over([message])
+    lost.close()
+    if ends:
+        message.ack()
+
+    with next_one.Consumer(Queue("lane", Exchange(""), "lane", no_declare=True)) as consumer:
+        consumer.consume()
+        with server.client() as client:
+            assert client.hlen("rerankq:held") == (0 if ends else 1)
+            assert client.llen("lane") == 0
+            if not ends:
+                message.ack()
+            assert client.hlen("rerankq:held") == 0
+
+
 def test_the_scripts_survive_a_script_flush(server: RedisServer, connect: Callable[..., Connection]):
     connection = connect()
     got: list[object] = []

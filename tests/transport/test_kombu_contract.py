@@ -76,7 +76,7 @@ USED = [
     (virtual.Transport, "_deliver"),
     (kombu_transport, "_transport_cache"),
     (kombu_transport, "TRANSPORT_ALIASES"),
-    (celery_state, "active_requests"),
+    (celery_state, "reserved_requests"),
     (celery_state, "task_ready"),
 ]
 

@@ -158,10 +158,14 @@ def _pull(options: argparse.Namespace) -> int:
 def _verify(options: argparse.Namespace) -> int:
     from rerankq_worker.devices import chosen_devices
     from rerankq_worker.engine_process import make_engine
+    from rerankq_worker.model_files import find_model
     from rerankq_worker.settings import WorkerSettings
 
     settings = WorkerSettings.load()
     model, revision = _model_of(options, settings)
+    find_model(
+        model, revision, settings.offline
+    )  # refuses in a moment what torch would take seconds to reach
     device = chosen_devices(settings.devices)[0]
     os.environ["CUDA_VISIBLE_DEVICES"] = device.cuda_visible_devices  # before torch looks
     asked = settings.model_copy(update={"model": model, "model_revision": revision})

@@ -9,14 +9,15 @@ import logging
 import os
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Celery, Task
-from celery.exceptions import Reject
-from celery.signals import worker_process_init
+from celery.exceptions import Ignore, Reject
+from celery.signals import task_failure, task_revoked, worker_process_init
+from redis.exceptions import RedisError
 
 from rerankq.contract import keys, transport, wire
 from rerankq.contract.broker import PACK_TASK, RERANK_TASK, celery_app, lane_of
@@ -25,7 +26,7 @@ from rerankq.contract.messages import Ranking
 from rerankq.contract.stores import redis_client
 from rerankq_worker.attempts import AttemptPolicy, consumer_with
 from rerankq_worker.engine_client import EngineAway, EngineClient
-from rerankq_worker.job import Job, JobRunner, stop_time
+from rerankq_worker.job import Job, JobRunner, Superseded, stop_time
 from rerankq_worker.job_store import JobStore
 from rerankq_worker.model_files import ModelError, find_model
 from rerankq_worker.presence import Presence
@@ -55,7 +56,7 @@ def build_app(settings: WorkerSettings) -> Celery:
         worker_deduplicate_successful_tasks=True,
         worker_prefetch_multiplier=1,
         worker_pool="prefork",
-        worker_consumer=consumer_with(_attempt_policy(settings)),
+        worker_consumer=consumer_with(_attempt_policy(app, settings)),
         worker_concurrency=1,
         worker_proc_alive_timeout=settings.load_timeout_seconds + 60,
         worker_max_tasks_per_child=10_000,
@@ -76,12 +77,16 @@ def build_app(settings: WorkerSettings) -> Celery:
     return app
 
 
-def _attempt_policy(settings: WorkerSettings) -> AttemptPolicy:
+def _attempt_policy(app: Celery, settings: WorkerSettings) -> AttemptPolicy:
     def limits(queue: str) -> tuple[float, float]:
         soft, hard = settings.time_limits(lane_of(queue))
         return min(soft + SOFT_LIMIT_MARGIN_SECONDS, hard), hard
 
-    return AttemptPolicy(max_attempts=settings.max_attempts, time_limits=limits)
+    def give_up(job_id: str, error: Exception) -> None:
+        app.backend.mark_as_failure(job_id, error)
+        _store().note_answered(job_id)
+
+    return AttemptPolicy(max_attempts=settings.max_attempts, time_limits=limits, answer_failure=give_up)
 
 
 def _add_tasks(app: Celery) -> None:
@@ -90,52 +95,84 @@ def _add_tasks(app: Celery) -> None:
     app.task(name=PACK_TASK, **options)(rerank_pack)
 
 
-def rerank(task: "Task[..., Any]", **fields: Any) -> wire.Summarized:
+def rerank(task: "Task[..., Any]", /, *extra: object, **fields: Any) -> Any:
     """The task of one request: its fields are those of `RerankRequest`."""
-    answer = _run(task, [_unpacked(fields)])[0]
-    if isinstance(answer, RerankError):
-        raise answer
-    return wire.Summarized(answer.model_dump(), answer.summary())
+
+    def answer() -> wire.Summarized:
+        ranking = _run(task, [_unpacked(extra, fields)])[0]
+        if isinstance(ranking, RerankError):
+            raise ranking
+        return wire.Summarized(ranking.model_dump(), ranking.summary())
+
+    return _guarded(task, answer)
 
 
-def rerank_pack(task: "Task[..., Any]", **fields: Any) -> wire.Summarized:
+def rerank_pack(task: "Task[..., Any]", /, *extra: object, **fields: Any) -> Any:
     """The task of a pack: `requests`, a list of what `rerank` takes."""
-    requests: Any = _unpacked(fields).get("requests")
-    if not isinstance(requests, list) or not requests:
-        raise InvalidRequest("requests: expected a list of at least one request", {"field": "requests"})
-    answers = _run(task, requests)
-    failed = sum(isinstance(answer, RerankError) for answer in answers)
-    body = {"answers": [_to_wire(answer) for answer in answers]}
-    return wire.Summarized(body, f"pack={len(answers)} failed={failed}")
+
+    def answer() -> wire.Summarized:
+        answers = _run(task, _requests_of(_unpacked(extra, fields)))
+        failed = sum(isinstance(answer, RerankError) for answer in answers)
+        body = {"answers": [_to_wire(answer) for answer in answers]}
+        return wire.Summarized(body, f"pack={len(answers)} failed={failed}")
+
+    return _guarded(task, answer)
 
 
-def _run(task: "Task[..., Any]", requests: Sequence[Any]) -> list[Ranking | RerankError]:
-    job = _job_of(task, requests)
+def _guarded(task: "Task[..., Any]", answer: Callable[[], wire.Summarized]) -> Any:
+    """The answer, or a named error: the one boundary, whatever happens."""
+    job_id = str(task.request.id)
     try:
-        return _runner().run(job, [_as_mapping(request) for request in requests])
+        return _earlier_answer(task, job_id) or answer()
     except RerankError:
         raise
+    except Superseded as error:
+        raise Ignore(str(error)) from error
     except SoftTimeLimitExceeded:
         raise DeadlineExceeded("the job's time was up before its first batch", {"scored": 0}) from None
-    except EngineAway as error:
-        raise Reject(str(error), requeue=True) from error
-    except Exception as error:  # noqa: BLE001 - the one boundary: whatever happens, the caller gets a named error
+    except (EngineAway, RedisError) as error:
+        raise Reject(f"{type(error).__name__}: {error}", requeue=True) from error
+    except Exception as error:  # noqa: BLE001 - the boundary
         # Where it happened, not what it says: an exception's own text may carry the caller's.
         where = "".join(traceback.format_tb(error.__traceback__))
-        logger.error("job %s: unexpected %s\n%s", job.id, type(error).__name__, where)
+        logger.error("job %s: unexpected %s\n%s", job_id, type(error).__name__, where)
         raise JobFailed(
-            f"job {job.id} failed with an unexpected {type(error).__name__}; the worker's log has the traceback",
-            {"where": "worker", "attempts": job.attempt},
+            f"job {job_id} failed with an unexpected {type(error).__name__}; the worker's log has the traceback",
+            {"where": "worker", "attempts": _attempt_of(task)},
         ) from None
 
 
-def _unpacked(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+def _earlier_answer(task: "Task[..., Any]", job_id: str) -> Any:
+    """What was answered already, where a producer sent the same job once more before it knew that."""
+    if not _store().is_answered(job_id):
+        return None
+    try:
+        meta: Any = task.backend.get_task_meta(job_id)
+    except Exception:  # noqa: BLE001 - scoring it again is always right, whatever the backend raises
+        return None
+    return meta["result"] if meta["status"] == "SUCCESS" else None
+
+
+def _run(task: "Task[..., Any]", requests: Sequence[Any]) -> list[Ranking | RerankError]:
+    return _runner().run(_job_of(task, requests), [_as_mapping(request) for request in requests])
+
+
+def _unpacked(extra: Sequence[object], fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    if extra:
+        raise InvalidRequest("request: expected keyword arguments, got positional ones", {"field": "request"})
     key = fields.get("payload")
     if key is None:
         return fields
     if not isinstance(key, str) or not key.startswith(keys.payload("")):
         raise InvalidRequest("payload: expected the key of a claim check", {"field": "payload"})
     return _store().payload(key)
+
+
+def _requests_of(fields: Mapping[str, Any]) -> list[Any]:
+    requests = fields.get("requests")
+    if not isinstance(requests, list) or not requests:
+        raise InvalidRequest("requests: expected a list of at least one request", {"field": "requests"})
+    return requests  # pyright: ignore[reportUnknownVariableType] - JSON
 
 
 def _as_mapping(request: Any) -> Mapping[str, Any]:
@@ -155,11 +192,15 @@ def _job_of(task: "Task[..., Any]", requests: Sequence[Any]) -> Job:
     return Job(
         id=str(message.id),
         lane=lane,
-        attempt=transport.deliveries(vars(message)),
+        attempt=_attempt_of(task),
         worker=str(message.hostname),
         queued_seconds=_queued_seconds(str(message.id)),
         stop_at=stop_time(deadlines, _settings().time_limits(lane)[0]),
     )
+
+
+def _attempt_of(task: "Task[..., Any]") -> int:
+    return transport.deliveries(vars(task.request))
 
 
 def _deadline_of(request: Any) -> float | None:
@@ -196,6 +237,18 @@ def _runner() -> JobRunner:
     settings = _settings()
     engine = EngineClient(settings.find_engine_socket(), wait_seconds=settings.load_timeout_seconds)
     return JobRunner(_store(), _tokenizer(), engine, engine.describe(), settings.limits)
+
+
+@task_failure.connect
+def _note_failure(task_id: str, **_: object) -> None:
+    """A job failed in the child, or was killed at its hard limit by the parent."""
+    _store().note_answered(task_id)
+
+
+@task_revoked.connect
+def _note_expiry(request: Any, **_: object) -> None:
+    """A job's deadline had passed before it was taken."""
+    _store().note_answered(str(request.id))
 
 
 @worker_process_init.connect

@@ -15,13 +15,15 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import redis
+from billiard.einfo import ExceptionWithTraceback
+from celery.exceptions import BackendError, TimeLimitExceeded
 from celery.worker import consumer as celery_consumer
 from celery.worker import request as celery_request
-from celery.worker.state import active_requests, task_ready
+from celery.worker.state import reserved_requests, task_ready
 from kombu.exceptions import OperationalError
 
 from rerankq.contract import transport
-from rerankq.contract.dead_letters import is_summary, letter_for
+from rerankq.contract.dead_letters import DeadLetter, is_summary, letter_for
 from rerankq.contract.errors import JobFailed, RerankError
 
 logger = logging.getLogger(__name__)
@@ -31,6 +33,8 @@ TimeLimits = tuple[float | None, float | None]
 # What a broken Redis raises. KeyError is missing on purpose: kombu counts it among its connection errors, and a
 # message without an id would then make the worker reconnect and fetch it again, for ever.
 OUTAGE = (redis.ConnectionError, redis.TimeoutError, OperationalError, OSError)
+# What keeps an answer from being stored: no Redis, a full one, or Celery's own word for either.
+STORE_ERRORS = (*OUTAGE, redis.RedisError, BackendError)
 ANSWER_AGAIN_SECONDS = 5.0
 _LIMITS_UNSET = (None, None)
 
@@ -56,22 +60,66 @@ def consumer_with(policy: AttemptPolicy) -> type["Consumer"]:
 
 
 class Request(celery_request.Request):
-    """A task in the parent; one whose answer could not be stored has not been answered and is tried again."""
+    """A task in the parent. One whose answer could not be stored has not been answered and is tried again.
+
+    Celery acknowledges such a task all the same, or raises out of its event loop and leaves the child alive.
+    """
+
+    _is_given_back = False
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
-        if return_ok or not self._answer_was_lost(exc_info):
+        # Celery reports a hard limit here as well, would acknowledge before it answers, and tell it twice.
+        raised = _raised(exc_info)
+        if self._is_given_back or isinstance(raised, TimeLimitExceeded):
+            return None
+        if isinstance(raised, JobFailed) and raised.details.get("dead"):
+            self._set_aside(raised)
+        # What the task itself raises comes with return_ok; without it, the store failed around the task.
+        if isinstance(raised, STORE_ERRORS) and not return_ok:
+            return self._try_again(raised)
+        try:
             return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
-        logger.warning("job %s: its answer could not be stored; it is tried again", self.id)
-        task_ready(self)
-        return self.reject(requeue=True)
+        except STORE_ERRORS:
+            return self._try_again(raised)
 
-    def _answer_was_lost(self, exc_info: Any) -> bool:
-        """Whether the child failed outside the task's own code for want of Redis."""
-        error = exc_info.exception
-        error = getattr(error, "exc", error)
-        return bool(
-            exc_info.internal and self.task.acks_late and isinstance(error, (*OUTAGE, redis.ResponseError))
-        )
+    def on_timeout(self, soft: bool, timeout: float) -> Any:
+        try:
+            return super().on_timeout(soft, timeout)
+        except STORE_ERRORS as error:
+            return self._try_again(error)
+
+    def _try_again(self, error: BaseException) -> None:
+        """Give the message back: uncounted if Redis was away or full, for that is not the job's doing."""
+        logger.warning("job %s: its answer could not be stored after %s", self.id, type(error).__name__)
+        task_ready(self)
+        self._is_given_back = True
+        if self.acknowledged:
+            return
+        if _is_passing(error):
+            self.message.channel.hand_back(self.message.delivery_tag, ANSWER_AGAIN_SECONDS)
+            self.acknowledged = True
+        else:
+            self.reject(requeue=True)
+
+    def _set_aside(self, error: JobFailed) -> None:
+        """Keep the message of a job that was given up while it ran; its caller has been answered already."""
+        message: Any = self.message
+        qos = getattr(message.channel, "qos", None)
+        if qos is None or self.acknowledged:  # the connection is away: nobody could keep it
+            return
+        qos.bury(message.delivery_tag, _letter(message, error))
+        self.acknowledged = True
+
+
+def _is_passing(error: BaseException) -> bool:
+    """Whether Redis was away or full, so that the same call may succeed later."""
+    is_refusal = isinstance(error, redis.ResponseError) and not isinstance(error, redis.OutOfMemoryError)
+    return isinstance(error, STORE_ERRORS) and not is_refusal
+
+
+def _raised(exc_info: Any) -> BaseException:
+    error = exc_info.exception
+    return error.exc if isinstance(error, ExceptionWithTraceback) else error
 
 
 class Consumer(celery_consumer.Consumer):
@@ -106,7 +154,7 @@ class Consumer(celery_consumer.Consumer):
 
     def on_connection_error_after_connected(self, exc: Exception) -> Any:
         transport.carry_over(
-            request.message for request in tuple(active_requests) if not request.acknowledged
+            request.message for request in tuple(reserved_requests) if not request.acknowledged
         )
         with warnings.catch_warnings():
             # Celery advises to cancel running jobs here; ours are carried over.
@@ -136,7 +184,7 @@ class Consumer(celery_consumer.Consumer):
             raise JobFailed(
                 f"given up after {attempts} attempts: the worker or the engine was lost each time; "
                 f"`rerankq dead show {_id_of(message) or message.delivery_tag}` tells more",
-                {"attempts": attempts, "where": "worker"},
+                {"attempts": attempts, "where": "worker", "dead": True},
             )
         wrong = wrong_header(message.headers)
         if wrong:
@@ -146,26 +194,19 @@ class Consumer(celery_consumer.Consumer):
         """Give a message without time limits those of its lane."""
         hard, soft = message.headers.get("timelimit") or _LIMITS_UNSET
         lane_soft, lane_hard = self.policy.time_limits(_queue_of(message))
-        message.headers["timelimit"] = [hard or lane_hard, soft or lane_soft]
+        message.headers["timelimit"] = in_order(hard or lane_hard, soft or lane_soft)
 
     def _give_up(self, message: Any, error: RerankError) -> None:
         """Answer with `error` and set the message aside; in this order, so that a crash between repeats both."""
         if message.acknowledged:
             return
-        job_id = _id_of(message)
-        letter = letter_for(
-            message.delivery_tag,
-            _queue_of(message),
-            message.body or b"",
-            {"headers": message.headers},
-            f"{type(error).__name__}: {error}",
-        )
+        job_id, letter = _id_of(message), _letter(message, error)
         logger.error(
             "job %s on %s set aside after %d deliveries: %s", letter.id, letter.lane, letter.attempts, error
         )
         message._state = "REJECTED"
         if job_id and not self._answered(job_id, error):
-            message.channel.qos.hand_back(message.delivery_tag, delay_seconds=ANSWER_AGAIN_SECONDS)
+            message.channel.hand_back(message.delivery_tag, ANSWER_AGAIN_SECONDS)
         else:
             message.channel.qos.bury(message.delivery_tag, letter)
 
@@ -185,6 +226,14 @@ class Consumer(celery_consumer.Consumer):
             self.app.backend.mark_as_failure(job_id, error)
         if self.event_dispatcher and self.event_dispatcher.enabled:
             self.event_dispatcher.send("task-failed", uuid=job_id, exception=repr(error), traceback="")
+
+
+def in_order(hard: float | None, soft: float | None) -> list[float | None]:
+    """Hard and soft limit as Celery sends them, without a soft one that comes too late.
+
+    Celery starts the hard limit's clock when the soft limit strikes, so a later soft limit switches it off.
+    """
+    return [hard, None if hard and soft and soft >= hard else soft]
 
 
 def wrong_header(headers: Mapping[str, Any]) -> str | None:
@@ -242,7 +291,17 @@ def _is_limit(value: Any) -> bool:
 def _unusable(message: Any, why: str) -> JobFailed:
     return JobFailed(
         f"the message is not usable: {why}; `rerankq dead show {_id_of(message) or message.delivery_tag}` tells more",
-        {"attempts": 0, "where": "worker"},
+        {"attempts": 0, "where": "worker", "dead": True},
+    )
+
+
+def _letter(message: Any, error: Exception) -> DeadLetter:
+    return letter_for(
+        message.delivery_tag,
+        _queue_of(message),
+        message.body or b"",
+        {"headers": message.headers},
+        f"{type(error).__name__}: {error}",
     )
 
 

@@ -7,6 +7,7 @@
 The logit of a row is minus its length in tokens, so that an order can be checked. Needs no torch.
 """
 
+import ctypes
 import math
 import os
 import time
@@ -37,6 +38,8 @@ class Temper:
     load_ms: float = 0.0
     die: int | None = None
     hang: int | None = None
+    freeze: int | None = None
+    """Hang in a C call that never gives the interpreter back, so that no other thread can run either."""
     out_of_memory: int | None = None
     fail: int | None = None
     broken: int | None = None
@@ -78,6 +81,8 @@ class DoubleEngine:
             os._exit(DIED)
         if temper.hang in present:
             time.sleep(FOR_EVER_SECONDS)
+        if temper.freeze in present:
+            ctypes.PyDLL(None).sleep(int(FOR_EVER_SECONDS))
         if temper.out_of_memory in present:
             raise MemoryError("a batch of the double does not fit")
         if temper.broken in present:

@@ -4,7 +4,7 @@ The life of a job whose engine dies: what has been scored is kept; the rest is a
 that were on the device at the death are suspects and go alone, so that an innocent neighbour is never blamed; when
 the engine dies under them again, the job is convicted.
 
-Knows a socket and a status file; no torch, no Celery.
+Knows a socket; no torch, no Celery.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rerankq.contract.messages import Lane
-from rerankq_worker import frames, health
+from rerankq_worker import frames
 from rerankq_worker.frames import (
     BadFrame,
     EngineDescription,
@@ -35,7 +35,6 @@ from rerankq_worker.frames import (
 
 TICK_SECONDS = 0.25  # how long a caller may have to wait for a look at its clock
 RETRY_SECONDS = 0.05
-READINESS_SECONDS = 0.2  # how long a look at the status file is good for
 
 EngineConnection: TypeAlias = "Connection[Any, Any]"  # subscriptable for type checkers only
 _LOST = (EOFError, OSError)
@@ -89,7 +88,7 @@ class EngineClient:
         connection.close()
         return hello.description
 
-    def scores(self, rows: Sequence[TokenIds], *, job_id: str, lane: Lane) -> Iterator[Scored]:
+    def scores(self, rows: Sequence[TokenIds], *, job_id: str, lane: Lane) -> Generator[Scored]:
         """Logits as the batches finish, every row once; at least every 0.25 s something, be it empty.
 
         Closing the iterator calls the rest off.
@@ -190,20 +189,6 @@ class _Job:
         self._is_scored[indices] = True
         self._is_on_device[indices] = False
         return Scored(indices.astype(np.int64), logits)
-
-
-_looks: dict[Path, tuple[float, bool]] = {}
-
-
-def is_ready(socket_path: Path) -> bool:
-    """Whether the engine behind this socket is in service; cheap enough to ask before every fetch."""
-    now = time.monotonic()
-    looked_at, answer = _looks.get(socket_path, (-READINESS_SECONDS, False))
-    if now - looked_at >= READINESS_SECONDS:
-        status = health.read(health.status_file(socket_path))
-        answer = status is not None and health.judged(status).state in health.IN_SERVICE
-        _looks[socket_path] = (now, answer)
-    return answer
 
 
 def _greeting(connection: EngineConnection, give_up_at: float) -> Generator[Scored, None, Hello]:

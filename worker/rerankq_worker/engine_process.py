@@ -118,8 +118,8 @@ class EngineProcess:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the launcher decides
         socket_path.unlink(missing_ok=True)  # of a predecessor that was killed
         listener = Listener(str(socket_path), "AF_UNIX", WAITING_CONNECTIONS)
+        self._report_ready()  # before anybody is greeted: who was, finds it said
         threading.Thread(target=self._accept, args=(listener,), name="accept", daemon=True).start()
-        self._report_ready()
         while not self._is_over():
             self._score(self._desk.next_batch(IDLE_WAIT_SECONDS))
             if self._watch.is_orphaned and self._leave_at is None:
@@ -226,7 +226,7 @@ class EngineProcess:
 
     def _recover(self, batch: Sequence[Part], error: Exception) -> None:
         reason = _first_line(error)
-        if any(kind.__name__ == DEVICE_LOST for kind in type(error).__mro__):
+        if _is_device_lost(error):
             self._watch.end("broken", BROKEN, reason)
         if isinstance(error, MemoryError):
             self._watch.tally.out_of_memory += 1
@@ -272,9 +272,18 @@ def make_engine(settings: WorkerSettings, device: str) -> ScoringEngine:
 def _load(settings: WorkerSettings, device: str, watch: Watch) -> ScoringEngine:
     log.info("engine %s: loading %s", device, settings.model)
     with watch.loading(settings.load_timeout_seconds):
-        engine = make_engine(settings, device)
-        engine.warm_up()
+        try:
+            engine = make_engine(settings, device)
+            engine.warm_up()
+        except Exception as error:
+            if _is_device_lost(error):  # no matter of configuration: another start may find it well
+                watch.end("broken", BROKEN, _first_line(error))
+            raise
     return engine
+
+
+def _is_device_lost(error: Exception) -> bool:
+    return any(kind.__name__ == DEVICE_LOST for kind in type(error).__mro__)
 
 
 def _number(text: str) -> float:

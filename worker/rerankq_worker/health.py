@@ -75,6 +75,8 @@ def judged(status: EngineStatus, now_unix: float | None = None) -> EngineStatus:
     now_unix = time.time() if now_unix is None else now_unix
     if not is_alive(status.pid):
         return replace(status, state="stuck" if status.state == "stuck" else "broken")
+    if status.state == "loading":  # libraries are loaded in long breaths; the engine limits this time itself
+        return status
     if now_unix - status.heartbeat_unix > SILENT_AFTER_SECONDS:
         return replace(status, state="stuck")
     return status

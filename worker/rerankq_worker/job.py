@@ -5,11 +5,13 @@ Knows the contract, the tokenizer and the engine's socket; no Celery message and
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from rerankq.contract.errors import Cancelled, DeadlineExceeded, InvalidRequest, JobFailed, RerankError
@@ -24,7 +26,7 @@ from rerankq.contract.messages import (
     WorkerInfo,
     parse_request,
 )
-from rerankq_worker.engine_client import EngineAway, EngineClient, EngineKilledTwice, EngineRefused
+from rerankq_worker.engine_client import EngineAway, EngineClient, EngineKilledTwice, EngineRefused, Scored
 from rerankq_worker.frames import EngineDescription
 from rerankq_worker.job_store import JobStore
 from rerankq_worker.ranking import Logits, rank
@@ -57,6 +59,18 @@ class Member:
     error: RerankError | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """One request of a pack, and which of the pack's rows are its."""
+
+    member: Member
+    positions: npt.NDArray[np.intp]
+
+
+class Superseded(Exception):
+    """A later attempt has taken the job over while this one was silent; that one will answer."""
+
+
 class JobRunner:
     """Answers jobs, one at a time, with one tokenizer and one connection to the engine."""
 
@@ -80,22 +94,29 @@ class JobRunner:
 
         Raises:
             RerankError: the job as a whole ended: cancelled, out of time, or given up.
+            Superseded: this attempt no longer matters.
             EngineAway: the engine did not come back; the job is best tried elsewhere.
         """
         started = time.perf_counter()
-        self._refuse_cancelled(job)
+        if self._store.is_cancelled(job.id):
+            raise _cancelled(job)
+        answers = self._run(job, requests, started)
+        self._pace.note(job.lane, time.perf_counter() - started)
+        self._store.tell_pace(job.worker, self._pace.seconds_per_job)
+        self._store.finish(job.id)
+        return answers
+
+    def _run(
+        self, job: Job, requests: Sequence[Mapping[str, Any]], started: float
+    ) -> list[Ranking | RerankError]:
         members = [self._prepare(fields) for fields in requests]
         tokenized = time.perf_counter()
         rows = [row for member in members for row in member.rows]
-        self._store.start(job.id, job.lane, job.worker, job.attempt, len(rows))
-        logits = self._store.checkpoint(job.id, len(rows)) if job.attempt > 1 else _unscored(len(rows))
+        logits = self._store.start(job.id, job.lane, job.worker, job.attempt, rows)
         known = int(np.count_nonzero(~np.isnan(logits)))
-        in_time = self._score(job, rows, logits)
+        in_time = self._score_members(job, members, rows, logits)
         timings = _timings(job, started, tokenized)
-        answers = self._answers(job, members, logits, known, timings, in_time)
-        self._pace.note(job.lane, time.perf_counter() - started)
-        self._store.finish(job.id, job.worker, self._pace.seconds_per_job)
-        return answers
+        return self._answers(job, members, logits, known, timings, in_time)
 
     def _prepare(self, fields: Mapping[str, Any]) -> Member:
         try:
@@ -128,29 +149,41 @@ class JobRunner:
                 str(error), {"field": "documents", "indices": list(error.indices)}
             ) from error
 
-    def _score(self, job: Job, rows: Sequence[Row], logits: Logits) -> bool:
-        """Fill `logits`; False when the job's time was up first.
+    def _score_members(
+        self, job: Job, members: Sequence[Member], rows: Sequence[Row], logits: Logits
+    ) -> bool:
+        """Fill `logits` in one go, and in a pack that fails so, request by request; False when time was up first."""
+        whole = np.arange(len(rows))
+        if len(members) == 1:
+            return self._score(job, rows, logits, whole)
+        try:
+            return self._score(job, rows, logits, whole)
+        except JobFailed:
+            return all(self._score_alone(job, part, rows, logits) for part in _parts(members))
+
+    def _score_alone(self, job: Job, part: "Part", rows: Sequence[Row], logits: Logits) -> bool:
+        try:
+            return self._score(job, rows, logits, part.positions)
+        except JobFailed as error:
+            part.member.error = JobFailed(error.message, {**error.details, "dead": False})
+            part.member.request = None
+            return True
+
+    def _score(self, job: Job, rows: Sequence[Row], logits: Logits, positions: npt.NDArray[np.intp]) -> bool:
+        """Fill `logits` at these positions; False when the job's time was up first.
 
         Raises:
-            Cancelled, JobFailed, EngineAway
+            Cancelled, Superseded, JobFailed, EngineAway
         """
-        missing = np.flatnonzero(np.isnan(logits))
+        missing = positions[np.isnan(logits[positions])]
         if not len(missing):
             return True
         if time.time() >= job.stop_at:
             return False
-        saved_at = time.monotonic()
         try:
             asked = [rows[index].token_ids for index in missing.tolist()]
-            for part in self._engine.scores(asked, job_id=job.id, lane=job.lane):
-                logits[missing[part.indices]] = part.logits
-                if time.time() >= job.stop_at:
-                    return not np.isnan(logits).any()
-                self._refuse_cancelled(job)
-                if time.monotonic() - saved_at > CHECKPOINT_PERIOD_SECONDS:
-                    self._store.save_checkpoint(job.id, logits)
-                    saved_at = time.monotonic()
-            return True
+            with closing(self._engine.scores(asked, job_id=job.id, lane=job.lane)) as parts:
+                return self._take(job, parts, rows, logits, missing)
         except SoftTimeLimitExceeded:
             return False
         except EngineKilledTwice as error:
@@ -163,12 +196,37 @@ class JobRunner:
                 f"the engine could not score job {job.id}: {error}", {"where": "engine"}
             ) from error
         except EngineAway:
-            self._store.save_checkpoint(job.id, logits)
+            self._store.save_checkpoint(job.id, rows, logits)
             raise
 
-    def _refuse_cancelled(self, job: Job) -> None:
-        if self._store.cancelled(job.id):
-            raise Cancelled(f"job {job.id} was cancelled")
+    def _take(
+        self,
+        job: Job,
+        parts: Iterable[Scored],
+        rows: Sequence[Row],
+        logits: Logits,
+        missing: npt.NDArray[np.intp],
+    ) -> bool:
+        """Write down what comes, and keep an eye on the clock and on whether anybody still wants it."""
+        saved_at = time.monotonic()
+        for part in parts:
+            logits[missing[part.indices]] = part.logits
+            if time.time() >= job.stop_at:
+                return not np.isnan(logits[missing]).any()
+            self._refuse_to_go_on(job)
+            if time.monotonic() - saved_at > CHECKPOINT_PERIOD_SECONDS:
+                self._store.save_checkpoint(job.id, rows, logits)
+                saved_at = time.monotonic()
+        return True
+
+    def _refuse_to_go_on(self, job: Job) -> None:
+        match self._store.why_stop(job.id, job.attempt):
+            case "cancelled":
+                raise _cancelled(job)
+            case "superseded":
+                raise Superseded(f"job {job.id}: another worker runs it by now")
+            case None:
+                pass
 
     def _answers(
         self, job: Job, members: Sequence[Member], logits: Logits, known: int, timings: Timings, in_time: bool
@@ -239,8 +297,16 @@ def stop_time(deadlines: Sequence[float | None], soft_limit_seconds: float) -> f
     return max((by_limit if deadline is None else deadline for deadline in deadlines), default=math.inf)
 
 
-def _unscored(rows: int) -> Logits:
-    return np.full(rows, np.nan, dtype=np.float32)
+def _cancelled(job: Job) -> Cancelled:
+    return Cancelled(f"job {job.id} was cancelled")
+
+
+def _parts(members: Sequence[Member]) -> list[Part]:
+    ends = np.cumsum([len(member.rows) for member in members]).tolist()
+    return [
+        Part(member, np.arange(end - len(member.rows), end))
+        for member, end in zip(members, ends, strict=True)
+    ]
 
 
 def _timings(job: Job, started: float, tokenized: float) -> Timings:

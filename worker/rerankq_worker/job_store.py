@@ -1,16 +1,32 @@
-"""What the worker keeps of a job in Redis while it runs: its record, its checkpoint, whether it was called off."""
+"""What the worker keeps of a job in Redis while it runs: its record, its checkpoint, whether it was called off.
 
+Only the payload must be read; the rest is told as well as Redis is there, because a job whose scores are being made
+must not end for a broker that restarts.
+"""
+
+import hashlib
+import logging
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from redis import Redis
+from redis.exceptions import RedisError
 
 from rerankq.contract import keys, wire
-from rerankq.contract.errors import JobFailed, PayloadTooLarge
+from rerankq.contract.errors import InvalidRequest, JobFailed, PayloadTooLarge
 from rerankq.contract.messages import Lane
 from rerankq_worker.ranking import Logits
+from rerankq_worker.tokenizer import Row
+
+LEFT_ALONE_SECONDS = 2.0  # after a failure, so that a job does not spend its time on a Redis that is away
+DIGEST_BYTES = 16
+
+Stop = Literal["cancelled", "superseded"]
+_T = TypeVar("_T")
+
+logger = logging.getLogger(__name__)
 
 
 class JobStore:
@@ -20,70 +36,119 @@ class JobStore:
         self._broker = broker
         self._max_payload_bytes = max_payload_bytes
         self._result_ttl_seconds = result_ttl_seconds
+        self._leave_alone_until = float("-inf")
 
-    def payload(self, key: str) -> dict[str, Any]:
+    def payload(self, key: str) -> Mapping[str, Any]:
         """The body that travelled beside its message.
 
         Raises:
             JobFailed: it is gone.
             PayloadTooLarge: it unpacks to more than the settings allow.
+            InvalidRequest: it is no object in JSON and zstd.
+            RedisError
         """
         packed: Any = self._broker.get(key)
         if packed is None:
             raise JobFailed("the job's payload is gone from Redis; submit the job again", {"where": "job"})
-        body = wire.decompress_bounded(packed, self._max_payload_bytes)
-        if body is None:
+        try:
+            body = wire.decompress_bounded(packed, self._max_payload_bytes)
+            fields = None if body is None else wire.decode(body)
+        except ValueError:
+            fields = ()
+        if fields is None:
             raise PayloadTooLarge(
                 f"expected a payload of at most {self._max_payload_bytes:,} bytes, got more"
             )
-        return wire.decode(body)
+        if not isinstance(fields, dict):
+            raise InvalidRequest(
+                "payload: expected a JSON object packed with zstd, got something else", {"field": "payload"}
+            )
+        return fields  # pyright: ignore[reportUnknownVariableType] - JSON
 
     def submitted(self, job_id: str) -> float | None:
         """When the job was submitted, Unix seconds; None for a producer that keeps no record."""
-        submitted: Any = self._broker.hget(keys.job(job_id), "submitted")
+        submitted: Any = self._if_there(lambda: self._broker.hget(keys.job(job_id), "submitted"), None)
         return None if submitted is None else float(submitted)
 
-    def start(self, job_id: str, lane: str, worker: str, attempt: int, total: int) -> None:
-        """Note that the job runs, and where."""
-        key = keys.job(job_id)
+    def is_answered(self, job_id: str) -> bool:
+        """Whether an answer has been given: this is a second copy of the message."""
+        return bool(self._if_there(lambda: self._broker.hexists(keys.job(job_id), "answered"), False))
+
+    def start(self, job_id: str, lane: str, worker: str, attempt: int, rows: Sequence[Row]) -> Logits:
+        """Note that the job runs, and where; the scores an earlier attempt left behind, NaN where there is none."""
         fields: dict[Any, Any] = {
             "lane": lane,
             "worker": worker,
             "attempts": attempt,
-            "total": total,
+            "total": len(rows),
             "started": time.time(),
         }
+        key = keys.job(job_id)
         pipeline = self._broker.pipeline()
+        pipeline.get(keys.checkpoint(job_id))
         pipeline.hset(key, mapping=fields)
+        pipeline.hdel(key, "answered")
         pipeline.expire(key, keys.JOB_TTL_SECONDS)
-        pipeline.execute()
+        saved, *_ = self._if_there(pipeline.execute, [None])
+        if saved is None or saved[:DIGEST_BYTES] != _digest(rows):
+            return np.full(len(rows), np.nan, dtype=np.float32)
+        return np.frombuffer(saved[DIGEST_BYTES:], dtype="<f4").astype(np.float32)
 
-    def cancelled(self, job_id: str) -> bool:
+    def is_cancelled(self, job_id: str) -> bool:
         """Whether somebody called the job off."""
-        return bool(self._broker.exists(keys.cancel(job_id)))
+        return bool(self._if_there(lambda: self._broker.exists(keys.cancel(job_id)), False))
 
-    def save_checkpoint(self, job_id: str, logits: Logits) -> None:
+    def why_stop(self, job_id: str, attempt: int) -> Stop | None:
+        """Whether somebody called the running job off, or a later attempt has been started; None: go on."""
+        pipeline = self._broker.pipeline(transaction=False)
+        pipeline.exists(keys.cancel(job_id))
+        pipeline.hget(keys.job(job_id), "attempts")
+        cancelled, latest = self._if_there(pipeline.execute, (0, None))
+        if cancelled:
+            return "cancelled"
+        return "superseded" if latest is not None and int(latest) > attempt else None
+
+    def save_checkpoint(self, job_id: str, rows: Sequence[Row], logits: Logits) -> None:
         """Keep the scores so far (NaN = not yet) for a later attempt, and tell how far the job is."""
         pipeline = self._broker.pipeline()
-        pipeline.set(keys.checkpoint(job_id), logits.astype("<f4").tobytes(), ex=keys.CHECKPOINT_TTL_SECONDS)
+        saved = _digest(rows) + logits.astype("<f4").tobytes()
+        pipeline.set(keys.checkpoint(job_id), saved, ex=keys.CHECKPOINT_TTL_SECONDS)
         pipeline.hset(keys.job(job_id), "scored", int(np.count_nonzero(~np.isnan(logits))))
-        pipeline.execute()
+        self._if_there(pipeline.execute, None)
 
-    def checkpoint(self, job_id: str, rows: int) -> Logits:
-        """The scores an earlier attempt left behind; NaN where there is none."""
-        saved: Any = self._broker.get(keys.checkpoint(job_id))
-        if saved is None or len(saved) != 4 * rows:
-            return np.full(rows, np.nan, dtype=np.float32)
-        return np.frombuffer(saved, dtype="<f4").astype(np.float32)
+    def finish(self, job_id: str) -> None:
+        """Note that the ranking is being given."""
+        self.note_answered(job_id)
+        # The payload goes with the ack: until then this attempt may be lost.
+        self._if_there(lambda: self._broker.delete(keys.checkpoint(job_id)), None)
 
-    def finish(self, job_id: str, worker: str, seconds_per_job: Mapping[Lane, float]) -> None:
-        """Note that the answer is being given; the record lives as long as the answer does."""
+    def note_answered(self, job_id: str) -> None:
+        """Note that the job has its end; the record lives as long as the answer does."""
         key = keys.job(job_id)
         pipeline = self._broker.pipeline()
         pipeline.hset(key, "answered", time.time())
         pipeline.expire(key, self._result_ttl_seconds)
-        pipeline.delete(
-            keys.checkpoint(job_id)
-        )  # the payload goes with the ack: until then this attempt may be lost
-        pipeline.hset(keys.PACE, worker, wire.encode(dict(seconds_per_job)))
-        pipeline.execute()
+        self._if_there(pipeline.execute, None)
+
+    def tell_pace(self, worker: str, seconds_per_job: Mapping[Lane, float]) -> None:
+        """Tell producers how long a job takes here."""
+        pace = wire.encode(dict(seconds_per_job))
+        self._if_there(lambda: self._broker.hset(keys.PACE, worker, pace.decode()), None)
+
+    def _if_there(self, call: Callable[[], Any], otherwise: _T) -> Any | _T:
+        if time.monotonic() < self._leave_alone_until:
+            return otherwise
+        try:
+            return call()
+        except RedisError as error:
+            self._leave_alone_until = time.monotonic() + LEFT_ALONE_SECONDS
+            logger.warning("a job's record is not kept for now: Redis raised %s", type(error).__name__)
+            return otherwise
+
+
+def _digest(rows: Sequence[Row]) -> bytes:
+    """What makes a checkpoint fit for these rows only."""
+    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    for row in rows:
+        digest.update(row.token_ids.tobytes())
+    return digest.digest()

@@ -22,6 +22,7 @@ from pathlib import Path
 from rerankq.contract.errors import InvalidSettings
 from rerankq_worker import health, leash
 from rerankq_worker.devices import Device
+from rerankq_worker.health import EngineStatus
 from rerankq_worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ LASTING_AFTER_SECONDS = (
 )
 HANDING_BACK_SECONDS = 10.0  # for a Celery worker to give its job back to the queue
 ENGINE_STOP_SECONDS = 10.0
-SILENCE_BEYOND_STUCK_SECONDS = 15.0  # an engine that has not even ended itself by then is killed
+SILENCE_BEYOND_LIMIT_SECONDS = 8.0  # an engine that has not ended itself by then never will
 
 CELERY = (sys.executable, "-m", "celery", "--quiet", "-A", "rerankq_worker.app:app")
 
@@ -71,12 +72,14 @@ class Child:
     def notice_end(self) -> int | None:
         """The exit code if it has just ended; negative: the signal that ended it."""
         exit_code = None if self._process is None else self._process.poll()
-        if exit_code is None:
+        if exit_code is None or self._process is None:
             return None
         lived_seconds = time.monotonic() - self._started_at
+        has_lasted = lived_seconds >= LASTING_AFTER_SECONDS or self._was_in_service(self._process.pid)
         self._process = None
-        self._plan_restart(lived_seconds)
-        log.warning("%s: %s after %.1f s", self.name, _how_it_ended(exit_code), lived_seconds)
+        self._plan_restart(has_lasted)
+        level = logging.INFO if exit_code == os.EX_OK else logging.WARNING
+        log.log(level, "%s: %s after %.1f s", self.name, _how_it_ended(exit_code), lived_seconds)
         return exit_code
 
     def send(self, number: signal.Signals) -> None:
@@ -84,17 +87,12 @@ class Child:
         if self._process is not None:
             self._process.send_signal(number)
 
-    def kill_if_silent(self, longest_silence_seconds: float) -> None:
-        """End an engine that no longer writes its status: frozen from outside, it cannot end itself."""
+    def last_words(self) -> EngineStatus | None:
+        """What this very process, an engine, last said of itself; None for any other and for one that is new."""
         if self.status_file is None or self._process is None:
-            return
+            return None
         status = health.read(self.status_file)
-        if status is None or status.pid != self._process.pid:
-            return
-        silence_seconds = time.time() - status.heartbeat_unix
-        if silence_seconds > longest_silence_seconds:
-            log.error("%s: silent for %.0f s, killed", self.name, silence_seconds)
-            self._process.kill()
+        return status if status is not None and status.pid == self._process.pid else None
 
     def _start(self) -> None:
         self.starts += 1
@@ -107,8 +105,13 @@ class Child:
         self._started_at = time.monotonic()
         log.info("%s: started, pid %d", self.name, self._process.pid)
 
-    def _plan_restart(self, lived_seconds: float) -> None:
-        if lived_seconds >= LASTING_AFTER_SECONDS:
+    def _was_in_service(self, pid: int) -> bool:
+        """Whether an engine had its model loaded: then a job ended it, and others wait for the next one."""
+        status = None if self.status_file is None else health.read(self.status_file)
+        return status is not None and status.pid == pid and bool(status.model)
+
+    def _plan_restart(self, has_lasted: bool) -> None:
+        if has_lasted:
             self._back_off_seconds = FIRST_BACK_OFF_SECONDS
         self._start_at = time.monotonic() + self._back_off_seconds
         self._back_off_seconds = min(2 * self._back_off_seconds, LONGEST_BACK_OFF_SECONDS)
@@ -122,12 +125,13 @@ class Launcher:
     celery_workers: Sequence[Child]
     drain_seconds: float
     stuck_after_seconds: float
+    load_timeout_seconds: float
     _stop_signals: int = field(default=0, init=False)
 
     def run(self) -> int:
-        """Keep all running until SIGTERM or SIGINT; the exit code."""
-        signal.signal(signal.SIGTERM, self._on_stop_signal)
-        signal.signal(signal.SIGINT, self._on_stop_signal)
+        """Keep all running until SIGTERM, SIGINT or SIGHUP; the exit code."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._on_stop_signal)
         exit_code = os.EX_OK
         while not self._stop_signals and exit_code != os.EX_CONFIG:
             exit_code = self._tend([*self.engines, *self.celery_workers])
@@ -138,11 +142,22 @@ class Launcher:
     def _tend(self, children: Iterable[Child]) -> int:
         """One look at each; `EX_CONFIG` when one of them cannot run as configured."""
         for child in children:
-            child.kill_if_silent(self.stuck_after_seconds + SILENCE_BEYOND_STUCK_SECONDS)
+            self._kill_if_frozen(child)
             if child.tend() == os.EX_CONFIG:
                 log.error("%s cannot run as configured (it says why above); stopping", child.name)
                 return os.EX_CONFIG
         return os.EX_OK
+
+    def _kill_if_frozen(self, child: Child) -> None:
+        """End an engine that no longer writes its status: stopped from outside, it cannot end itself."""
+        status = child.last_words()
+        if status is None:
+            return
+        limit_seconds = self.load_timeout_seconds if status.state == "loading" else self.stuck_after_seconds
+        silence_seconds = time.time() - status.heartbeat_unix
+        if silence_seconds > limit_seconds + SILENCE_BEYOND_LIMIT_SECONDS:
+            log.error("%s: silent for %.0f s, killed", child.name, silence_seconds)
+            child.send(signal.SIGKILL)
 
     def _stop(self) -> None:
         """Drain, hand back, end; each further signal skips one wait."""
@@ -189,7 +204,13 @@ def launcher_for(
     celery_workers = (
         [] if engine_only else [worker for device in devices for worker in _celery_workers(settings, device)]
     )
-    return Launcher(engines, celery_workers, settings.drain_seconds, settings.stuck_after_seconds)
+    return Launcher(
+        engines,
+        celery_workers,
+        drain_seconds=settings.drain_seconds,
+        stuck_after_seconds=settings.stuck_after_seconds,
+        load_timeout_seconds=settings.load_timeout_seconds,
+    )
 
 
 @contextmanager

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 STUCK = os.EX_SOFTWARE  # 70: a pass or the loading outlived its limit
 BROKEN = os.EX_OSERR  # 71: the device is lost to this process
 
-MERCY_SECONDS = 10  # what faulthandler's timer gives this thread to do it in better order
+MERCY_SECONDS = 5  # what faulthandler's timer gives this thread to do it in better order
 SPEED_MEMORY_SECONDS = 60.0  # device time after which an old pass counts a third
 
 
@@ -122,6 +122,7 @@ class Watch:
         self._work = _Work(time.monotonic(), limit_seconds, "loading")
         yield
         self._work = None
+        self._rewind_the_last_resort()  # the first pass may come before the next heartbeat
 
     @contextmanager
     def forward_pass(self, pairs: int, tokens: int) -> Generator[None]:
@@ -158,7 +159,9 @@ class Watch:
             self.report()
 
     def _rewind_the_last_resort(self) -> None:
-        faulthandler.dump_traceback_later(self._stuck_after_seconds + MERCY_SECONDS, exit=True)
+        work = self._work  # the main thread may end it at any moment
+        limit_seconds = self._stuck_after_seconds if work is None else work.limit_seconds
+        faulthandler.dump_traceback_later(limit_seconds + MERCY_SECONDS, exit=True)
 
     def _end_if_stuck(self) -> None:
         work = self._work

@@ -6,6 +6,7 @@ import typer
 
 import rerankq
 from rerankq.cli import jobs
+from rerankq.cli.bulk import bulk
 from rerankq.cli.dead import dead
 from rerankq.cli.demo import demo
 from rerankq.cli.model import model
@@ -29,6 +30,7 @@ _TRY, _ASK, _RUN = "Try", "Ask", "Operate"
 app.command(rich_help_panel=_TRY)(demo)
 app.command(rich_help_panel=_TRY)(up)
 app.command(rich_help_panel=_ASK)(rerank)
+app.command(rich_help_panel=_ASK)(bulk)
 app.command(rich_help_panel=_ASK)(jobs.submit)
 app.command(rich_help_panel=_ASK)(jobs.status)
 app.command(rich_help_panel=_ASK)(jobs.result)

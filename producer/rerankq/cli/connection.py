@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from rerankq.cli.screen import progress
@@ -33,9 +33,9 @@ def local_stack(model: str | None) -> Generator["LocalStack"]:
 
     for signal_number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(signal_number, _leave)
-    with progress() as show:
-        stack = LocalStack(model=model, on_progress=show).__enter__()
-    with stack:
+    with ExitStack() as service:
+        with progress() as show:
+            stack = service.enter_context(LocalStack(model=model, on_progress=show))
         yield stack
 
 

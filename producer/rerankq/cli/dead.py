@@ -78,9 +78,9 @@ def retry(letter_id: LetterId, as_json: options.Json = False) -> None:
 
     [bold]Example:[/] rerankq dead retry "$job" && rerankq result "$job"
     """
-    from rerankq.contract.dead_letters import NotReplayable
-
     with _store() as (stores, letters):
+        from rerankq.contract.dead_letters import NotReplayable
+
         letter = _letter(letters, letter_id)
         stores.forget_answer(letter.id)  # before the job runs: its new answer must stay
         try:

@@ -121,7 +121,8 @@ def _next_step(model: str | None) -> str:
     if model not in (None, "small"):
         return f"Next: `rerankq up --model {model}` keeps such a service running."
     return (
-        "[bold]Next:[/] the model in the box is small and made for this demo. The real one:\n"
+        "[bold]Next:[/] the model in the box is small and goes by the words that query and document share. "
+        "The real one reads:\n"
         f"  rerankq model pull {REAL_MODEL}      (2.3 GB, once)\n"
         f"  rerankq demo --model {REAL_MODEL}    (the same three jobs)\n"
         f"  rerankq up --model {REAL_MODEL}      (a service that keeps running)"

@@ -35,10 +35,11 @@ def exit_code(error: RerankError) -> int:
 
 def report(error: RerankError, *, as_json: bool) -> int:
     """Say on stderr what went wrong; the exit code."""
-    line = json.dumps({"error": to_wire(error)}, ensure_ascii=False) if as_json else _in_words(error)
+    line = json.dumps({"error": to_wire(error)}, ensure_ascii=False) if as_json else in_words(error)
     print(line, file=sys.stderr)
     return exit_code(error)
 
 
-def _in_words(error: RerankError) -> str:
+def in_words(error: RerankError) -> str:
+    """The failure in one line."""
     return f"rerankq: {type(error).__name__}: {error.message}"

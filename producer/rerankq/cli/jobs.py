@@ -79,7 +79,9 @@ def result(
     """
     refuse_local(local, "rerankq result")
     with connected(local=False) as client:
-        ranking = client.job(job_id).result(timeout)
+        job = client.job(job_id)
+        job.status()  # a Redis that is away is said at once; one that goes away later is ridden out
+        ranking = job.result(timeout)
     show_ranking(ranking, None, as_json=as_json)
 
 

@@ -90,8 +90,10 @@ def short(revision: str) -> str:
 
 
 def plain_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A table of short strings."""
-    table = Table(*headings, box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    """A table of short strings; the first of a row is its name and never cut."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for place, heading in enumerate(headings):
+        table.add_column(heading, no_wrap=place == 0)
     for row in rows:
         table.add_row(*map(_printable, row))
     return table

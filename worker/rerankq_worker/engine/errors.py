@@ -2,6 +2,7 @@
 
 EngineError
 ├── PrecisionRefused   the device cannot or should not compute in what was asked for
+├── EngineDrifted      the scores are not those the model is known for
 └── EngineBroken       the device is lost to this process: end the process, a new one may work
 """
 
@@ -26,6 +27,10 @@ class EngineError(Exception):
 
 class PrecisionRefused(EngineError):
     """This precision is not offered on this device."""
+
+
+class EngineDrifted(EngineError):
+    """Known pairs do not get their known scores: wrong weights, or a precision or a build that breaks them."""
 
 
 class EngineBroken(EngineError):

@@ -1,16 +1,20 @@
 """The engine that an operator's settings ask for. Knows names of settings; nothing of how an engine works."""
 
 from rerankq_worker.engine.engine import Engine
+from rerankq_worker.engine.golden import refuse_drift
 from rerankq_worker.settings import WorkerSettings
 
 
 def load_engine(settings: WorkerSettings, device: str) -> Engine:
-    """`Engine.load` with the operator's settings.
+    """`Engine.load` with the operator's settings, checked on a few pairs whose scores are known.
 
     Args:
         device: `cpu0`, or `gpu0` and so on: the launcher leaves one GPU visible, whatever its number.
+
+    Raises:
+        ModelError, EngineError: one line each, with the way out.
     """
-    return Engine.load(
+    engine = Engine.load(
         settings.model,
         revision=settings.model_revision,
         device="cuda" if device.startswith("gpu") else "cpu",
@@ -21,3 +25,5 @@ def load_engine(settings: WorkerSettings, device: str) -> Engine:
         threads=settings.threads,
         offline=settings.offline,
     )
+    refuse_drift(engine)
+    return engine

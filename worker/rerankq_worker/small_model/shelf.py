@@ -16,9 +16,10 @@ import numpy as np
 from rerankq_worker.small_model import circuit
 
 SMALL_MODEL_NAME = "rerankq-small"
-WEIGHTS_SHA256 = "3c5e8fd16aeaf52075c7a62886c0c5f4e0ee21d0b5539c0c57eb974224ada182"
+WEIGHTS_SHA256 = "3d378fac67885ba1994c68bb017f13ad1d1d83dbef7c9f6b76d2c0ef3bf51e3f"
 CACHE_VARIABLE = "RERANKQ_CACHE_DIR"
 HERE = Path(__file__).parent
+PIECE_IDF = HERE / "piece_idf.bin"
 MAX_LENGTH_TOKENS = circuit.POSITIONS - circuit.FIRST_POSITION
 
 
@@ -66,7 +67,7 @@ def _write_beside(directory: Path) -> None:
 
 def _write_files(directory: Path) -> None:
     """The five files of the model."""
-    idf_steps = np.frombuffer((HERE / "piece_idf.bin").read_bytes(), dtype=np.uint8)
+    idf_steps = np.frombuffer(PIECE_IDF.read_bytes(), dtype=np.uint8)
     (directory / "model.safetensors").write_bytes(_safetensors(circuit.write_weights(idf_steps)))
     shutil.copyfile(HERE / "tokenizer.json", directory / "tokenizer.json")
     for name, content in (

@@ -163,6 +163,11 @@ class LeasedChannel(kombu_redis.Channel):
             for queue in queues
         ]
 
+    def hand_back(self, delivery_tag: str, delay_seconds: float = 0.0) -> None:
+        """Return a held message uncounted, at once or after a while."""
+        qos: Any = self.qos
+        qos.hand_back(delivery_tag, delay_seconds)
+
     def _delivery(self, source: Source, raw: bytes, tag: str) -> Envelope | None:
         """The message for kombu; None if it is none, and then it lies with the dead letters."""
         try:

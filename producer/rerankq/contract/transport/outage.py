@@ -1,8 +1,8 @@
-"""Messages whose job goes on running while the connection to Redis is gone.
+"""Messages whose job goes on, or whose verdict is due, while Redis cannot be reached.
 
-kombu hands back everything it holds when a connection breaks, and the job that is still running then runs twice.
-Here such a message is carried over instead: its verdict (ack, reject) is noted while there is no connection, and
-the first channel that consumes again takes the message into its care, or carries out the verdict.
+kombu hands back everything it holds when a connection breaks, and the job that is still running then runs twice;
+and it forgets an ack that was not taken, so that a worker with one slot waits for ever. Here such a message is
+carried over: the next channel that consumes takes it into its care, or sends what was decided in the meantime.
 """
 
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ _carried: dict[str, Any] = {}
 
 
 class _NoChannel:
-    """Stands in for the channel of a carried message and notes what would have been sent."""
+    """Stands in for the channel of a carried message and notes what is to be sent."""
 
     no_ack_consumers: None = None
 
@@ -25,6 +25,9 @@ class _NoChannel:
     def basic_reject(self, delivery_tag: str, requeue: bool = False) -> None:  # noqa: ARG002 - kombu's signature
         self.verdict = ("reject", {"requeue": requeue})
 
+    def hand_back(self, delivery_tag: str, delay_seconds: float = 0.0) -> None:  # noqa: ARG002 - the channel's
+        self.verdict = ("hand_back", {"delay_seconds": delay_seconds})
+
 
 def carry_over(messages: Iterable[Any]) -> None:
     """Keep these messages when their connection is closed; their jobs are still running.
@@ -33,18 +36,30 @@ def carry_over(messages: Iterable[Any]) -> None:
     """
     for message in messages:
         qos = getattr(message.channel, "qos", None)
-        if qos is not None and qos.let_go(message.delivery_tag):
-            message.channel = _NoChannel()
-            _carried[message.delivery_tag] = message
+        if qos is not None:
+            _carry(qos, message.delivery_tag, None)
+
+
+def send_later(qos: Any, delivery_tag: str, verdict: str, arguments: dict[str, Any]) -> None:
+    """Note a verdict that Redis did not take: `verdict` is a method of the QoS, to be called again."""
+    _carry(qos, delivery_tag, (verdict, arguments))
 
 
 def adopt_carried(channel: Any) -> None:
-    """Hold the carried messages on `channel` from now on, and send what was decided in the meantime."""
-    while _carried:
-        tag, message = _carried.popitem()
+    """Hold the carried messages on `channel` from now on, and send what is due."""
+    for tag in list(_carried):
+        message = _carried.pop(tag)
         verdict = message.channel.verdict
         message.channel = channel
         channel.qos.append(message, tag)
         if verdict is not None:
             name, arguments = verdict
             getattr(channel.qos, name)(tag, **arguments)
+
+
+def _carry(qos: Any, delivery_tag: str, verdict: tuple[str, dict[str, Any]] | None) -> None:
+    message = qos.let_go(delivery_tag)
+    if message is not None:
+        message.channel = _NoChannel()
+        message.channel.verdict = verdict
+        _carried[delivery_tag] = message

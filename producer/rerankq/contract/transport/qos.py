@@ -4,14 +4,15 @@ Replaces the half of kombu's Redis QoS that writes; the half that counts what is
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+import redis
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 
-from rerankq.contract.dead_letters import DeadLetter
 from rerankq.contract.transport.envelope import (
     Undecodable,
     deliveries,
@@ -21,11 +22,15 @@ from rerankq.contract.transport.envelope import (
     seal_envelope,
 )
 from rerankq.contract.transport.leases import Held
+from rerankq.contract.transport.outage import adopt_carried, send_later
 
 if TYPE_CHECKING:
+    from rerankq.contract.dead_letters import DeadLetter
     from rerankq.contract.transport.channel import LeasedChannel
 
 logger = logging.getLogger(__name__)
+
+UNREACHABLE = (redis.ConnectionError, redis.TimeoutError, OSError)
 
 
 def _always_ready() -> bool:
@@ -64,17 +69,20 @@ class QoS(kombu_redis.QoS):
 
     def ack(self, delivery_tag: str) -> None:
         message = self._delivered.get(delivery_tag)
-        self._drop(delivery_tag, payload_key(message.headers) if message else None)
+        with self._or_later(delivery_tag, "ack"):
+            self._drop(delivery_tag, payload_key(message.headers) if message else None)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         """Give up a message: for another try, counted, or for good (its payload stays for a retry)."""
-        if not requeue:
-            return self._drop(delivery_tag, None)
-        if not self._put_back(delivery_tag, counted=True):
-            self._tell_fenced(delivery_tag, "reject")
-        return virtual.QoS.ack(self, delivery_tag)
+        with self._or_later(delivery_tag, "reject", requeue=requeue):
+            if not requeue:
+                self._drop(delivery_tag, None)
+                return
+            if not self._put_back(delivery_tag, counted=True):
+                self._tell_fenced(delivery_tag, "reject")
+            virtual.QoS.ack(self, delivery_tag)
 
-    def bury(self, delivery_tag: str, letter: DeadLetter) -> bool:
+    def bury(self, delivery_tag: str, letter: "DeadLetter") -> bool:
         """Move a message to the dead letters; its payload stays for a retry."""
         message = self._delivered[delivery_tag]
         is_ours = self.channel.bury(delivery_tag, letter, message.headers)
@@ -83,16 +91,15 @@ class QoS(kombu_redis.QoS):
         virtual.QoS.ack(self, delivery_tag)
         return is_ours
 
-    def let_go(self, delivery_tag: str) -> bool:
-        """Forget a message without touching its lease. False if it is not held here."""
-        if delivery_tag in self._dirty:
-            return False
-        return self._delivered.pop(delivery_tag, None) is not None
+    def let_go(self, delivery_tag: str) -> Any:
+        """Forget a message without touching its lease; the message, or None if it is not held here."""
+        return None if delivery_tag in self._dirty else self._delivered.pop(delivery_tag, None)
 
     def hand_back(self, delivery_tag: str, delay_seconds: float = 0.0) -> None:
         """Return a message uncounted, at once or after a while: the stop of a worker is no attempt."""
-        self._put_back(delivery_tag, counted=False, delay_seconds=delay_seconds)
-        virtual.QoS.ack(self, delivery_tag)
+        with self._or_later(delivery_tag, "hand_back", delay_seconds=delay_seconds):
+            self._put_back(delivery_tag, counted=False, delay_seconds=delay_seconds)
+            virtual.QoS.ack(self, delivery_tag)
 
     def restore_unacked(self, client: Any = None) -> Any:  # noqa: ARG002 - kombu's signature
         """Return everything held, uncounted; the base class calls this at shutdown."""
@@ -110,6 +117,8 @@ class QoS(kombu_redis.QoS):
         if tags:
             with self.channel.conn_or_acquire() as client:
                 self.channel.leases.renew(client, tags)
+        if self.channel.acknowledges:
+            adopt_carried(self.channel)
 
     def restore_visible(self, *_: Any, **__: Any) -> None:
         """Put back what dead workers held; kombu calls this at its own pace, so we keep ours."""
@@ -174,6 +183,15 @@ class QoS(kombu_redis.QoS):
             if not self.channel.leases.ack(client, delivery_tag, payload):
                 self._tell_fenced(delivery_tag, "ack")
         virtual.QoS.ack(self, delivery_tag)
+
+    @contextmanager
+    def _or_later(self, delivery_tag: str, verdict: str, **arguments: Any) -> Generator[None]:
+        """Note the verdict for the next renewal if Redis cannot be reached; nobody else would repeat it."""
+        try:
+            yield
+        except UNREACHABLE as error:
+            logger.warning("message %s: Redis did not take its %s (%s)", delivery_tag, verdict, error)
+            send_later(self, delivery_tag, verdict, arguments)
 
     def _tell_fenced(self, delivery_tag: str, verb: str) -> None:
         logger.warning(

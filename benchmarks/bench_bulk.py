@@ -1,0 +1,268 @@
+"""Bulk work through the whole service: queue overhead, the device kept busy, memory that does not grow.
+
+    python -m benchmarks.bench_bulk                                 all three, in a few minutes
+    python -m benchmarks.bench_bulk memory --requests 1000000       the long form
+    python -m benchmarks.bench_bulk busy --model small --jobs 40    a real engine instead of a double that sleeps
+
+overhead  requests a second with an engine that answers at once: `rerank_many` and a file in, a file out
+busy      pairs a second of jobs of 50 documents, over what the same engine does when called directly, in turns
+memory    the client's peak RSS over a long file, and its growth after the first tenth
+
+The last line is JSON.
+"""
+
+import argparse
+import gzip
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from rerankq.bulk import BulkRun, Task, rerank_many
+from rerankq.bulk.packing import PackSize
+from rerankq.contract.messages import Ranking
+from tests.service import Service
+
+REPOSITORY = Path(__file__).parents[1]
+SEED = 20260701
+NOOP = "rerankq_worker.doubles:noop"
+SLEEPING = (
+    "rerankq_worker.doubles:slow?batch_ms=10&pair_ms=0.3"  # 1,633 pairs/s in batches of 32: about an H100
+)
+DOCUMENTS = 50
+MEMORY_PERIOD_SECONDS = 0.5
+PARTS = ("overhead", "busy", "memory")
+
+CLIENT = """
+import sys
+from rerankq import RerankClient
+from rerankq.bulk import BulkRun, Task
+with RerankClient(sys.argv[1]) as client:
+    BulkRun(Task(sys.argv[2], sys.argv[3]), client).run()
+"""
+
+
+def main() -> None:
+    """Run the parts that are asked for; print a table and one JSON line."""
+    arguments = _arguments()
+    parts = arguments.parts or PARTS
+    result: dict[str, Any] = {"benchmark": "bulk", "machine": _machine()}
+    for part in PARTS:
+        if part in parts:
+            result[part] = {"overhead": overhead, "busy": busy, "memory": memory}[part](arguments)
+            _print_table(part, result[part])
+    print(json.dumps(result))
+
+
+def overhead(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Requests a second with an engine that answers at once, for several sizes of request."""
+    found: dict[str, Any] = {}
+    with Service(engine=NOOP, bulk_workers=arguments.workers) as service:
+        for documents in arguments.documents:
+            count = max(arguments.requests // documents, 500)
+            list(rerank_many(requests(300, documents), service.client))  # warm-up
+            seconds, cpu = _timed(lambda c=count, d=documents: _drain(service, c, d))
+            found[f"{documents} documents, iterator"] = _pace(count, documents, seconds, cpu)
+            with _file(count, documents) as path:
+                seconds, cpu = _timed(lambda p=path: _run_file(service, p))
+            found[f"{documents} documents, files"] = _pace(count, documents, seconds, cpu)
+    return found
+
+
+def busy(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Pairs a second of the service over those of its engine alone, in turns."""
+    engine = None if arguments.model else arguments.double
+    jobs = list(requests(arguments.jobs, DOCUMENTS))
+    pairs = len(jobs) * DOCUMENTS
+    ratios, alone, served = [], [], []
+    with Service(engine=engine, model=arguments.model or "small", bulk_workers=arguments.workers) as service:
+        size = PackSize(max_pairs=arguments.pack_pairs)
+        list(rerank_many(jobs[:20], service.client, pack_size=size))  # warm-up
+        for _ in range(arguments.rounds):
+            alone.append(pairs / _seconds_alone(service, engine, arguments.model, pairs, jobs))
+            began = time.perf_counter()
+            answers = [answer for _, answer in rerank_many(jobs, service.client, pack_size=size)]
+            served.append(pairs / (time.perf_counter() - began))
+            assert all(isinstance(answer, Ranking) for answer in answers), "a job failed"
+            ratios.append(served[-1] / alone[-1])
+    return {
+        "engine": arguments.model or arguments.double,
+        "jobs": len(jobs),
+        "pack pairs": arguments.pack_pairs,
+        "bulk workers": arguments.workers,
+        "engine alone, pairs/s": round(statistics.median(alone), 1),
+        "bulk, pairs/s": round(statistics.median(served), 1),
+        "ratio": round(statistics.median(ratios), 4),
+        "ratio from": round(min(ratios), 4),
+        "ratio to": round(max(ratios), 4),
+    }
+
+
+def memory(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The client's resident memory over one long file."""
+    with (
+        Service(engine=NOOP, bulk_workers=arguments.workers) as service,
+        _file(arguments.requests, 1) as path,
+    ):
+        out = path.with_name("out.jsonl")
+        began = time.perf_counter()
+        command = [sys.executable, "-c", CLIENT, service.redis.url, str(path), str(out)]
+        process = subprocess.Popen(command, env={**os.environ, "RERANKQ_REDIS_TIMEOUT_SECONDS": "5"})
+        samples = list(_resident_megabytes(process))
+        seconds = time.perf_counter() - began
+        with out.open("rb") as lines:
+            written = sum(1 for _ in lines)
+        redis_megabytes = service.redis.client().info("memory")["used_memory_peak"] / 1e6
+    assert process.returncode == 0, "the run failed"
+    assert written == arguments.requests, f"expected {arguments.requests} lines, got {written}"
+    first_tenth = samples[max(len(samples) // 10, 1)]
+    return {
+        "requests": arguments.requests,
+        "lines written": written,
+        "requests/s": round(arguments.requests / seconds),
+        "client peak, MB": round(max(samples), 1),
+        "client after a tenth, MB": round(first_tenth, 1),
+        "client at the end, MB": round(samples[-2] if len(samples) > 1 else samples[-1], 1),
+        "Redis peak, MB": round(redis_megabytes, 1),
+    }
+
+
+def requests(count: int, documents: int) -> Iterator[dict[str, Any]]:
+    """Short requests, the same every time."""
+    words = random.Random(SEED)
+    for number in range(count):
+        texts = [f"document {words.randrange(10**6)} about subject {place}" for place in range(documents)]
+        yield {"query": f"query {number}", "documents": texts}
+
+
+class _file:  # noqa: N801 - reads as the function it stands for
+    """A file of requests in a directory that is gone at the end."""
+
+    def __init__(self, count: int, documents: int) -> None:
+        self._directory = tempfile.TemporaryDirectory(prefix="rerankq-bench-")
+        self.path = Path(self._directory.name) / "in.jsonl.gz"
+        with gzip.open(self.path, "wt", compresslevel=1) as lines:
+            for request in requests(count, documents):
+                lines.write(json.dumps(request) + "\n")
+
+    def __enter__(self) -> Path:
+        return self.path
+
+    def __exit__(self, *_: object) -> None:
+        self._directory.cleanup()
+
+
+def _drain(service: Service, count: int, documents: int) -> None:
+    failed = [
+        a for _, a in rerank_many(requests(count, documents), service.client) if not isinstance(a, Ranking)
+    ]
+    assert not failed, f"{len(failed)} requests failed: {failed[0]}"
+
+
+def _run_file(service: Service, path: Path) -> None:
+    summary = BulkRun(Task(str(path), str(path.with_name("out.jsonl"))), service.client).run()
+    assert summary.failed == 0, f"{summary.failed} requests failed: {summary.failures}"
+
+
+def _timed(work: Any) -> tuple[float, float]:
+    """Wall and own CPU time, in seconds."""
+    cpu, began = time.process_time(), time.perf_counter()
+    work()
+    return time.perf_counter() - began, time.process_time() - cpu
+
+
+def _pace(count: int, documents: int, seconds: float, cpu: float) -> dict[str, float]:
+    return {
+        "requests/s": round(count / seconds),
+        "pairs/s": round(count * documents / seconds),
+        "client CPU, ms a request": round(1000 * cpu / count, 3),
+    }
+
+
+def _seconds_alone(
+    service: Service, engine: str | None, model: str | None, pairs: int, jobs: list[dict[str, Any]]
+) -> float:
+    """What the same engine takes for the same pairs with nobody between: full batches of 32, one after the other."""
+    if engine is not None:
+        batch_ms, pair_ms = (float(part.split("=")[1]) for part in engine.split("?")[1].split("&"))
+        began = time.perf_counter()
+        for start in range(0, pairs, 32):
+            time.sleep((batch_ms + pair_ms * min(32, pairs - start)) / 1000)
+        return time.perf_counter() - began
+    program = [sys.executable, "-c", ALONE, str(model)]
+    texts = json.dumps([[job["query"], text] for job in jobs for text in job["documents"]])
+    done = subprocess.run(
+        program, input=texts, env=service.environment, check=True, capture_output=True, text=True
+    )
+    return float(done.stdout.split()[-1])
+
+
+ALONE = """
+import json, sys, time
+import torch
+torch.set_num_threads(1)
+from rerankq_worker.engine import Engine
+from rerankq_worker.model_files import find_model
+engine = Engine.load(find_model(sys.argv[1]).path, device="cpu", threads=1)
+engine.warm_up()
+pairs = [tuple(pair) for pair in json.load(sys.stdin)]
+engine.score_pairs(pairs[:64])
+began = time.perf_counter()
+engine.score_pairs(pairs)
+print(time.perf_counter() - began)
+"""
+
+
+def _resident_megabytes(process: "subprocess.Popen[bytes]") -> Iterator[float]:
+    watched = psutil.Process(process.pid)
+    while process.poll() is None:
+        try:
+            yield watched.memory_info().rss / 1e6
+        except psutil.NoSuchProcess:
+            return
+        time.sleep(MEMORY_PERIOD_SECONDS)
+
+
+def _print_table(title: str, found: dict[str, Any]) -> None:
+    print(f"\n{title}")
+    for name, value in found.items():
+        print(f"  {name:32} {value}")
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "cpus": os.cpu_count(),
+        "load": [round(load, 1) for load in os.getloadavg()],
+        "python": sys.version.split()[0],
+    }
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", choices=PARTS, help="all of them when absent")
+    parser.add_argument("--requests", type=int, default=20_000)
+    parser.add_argument("--documents", type=int, nargs="+", default=[1, 20])
+    parser.add_argument("--jobs", type=int, default=200, help="of 50 documents, for `busy`")
+    parser.add_argument("--rounds", type=int, default=3, help="of `busy`")
+    parser.add_argument("--pack-pairs", type=int, default=1024, help="of `busy`")
+    parser.add_argument("--workers", type=int, default=2, help="RERANKQ_BULK_WORKERS")
+    parser.add_argument("--double", default=SLEEPING, help="for `busy`: `…doubles:slow?batch_ms=…&pair_ms=…`")
+    parser.add_argument(
+        "--model", help="for `busy`: a real model on one thread instead of the double that sleeps"
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""Rows into requests, requests into answers, as two generators that keep no more than a window in memory."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rerankq.bulk.flight import Answer, Flight, Landed
+from rerankq.bulk.packing import Pack, PackSize, cut
+from rerankq.bulk.rows import Entry, Row
+from rerankq.client import RerankClient
+from rerankq.contract.errors import InvalidRequest
+from rerankq.contract.messages import RerankRequest
+
+NEWS_SECONDS = 0.25  # how long one wait for answers may keep progress from being shown
+WINDOW_BYTES = 32_000_000
+_ROW_OPTIONS = tuple(
+    name for name in RerankRequest.model_fields if name not in ("query", "documents", "lane")
+)
+
+
+@dataclass(slots=True)
+class Window:
+    """How much may be in memory: rows under way, and answers that wait for an earlier one."""
+
+    max_bytes: int = WINDOW_BYTES
+    held_bytes: int = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether another pack may be read. One always fits, however large."""
+        return self.held_bytes < self.max_bytes
+
+    def take(self, size_bytes: int) -> None:
+        """Something is in memory."""
+        self.held_bytes += size_bytes
+
+    def release(self, size_bytes: int) -> None:
+        """Something has left memory."""
+        self.held_bytes -= size_bytes
+
+
+def validated(position: int, row: Row, client: RerankClient, options: Mapping[str, Any]) -> Entry:
+    """The row in its place, as a request where it makes one."""
+    if row.error is not None:
+        return Entry(position, row, None, row.error)
+    try:
+        return Entry(position, row, request_of(row, client, options))
+    except InvalidRequest as error:
+        return Entry(position, row, None, error)
+
+
+def request_of(row: Row, client: RerankClient, options: Mapping[str, Any]) -> RerankRequest:
+    """The row's request on the bulk lane; what the row sets for itself goes before the run's options.
+
+    Raises:
+        InvalidRequest: naming the field and what is wrong with it.
+    """
+    documents: Any = row.documents
+    for name, value in (("query", row.query), ("documents", documents)):
+        if value is None:
+            raise InvalidRequest(f"{name}: is missing", {"field": name})
+    if not isinstance(documents, list | tuple):
+        raise InvalidRequest(
+            f"documents: expected a list, got {type(documents).__name__}", {"field": "documents"}
+        )
+    return client.request(row.query, documents, **{**options, **row.options, "lane": "bulk"})
+
+
+def answered(
+    packs: Iterator[Pack], flight: Flight, window: Window, watch: Callable[[], None] = lambda: None
+) -> Iterator[Landed]:
+    """The packs as their answers come; `watch` is called now and then meanwhile.
+
+    Whoever takes a pack releases its bytes from the window once it is written.
+
+    Raises:
+        BrokerUnavailable, NoWorkers: it was so for longer than patience goes.
+    """
+    waiting: Pack | None = next(packs, None)
+    while waiting is not None or not flight.is_empty:
+        while waiting is not None and flight.has_room and window.is_open:
+            window.take(waiting.size_bytes)
+            flight.launch(waiting)
+            waiting = next(packs, None)
+        yield from flight.landings(NEWS_SECONDS)
+        watch()
+
+
+def rerank_many(
+    requests: Iterable[Any],
+    client: RerankClient,
+    *,
+    ordered: bool = True,
+    pack_size: PackSize | None = None,
+    name: str | None = None,
+    **options: Any,
+) -> Iterator[tuple[Any, Answer]]:
+    """Each request with its ranking, or with the error that kept it from one.
+
+    Args:
+        requests: `RerankRequest`s, `{"query", "documents", …}` mappings or `(query, documents)` pairs; read as needed.
+            Keys of a mapping that are no field of `RerankRequest` are the caller's own.
+        ordered: answers in the order of the requests; False gives each as it comes.
+        name: makes the jobs' ids. With the same name and requests an interrupted run finds the answers that were
+            given meanwhile, for as long as Redis keeps them.
+        options: fields of `RerankRequest` for all of them, say `top_n=10`.
+
+    Raises:
+        BrokerUnavailable, NoWorkers: it was so for longer than `RERANKQ_BULK_PATIENCE_SECONDS`.
+    """
+    from rerankq.outgoing import new_job_id
+
+    given: dict[int, Any] = {}
+    flight, window = Flight(client, name or new_job_id()), Window()
+    entries = _entries(requests, client, options, given)
+    try:
+        landed = answered(cut(entries, pack_size or PackSize()), flight, window)
+        for one in _in_order(landed) if ordered else landed:
+            window.release(one.pack.size_bytes)
+            for entry, answer in zip(one.pack.entries, one.answers, strict=True):
+                yield given.pop(entry.position), answer
+            flight.clear(one.job_ids)
+    finally:
+        flight.close()
+
+
+def _in_order(landed: Iterable[Landed]) -> Iterator[Landed]:
+    early: dict[int, Landed] = {}
+    position = 0
+    for one in landed:
+        early[one.pack.start] = one
+        while position in early:
+            ready = early.pop(position)
+            position = ready.pack.stop
+            yield ready
+
+
+def _entries(
+    requests: Iterable[Any], client: RerankClient, options: Mapping[str, Any], given: dict[int, Any]
+) -> Iterator[Entry]:
+    for position, request in enumerate(requests):
+        given[position] = request
+        row = _row_of(request)
+        if isinstance(request, RerankRequest):
+            yield Entry(position, row, request.model_copy(update={"lane": "bulk"}))
+        else:
+            yield validated(position, row, client, options)
+
+
+def _row_of(request: Any) -> Row:
+    if isinstance(request, RerankRequest):
+        return Row(source={}, size_bytes=2 * request.characters)
+    if isinstance(request, Mapping):
+        fields = {
+            name: value
+            for name, value in request.items()
+            if name in RerankRequest.model_fields and name not in ("query", "documents")
+        }
+        return _sized(request.get("query"), request.get("documents"), fields)
+    query, documents = request
+    return _sized(query, documents, {})
+
+
+def _sized(query: Any, documents: Any, options: dict[str, Any]) -> Row:
+    listed = documents if isinstance(documents, list | tuple) else ()
+    size = len(str(query)) + sum(len(str(document)) for document in listed)
+    return Row(source={}, query=query, documents=documents, options=options, size_bytes=2 * size)

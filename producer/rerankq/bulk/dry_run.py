@@ -1,0 +1,95 @@
+"""`--dry-run`: read and validate everything, count it, estimate tokens and time. Sends nothing, asks no Redis."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from rerankq.bulk.asking import validated
+from rerankq.bulk.plan import Plan, Task
+from rerankq.bulk.rows import Entry
+from rerankq.bulk.run import readable
+from rerankq.client import RerankClient
+from rerankq.contract.messages import RerankRequest
+
+# Of the XLM-RoBERTa vocabulary, on English (SQuAD, NovelEval) and Chinese (CMRC, DRCD) paragraphs: within 5 %.
+ASCII_CHARACTERS_PER_TOKEN = 4.2
+OTHER_CHARACTERS_PER_TOKEN = 1.25
+SPECIAL_TOKENS = 4  # <s> query </s></s> document </s>
+DEFAULT_MAX_LENGTH_TOKENS = 1024  # a worker's RERANKQ_MAX_LENGTH_TOKENS is not known here
+SHOWN_REASONS = 5
+
+
+@dataclass(slots=True)
+class Findings:
+    """What a dry run found."""
+
+    format: str
+    rows: int = 0
+    failed: int = 0
+    pairs: int = 0
+    estimated_tokens: int = 0
+    truncated_documents: int = 0
+    """Estimated."""
+    judged_rows: int = 0
+    bytes_read: int = 0
+    reasons: list[str] = field(default_factory=list[str])
+    """Of the first rows that would fail."""
+    estimated_seconds: float = 0.0
+    pairs_per_second: float = 0.0
+    """The pace that the estimate takes for granted."""
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        return asdict(self)
+
+    def count(self, entry: Entry) -> None:
+        """One more row."""
+        self.rows += 1
+        self.bytes_read += entry.row.size_bytes
+        if entry.request is None:
+            self.failed += 1
+            if len(self.reasons) < SHOWN_REASONS:
+                self.reasons.append(f"row {entry.position}: {entry.error}")
+            return
+        self.pairs += entry.pairs
+        self.judged_rows += entry.row.relevant is not None
+        tokens, truncated = estimated_tokens(entry.request)
+        self.estimated_tokens += tokens
+        self.truncated_documents += truncated
+
+
+def dry_run(task: Task, client: RerankClient, pairs_per_second: float) -> Findings:
+    """What the task amounts to, at this pace.
+
+    Raises:
+        InvalidRequest: the task cannot be done as it stands, or the input is broken.
+    """
+    plan = Plan(task)
+    reader = plan.reader()
+    findings = Findings(format=plan.read_as, pairs_per_second=pairs_per_second)
+    for position, record in enumerate(readable(reader, task.input)):
+        findings.count(validated(position, reader.row(record), client, _known(task.options)))
+    findings.estimated_seconds = findings.pairs / pairs_per_second
+    return findings
+
+
+def estimated_tokens(request: RerankRequest) -> tuple[int, int]:
+    """Tokens of all the request's pairs, and how many of its documents would be cut."""
+    query = _tokens(request.query)
+    room = DEFAULT_MAX_LENGTH_TOKENS - SPECIAL_TOKENS - query
+    if request.max_tokens_per_doc is not None:
+        room = min(room, request.max_tokens_per_doc)
+    documents = [_tokens(text) for text in request.texts]
+    kept = sum(min(tokens, max(room, 0)) for tokens in documents)
+    return kept + len(documents) * (query + SPECIAL_TOKENS), sum(tokens > room for tokens in documents)
+
+
+def _tokens(text: str) -> int:
+    others = len(text) if not text.isascii() else 0
+    if others:
+        others = sum(character > "\x7f" for character in text)
+    return round((len(text) - others) / ASCII_CHARACTERS_PER_TOKEN + others / OTHER_CHARACTERS_PER_TOKEN)
+
+
+def _known(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name != "model"}

@@ -1,0 +1,290 @@
+"""Packs under way: sent, waited for, sent again where Redis lost them, split where they fail as a whole.
+
+*The life of a failing pack*: a pack whose job failed, or whose time ran out for some of its rows, is not blamed as
+a whole. Each row without an answer is sent again alone; what fails alone has failed for good, and its neighbours
+never notice. A pack that Redis no longer knows (it lost its memory) is sent again under the same id, so that an
+answer that was given meanwhile is taken, and none is scored twice.
+"""
+
+import hashlib
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from rerankq.answers import read_pack
+from rerankq.bulk.mailbox import Mailbox
+from rerankq.bulk.packing import Pack
+from rerankq.bulk.patience import Patience
+from rerankq.client import RerankClient
+from rerankq.contract.errors import (
+    BrokerUnavailable,
+    DeadlineExceeded,
+    InvalidRequest,
+    JobFailed,
+    JobUnknown,
+    NoWorkers,
+    QueueFull,
+    RerankError,
+)
+from rerankq.contract.messages import Ranking
+from rerankq.contract.stores import redis_client
+from rerankq.door import WorkerStatus
+
+Answer = Ranking | RerankError
+
+PACKS_PER_WORKER = 4  # one scored, one waiting at the worker, the others so that it never waits for us
+FEWEST_PACKS = 8
+LONGEST_HOLD_SECONDS = 5.0  # a full lane is asked again at least this often
+WORKERS_PERIOD_SECONDS = 2.0
+MISSED_PERIOD_SECONDS = 10.0
+MOST_RESENDS = 20  # of one pack that Redis keeps forgetting
+
+# A pack refused or given up as a whole says nothing of its rows; a row refused within its pack is at fault itself.
+_WHOLE_PACK_SPLITS = (JobFailed, DeadlineExceeded, JobUnknown, InvalidRequest)
+_MEMBER_TRIES_ALONE = (JobFailed, DeadlineExceeded)
+
+
+@dataclass(frozen=True, slots=True)
+class Landed:
+    """A pack with an answer for every entry, and the jobs whose answers may be deleted once these are safe."""
+
+    pack: Pack
+    answers: list[Answer]
+    job_ids: list[str]
+
+
+@dataclass(slots=True)
+class Flying:
+    """A pack on its way, with the answers it has so far."""
+
+    pack: Pack
+    answers: dict[int, Answer]
+    job_ids: list[str] = field(default_factory=list[str])
+
+    @property
+    def is_complete(self) -> bool:
+        return len(self.answers) == len(self.pack.entries)
+
+    def landed(self) -> Landed:
+        return Landed(self.pack, [self.answers[index] for index in range(len(self.answers))], self.job_ids)
+
+
+@dataclass(slots=True)
+class Shipment:
+    """One message: these entries of a pack."""
+
+    job_id: str
+    flying: Flying
+    indices: list[int]
+    sent_at: float = 0.0
+    resends: int = 0
+
+
+class Flight:
+    """Sends packs and gathers their answers; one thread, one pub/sub connection."""
+
+    def __init__(self, client: RerankClient, name: str) -> None:
+        """`name` makes the packs' ids: the same name and the same pack are the same job."""
+        settings = client.settings
+        self._client = client
+        self._name = name
+        self._mailbox = Mailbox(redis_client(settings.effective_result_url, settings.redis_timeout_seconds))
+        self._broker_patience = Patience(settings.bulk_patience_seconds)
+        self._results_patience = Patience(settings.bulk_patience_seconds)
+        self._absence = Patience(settings.bulk_patience_seconds)
+        self._to_send: deque[Shipment] = deque()
+        self._sent: dict[str, Shipment] = {}
+        self._landed: deque[Landed] = deque()
+        self._hold_until = 0.0
+        self._workers_at = 0.0
+        self._missed_at = time.monotonic() + MISSED_PERIOD_SECONDS
+        self.workers: list[WorkerStatus] = []
+
+    @property
+    def in_flight(self) -> int:
+        """Messages that have been sent and not answered."""
+        return len(self._sent)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing more is to come of what was launched."""
+        return not (self._sent or self._to_send or self._landed)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another pack would keep a worker busy rather than wait in line."""
+        wanted = max(FEWEST_PACKS, PACKS_PER_WORKER * len(self.workers))
+        return not self._to_send and len(self._sent) < wanted and time.monotonic() >= self._hold_until
+
+    def launch(self, pack: Pack) -> None:
+        """Send a pack; a pack without a single request lands at once.
+
+        Raises:
+            BrokerUnavailable: Redis was away for longer than patience goes.
+        """
+        known = {i: entry.error for i, entry in enumerate(pack.entries) if entry.error is not None}
+        flying = Flying(pack, dict[int, Answer](known))
+        if flying.is_complete:
+            self._landed.append(flying.landed())
+            return
+        job_id = self._job_id(f"{pack.start}-{pack.stop}")
+        self._to_send.append(Shipment(job_id, flying, pack.asked))
+        self._send_waiting()
+
+    def landings(self, timeout_seconds: float) -> Iterator[Landed]:
+        """The packs that have all their answers now; waits for news for at most this long.
+
+        Raises:
+            BrokerUnavailable, NoWorkers: it was so for longer than patience goes.
+        """
+        self._send_waiting()
+        if not self._landed:
+            self._gather(timeout_seconds)
+        while self._landed:
+            yield self._landed.popleft()
+
+    def clear(self, job_ids: list[str]) -> None:
+        """Delete answers that have been written out; those that cannot be reached expire by themselves."""
+        try:
+            self._mailbox.delete(job_ids)
+        except BrokerUnavailable:
+            return
+
+    def close(self) -> None:
+        """Give the connections back; what is under way stays so, and is found again under its id."""
+        self._mailbox.close()
+
+    def _gather(self, timeout_seconds: float) -> None:
+        try:
+            arrived = self._mailbox.collect(timeout_seconds)
+        except BrokerUnavailable as error:
+            self._rest(self._results_patience.failed(error))
+            return
+        self._results_patience.succeeded()
+        for job_id, meta in arrived.items():
+            self._arrived(self._claimed(job_id), meta)
+        try:
+            self._look_around()
+        except BrokerUnavailable as error:
+            self._rest(self._broker_patience.failed(error))
+
+    def _rest(self, pause_seconds: float) -> None:
+        """After an outage all is submitted again: that changes nothing where a job is still known."""
+        time.sleep(pause_seconds)
+        self._to_send.extend(self._sent.values())
+        self._sent.clear()
+
+    def _claimed(self, job_id: str) -> Shipment:
+        """The shipment of that id, off the list of those waited for."""
+        if job_id in self._sent:
+            return self._sent.pop(job_id)
+        shipment = next(shipment for shipment in self._to_send if shipment.job_id == job_id)
+        self._to_send.remove(shipment)
+        return shipment
+
+    def _arrived(self, shipment: Shipment, meta: bytes) -> None:
+        shipment.flying.job_ids.append(shipment.job_id)
+        try:
+            answers = read_pack(shipment.job_id, meta)
+        except RerankError as error:
+            self._failed(shipment, error)
+            return
+        self._take(shipment, dict(zip(shipment.indices, answers, strict=True)), _MEMBER_TRIES_ALONE)
+
+    def _failed(self, shipment: Shipment, error: RerankError) -> None:
+        self._take(shipment, dict.fromkeys(shipment.indices, error), _WHOLE_PACK_SPLITS)
+
+    def _take(
+        self, shipment: Shipment, answers: dict[int, Answer], try_alone: tuple[type[RerankError], ...]
+    ) -> None:
+        """Keep the answers; what the company in the pack may be to blame for is asked again alone."""
+        flying = shipment.flying
+        for index, answer in answers.items():
+            if len(shipment.indices) > 1 and isinstance(answer, try_alone):
+                self._to_send.append(self._alone(flying, index))
+            else:
+                flying.answers[index] = answer
+        if flying.is_complete:
+            self._landed.append(flying.landed())
+
+    def _alone(self, flying: Flying, index: int) -> Shipment:
+        position = flying.pack.entries[index].position
+        name = f"{position} alone of {flying.pack.start}-{flying.pack.stop}"
+        return Shipment(self._job_id(name), flying, [index])
+
+    def _send_waiting(self) -> None:
+        while self._to_send and time.monotonic() >= self._hold_until and self._try_send(self._to_send[0]):
+            self._to_send.popleft()
+
+    def _try_send(self, shipment: Shipment) -> bool:
+        """Whether the shipment has left the line, sent or refused for good."""
+        self._mailbox.expect(shipment.job_id)
+        try:
+            self._client.send_pack(shipment.flying.pack.requests(shipment.indices), shipment.job_id)
+        except QueueFull as error:
+            self._hold_until = time.monotonic() + min(error.retry_after_seconds, LONGEST_HOLD_SECONDS)
+            return False
+        except BrokerUnavailable as error:
+            self._hold_until = time.monotonic() + self._broker_patience.failed(error)
+            return False
+        except RerankError as error:
+            self._mailbox.forget(shipment.job_id)
+            self._failed(shipment, error)
+            return True
+        self._broker_patience.succeeded()
+        shipment.sent_at = time.monotonic()
+        self._sent[shipment.job_id] = shipment
+        return True
+
+    def _look_around(self) -> None:
+        now = time.monotonic()
+        if now >= self._workers_at:
+            self._workers_at = now + WORKERS_PERIOD_SECONDS
+            self._count_workers()
+            self._broker_patience.succeeded()
+        if now >= self._missed_at:
+            self._missed_at = now + MISSED_PERIOD_SECONDS
+            self._resend_missed(now)
+
+    def _count_workers(self) -> None:
+        self.workers = bulk_workers(self._client)
+        if self.workers or not self._sent:
+            self._absence.succeeded()
+        else:
+            self._absence.failed(nobody_there(len(self._sent)))
+
+    def _resend_missed(self, now: float) -> None:
+        """Send again what Redis does not know, although its answer is not there."""
+        for shipment in [s for s in self._sent.values() if now - s.sent_at > MISSED_PERIOD_SECONDS]:
+            if self._client.status(shipment.job_id).state == "unknown":
+                self._resend(shipment)
+
+    def _resend(self, shipment: Shipment) -> None:
+        del self._sent[shipment.job_id]
+        shipment.resends += 1
+        if shipment.resends > MOST_RESENDS:
+            self._mailbox.forget(shipment.job_id)
+            self._failed(shipment, JobUnknown(f"Redis forgot job {shipment.job_id} {MOST_RESENDS} times"))
+        else:
+            self._to_send.append(shipment)
+
+    def _job_id(self, what: str) -> str:
+        return hashlib.blake2b(f"{self._name} {what}".encode(), digest_size=16).hexdigest()
+
+
+def bulk_workers(client: RerankClient) -> list[WorkerStatus]:
+    """The workers that take bulk work.
+
+    Raises:
+        BrokerUnavailable: Redis did not answer.
+    """
+    return [worker for worker in client.workers() if "bulk" in worker.lanes]
+
+
+def nobody_there(waiting_packs: int) -> NoWorkers:
+    """No worker takes bulk work."""
+    return NoWorkers(
+        f"no worker takes bulk work ({waiting_packs} packs wait); start one with `rerankq-worker`, then run the same "
+        "command again"
+    )

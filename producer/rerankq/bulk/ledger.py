@@ -1,0 +1,308 @@
+"""The output and its errors file: appended to, made safe in steps, never ahead of the sidecar.
+
+Knows bytes and positions; no format.
+"""
+
+import fcntl
+import gzip
+import os
+import sys
+import time
+from dataclasses import dataclass, field
+from glob import escape
+from pathlib import Path
+from shutil import copyfile
+from typing import Any, Protocol, Self
+
+from rerankq.bulk import sidecar as state
+from rerankq.bulk.formats import compression_of
+from rerankq.bulk.outcome import Outcome
+from rerankq.bulk.sidecar import Sidecar
+from rerankq.bulk.tally import Tally
+from rerankq.contract import wire
+from rerankq.contract.errors import InvalidRequest
+
+COMMIT_PERIOD_SECONDS = 1.0
+COMMIT_BYTES = 8_000_000
+
+
+class Ledger(Protocol):
+    """Where outcomes go."""
+
+    @property
+    def tally(self) -> Tally:
+        """What has been added so far."""
+        ...
+
+    def add(self, outcome: Outcome) -> None:
+        """Append a stretch of the input; it is safe after the next commit."""
+        ...
+
+    def commit(self) -> list[str]:
+        """Make all of it safe; the jobs whose answers Redis need not keep any longer."""
+        ...
+
+    @property
+    def is_due(self) -> bool:
+        """Whether a commit is worth its cost."""
+        ...
+
+
+class AppendedFile:
+    """A file that is good up to a point that its owner knows; whatever stands behind it is cut off."""
+
+    def __init__(self, path: Path, safe_bytes: int, *, is_optional: bool = False) -> None:
+        """
+        Args:
+            is_optional: without anything to write there will be no such file.
+
+        Raises:
+            InvalidRequest: somebody else is writing it, or it is shorter than it was.
+        """
+        self.path = path
+        self._descriptor: int | None = None
+        if not is_optional or path.exists() or safe_bytes:
+            self._cut_torn_end(self._open(), safe_bytes)
+
+    def write_at(self, safe_bytes: int, data: bytes) -> int:
+        """Bring the data to the disk behind the safe point; the length of the file then.
+
+        Calling it again after a failure or an interrupt is harmless.
+        """
+        if not data:
+            return safe_bytes
+        descriptor, packed = self._open(), self._packed(data)
+        os.ftruncate(descriptor, safe_bytes)
+        os.lseek(descriptor, safe_bytes, os.SEEK_SET)
+        _write_fully(descriptor, packed)
+        os.fsync(descriptor)
+        return safe_bytes + len(packed)
+
+    def close(self) -> None:
+        """Let go of it."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _open(self) -> int:
+        if self._descriptor is None:
+            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            self._lock(self._descriptor)
+        return self._descriptor
+
+    def _lock(self, descriptor: int) -> None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InvalidRequest(
+                f"{self.path} is being written by another `rerankq bulk`; wait for it, or stop it",
+                {"field": "output"},
+            ) from None
+
+    def _cut_torn_end(self, descriptor: int, safe_bytes: int) -> None:
+        length = os.fstat(descriptor).st_size
+        if length < safe_bytes:
+            raise InvalidRequest(
+                f"expected {self.path} to have at least {safe_bytes:,} bytes, got {length:,}; it was changed "
+                "since; --restart begins anew",
+                {"field": "output"},
+            )
+        os.ftruncate(descriptor, safe_bytes)
+
+    def _packed(self, data: bytes) -> bytes:
+        """As one member of its own: gzip and zstd files may be strung together."""
+        compression = compression_of(self.path.name)
+        if compression == "gz":
+            return gzip.compress(data, compresslevel=6, mtime=0)
+        return wire.compress(data) if compression == "zst" else data
+
+
+@dataclass(slots=True)
+class Page:
+    """What is safe, and what waits for the next commit.
+
+    The two change together, in one assignment: an interrupt (Ctrl-C comes between any two instructions) finds either
+    the page before a commit or the one after it, so that nothing is written twice or forgotten.
+    """
+
+    sidecar: Sidecar
+    waiting: list[Outcome] = field(default_factory=list[Outcome])
+    waiting_bytes: int = 0
+
+
+class FileLedger:
+    """An output file, its errors file and its sidecar."""
+
+    def __init__(self, out: Path, lines_path: Path, sidecar: Sidecar, header: bytes) -> None:
+        """
+        Args:
+            out: what the sidecar and the errors file are named for.
+            lines_path: where the lines go; `out` itself unless its format cannot be appended to.
+        """
+        self._out = out
+        self._header = header
+        self._lines = AppendedFile(lines_path, sidecar.out_bytes)
+        self._errors = AppendedFile(errors_path(out), sidecar.errors_bytes, is_optional=True)
+        self._page = Page(sidecar)
+        self._tally = sidecar.tally.model_copy(deep=True)
+        self._commit_at = time.monotonic() + COMMIT_PERIOD_SECONDS
+
+    @property
+    def sidecar(self) -> Sidecar:
+        """What is safe."""
+        return self._page.sidecar
+
+    @property
+    def tally(self) -> Tally:
+        """What has been added so far; ahead of the sidecar's by what waits."""
+        return self._tally
+
+    @property
+    def is_due(self) -> bool:
+        """By time, or by what waits in memory."""
+        page = self._page
+        return page.waiting_bytes > COMMIT_BYTES or (
+            bool(page.waiting) and time.monotonic() >= self._commit_at
+        )
+
+    def add(self, outcome: Outcome) -> None:
+        """Append a stretch of the input."""
+        self._page.waiting_bytes += outcome.size_bytes
+        self._tally.add(outcome.tally)
+        self._page.waiting.append(outcome)
+
+    def commit(self) -> list[str]:
+        """Output and errors to the disk, then the sidecar that says so."""
+        return self._commit(is_complete=self.sidecar.is_complete)
+
+    def complete_round(self) -> None:
+        """All that this round reads has been answered, and was committed."""
+        self._commit(is_complete=True)
+
+    def begin_retry(self) -> None:
+        """Put the errors aside as the next round's input."""
+        sidecar = self.sidecar
+        copyfile(errors_path(self._out), retry_path(self._out, sidecar.round + 1))
+        tally = sidecar.tally.model_copy(deep=True)
+        tally.rows, tally.failed, tally.failures = tally.rows - tally.failed, 0, {}
+        anew = {
+            "round": sidecar.round + 1,
+            "done": [],
+            "errors_bytes": 0,
+            "is_complete": False,
+            "tally": tally,
+        }
+        self._turn_to(sidecar.model_copy(update=anew))
+        self._tally = tally.model_copy(deep=True)
+
+    def end_retry(self) -> None:
+        """What the round read is of no more use."""
+        retry_path(self._out, self.sidecar.round).unlink(missing_ok=True)
+
+    def drop_empty_errors(self) -> None:
+        """No errors, no errors file."""
+        if self.sidecar.errors_bytes == 0:
+            errors_path(self._out).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._lines.close()
+        self._errors.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _commit(self, *, is_complete: bool) -> list[str]:
+        page = self._page
+        header = self._header if page.sidecar.out_bytes == 0 else b""
+        lines = header + b"".join(outcome.lines for outcome in page.waiting)
+        error_lines = b"".join(outcome.error_lines for outcome in page.waiting)
+        safe = {
+            "out_bytes": self._lines.write_at(page.sidecar.out_bytes, lines),
+            "errors_bytes": self._errors.write_at(page.sidecar.errors_bytes, error_lines),
+            "is_complete": is_complete,
+            **_sums(page),
+        }
+        self._turn_to(page.sidecar.model_copy(update=safe))
+        self._commit_at = time.monotonic() + COMMIT_PERIOD_SECONDS
+        return [job_id for outcome in page.waiting for job_id in outcome.job_ids]
+
+    def _turn_to(self, sidecar: Sidecar) -> None:
+        """Make it the truth, on disk and here."""
+        state.save(self._out, sidecar)
+        self._page = Page(sidecar)
+
+
+def _sums(page: Page) -> dict[str, Any]:
+    """Positions and tally of the sidecar with what waits."""
+    done, tally = list(page.sidecar.done), page.sidecar.tally.model_copy(deep=True)
+    for outcome in page.waiting:
+        done = state.with_span(done, (outcome.start, outcome.stop))
+        tally.add(outcome.tally)
+    return {"done": done, "tally": tally}
+
+
+class StreamLedger:
+    """Standard output: cannot be resumed, so nothing is remembered."""
+
+    def __init__(self, header: bytes) -> None:
+        self._tally = Tally()
+        self._job_ids: list[str] = []
+        self._write(header)
+
+    @property
+    def tally(self) -> Tally:
+        """What has been added so far."""
+        return self._tally
+
+    @property
+    def is_due(self) -> bool:
+        """A reader at the other end of the pipe waits."""
+        return bool(self._job_ids)
+
+    def add(self, outcome: Outcome) -> None:
+        """Write a stretch of the input."""
+        self._write(outcome.lines)
+        self._tally.add(outcome.tally)
+        self._job_ids += outcome.job_ids
+
+    def commit(self) -> list[str]:
+        """Flush."""
+        sys.stdout.buffer.flush()
+        job_ids, self._job_ids = self._job_ids, []
+        return job_ids
+
+    def _write(self, data: bytes) -> None:
+        sys.stdout.buffer.write(data)
+
+
+def errors_path(out: Path) -> Path:
+    """Where the rows that failed go."""
+    return out.with_name(f"{out.name}.errors.jsonl")
+
+
+def retry_path(out: Path, round_number: int) -> Path:
+    """The errors that a round reads again."""
+    return out.with_name(f"{out.name}.errors.round{round_number}.jsonl")
+
+
+def clear_away(out: Path, lines_path: Path) -> None:
+    """Forget an earlier run, unless it is still going on; the files themselves are emptied by the next one.
+
+    Raises:
+        InvalidRequest: somebody is writing it.
+    """
+    if lines_path.exists():
+        AppendedFile(lines_path, lines_path.stat().st_size).close()
+    leftovers = out.parent.glob(f"{escape(out.name)}.errors.round*.jsonl")
+    for path in [state.sidecar_path(out), errors_path(out), *leftovers]:
+        path.unlink(missing_ok=True)
+
+
+def _write_fully(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]

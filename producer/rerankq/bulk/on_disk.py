@@ -1,0 +1,64 @@
+"""What would not stay flat in memory, kept on disk: a corpus, the ids seen so far.
+
+SQLite's own temporary database (an empty name) lies in TMPDIR and is gone with its connection.
+"""
+
+import sqlite3
+from collections.abc import Iterable
+from typing import Self
+
+from rerankq.contract.errors import InvalidRequest
+
+
+class _Scratch:
+    def __init__(self, schema: str) -> None:
+        self._database = sqlite3.connect("", isolation_level=None)
+        for pragma in ("journal_mode = OFF", "synchronous = OFF"):
+            self._database.execute(f"PRAGMA {pragma}")
+        self._database.execute(schema)
+
+    def close(self) -> None:
+        """Give the disk space back."""
+        self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class TextsById(_Scratch):
+    """Texts by their id: written once, read at random."""
+
+    def __init__(self, texts: Iterable[tuple[str, str]]) -> None:
+        super().__init__("CREATE TABLE texts (id TEXT PRIMARY KEY, text TEXT) WITHOUT ROWID")
+        self._database.execute("BEGIN")
+        self._database.executemany("INSERT OR REPLACE INTO texts VALUES (?, ?)", texts)
+        self._database.execute("COMMIT")
+
+    def get(self, name: str) -> str | None:
+        """The text of that id, if there is one."""
+        found = self._database.execute("SELECT text FROM texts WHERE id = ?", (name,)).fetchone()
+        return None if found is None else found[0]
+
+
+class SeenIds(_Scratch):
+    """Tells an id that comes a second time."""
+
+    def __init__(self) -> None:
+        super().__init__("CREATE TABLE seen (id TEXT PRIMARY KEY) WITHOUT ROWID")
+
+    def refuse_repeated(self, name: str, way_out: str) -> None:
+        """Note an id.
+
+        Raises:
+            InvalidRequest: it was there before.
+        """
+        try:
+            self._database.execute("INSERT INTO seen VALUES (?)", (name,))
+        except sqlite3.IntegrityError as error:
+            raise InvalidRequest(
+                f"expected the lines of query {name} to be neighbours, got them in two places; {way_out}",
+                {"field": "query_id"},
+            ) from error

@@ -1,0 +1,89 @@
+"""What an answered pack leaves behind: lines for the output, lines for the errors file, sums."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from rerankq.bulk.evaluate import Evaluator
+from rerankq.bulk.flight import Answer, Landed
+from rerankq.bulk.rows import ERROR_KEY, Entry
+from rerankq.bulk.tally import Quality, Tally
+from rerankq.bulk.writers import Writer
+from rerankq.bulk.writers.json_lines import line_of, name_of, place_of
+from rerankq.contract.errors import RerankError, to_wire
+from rerankq.contract.messages import Ranking
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A stretch of the input, answered."""
+
+    start: int
+    stop: int
+    lines: bytes
+    error_lines: bytes
+    tally: Tally
+    job_ids: list[str]
+
+    @property
+    def size_bytes(self) -> int:
+        """What it holds in memory."""
+        return len(self.lines) + len(self.error_lines)
+
+
+class Scribe:
+    """Writes answered packs down, for one run."""
+
+    def __init__(
+        self, writer: Writer, evaluator: Evaluator | None, *, errors_among_answers: bool = False
+    ) -> None:
+        """`errors_among_answers`: there is one stream only, so a failed row is a line `{"id", "error"}` in it."""
+        self._writer = writer
+        self._evaluator = evaluator
+        self._errors_among_answers = errors_among_answers
+
+    def outcome(self, landed: Landed) -> Outcome:
+        """The lines and sums of one pack."""
+        pairs = list(zip(landed.pack.entries, landed.answers, strict=True))
+        ranked = [(entry, answer) for entry, answer in pairs if isinstance(answer, Ranking)]
+        failed = [(entry, answer) for entry, answer in pairs if isinstance(answer, RerankError)]
+        among = self._errors_among_answers
+        return Outcome(
+            start=landed.pack.start,
+            stop=landed.pack.stop,
+            lines=b"".join(self._line(entry, answer) for entry, answer in pairs),
+            error_lines=b"" if among else b"".join(error_line(entry, error) for entry, error in failed),
+            tally=self._tally(ranked, failed),
+            job_ids=landed.job_ids,
+        )
+
+    def _line(self, entry: Entry, answer: Answer) -> bytes:
+        if isinstance(answer, Ranking):
+            return self._writer.lines(entry, answer)
+        if not self._errors_among_answers:
+            return b""
+        return line_of({**name_of(entry), "error": to_wire(answer)})
+
+    def _tally(
+        self, ranked: Sequence[tuple[Entry, Ranking]], failed: Iterable[tuple[Entry, RerankError]]
+    ) -> Tally:
+        usages = [ranking.usage for _, ranking in ranked]
+        failures: dict[str, int] = {}
+        for _, error in failed:
+            name = type(error).__name__
+            failures[name] = failures.get(name, 0) + 1
+        return Tally(
+            rows=len(ranked) + sum(failures.values()),
+            failed=sum(failures.values()),
+            pairs=sum(usage.pairs for usage in usages),
+            tokens=sum(usage.tokens for usage in usages),
+            cached_pairs=sum(usage.cached_pairs for usage in usages),
+            truncated_documents=sum(usage.truncated_documents for usage in usages),
+            failures=failures,
+            quality=Quality() if self._evaluator is None else self._evaluator.quality(ranked),
+        )
+
+
+def error_line(entry: Entry, error: RerankError) -> bytes:
+    """The row as it came, with the reason beside it: mended or not, it can be run again."""
+    reason = {"row": place_of(entry), "type": type(error).__name__, "message": error.message}
+    return line_of({**entry.row.source, ERROR_KEY: reason})

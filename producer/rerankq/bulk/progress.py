@@ -1,0 +1,190 @@
+"""How a run shows itself: a bar on a terminal, a log line every ten seconds elsewhere, or JSON lines."""
+
+import json
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Protocol
+
+from rerankq.bulk.tally import Tally
+
+Kind = Literal["auto", "bar", "lines", "json", "none"]
+
+LINE_PERIOD_SECONDS = 10.0
+BAR_PERIOD_SECONDS = 0.2
+PACE_OVER_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Where a run stands."""
+
+    rows: int
+    rows_total: int | None
+    fraction: float | None
+    failed: int
+    pairs: int
+    pairs_per_second: float
+    eta_seconds: float | None
+    in_flight: int
+    workers: int
+    cached_pairs: int
+    elapsed_seconds: float
+
+
+class Progress(Protocol):
+    """Something that shows snapshots."""
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Show it, if it is time."""
+        ...
+
+    def close(self) -> None:
+        """Leave the screen as it was."""
+        ...
+
+
+class Meter:
+    """Turns what is done so far into snapshots. Pure but for the clock."""
+
+    def __init__(self, before: Tally, clock: Callable[[], float] = time.monotonic) -> None:
+        """`before` is what an earlier run has done."""
+        self._clock = clock
+        self._began = clock()
+        self._before = before.model_copy(deep=True)
+        self._marks: deque[tuple[float, int]] = deque([(self._began, before.pairs)])
+        self._first_fraction: float | None = None
+
+    def snapshot(
+        self, tally: Tally, fraction: float | None, rows_total: int | None, in_flight: int, workers: int
+    ) -> Snapshot:
+        """Where the run stands now."""
+        now = self._clock()
+        if rows_total:
+            fraction = min(tally.rows / rows_total, 1.0)
+        return Snapshot(
+            rows=tally.rows,
+            rows_total=rows_total,
+            fraction=fraction,
+            failed=tally.failed,
+            pairs=tally.pairs,
+            pairs_per_second=self._pace(now, tally.pairs),
+            eta_seconds=self._eta(now, fraction),
+            in_flight=in_flight,
+            workers=workers,
+            cached_pairs=tally.cached_pairs,
+            elapsed_seconds=now - self._began,
+        )
+
+    def _pace(self, now: float, pairs: int) -> float:
+        self._marks.append((now, pairs))
+        while len(self._marks) > 2 and now - self._marks[0][0] > PACE_OVER_SECONDS:
+            self._marks.popleft()
+        began, pairs_then = self._marks[0]
+        return (pairs - pairs_then) / (now - began) if now > began else 0.0
+
+    def _eta(self, now: float, fraction: float | None) -> float | None:
+        if fraction is None:
+            return None
+        if self._first_fraction is None:
+            self._first_fraction = fraction
+        gained = fraction - self._first_fraction
+        return (now - self._began) * (1 - fraction) / gained if gained > 0 else None
+
+
+class Lines:
+    """One line every ten seconds, for logs; or every so often as JSON, for programs."""
+
+    def __init__(self, *, as_json: bool, period_seconds: float = LINE_PERIOD_SECONDS) -> None:
+        self._as_json = as_json
+        self._period_seconds = period_seconds
+        self._next_at = time.monotonic() + period_seconds
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Print it to stderr, if it is time."""
+        if time.monotonic() < self._next_at:
+            return
+        self._next_at = time.monotonic() + self._period_seconds
+        line = json.dumps(asdict(snapshot)) if self._as_json else in_words(snapshot)
+        print(line, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+class Silence:
+    """Shows nothing."""
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+class Bar:
+    """A bar on a terminal."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, TaskProgressColumn, TextColumn
+        from rich.progress import Progress as RichProgress
+
+        columns = (BarColumn(bar_width=24), TaskProgressColumn(), TextColumn("{task.description}"))
+        self._rich = RichProgress(
+            *columns, console=Console(stderr=True), refresh_per_second=5, transient=True
+        )
+        self._task = self._rich.add_task("reading", total=None)
+        self._next_at = 0.0
+        self._rich.start()
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Draw it, if it is time."""
+        if time.monotonic() < self._next_at:
+            return
+        self._next_at = time.monotonic() + BAR_PERIOD_SECONDS
+        known: dict[str, Any] = (
+            {} if snapshot.fraction is None else {"total": 1.0, "completed": snapshot.fraction}
+        )
+        self._rich.update(self._task, description=in_words(snapshot), **known)
+
+    def close(self) -> None:
+        """Take it away."""
+        self._rich.stop()
+
+
+def progress_of(kind: Kind) -> Progress:
+    """What suits the kind; `auto` is a bar where stderr is a terminal, else lines."""
+    if kind == "none":
+        return Silence()
+    if kind == "bar" or (kind == "auto" and sys.stderr.isatty()):
+        return Bar()
+    return Lines(as_json=kind == "json", period_seconds=1.0 if kind == "json" else LINE_PERIOD_SECONDS)
+
+
+def in_words(snapshot: Snapshot) -> str:
+    """`1,200 of 5,000 jobs, 842 pairs/s, 0:05:12 left, 3 failed, 8 packs in flight, 4 workers`."""
+    total = "" if snapshot.rows_total is None else f" of {snapshot.rows_total:,}"
+    parts = [f"{snapshot.rows:,}{total} jobs", f"{snapshot.pairs_per_second:,.0f} pairs/s"]
+    if snapshot.eta_seconds is not None:
+        parts.append(f"{clock(snapshot.eta_seconds)} left")
+    parts += [
+        f"{snapshot.failed:,} failed",
+        _counted(snapshot.in_flight, "pack") + " in flight",
+        _counted(snapshot.workers, "worker"),
+    ]
+    if snapshot.cached_pairs:
+        parts.append(f"{snapshot.cached_pairs:,} pairs known already")
+    return ", ".join(parts)
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def clock(seconds: float) -> str:
+    """3725 as `1:02:05`."""
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"

@@ -1,0 +1,92 @@
+"""CSV and TSV in long form: one line per document, equal neighbours in the query id make one request."""
+
+import csv
+import io
+import sys
+from collections.abc import Iterator
+from itertools import groupby
+from typing import Any
+
+from rerankq.bulk.formats import FieldNames
+from rerankq.bulk.on_disk import SeenIds
+from rerankq.bulk.rows import Row
+from rerankq.bulk.source import Identity, Source
+from rerankq.contract.errors import InvalidRequest
+
+COLUMNS_KEY = "columns"  # where a row keeps what its documents' lines carry besides text and id
+
+Lines = list[dict[str, str]]
+
+
+class LongTable:
+    """`query_id, query, doc_id, text` and further columns, which are carried through."""
+
+    def __init__(self, source: Source, names: FieldNames, delimiter: str) -> None:
+        self._source = source
+        self._names = names
+        self._delimiter = delimiter
+
+    def records(self) -> Iterator[Lines]:
+        """The lines of one query at a time.
+
+        Raises:
+            InvalidRequest: a column is missing, or a query's lines are not neighbours.
+        """
+        csv.field_size_limit(sys.maxsize)
+        with self._source.stream() as stream, SeenIds() as seen:
+            text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+            rows: Any = csv.DictReader(text, delimiter=self._delimiter)
+            self._require_columns(rows.fieldnames or [])
+            for query_id, lines in groupby(rows, key=lambda line: line[self._names.id]):
+                seen.refuse_repeated(query_id, "sort the file by its query id column")
+                yield list(lines)
+
+    def row(self, record: Lines) -> Row:
+        """The request that these lines make together."""
+        names, first = self._names, record[0]
+        documents = [self._document(line) for line in record]
+        fields: dict[str, Any] = {
+            "query": first[names.query],
+            "documents": documents,
+            "id": first[names.id],
+        }
+        further = [self._further(line) for line in record]
+        extra = {COLUMNS_KEY: further} if any(further) else {}
+        size = len(first[names.query] or "") + sum(len(document["text"] or "") for document in documents)
+        return Row(source={**fields, **extra}, extra=extra, size_bytes=size, **fields)
+
+    def further_columns(self) -> list[str]:
+        """The columns that are carried through."""
+        line = (self._source.first_line() or b"").decode("utf-8-sig")
+        columns = next(csv.reader([line], delimiter=self._delimiter), [])
+        return [name for name in columns if name not in self._own]
+
+    @property
+    def _own(self) -> tuple[str, ...]:
+        names = self._names
+        return (names.id, names.query, names.document_id, names.text)
+
+    def identities(self) -> list[Identity]:
+        """That of the one file."""
+        return [self._source.identity()]
+
+    def fraction_read(self) -> float | None:
+        """By bytes."""
+        return self._source.fraction_read()
+
+    def _document(self, line: dict[str, str]) -> dict[str, Any]:
+        document_id = line.get(self._names.document_id)
+        text = line[self._names.text]
+        return {"text": text} if document_id is None else {"text": text, "id": document_id}
+
+    def _further(self, line: dict[str, str]) -> dict[str, str]:
+        return {name: value for name, value in line.items() if name not in self._own}
+
+    def _require_columns(self, columns: Any) -> None:
+        for name in (self._names.id, self._names.query, self._names.text):
+            if name not in columns:
+                raise InvalidRequest(
+                    f"expected a column {name}, got {', '.join(map(str, columns))}; --id-field, --query-field "
+                    "and --text-field name them",
+                    {"field": name},
+                )

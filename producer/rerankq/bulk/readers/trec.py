@@ -1,0 +1,96 @@
+"""A TREC run to rerank, its queries and corpus in BEIR layout."""
+
+from collections.abc import Iterator
+from itertools import groupby
+from typing import Any
+
+from rerankq.bulk.on_disk import SeenIds, TextsById
+from rerankq.bulk.rows import Row, broken_row
+from rerankq.bulk.source import Identity, Source
+from rerankq.contract import wire
+from rerankq.contract.errors import InvalidRequest
+
+RUN_COLUMNS = 6  # qid Q0 docid rank score tag
+
+Candidates = list[list[str]]
+
+
+class TrecRun:
+    """The candidates of each query of a run, best first, up to `depth` of them."""
+
+    def __init__(self, run: Source, queries: Source, corpus: Source, depth: int | None = None) -> None:
+        self._run, self._queries, self._corpus = run, queries, corpus
+        self._depth = depth
+        self._query_texts: TextsById | None = None
+        self._document_texts: TextsById | None = None
+
+    def records(self) -> Iterator[Candidates]:
+        """The lines of one query at a time.
+
+        Raises:
+            InvalidRequest: a line is none of a run, or a query's lines are not neighbours.
+        """
+        with (
+            TextsById(_beir_texts(self._queries)) as self._query_texts,
+            TextsById(_beir_texts(self._corpus)) as self._document_texts,
+            SeenIds() as seen,
+        ):
+            for query_id, lines in groupby(self._split_lines(), key=lambda columns: columns[0]):
+                seen.refuse_repeated(query_id, "sort the run by its first column")
+                yield list(lines)
+
+    def row(self, record: Candidates) -> Row:
+        """The query and its candidates, with their texts."""
+        query_id = record[0][0]
+        ranked = sorted(record, key=lambda columns: int(columns[3]))[: self._depth]
+        query = _text(self._query_texts, query_id)
+        documents = [
+            {"id": columns[2], "text": _text(self._document_texts, columns[2])} for columns in ranked
+        ]
+        fields: dict[str, Any] = {"id": query_id, "query": query, "documents": documents}
+        missing = [document["id"] for document in documents if document["text"] is None]
+        if query is None or missing:
+            what = (
+                f"query {query_id} is not in the queries"
+                if query is None
+                else f"{missing[0]} is not in the corpus"
+            )
+            return broken_row(fields, what)
+        size = len(query) + sum(len(document["text"] or "") for document in documents)
+        return Row(source=fields, size_bytes=size, **fields)
+
+    def identities(self) -> list[Identity]:
+        """Those of run, queries and corpus."""
+        return [source.identity() for source in (self._run, self._queries, self._corpus)]
+
+    def fraction_read(self) -> float | None:
+        """By the bytes of the run."""
+        return self._run.fraction_read()
+
+    def _split_lines(self) -> Iterator[list[str]]:
+        for number, line in enumerate(self._run.lines(), start=1):
+            columns = line.decode(errors="replace").split()
+            if len(columns) != RUN_COLUMNS or not columns[3].lstrip("-").isdigit():
+                raise InvalidRequest(
+                    f"line {number} of {self._run.path}: expected `qid Q0 docid rank score tag`, "
+                    f"got {len(columns)} columns",
+                    {"field": "run", "line": number},
+                )
+            yield columns
+
+
+def _beir_texts(source: Source) -> Iterator[tuple[str, str]]:
+    """Id and text of each line `{"_id", "title"?, "text"}`; a title stands before its text, as BEIR has it."""
+    for number, line in enumerate(source.lines(), start=1):
+        try:
+            fields = wire.decode(line)
+            name, text, title = str(fields["_id"]), fields["text"], fields.get("title")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InvalidRequest(
+                f'line {number} of {source.path}: expected {{"_id", "text", "title"?}}', {"line": number}
+            ) from error
+        yield name, f"{title} {text}" if title else text
+
+
+def _text(texts: TextsById | None, name: str) -> str | None:
+    return None if texts is None else texts.get(name)

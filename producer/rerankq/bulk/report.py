@@ -1,0 +1,62 @@
+"""How a run or a dry run is told at its end: a table for people."""
+
+from collections.abc import Sequence
+
+from rerankq.bulk.dry_run import Findings
+from rerankq.bulk.progress import clock
+from rerankq.bulk.run import Summary
+
+Lines = list[tuple[str, str]]
+
+
+def summary_lines(summary: Summary) -> Lines:
+    """Name and value, line by line."""
+    resumed = f", {summary.resumed_rows:,} of them by an earlier run" if summary.resumed_rows else ""
+    lines: Lines = [
+        ("output", summary.output),
+        ("jobs", f"{summary.rows:,}{resumed}"),
+        ("failed", _failed(summary)),
+        ("pairs", f"{summary.pairs:,}, {summary.pairs_per_second:,.0f} a second"),
+        ("tokens", f"{summary.tokens:,}"),
+        ("cut documents", f"{summary.truncated_documents:,}"),
+        ("known already", f"{summary.cached_pairs:,} pairs"),
+        ("time", clock(summary.seconds)),
+        ("model", summary.model),
+    ]
+    return [*lines, *_quality(summary)]
+
+
+def finding_lines(findings: Findings) -> Lines:
+    """Name and value, line by line."""
+    mean = findings.estimated_tokens / findings.pairs if findings.pairs else 0.0
+    pace = f"{findings.pairs_per_second:,.0f} pairs a second"
+    return [
+        ("format", findings.format),
+        ("jobs", f"{findings.rows:,}"),
+        ("would fail", f"{findings.failed:,}"),
+        *[("", reason) for reason in findings.reasons],
+        ("pairs", f"{findings.pairs:,}"),
+        ("tokens", f"about {findings.estimated_tokens:,}, {mean:.0f} a pair"),
+        ("cut documents", f"about {findings.truncated_documents:,}"),
+        ("judged jobs", f"{findings.judged_rows:,}"),
+        ("time", f"about {clock(findings.estimated_seconds)} at {pace}"),
+    ]
+
+
+def _failed(summary: Summary) -> str:
+    if not summary.failed:
+        return "0"
+    kinds = ", ".join(f"{count:,} {name}" for name, count in sorted(summary.failures.items()))
+    where = "" if summary.errors is None else f"; in {summary.errors}, --retry-errors asks them again"
+    return f"{summary.failed:,} ({kinds}){where}"
+
+
+def _quality(summary: Summary) -> Sequence[tuple[str, str]]:
+    if not summary.judged_queries:
+        return []
+    mean = summary.quality
+    judged = f"over {summary.judged_queries:,} judged jobs"
+    return [
+        ("nDCG@10", f"{mean['ndcg_before']:.4f} before, {mean['ndcg_after']:.4f} after, {judged}"),
+        ("MRR@10", f"{mean['mrr_before']:.4f} before, {mean['mrr_after']:.4f} after, {judged}"),
+    ]

@@ -1,0 +1,59 @@
+"""What one input row is before and after it has been understood. Knows no file format and no queue."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rerankq.contract.errors import InvalidRequest, RerankError
+from rerankq.contract.messages import RerankRequest
+
+ERROR_KEY = "rerankq_error"  # what a failed row carries beside its own fields; dropped when it is read again
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row as a reader understood it; nothing is validated yet."""
+
+    source: Mapping[str, Any]
+    """The row as it goes to the errors file: in input form, so that it can be mended and run again."""
+    query: Any = None
+    documents: Sequence[Any] = ()
+    """Strings, or `{text, id?}`."""
+    id: Any = None
+    extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What the row carries beside its request; it goes to the output as it is."""
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Request fields that the row sets for itself."""
+    relevant: Mapping[str, float] | None = None
+    """Grades by document id, where the row says which documents are right."""
+    size_bytes: int = 0
+    first_position: int | None = None
+    """Its place in the first input, where it comes from an errors file."""
+    error: InvalidRequest | None = None
+    """Why it is no row at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One row in its place: either a request to be sent, or the reason why there is none."""
+
+    position: int
+    """Rows before this one in the input."""
+    row: Row
+    request: RerankRequest | None
+    error: RerankError | None = None
+
+    @property
+    def pairs(self) -> int:
+        """Query-document pairs to be scored."""
+        return 0 if self.request is None else len(self.request.documents)
+
+
+def broken_row(source: Mapping[str, Any], reason: str, size_bytes: int = 0) -> Row:
+    """A row that could not be read."""
+    return Row(source=source, size_bytes=size_bytes, error=InvalidRequest(reason, {"field": "row"}))
+
+
+def document_key(entry_id: str | None, index: int) -> str:
+    """What a document is called in judgements: its own id, else its place."""
+    return str(index) if entry_id is None else entry_id

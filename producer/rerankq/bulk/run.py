@@ -1,0 +1,368 @@
+"""A bulk run from its first row to its last: begin or resume, answer every row, make it safe, tell how it went."""
+
+import csv
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rerankq.bulk import sidecar as state
+from rerankq.bulk.asking import WINDOW_BYTES, Window, answered, validated
+from rerankq.bulk.evaluate import Evaluator, can_evaluate, read_qrels
+from rerankq.bulk.flight import Flight, Landed, bulk_workers, nobody_there
+from rerankq.bulk.ledger import FileLedger, Ledger, StreamLedger, clear_away, errors_path, retry_path
+from rerankq.bulk.outcome import Outcome, Scribe
+from rerankq.bulk.packing import PAIRS_ON_CPU, PAIRS_ON_GPU, Pack, PackSize, cut
+from rerankq.bulk.patience import Patience
+from rerankq.bulk.plan import Plan, Task
+from rerankq.bulk.progress import Meter, Progress, Silence
+from rerankq.bulk.readers import Reader
+from rerankq.bulk.rows import Entry
+from rerankq.bulk.sidecar import Sidecar
+from rerankq.bulk.source import READ_ERRORS
+from rerankq.bulk.tally import Tally
+from rerankq.bulk.writers.columns import write_columns
+from rerankq.client import RerankClient
+from rerankq.contract.errors import BrokerUnavailable, InvalidRequest, InvalidSettings, RerankError
+from rerankq.contract.messages import ModelInfo, Ranking
+from rerankq.door import WorkerStatus
+from rerankq.outgoing import new_job_id
+
+LOADING_PERIOD_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """How a run went, an earlier part of it included."""
+
+    output: str
+    errors: str | None
+    """Where the rows that failed are; None when there are none."""
+    model: str
+    rows: int
+    failed: int
+    failures: dict[str, int]
+    pairs: int
+    tokens: int
+    cached_pairs: int
+    truncated_documents: int
+    seconds: float
+    """Of this run alone, as the pace is."""
+    pairs_per_second: float
+    resumed_rows: int
+    """Rows that an earlier run had done."""
+    judged_queries: int
+    quality: dict[str, float]
+    """nDCG@10 and MRR@10, before and after."""
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--summary-json`."""
+        return asdict(self)
+
+
+class BulkRun:
+    """One task against one service."""
+
+    def __init__(
+        self,
+        task: Task,
+        client: RerankClient,
+        *,
+        progress: Progress | None = None,
+        window_bytes: int = WINDOW_BYTES,
+    ) -> None:
+        """
+        Raises:
+            InvalidRequest: the task cannot be done as it stands.
+        """
+        self._plan = Plan(task)
+        self._task = task
+        self._client = client
+        self._progress = progress or Silence()
+        self._window_bytes = window_bytes
+        self._evaluator = _evaluator(task)
+        self._began = time.monotonic()
+
+    def run(self, *, restart: bool = False, retry_errors: bool = False) -> Summary:
+        """Do the task, or what is left of it.
+
+        Args:
+            restart: forget what an earlier run has done, and overwrite it.
+            retry_errors: once all is answered, ask again what failed.
+
+        Raises:
+            InvalidRequest: the output was begun from something else, or the input is broken.
+            BrokerUnavailable, NoWorkers: it was so for longer than patience goes. What is done is safe.
+        """
+        if self._plan.is_stream:
+            return self._to_stream()
+        out = Path(self._task.output)
+        if restart:
+            clear_away(out, self._plan.lines_path)
+        earlier = None if restart else self._earlier(out)
+        if earlier is not None and earlier.is_complete and not (retry_errors and earlier.tally.failed):
+            self._write_gathered(out)
+            return self._summary(earlier.tally, earlier.tally, earlier.model)
+        sidecar = self._begin_or_go_on(out, earlier)
+        with FileLedger(out, self._plan.lines_path, sidecar, self._plan.writer().header()) as ledger:
+            state.save(out, sidecar)
+            self._remove_gathered(out)
+            before = ledger.tally.model_copy(deep=True)
+            if not sidecar.is_complete:
+                self._round(ledger)
+            if retry_errors and ledger.tally.failed:
+                ledger.begin_retry()
+                self._round(ledger)
+            self._finish(out, ledger)
+        return self._summary(ledger.tally, before, sidecar.model)
+
+    def _earlier(self, out: Path) -> Sidecar | None:
+        """The state to resume, checked against input and settings."""
+        earlier = state.load(out)
+        if earlier is None and out.exists() and out.stat().st_size:
+            raise InvalidRequest(
+                f"{out} is there already and was not begun by `rerankq bulk`; --restart overwrites it",
+                {"field": "output"},
+            )
+        if earlier is not None:
+            state.refuse_changed(earlier, self._plan.settings(), self._plan.reader().identities())
+        return earlier
+
+    def _begin_or_go_on(self, out: Path, earlier: Sidecar | None) -> Sidecar:
+        workers = wait_for_workers(self._client)
+        model = model_of(workers, self._task.options.get("model"))
+        if earlier is None:
+            return Sidecar(
+                run=new_job_id(),
+                model=model,
+                settings=self._plan.settings(),
+                pack_pairs=self._task.pack_pairs or _pack_pairs(workers),
+                inputs=self._plan.reader().identities(),
+            )
+        state.refuse_other_model(earlier, model)
+        if self._task.pack_pairs not in (None, earlier.pack_pairs):
+            raise InvalidRequest(
+                f"{out} was begun with --pack-pairs {earlier.pack_pairs}; leave the option out to go on with it",
+                {"field": "pack-pairs"},
+            )
+        return earlier
+
+    def _round(self, ledger: FileLedger) -> None:
+        sidecar = ledger.sidecar
+        out = Path(self._task.output)
+        is_retry = sidecar.round > 1
+        reader = self._plan.retry_reader(retry_path(out, sidecar.round)) if is_retry else self._plan.reader()
+        name = f"{sidecar.run} round {sidecar.round}"
+        packs = cut(self._entries(reader, sidecar.first_open), PackSize(max_pairs=sidecar.pack_pairs))
+        open_packs = (pack for pack in packs if not sidecar.covers((pack.start, pack.stop)))
+        is_ordered = self._task.is_ordered and not is_retry
+        flight = Flight(self._client, name)
+        try:
+            self._answer(
+                open_packs, flight, ledger, reader, sidecar.first_open if is_ordered else None, sidecar.model
+            )
+            ledger.complete_round()
+        finally:
+            flight.close()
+        if is_retry:
+            ledger.end_retry()
+
+    def _answer(
+        self,
+        packs: Iterator[Pack],
+        flight: Flight,
+        ledger: Ledger,
+        reader: Reader,
+        in_order_from: int | None,
+        model: ModelInfo,
+    ) -> None:
+        """Answer the packs into the ledger; whatever ends this, what is there by then is safe."""
+        window = Window(self._window_bytes)
+        scribe = Scribe(self._plan.writer(), self._evaluator, errors_among_answers=self._plan.is_stream)
+        meter = Meter(ledger.tally)
+        rows_total = self._rows_total()
+
+        def watch() -> None:
+            if ledger.is_due:
+                flight.clear(ledger.commit())
+            fraction = reader.fraction_read()
+            snapshot = meter.snapshot(
+                ledger.tally, fraction, rows_total, flight.in_flight, len(flight.workers)
+            )
+            self._progress.show(snapshot)
+
+        try:
+            landed = _of_one_model(answered(packs, flight, window, watch), flight, model)
+            outcomes = _outcomes(landed, scribe, window)
+            for outcome in outcomes if in_order_from is None else in_order(outcomes, in_order_from):
+                ledger.add(outcome)
+                window.release(outcome.size_bytes)
+        finally:
+            flight.clear(ledger.commit())
+
+    def _entries(self, reader: Reader, start: int) -> Iterator[Entry]:
+        """The rows from a position on; those before are passed over without a look."""
+        records = islice(readable(reader, self._task.input), start, None)
+        for position, record in enumerate(records, start=start):
+            yield validated(position, reader.row(record), self._client, self._task.options)
+
+    def _rows_total(self) -> int | None:
+        source = self._plan.source
+        line_formats = ("jsonl", "openai-batch", "rank-llm")
+        return None if source is None or self._plan.read_as not in line_formats else source.lines_if_small()
+
+    def _finish(self, out: Path, ledger: FileLedger) -> None:
+        ledger.drop_empty_errors()
+        self._write_gathered(out)
+
+    def _write_gathered(self, out: Path) -> None:
+        """Turn the lines gathered for a format that cannot be appended to into the output, unless that is done."""
+        write_as = self._plan.write_as
+        if (write_as == "parquet" or write_as == "arrow") and not out.exists():
+            write_columns(self._plan.lines_path, out, write_as)
+
+    def _remove_gathered(self, out: Path) -> None:
+        """The output of a run that goes on is there only once it is whole."""
+        if self._plan.is_gathered:
+            out.unlink(missing_ok=True)
+
+    def _to_stream(self) -> Summary:
+        workers = wait_for_workers(self._client)
+        model = model_of(workers, self._task.options.get("model"))
+        ledger = StreamLedger(self._plan.writer().header())
+        reader = self._plan.reader()
+        packs = cut(
+            self._entries(reader, 0), PackSize(max_pairs=self._task.pack_pairs or _pack_pairs(workers))
+        )
+        flight = Flight(self._client, new_job_id())
+        try:
+            self._answer(packs, flight, ledger, reader, 0 if self._task.is_ordered else None, model)
+        finally:
+            flight.close()
+        return self._summary(ledger.tally, Tally(), model)
+
+    def _summary(self, tally: Tally, before: Tally, model: ModelInfo) -> Summary:
+        seconds = time.monotonic() - self._began
+        failed_to = None if self._plan.is_stream else str(errors_path(Path(self._task.output)))
+        return Summary(
+            output=self._task.output,
+            errors=failed_to if tally.failed else None,
+            model=f"{model.name}@{model.revision}",
+            rows=tally.rows,
+            failed=tally.failed,
+            failures=dict(tally.failures),
+            pairs=tally.pairs,
+            tokens=tally.tokens,
+            cached_pairs=tally.cached_pairs,
+            truncated_documents=tally.truncated_documents,
+            seconds=seconds,
+            pairs_per_second=(tally.pairs - before.pairs) / seconds if seconds > 0 else 0.0,
+            resumed_rows=before.rows,
+            judged_queries=tally.quality.queries,
+            quality=tally.quality.means(),
+        )
+
+
+def in_order(outcomes: Iterator[Outcome], position: int) -> Iterator[Outcome]:
+    """The outcomes by position, from this one on; early ones are kept until their turn."""
+    early: dict[int, Outcome] = {}
+    for outcome in outcomes:
+        early[outcome.start] = outcome
+        while position in early:
+            ready = early.pop(position)
+            position = ready.stop
+            yield ready
+
+
+def wait_for_workers(client: RerankClient) -> list[WorkerStatus]:
+    """The workers that take bulk work and have their model loaded; while they load, they are waited for.
+
+    Raises:
+        NoWorkers, BrokerUnavailable: it was so for longer than patience goes.
+    """
+    patience = Patience(client.settings.bulk_patience_seconds)
+    while True:
+        try:
+            workers = bulk_workers(client)
+        except BrokerUnavailable as error:
+            time.sleep(patience.failed(error))
+            continue
+        loaded = [worker for worker in workers if worker.model]
+        if loaded:
+            return loaded
+        if workers:
+            patience.succeeded()
+        time.sleep(LOADING_PERIOD_SECONDS if workers else patience.failed(nobody_there(0)))
+
+
+def model_of(workers: list[WorkerStatus], asked: str | None) -> ModelInfo:
+    """The one model that the workers serve.
+
+    Raises:
+        InvalidSettings: they serve several, or not the one that was asked for.
+    """
+    served = sorted({(worker.model, worker.revision) for worker in workers})
+    if len(served) > 1:
+        names = ", ".join(f"{name}@{revision}" for name, revision in served)
+        raise InvalidSettings(f"the workers serve different models, whose scores do not compare: {names}")
+    name, revision = served[0]
+    if asked not in (None, name, f"{name}@{revision}"):
+        raise InvalidSettings(f"expected workers that serve {asked}, got {name}@{revision}")
+    return ModelInfo(name=name, revision=revision)
+
+
+def _outcomes(landed: Iterator[Landed], scribe: Scribe, window: Window) -> Iterator[Outcome]:
+    """The packs as lines: their texts leave memory, their lines enter it."""
+    for one in landed:
+        outcome = scribe.outcome(one)
+        window.release(one.pack.size_bytes)
+        window.take(outcome.size_bytes)
+        yield outcome
+
+
+def _of_one_model(landed: Iterator[Landed], flight: Flight, model: ModelInfo) -> Iterator[Landed]:
+    """The packs, as long as they were scored by this model.
+
+    Raises:
+        InvalidSettings: one was scored by another; its answer is thrown away.
+    """
+    for one in landed:
+        scored_by = [answer.model for answer in one.answers if isinstance(answer, Ranking)]
+        other = next((other for other in scored_by if other != model), None)
+        if other is not None:
+            flight.clear(one.job_ids)
+            raise InvalidSettings(
+                f"a worker answered with {other.name}@{other.revision} in a run that was begun with "
+                f"{model.name}@{model.revision}; what is done is safe: stop that worker, then run the command again"
+            )
+        yield one
+
+
+def readable(reader: Reader, path: str) -> Iterator[Any]:
+    """The records; what ends them before their time is told as one of our errors."""
+    count = 0
+    try:
+        for record in reader.records():
+            count += 1
+            yield record
+    except RerankError:
+        raise
+    except (*READ_ERRORS, csv.Error) as error:
+        raise InvalidRequest(
+            f"{path} cannot be read after {count:,} rows: {type(error).__name__}: {error}", {"field": "input"}
+        ) from error
+
+
+def _pack_pairs(workers: list[WorkerStatus]) -> int:
+    """A pack must fit the time limit of the slowest device."""
+    return PAIRS_ON_GPU if all("cpu" not in worker.device for worker in workers) else PAIRS_ON_CPU
+
+
+def _evaluator(task: Task) -> Evaluator | None:
+    if task.qrels is not None:
+        if not can_evaluate():
+            raise InvalidSettings("--qrels needs ir_measures; `pip install 'rerankq[bulk]'` brings it")
+        return Evaluator(read_qrels(task.qrels))
+    return Evaluator() if can_evaluate() else None

@@ -1,0 +1,150 @@
+"""`OUT.rerankq.json`: what a run is, and how far its output is safe. The one truth that a resume goes by.
+
+The output is written before the sidecar says so; what stands behind the point that the sidecar names is a torn end,
+and is cut off. So every row is in the output or in the errors file exactly once, whenever the run was killed.
+"""
+
+import os
+from bisect import bisect_left
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field, ValidationError
+
+from rerankq.bulk.source import Identity
+from rerankq.bulk.tally import Tally
+from rerankq.contract.errors import InvalidRequest
+from rerankq.contract.messages import ModelInfo
+
+SIDECAR_VERSION = 1
+
+Span = tuple[int, int]
+"""Positions from the first to before the second."""
+
+
+class Sidecar(BaseModel):
+    """The state of one output."""
+
+    version: int = SIDECAR_VERSION
+    run: str
+    """Makes the jobs' ids, together with the round and the position."""
+    model: ModelInfo
+    settings: dict[str, Any]
+    """What the output depends on, besides input and model."""
+    pack_pairs: int
+    inputs: list[Identity]
+    round: int = 1
+    """1 reads the input; each further one the errors that the one before left."""
+    done: list[Span] = Field(default_factory=list)
+    """Positions of this round whose rows are safe."""
+    out_bytes: int = 0
+    errors_bytes: int = 0
+    is_complete: bool = False
+    """This round has reached the end of what it reads."""
+    tally: Tally = Field(default_factory=Tally)
+
+    @property
+    def first_open(self) -> int:
+        """The first position that is not done."""
+        return self.done[0][1] if self.done and self.done[0][0] == 0 else 0
+
+    def covers(self, span: Span) -> bool:
+        """Whether all of a span is done."""
+        return any(start <= span[0] and span[1] <= stop for start, stop in self.done)
+
+
+def sidecar_path(out: Path) -> Path:
+    """Where the sidecar of an output is."""
+    return out.with_name(f"{out.name}.rerankq.json")
+
+
+def load(out: Path) -> Sidecar | None:
+    """The sidecar of an output, if it has one.
+
+    Raises:
+        InvalidRequest: it cannot be read, or is of another version.
+    """
+    path = sidecar_path(out)
+    if not path.exists():
+        return None
+    try:
+        sidecar = Sidecar.model_validate_json(path.read_bytes())
+    except ValidationError:
+        raise InvalidRequest(
+            f"{path} cannot be read as the state of a run; --restart begins anew", {"field": "output"}
+        ) from None
+    if sidecar.version != SIDECAR_VERSION:
+        raise InvalidRequest(
+            f"{path} is of version {sidecar.version}, expected {SIDECAR_VERSION}; finish it with the release that "
+            "began it, or begin anew with --restart",
+            {"field": "output"},
+        )
+    return sidecar
+
+
+def save(out: Path, sidecar: Sidecar) -> None:
+    """Replace the sidecar in one step; once this returns it survives a power cut."""
+    path = sidecar_path(out)
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    with unfinished.open("wb") as file:
+        file.write(sidecar.model_dump_json(indent=1).encode())
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+    sync_directory(path.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make a rename in it survive a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def with_span(done: list[Span], span: Span) -> list[Span]:
+    """The spans with one more, in order, touching ones joined."""
+    place = bisect_left(done, span)
+    joined: list[Span] = []
+    for start, stop in [*done[:place], span, *done[place:]]:
+        if joined and joined[-1][1] == start:
+            joined[-1] = (joined[-1][0], stop)
+        else:
+            joined.append((start, stop))
+    return joined
+
+
+def refuse_changed(sidecar: Sidecar, settings: dict[str, Any], inputs: list[Identity]) -> None:
+    """Refuse to go on with an output that was begun from something else.
+
+    Raises:
+        InvalidRequest: naming what changed.
+    """
+    for old, new in zip(sidecar.inputs, inputs, strict=False):
+        difference = old.difference(new)
+        if difference is not None:
+            raise _changed(f"the input {new.path} is not the one it was begun with: {difference}")
+    if len(sidecar.inputs) != len(inputs):
+        raise _changed("it was begun with other input files")
+    for name, value in settings.items():
+        before = sidecar.settings.get(name)
+        if before != value:
+            raise _changed(f"it was begun with {name} = {before}, now it is {value}")
+
+
+def refuse_other_model(sidecar: Sidecar, model: ModelInfo) -> None:
+    """Refuse to mix the scores of two models in one output.
+
+    Raises:
+        InvalidRequest: naming both.
+    """
+    if sidecar.model != model:
+        old, new = (f"{one.name}@{one.revision}" for one in (sidecar.model, model))
+        raise _changed(f"it was begun with the model {old}, now {new} is served")
+
+
+def _changed(what: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"the output cannot be resumed: {what}; --restart begins anew and overwrites it", {"field": "output"}
+    )

@@ -1,0 +1,53 @@
+"""Sums over a run, kept with its position so that a resumed run goes on counting."""
+
+from pydantic import BaseModel, Field
+
+
+class Quality(BaseModel):
+    """Sums of nDCG@10 and MRR@10 over the judged queries."""
+
+    queries: int = 0
+    ndcg_before: float = 0.0
+    ndcg_after: float = 0.0
+    mrr_before: float = 0.0
+    mrr_after: float = 0.0
+
+    def means(self) -> dict[str, float]:
+        """Over all judged queries."""
+        names = ("ndcg_before", "ndcg_after", "mrr_before", "mrr_after")
+        return {name: getattr(self, name) / self.queries for name in names} if self.queries else {}
+
+    def add(self, other: "Quality") -> None:
+        """Count these too."""
+        self.queries += other.queries
+        self.ndcg_before += other.ndcg_before
+        self.ndcg_after += other.ndcg_after
+        self.mrr_before += other.mrr_before
+        self.mrr_after += other.mrr_after
+
+
+class Tally(BaseModel):
+    """What has been done so far."""
+
+    rows: int = 0
+    """Rows with a ranking or an error."""
+    failed: int = 0
+    pairs: int = 0
+    tokens: int = 0
+    cached_pairs: int = 0
+    truncated_documents: int = 0
+    failures: dict[str, int] = Field(default_factory=dict)
+    """Failed rows by the error's name."""
+    quality: Quality = Field(default_factory=Quality)
+
+    def add(self, other: "Tally") -> None:
+        """Count these too."""
+        self.rows += other.rows
+        self.failed += other.failed
+        self.pairs += other.pairs
+        self.tokens += other.tokens
+        self.cached_pairs += other.cached_pairs
+        self.truncated_documents += other.truncated_documents
+        for name, count in other.failures.items():
+            self.failures[name] = self.failures.get(name, 0) + count
+        self.quality.add(other.quality)

@@ -1,0 +1,249 @@
+"""`rerankq bulk`: a file in, a file out."""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rerankq.bulk.formats import STANDARD_STREAM
+from rerankq.bulk.progress import Kind
+from rerankq.cli import options
+from rerankq.cli.connection import connected
+from rerankq.cli.failures import JOB_FAILED, UNAVAILABLE, WRONG_INPUT, exit_code, in_words
+from rerankq.cli.screen import err, out
+from rerankq.contract.errors import RerankError
+
+if TYPE_CHECKING:
+    from rerankq.bulk import Summary, Task
+
+INTERRUPTED = 130
+H100_PAIRS_PER_SECOND = 1_569.0  # published for this model: padded bf16, NQ lengths
+
+_INPUT, _OUTPUT, _RUN, _REQUEST = "Input", "Output", "Run", "Request"
+
+
+def _option(help_: str, panel: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, help=help_, rich_help_panel=panel, **more)
+
+
+Text = str | None
+_Input = Annotated[
+    str, typer.Argument(metavar="IN", help="JSONL, CSV, TSV, Parquet, Arrow, a TREC run; `-` is stdin.")
+]
+_Output = Annotated[str, typer.Argument(metavar="OUT", help="Where the rankings go; `-` is stdout.")]
+_Format = Annotated[
+    Text,
+    _option(
+        "jsonl, openai-batch, rank-llm, csv, tsv, parquet, arrow or trec; told by IN.", _INPUT, "--format"
+    ),
+]
+_QueryField = Annotated[Text, _option("What the input calls the query.", _INPUT, "--query-field")]
+_DocumentsField = Annotated[Text, _option("What it calls the documents.", _INPUT, "--documents-field")]
+_IdField = Annotated[Text, _option("What it calls the id of a job; in CSV `query_id`.", _INPUT, "--id-field")]
+_TextField = Annotated[Text, _option("What it calls the text of a document.", _INPUT, "--text-field")]
+_DocumentIdField = Annotated[
+    Text, _option("What it calls the id of a document; in CSV `doc_id`.", _INPUT, "--document-id-field")
+]
+_Queries = Annotated[
+    Text, _option("Texts of a TREC run's queries, BEIR's queries.jsonl.", _INPUT, "--queries")
+]
+_Corpus = Annotated[Text, _option("Texts of its documents, BEIR's corpus.jsonl.", _INPUT, "--corpus")]
+_Depth = Annotated[
+    int | None, _option("Only so many candidates of each query of a run.", _INPUT, "--depth", min=1)
+]
+_Qrels = Annotated[
+    Text, _option("Judgements (BEIR's TSV or TREC's); rows may carry `relevant` instead.", _INPUT, "--qrels")
+]
+_OutputFormat = Annotated[Text, _option("Told by OUT, else as the input.", _OUTPUT, "--output-format")]
+_Ordered = Annotated[
+    bool, _option("In the order of the input, or each as it comes.", _OUTPUT, "--ordered/--unordered")
+]
+_Documents = Annotated[bool, _option("Put the documents into the results.", _OUTPUT, "--return-documents")]
+_PackPairs = Annotated[
+    int | None,
+    _option("Pairs in one message.", _RUN, "--pack-pairs", min=1, show_default="1024 on GPUs, 256 on CPUs"),
+]
+_WindowMegabytes = Annotated[
+    int, _option("Megabytes of input that may be under way.", _RUN, "--window-megabytes", min=1)
+]
+_Restart = Annotated[bool, _option("Forget an earlier run and overwrite its output.", _RUN, "--restart")]
+_RetryErrors = Annotated[bool, _option("Ask again what failed.", _RUN, "--retry-errors")]
+_DryRun = Annotated[bool, _option("Read, validate, count and estimate; send nothing.", _RUN, "--dry-run")]
+_PairsPerSecond = Annotated[
+    float,
+    _option(
+        "The pace that --dry-run reckons with; the default is one H100.",
+        _RUN,
+        "--pairs-per-second",
+        min=0.001,
+    ),
+]
+_Progress = Annotated[Kind, _option("auto: a bar on a terminal, else a line every 10 s.", _RUN, "--progress")]
+_SummaryJson = Annotated[
+    Path | None, _option("Write the summary there as JSON; `-` is stdout.", _RUN, "--summary-json")
+]
+
+
+def bulk(
+    input_: _Input,
+    output: _Output,
+    format_: _Format = None,
+    query_field: _QueryField = None,
+    documents_field: _DocumentsField = None,
+    id_field: _IdField = None,
+    text_field: _TextField = None,
+    document_id_field: _DocumentIdField = None,
+    queries: _Queries = None,
+    corpus: _Corpus = None,
+    depth: _Depth = None,
+    qrels: _Qrels = None,
+    output_format: _OutputFormat = None,
+    ordered: _Ordered = True,
+    return_documents: _Documents = False,
+    top_n: options.TopN = None,
+    raw_scores: options.RawScores = False,
+    max_tokens_per_doc: options.MaxTokensPerDoc = None,
+    truncation: options.Truncation = True,
+    pack_pairs: _PackPairs = None,
+    window_megabytes: _WindowMegabytes = 32,
+    restart: _Restart = False,
+    retry_errors: _RetryErrors = False,
+    dry_run: _DryRun = False,
+    pairs_per_second: _PairsPerSecond = H100_PAIRS_PER_SECOND,
+    progress: _Progress = "auto",
+    summary_json: _SummaryJson = None,
+    local: options.Local = False,
+    model: options.Model = None,
+) -> None:
+    """Rerank a whole file. Run the same command again after any interruption: it goes on where it was.
+
+    Rows that fail go to OUT.errors.jsonl with their reason. Exit codes: 0 all done, 1 some rows failed, 2 wrong
+    usage or input, 3 unavailable, 130 interrupted.
+
+    [bold]Example:[/] rerankq bulk jobs.jsonl.gz ranked.jsonl --top-n 10
+    """
+    from rerankq.bulk import Task
+
+    requested = {
+        "top_n": top_n,
+        "raw_scores": raw_scores or None,
+        "max_tokens_per_doc": max_tokens_per_doc,
+        "truncation": None if truncation else False,
+        "model": None if local else model,
+    }
+    task = Task(
+        input_,
+        output,
+        format=format_,
+        output_format=output_format,
+        names={
+            "query": query_field,
+            "documents": documents_field,
+            "id": id_field,
+            "text": text_field,
+            "document_id": document_id_field,
+        },
+        queries=queries,
+        corpus=corpus,
+        qrels=qrels,
+        depth=depth,
+        is_ordered=ordered,
+        with_documents=return_documents,
+        options={name: value for name, value in requested.items() if value is not None},
+        pack_pairs=pack_pairs,
+    )
+    if dry_run:
+        _show_findings(task, pairs_per_second, summary_json)
+        return
+    summary = _run_or_leave(
+        task,
+        window_bytes=window_megabytes * 1_000_000,
+        progress=progress,
+        restart=restart,
+        retry_errors=retry_errors,
+        local=local,
+        model=model,
+    )
+    _show(summary, summary_json)
+    if summary.failed:
+        raise typer.Exit(JOB_FAILED)
+
+
+def _run_or_leave(
+    task: "Task",
+    *,
+    window_bytes: int,
+    progress: Kind,
+    restart: bool,
+    retry_errors: bool,
+    local: bool,
+    model: str | None,
+) -> "Summary":
+    """The run's summary; an end before its time is told with the command that goes on from there."""
+    from rerankq.bulk import BulkRun
+    from rerankq.bulk.progress import progress_of
+
+    shown = None
+    try:
+        with connected(local=local, model=model) as client:
+            shown = progress_of(progress)
+            run = BulkRun(task, client, progress=shown, window_bytes=window_bytes)
+            return run.run(restart=restart, retry_errors=retry_errors)
+    except KeyboardInterrupt:
+        raise _end(INTERRUPTED, "interrupted", task) from None
+    except RerankError as error:
+        raise _end(exit_code(error), in_words(error), task) from error
+    except OSError as error:
+        raise _end(UNAVAILABLE, f"the output cannot be written: {error}", task) from error
+    finally:
+        if shown is not None:
+            shown.close()
+
+
+def _show_findings(task: "Task", pairs_per_second: float, summary_json: Path | None) -> None:
+    from rerankq.bulk.dry_run import dry_run
+    from rerankq.bulk.report import finding_lines
+    from rerankq.client import RerankClient
+
+    with RerankClient() as client:
+        findings = dry_run(task, client, pairs_per_second)
+    _print(finding_lines(findings), to_stderr=False)
+    _write_json(findings.as_json(), summary_json)
+    if findings.failed:
+        raise typer.Exit(JOB_FAILED)
+
+
+def _show(summary: "Summary", summary_json: Path | None) -> None:
+    from rerankq.bulk.report import summary_lines
+
+    _print(summary_lines(summary), to_stderr=summary.output == STANDARD_STREAM)
+    _write_json(summary.as_json(), summary_json)
+
+
+def _print(lines: list[tuple[str, str]], *, to_stderr: bool) -> None:
+    console = err if to_stderr else out
+    width = max(len(name) for name, _ in lines)
+    for name, value in lines:
+        console.print(f"{name:{width}}  {value}", markup=False, soft_wrap=True)
+
+
+def _write_json(fields: dict[str, Any], path: Path | None) -> None:
+    if path is None:
+        return
+    text = json.dumps(fields, ensure_ascii=False)
+    if str(path) == STANDARD_STREAM:
+        print(text)
+    else:
+        path.write_text(f"{text}\n", encoding="utf-8")
+
+
+def _end(code: int, reason: str, task: "Task") -> typer.Exit:
+    """Say why the run ended before its time, and how it is taken up again."""
+    print(reason, file=sys.stderr)
+    if code != WRONG_INPUT and task.output != STANDARD_STREAM:
+        again = [word for word in sys.argv[1:] if word != "--restart"]
+        print(f"What is done is safe. To go on: {shlex.join(['rerankq', *again])}", file=sys.stderr)
+    return typer.Exit(code)

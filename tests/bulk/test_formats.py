@@ -1,0 +1,281 @@
+"""Each format is read into the same requests, and what comes back is in the form its users know."""
+
+import csv
+import gzip
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rerankq import InvalidRequest, RerankClient
+from rerankq.bulk import Task
+from rerankq.bulk.formats import input_format, output_format
+from rerankq.bulk.plan import Plan
+from rerankq.bulk.rows import Row
+from rerankq.contract import wire
+from tests.bulk.answering import AnsweringWorker
+from tests.bulk.test_run import read, run, write
+
+REQUESTS = [
+    {"id": "q1", "query": "first", "documents": [{"id": "a", "text": "one"}, {"id": "b", "text": "eleven"}]},
+    {"id": "q2", "query": "второй 第二", "documents": [{"id": "c", "text": "二"}]},
+]
+BATCH = [
+    {
+        "custom_id": row["id"],
+        "method": "POST",
+        "url": "/v1/rerank",
+        "body": {"query": row["query"], "documents": d},
+    }
+    for row in REQUESTS
+    if (d := [document["text"] for document in row["documents"]])  # type: ignore[index]
+]
+RANK_LLM = [
+    {
+        "query": {"qid": row["id"], "text": row["query"]},
+        "candidates": [
+            {"docid": document["id"], "score": 1.5, "doc": {"contents": document["text"]}}  # type: ignore[index]
+            for document in row["documents"]
+        ],
+    }
+    for row in REQUESTS
+]
+LONG = "query_id,query,doc_id,text,lang\nq1,first,a,one,en\nq1,first,b,eleven,fr\nq2,второй 第二,c,二,zh\n"
+
+
+def understood(path: Path | str, **options: Any) -> list[Row]:
+    reader = Plan(Task(str(path), str(Path(path).parent / "out.jsonl"), **options)).reader()
+    return [reader.row(record) for record in reader.records()]
+
+
+def asked(rows: list[Row]) -> list[dict[str, Any]]:
+    return [{"id": row.id, "query": row.query, "documents": list(row.documents)} for row in rows]
+
+
+def without_ids(requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{**row, "documents": [document["text"] for document in row["documents"]]} for row in requests]
+
+
+def lines(requests: list[Any]) -> bytes:
+    return b"".join(wire.encode(row) + b"\n" for row in requests)
+
+
+INPUTS: dict[str, tuple[str, bytes, list[dict[str, Any]]]] = {
+    "jsonl": ("in.jsonl", lines(REQUESTS), REQUESTS),
+    "blank lines": ("in.jsonl", lines(REQUESTS).replace(b"\n", b"\r\n\n  \n"), REQUESTS),
+    "no last newline": ("in.ndjson", lines(REQUESTS).rstrip(), REQUESTS),
+    "gz": ("in.jsonl.gz", gzip.compress(lines(REQUESTS)), REQUESTS),
+    "zst": ("in.jsonl.zst", wire.compress(lines(REQUESTS)), REQUESTS),
+    "openai batch": ("in.jsonl", lines(BATCH), without_ids(REQUESTS)),
+    "rank_llm": ("in.jsonl", lines(RANK_LLM), REQUESTS),
+    "csv": ("in.csv", LONG.encode(), REQUESTS),
+    "csv of Excel": ("in.csv", b"\xef\xbb\xbf" + LONG.replace("\n", "\r\n").encode(), REQUESTS),
+    "tsv": ("in.tsv", LONG.replace(",", "\t").encode(), REQUESTS),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "requests_"), INPUTS.values(), ids=INPUTS)
+def test_every_text_format_gives_the_same_requests(
+    tmp_path: Path, name: str, content: bytes, requests_: list[dict[str, Any]]
+) -> None:
+    (tmp_path / name).write_bytes(content)
+
+    assert asked(understood(tmp_path / name)) == requests_
+
+
+@pytest.fixture
+def trec(tmp_path: Path) -> dict[str, str]:
+    run_lines = ["q1 Q0 b 2 3.5 bm25", "q1 Q0 a 1 4.5 bm25", "q2 Q0 c 1 1.5 bm25", "q3 Q0 nowhere 1 1 bm25"]
+    (tmp_path / "in.trec").write_text("\n".join(run_lines))
+    corpus = [{"_id": d["id"], "text": d["text"]} for row in REQUESTS for d in row["documents"]]  # type: ignore[index]
+    queries = [*REQUESTS, {"id": "q3", "query": "third"}]
+    return {
+        "input": str(tmp_path / "in.trec"),
+        "corpus": write(tmp_path / "corpus.jsonl", corpus),
+        "queries": write(tmp_path / "q.jsonl", [{"_id": row["id"], "text": row["query"]} for row in queries]),
+    }
+
+
+def test_a_trec_run_gets_its_texts_from_the_beir_files(trec: dict[str, str]) -> None:
+    path = trec.pop("input")
+    rows = understood(path, **trec)
+
+    assert asked(rows[:2]) == REQUESTS
+    assert str(rows[2].error) == "nowhere is not in the corpus"
+    assert [len(row.documents) for row in understood(path, depth=1, **trec)[:2]] == [1, 1]
+
+
+def test_a_title_stands_before_its_text(tmp_path: Path) -> None:
+    (tmp_path / "in.trec").write_text("q Q0 d 1 1.0 x\n")
+    corpus = write(tmp_path / "c.jsonl", [{"_id": "d", "title": "Title", "text": "body"}])
+    queries = write(tmp_path / "q.jsonl", [{"_id": "q", "text": "?"}])
+
+    row = understood(tmp_path / "in.trec", corpus=corpus, queries=queries)[0]
+
+    assert row.documents == [{"id": "d", "text": "Title body"}]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow", "stream"])
+def test_parquet_and_arrow_give_the_same_requests(tmp_path: Path, kind: str) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    table = arrow.Table.from_pylist(REQUESTS)
+    path = tmp_path / f"in.{'parquet' if kind == 'parquet' else 'arrow'}"
+    if kind == "parquet":
+        pytest.importorskip("pyarrow.parquet").write_table(table, path)
+    else:
+        opened = arrow.ipc.new_file if kind == "arrow" else arrow.ipc.new_stream
+        with opened(str(path), table.schema) as file:
+            file.write_table(table)
+
+    assert asked(understood(path)) == REQUESTS
+
+
+def test_fields_may_have_other_names(tmp_path: Path) -> None:
+    write(
+        tmp_path / "in.jsonl",
+        [{"qid": 7, "question": "q", "passages": [{"pid": 1, "body": "t"}], "split": "dev"}],
+    )
+    names = {"query": "question", "documents": "passages", "id": "qid", "text": "body", "document_id": "pid"}
+
+    row = understood(tmp_path / "in.jsonl", names=names)[0]
+
+    assert (row.id, row.query, row.documents, row.extra) == (
+        7,
+        "q",
+        [{"text": "t", "id": "1"}],
+        {"split": "dev"},
+    )
+
+
+BROKEN = {
+    "no JSON": (b"{", "expected a JSON object, got none"),
+    "no object": (b"[1]", "expected a JSON object, got another value"),
+    "no query": (b'{"documents": ["a"]}', "query: is missing"),
+    "no documents": (b'{"query": "q"}', "documents: is missing"),
+    "documents as text": (b'{"query": "q", "documents": "abc"}', "documents: expected a list, got str"),
+    "document as number": (
+        b'{"query": "q", "documents": [1]}',
+        "documents[0]: expected a string or {text, id}",
+    ),
+    "empty query": (b'{"query": " ", "documents": ["a"]}', "query: expected a query, got an empty string"),
+}
+
+
+@pytest.mark.parametrize(("line", "reason"), BROKEN.values(), ids=BROKEN)
+def test_a_broken_row_says_what_is_wrong_with_it(
+    client: RerankClient, worker: AnsweringWorker, tmp_path: Path, line: bytes, reason: str
+) -> None:
+    (tmp_path / "in.jsonl").write_bytes(lines(REQUESTS[:1]) + line + b"\n" + lines(REQUESTS[1:]))
+
+    run(client, tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+
+    error = read(tmp_path / "out.jsonl.errors.jsonl")[0]["rerankq_error"]
+    assert error == {"row": 1, "type": "InvalidRequest", "message": reason}
+    assert [line["id"] for line in read(tmp_path / "out.jsonl")] == ["q1", "q2"]
+
+
+def test_lines_of_a_query_in_two_places_stop_the_run(
+    client: RerankClient, worker: AnsweringWorker, tmp_path: Path
+) -> None:
+    (tmp_path / "in.csv").write_text(LONG + "q1,first,z,late,en\n")
+
+    with pytest.raises(InvalidRequest, match="lines of query q1 to be neighbours"):
+        run(client, tmp_path / "in.csv", tmp_path / "out.csv")
+
+
+def test_an_input_that_is_cut_off_says_where(
+    client: RerankClient, worker: AnsweringWorker, tmp_path: Path
+) -> None:
+    whole = gzip.compress(lines(REQUESTS * 500))
+    (tmp_path / "in.jsonl.gz").write_bytes(whole[: len(whole) * 2 // 3])
+
+    with pytest.raises(InvalidRequest, match=r"in.jsonl.gz cannot be read after [\d,]+ rows: EOFError"):
+        run(client, tmp_path / "in.jsonl.gz", tmp_path / "out.jsonl")
+
+
+class TestOutputs:
+    """What each format's users get back, from the worker that prefers long texts."""
+
+    @pytest.fixture
+    def answers(self, client: RerankClient, worker: AnsweringWorker, tmp_path: Path) -> Any:
+        assert worker.packs == []
+
+        def ask(given: str, out: str, **options: Any) -> bytes:
+            run(client, given, tmp_path / out, **options)
+            return (tmp_path / out).read_bytes()
+
+        return ask
+
+    def test_openai_batch_lines(self, answers: Any, tmp_path: Path) -> None:
+        BATCH[0]["body"]["top_n"] = 1
+        got = answers(write(tmp_path / "in.jsonl", BATCH), "out.jsonl")
+
+        first = wire.decode(got.splitlines()[0])
+        assert (first["custom_id"], first["error"], first["response"]["status_code"]) == ("q1", None, 200)
+        assert [result["index"] for result in first["response"]["body"]["results"]] == [1]
+
+    def test_rank_llm_candidates(self, answers: Any, tmp_path: Path) -> None:
+        got = answers(write(tmp_path / "in.jsonl", RANK_LLM), "out.jsonl")
+
+        first = wire.decode(got.splitlines()[0])
+        assert first["query"] == RANK_LLM[0]["query"]
+        assert [candidate["docid"] for candidate in first["candidates"]] == ["b", "a"]
+        assert first["candidates"][0]["doc"] == {"contents": "eleven"}
+        assert first["candidates"][0]["score"] != 1.5
+
+    def test_csv_carries_the_further_columns(self, answers: Any, tmp_path: Path) -> None:
+        (tmp_path / "in.csv").write_text(LONG)
+
+        got = list(csv.DictReader(io.StringIO(answers(str(tmp_path / "in.csv"), "out.csv").decode())))
+
+        assert [(line["query_id"], line["doc_id"], line["rank"], line["lang"]) for line in got] == [
+            ("q1", "b", "1", "fr"),
+            ("q1", "a", "2", "en"),
+            ("q2", "c", "1", "zh"),
+        ]
+
+    def test_trec(self, answers: Any, trec: dict[str, str]) -> None:
+        got = answers(trec.pop("input"), "out.trec", **trec).decode().splitlines()
+
+        assert got == ["q1 Q0 b 1 0.6 rerankq", "q1 Q0 a 2 0.3 rerankq", "q2 Q0 c 1 0.1 rerankq"]
+
+    @pytest.mark.parametrize("kind", ["parquet", "arrow"])
+    def test_columns(self, answers: Any, tmp_path: Path, kind: str) -> None:
+        arrow = pytest.importorskip("pyarrow")
+        given = write(tmp_path / "in.jsonl", [{**row, "lang": "en"} for row in REQUESTS])
+
+        answers(given, f"out.{kind}")
+
+        path = str(tmp_path / f"out.{kind}")
+        read_parquet = pytest.importorskip("pyarrow.parquet").read_table
+        table = read_parquet(path) if kind == "parquet" else arrow.ipc.open_file(path).read_all()
+        rows = table.to_pylist()
+        assert [row["id"] for row in rows] == ["q1", "q2"]
+        assert [result["id"] for result in rows[0]["results"]] == ["b", "a"]
+        assert rows[0]["extra"] == '{"lang":"en"}'
+
+    def test_documents_come_from_the_callers_own_copy(self, answers: Any, tmp_path: Path) -> None:
+        got = answers(write(tmp_path / "in.jsonl", REQUESTS), "out.jsonl", with_documents=True)
+
+        results = wire.decode(got.splitlines()[0])["results"]
+        assert [result["document"] for result in results] == ["eleven", "one"]
+
+    def test_a_row_without_an_id_is_named_by_its_place(self, answers: Any, tmp_path: Path) -> None:
+        given = [{"query": "q", "documents": ["a"]}, {"query": "q", "documents": ["b"]}]
+
+        got = answers(write(tmp_path / "in.jsonl", given), "out.jsonl")
+
+        assert [wire.decode(line)["row"] for line in got.splitlines()] == [0, 1]
+
+
+def test_the_format_is_told_by_extension_then_by_the_first_line() -> None:
+    assert input_format("a.csv", None, None) == "csv"
+    assert input_format("a.jsonl", wire.encode(BATCH[0]), None) == "openai-batch"
+    assert input_format("a.jsonl", wire.encode(RANK_LLM[0]), "jsonl") == "jsonl"
+    assert output_format("-", "parquet", None) == "jsonl"
+    assert output_format("o.parquet", "trec", None) == "parquet"
+    with pytest.raises(InvalidRequest, match="cannot be told from its extension"):
+        input_format("a.bin", None, None)
+    with pytest.raises(InvalidRequest, match="got excel"):
+        input_format("a.csv", None, "excel")

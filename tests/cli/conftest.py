@@ -1,0 +1,65 @@
+"""One local service for all tests of the command line, and the command itself as a user runs it."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from rerankq.local.stack import LocalStack
+
+
+class Command:
+    """`rerankq …` in a process of its own."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self.environment = environment
+
+    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [sys.executable, "-m", "rerankq.cli", *arguments],
+            env=self.environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+        )
+
+    def run(self, *arguments: str, stdin: str = "", exit_code: int = 0) -> "Done":
+        with self.start(*arguments) as process:
+            out, err = process.communicate(stdin, timeout=170)
+        assert process.returncode == exit_code, f"exit code {process.returncode}\n{out}\n{err}"
+        return Done(out, err)
+
+
+class Done:
+    """What a command printed."""
+
+    def __init__(self, out: str, err: str) -> None:
+        self.out = out
+        self.err = err
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[LocalStack]:
+    with LocalStack(model="small") as stack:
+        yield stack
+
+
+@pytest.fixture
+def rerankq(stack: LocalStack) -> Command:
+    """The command, pointed at the shared service."""
+    return Command({**_plain_environment(), "RERANKQ_BROKER_URL": stack.broker_url})
+
+
+@pytest.fixture
+def rerankq_alone() -> Command:
+    """The command where nobody has started anything."""
+    return Command({**_plain_environment(), "RERANKQ_BROKER_URL": "redis://127.0.0.1:1/0"})
+
+
+def _plain_environment() -> dict[str, str]:
+    """Wide enough for a line, patient enough for a busy machine, and without colours."""
+    return {**os.environ, "COLUMNS": "120", "NO_COLOR": "1", "RERANKQ_REDIS_TIMEOUT_SECONDS": "10"}

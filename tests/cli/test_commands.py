@@ -1,0 +1,250 @@
+"""The commands as their user types them, against a real Redis, a real worker and a real model."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from redis import Redis
+
+from rerankq import JobFailed, RerankClient
+from rerankq.contract import keys
+from rerankq.contract.broker import celery_app
+from rerankq.contract.dead_letters import DeadLetters
+from rerankq.contract.stores import redis_client
+from rerankq.contract.transport.envelope import DELIVERIES_HEADER
+from rerankq.local.stack import LocalStack
+from rerankq.outgoing import outgoing_job
+from tests.cli.conftest import Command
+from tests.cli.test_local_parts import is_gone, wait_until
+
+QUERY, WRONG, RIGHT = "中国的首都是哪里？", "西红柿炒蛋是一道家常菜。", "北京是中国的政治中心和首都。"
+
+
+def test_the_better_document_comes_first_with_what_a_reader_wants_to_know(rerankq: Command) -> None:
+    lines = rerankq.run("rerank", QUERY, WRONG, RIGHT).out.splitlines()
+
+    first, second, timings = lines[2].split(), lines[3].split(), lines[-1]
+    assert (first[0], first[2:]) == ("1", [RIGHT, "2", "↑1"])
+    assert (second[0], second[2:]) == ("2", [WRONG, "1", "↓1"])
+    assert all(
+        word in timings for word in ("queue", "tokenize", "score", "2 pairs", "cpu fp32", "model small")
+    )
+
+
+def test_documents_come_from_standard_input_and_the_answer_goes_out_as_json(rerankq: Command) -> None:
+    done = rerankq.run("rerank", QUERY, "--top-n", "1", "--json", stdin=f"{WRONG}\n{RIGHT}\n")
+
+    ranking = json.loads(done.out)
+    assert [(r["index"], r["document"]) for r in ranking["results"]] == [(1, RIGHT)]
+    assert ranking["complete"]
+    assert ranking["total"] == 2
+
+
+def test_raw_scores_are_logits(rerankq: Command, tmp_path: Path) -> None:
+    file = tmp_path / "documents.txt"
+    file.write_text(WRONG, encoding="utf-8")
+
+    done = rerankq.run("rerank", QUERY, "--file", str(file), "--raw-scores", "--json")
+
+    result = json.loads(done.out)["results"][0]
+    assert result["relevance_score"] == result["logit"]
+
+
+def test_a_job_is_picked_up_again_by_its_id(rerankq: Command) -> None:
+    job_id = rerankq.run("submit", QUERY, WRONG, RIGHT).out.strip()
+
+    result = rerankq.run("result", job_id, "--timeout", "60").out
+    status = rerankq.run("status", job_id).out
+
+    assert "#2" in result.splitlines()[2]
+    assert status.startswith(f"{job_id}: done, 2/2 documents scored, interactive lane")
+
+
+def test_a_job_that_is_called_off_says_so(rerankq: Command, stack: LocalStack) -> None:
+    with stack.client() as client:
+        job_id = client.submit(QUERY, [RIGHT] * 5_000, lane="bulk").job_id
+
+    cancelled = json.loads(rerankq.run("cancel", job_id, "--json").out)
+    failure = rerankq.run("result", job_id, "--timeout", "60", exit_code=1)
+
+    assert cancelled["state"] == "cancelled"
+    assert failure.err.startswith("rerankq: Cancelled: ")
+
+
+def test_an_unknown_job_is_an_error_of_one_line_and_never_waited_for(rerankq: Command) -> None:
+    done = rerankq.run("result", "no-such-job", exit_code=1)
+
+    assert done.out == ""
+    assert (
+        done.err
+        == "rerankq: JobUnknown: job no-such-job is not known; it never was, or its answer has expired\n"
+    )
+
+
+def test_bad_input_is_refused_before_anything_is_asked(rerankq_alone: Command) -> None:
+    done = rerankq_alone.run("rerank", "  ", "a document", "--json", exit_code=2)
+
+    assert json.loads(done.err)["error"] == {
+        "type": "InvalidRequest",
+        "message": "query: expected a query, got an empty string",
+        "details": {"field": "query"},
+    }
+
+
+@pytest.mark.parametrize(
+    "command", [["rerank", "q", "d"], ["result", "some-job"], ["lanes"], ["dead", "list"]]
+)
+def test_a_redis_that_is_away_is_said_at_once(rerankq_alone: Command, command: list[str]) -> None:
+    done = rerankq_alone.run(*command, exit_code=3)
+
+    assert done.err.startswith("rerankq: BrokerUnavailable: ")
+    assert len(done.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", [["submit", "q", "d"], ["status", "j"], ["result", "j"], ["cancel", "j"]])
+def test_a_local_service_has_no_memory_and_says_so(rerankq_alone: Command, command: list[str]) -> None:
+    done = rerankq_alone.run(*command, "--local", exit_code=2)
+
+    assert "has no memory" in done.err
+    assert len(done.err.splitlines()) == 1
+
+
+def test_workers_and_lanes_are_listed(rerankq: Command) -> None:
+    workers = json.loads(rerankq.run("workers", "--json").out)
+    table = rerankq.run("workers").out
+    lanes = json.loads(rerankq.run("lanes", "--json").out)
+
+    assert {worker["device"] for worker in workers} == {"cpu0"}
+    assert all(worker["name"].split("@")[0] in table for worker in workers)
+    assert lanes == {"interactive": 0, "bulk": 0}
+
+
+def test_settings_tell_both_sides_and_where_each_value_came_from(rerankq: Command, stack: LocalStack) -> None:
+    settings = json.loads(rerankq.run("settings", "--json").out)
+
+    broker = settings["client"]["RERANKQ_BROKER_URL"]
+    assert broker["source"] == "environment"
+    assert settings["worker"]["RERANKQ_BROKER_URL"] == broker
+    assert settings["client"]["RERANKQ_RESULT_TTL_SECONDS"] == {"value": 3600, "source": "default"}
+    password = stack.broker_url.split("@")[0].removeprefix("redis://:")
+    assert password not in json.dumps(settings)
+
+
+def test_a_misspelt_setting_is_named_with_the_right_one(rerankq_alone: Command) -> None:
+    rerankq_alone.environment["RERANKQ_BROKER_ULR"] = "redis://elsewhere/0"
+
+    done = rerankq_alone.run("lanes", exit_code=2)
+
+    assert "RERANKQ_BROKER_ULR; did you mean RERANKQ_BROKER_URL?" in done.err
+
+
+def test_a_dead_letter_is_listed_shown_and_dropped_without_a_word_of_its_text(
+    rerankq: Command, stack: LocalStack
+) -> None:
+    with redis_client(stack.broker_url, 10) as redis:
+        redis.lpush("rerankq.bulk", b"no message at all: secret-word")
+        wait_until(lambda: DeadLetters(redis).count() == 1)
+
+    letter = json.loads(rerankq.run("dead", "list", "--json").out)[0]
+    shown = rerankq.run("dead", "show", letter["id"]).out
+    body = rerankq.run("dead", "show", letter["id"], "--message").out
+    refused = rerankq.run("dead", "retry", letter["id"], exit_code=2)
+    rerankq.run("dead", "drop", letter["id"])
+
+    assert letter["reason"] in " ".join(shown.split())
+    assert "secret-word" in body
+    assert "secret-word" not in shown + refused.err + json.dumps(letter)
+    assert rerankq.run("dead", "list").out == "no job was given up\n"
+
+
+def test_a_job_that_was_given_up_can_be_tried_again(rerankq: Command, stack: LocalStack) -> None:
+    with stack.client() as client, redis_client(stack.broker_url, 10) as redis:
+        job_id = _submit_worn_out(client, redis)
+        wait_until(lambda: DeadLetters(redis).show(job_id) is not None)
+        with pytest.raises(JobFailed):
+            client.job(job_id).result(60)
+
+    rerankq.run("dead", "retry", job_id)
+
+    assert json.loads(rerankq.run("result", job_id, "--timeout", "60", "--json").out)["scored"] == 1
+
+
+def _submit_worn_out(client: RerankClient, redis: Redis) -> str:
+    """A job whose message says that it was delivered too often already."""
+    message = outgoing_job(client.request(QUERY, [RIGHT]))
+    redis.hset(keys.job(message.job_id), mapping=message.record())
+    url = client.settings.effective_result_url
+    with celery_app("test", url, url, socket_timeout_seconds=10, result_ttl_seconds=60) as app:
+        options = message.send_options() | {"headers": {DELIVERIES_HEADER: 4}}
+        app.send_task(message.task, **options)
+    return message.job_id
+
+
+def test_a_command_with_its_own_service_starts_one_redis_and_one_worker_and_leaves_nothing(
+    rerankq_alone: Command,
+) -> None:
+    rerankq_alone.environment["RERANKQ_ENGINE_FACTORY"] = "rerankq_worker.doubles:noop"
+    started: set[psutil.Process] = set()
+
+    with rerankq_alone.start("rerank", QUERY, WRONG, RIGHT, "--local", "--json") as process:
+        while process.poll() is None:
+            started |= _children(process.pid)
+            time.sleep(0.05)
+        out, err = process.communicate()
+
+    assert json.loads(out)["scored"] == 2, err
+    assert len(started) == 2
+    assert [child for child in started if not is_gone(child.pid)] == []
+
+
+def _children(pid: int) -> set[psutil.Process]:
+    try:
+        return set(psutil.Process(pid).children())
+    except psutil.NoSuchProcess:
+        return set()
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda how: how.name)
+def test_however_a_service_is_ended_nothing_is_left_running(
+    rerankq_alone: Command, how: signal.Signals
+) -> None:
+    with rerankq_alone.start("up", "--no-flower") as process:
+        wait_until(lambda: len(psutil.Process(process.pid).children()) == 2)
+        time.sleep(0.5)  # let the worker start something of its own
+        family = psutil.Process(process.pid).children(recursive=True)
+
+        os.kill(process.pid, how)
+        process.communicate(timeout=60)
+
+    expected = {signal.SIGINT: 130, signal.SIGTERM: 128 + signal.SIGTERM, signal.SIGKILL: -signal.SIGKILL}
+    assert process.returncode == expected[how]
+    wait_until(lambda: all(is_gone(child.pid) for child in family))
+
+
+def test_a_worker_that_cannot_start_says_why(rerankq_alone: Command) -> None:
+    done = rerankq_alone.run("rerank", "q", "d", "--local", "--model", "/no/such/model", exit_code=3)
+
+    assert "ended with exit code" in done.err
+    assert "/no/such/model" in done.err
+
+
+def test_the_demo_answers_its_three_jobs_and_says_what_comes_next(rerankq_alone: Command) -> None:
+    out = rerankq_alone.run("demo").out
+
+    assert [line[:2] for line in out.splitlines() if line[1:3] == ". "] == ["1.", "2.", "3."]
+    assert "before, as they were retrieved:" in out
+    assert out.count("queue ") == 3
+    assert "rerankq model pull BAAI/bge-reranker-v2-m3" in out
+
+
+def test_what_a_job_left_in_redis_will_go_by_itself(stack: LocalStack) -> None:
+    with stack.client() as client, redis_client(stack.broker_url, 10) as redis:
+        job_id = client.submit(QUERY, [RIGHT]).job_id
+        client.job(job_id).result(60)
+
+        assert redis.ttl(keys.job(job_id)) > 0
+        assert redis.ttl(keys.result(job_id)) > 0

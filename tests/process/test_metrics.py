@@ -1,0 +1,150 @@
+"""What Prometheus reads of one host: the names that alerts and dashboard speak of, true values, no user's text."""
+
+import os
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from rerankq import RerankClient
+from rerankq.contract import keys, wire
+from rerankq.settings import ClientSettings
+from rerankq_worker import health, metrics
+from rerankq_worker.health import EngineStatus
+from rerankq_worker.settings import WorkerSettings
+from tests.deploy.test_monitoring import METRICS
+from tests.redis_server import RedisServer, free_port
+
+MARKER = "xylophonist"
+
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+@pytest.fixture(scope="module")
+def redis_server() -> Iterator[RedisServer]:
+    with RedisServer(maxmemory="64mb") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def runtime_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("run")
+
+
+@pytest.fixture(scope="module")
+def url(redis_server: RedisServer, runtime_dir: Path) -> str:
+    """Where the metrics of a host with two devices are served."""
+    settings = WorkerSettings(
+        broker_url=redis_server.url, runtime_dir=str(runtime_dir), metrics_port=free_port()
+    )
+    metrics.serve(settings, ["gpu0", "gpu1"])
+    return f"http://127.0.0.1:{settings.metrics_port}/metrics"
+
+
+def scraped(url: str) -> str:
+    with urllib.request.urlopen(url) as answer:
+        return answer.read().decode()
+
+
+def families(url: str) -> list[Metric]:
+    return list(text_string_to_metric_families(scraped(url)))
+
+
+def samples(url: str) -> Samples:
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in families(url)
+        for sample in family.samples
+    }
+
+
+def value(url: str, name: str, **labels: str) -> float:
+    return samples(url)[name, frozenset(labels.items())]
+
+
+def report(runtime_dir: Path, **fields: object) -> None:
+    known = {
+        "state": "busy",
+        "pid": os.getpid(),
+        "device": "gpu0",
+        "boot": "b",
+        "heartbeat_unix": time.time(),
+    }
+    health.write(runtime_dir / "gpu0.json", EngineStatus(**{**known, **fields}))  # type: ignore[arg-type]
+
+
+def test_all_that_alerts_and_dashboard_speak_of_is_served(
+    url: str, runtime_dir: Path, redis_server: RedisServer
+) -> None:
+    report(runtime_dir)
+    about = dict.fromkeys(["device", "dtype", "model", "revision"], "")
+    beat = {"seen": time.time(), "state": "ready", "lanes": ["interactive", "bulk"], **about}
+    redis_server.client().hset(keys.WORKERS, "gpu0-bulk@host", wire.encode(beat))
+
+    served = {(name, frozenset(label for label, _ in labels)) for name, labels in samples(url)}
+
+    assert {(name, frozenset(labels)) for name, labels in METRICS.items()} <= served
+
+
+def test_an_engine_is_counted_from_its_status(url: str, runtime_dir: Path) -> None:
+    report(runtime_dir, pairs=120, busy_seconds=1.5, starts=3)
+
+    assert value(url, "rerankq_engine_pairs_total", device="gpu0") == 120
+    assert value(url, "rerankq_engine_busy_seconds_total", device="gpu0") == 1.5
+    assert value(url, "rerankq_engine_starts_total", device="gpu0") == 3
+    assert value(url, "rerankq_engine_state", device="gpu0", state="busy") == 1
+    assert value(url, "rerankq_engine_state", device="gpu0", state="ready") == 0
+
+
+def test_an_engine_that_never_reported_is_down_rather_than_absent(url: str, runtime_dir: Path) -> None:
+    report(runtime_dir)
+
+    assert value(url, "rerankq_engine_up", device="gpu0") == 1
+    assert value(url, "rerankq_engine_up", device="gpu1") == 0
+
+
+def test_a_dead_engine_is_broken_whatever_its_last_words_were(url: str, runtime_dir: Path) -> None:
+    report(runtime_dir, pid=2**22 - 1)
+
+    assert value(url, "rerankq_engine_up", device="gpu0") == 0
+    assert value(url, "rerankq_engine_state", device="gpu0", state="broken") == 1
+
+
+def test_a_waiting_job_is_counted_and_aged_without_a_word_of_it(url: str, redis_server: RedisServer) -> None:
+    with RerankClient(settings=ClientSettings(broker_url=redis_server.url)) as client:
+        client.submit(MARKER, [f"{MARKER} {number}" for number in range(3)], lane="bulk")
+    time.sleep(0.1)
+
+    assert value(url, "rerankq_lane_jobs", lane="bulk") == 1
+    assert value(url, "rerankq_lane_oldest_seconds", lane="bulk") >= 0.1
+    assert value(url, "rerankq_lane_oldest_seconds", lane="interactive") == 0
+    assert MARKER not in scraped(url)
+
+
+def test_a_message_that_nobody_can_read_does_not_stop_the_metrics(
+    url: str, redis_server: RedisServer
+) -> None:
+    redis_server.client().rpush("rerankq.interactive", b"\x80\x04 no json")
+
+    assert value(url, "rerankq_lane_jobs", lane="interactive") == 1
+    assert ("rerankq_lane_oldest_seconds", frozenset({("lane", "interactive")})) not in samples(url)
+
+
+def test_the_limit_of_the_broker_is_told_beside_its_memory(url: str) -> None:
+    assert value(url, "rerankq_broker_memory_limit_bytes") == 64 * 1024 * 1024
+    assert value(url, "rerankq_broker_memory_bytes") > 0
+
+
+def test_a_redis_that_is_away_leaves_the_engines_to_be_seen(url: str, redis_server: RedisServer) -> None:
+    redis_server.freeze()
+    try:
+        seen = samples(url)
+    finally:
+        redis_server.thaw()
+
+    assert ("rerankq_engine_up", frozenset({("device", "gpu0")})) in seen
+    assert not any(name.startswith("rerankq_lane") for name, _ in seen)
