@@ -1,5 +1,7 @@
 """The three ways of attention give the same numbers, on the CPU too."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,10 @@ LENGTHS = [(3, 3, 3), (9, 4, 4, 1), (1,), (1, 1), (2, 7)]
 
 
 def packed_of(lengths: tuple[int, ...]) -> Packed:
-    return pack([np.arange(4, 4 + n, dtype=np.int32) for n in lengths], torch.device("cpu"))
+    """Without the fillers that a batch on a CPU ends with."""
+    packed = pack([np.arange(4, 4 + n, dtype=np.int32) for n in lengths], torch.device("cpu"))
+    tokens = sum(lengths)
+    return replace(packed, token_ids=packed.token_ids[:tokens], positions=packed.positions[:tokens])
 
 
 def projections(lengths: tuple[int, ...], queries: int) -> list[torch.Tensor]:
@@ -76,3 +81,21 @@ def test_neighbours_of_one_length_share_a_run() -> None:
         (2, 1, 2, 8),
         (3, 1, 4, 10),
     ]
+
+
+def test_batches_on_a_cpu_have_few_different_sizes() -> None:
+    """oneDNN keeps compiled code for every number of tokens: that is memory, and a wait whenever a number is new."""
+    sizes = {
+        len(pack([np.zeros(n, dtype=np.int32)], torch.device("cpu")).token_ids) for n in range(1, 8193, 7)
+    }
+
+    assert len(sizes) <= 88
+
+
+@pytest.mark.parametrize("length", [1, 31, 32, 33, 1024, 1025])
+def test_fillers_follow_the_last_row_and_belong_to_none(length: int) -> None:
+    packed = pack([np.full(length, 5, dtype=np.int32)], torch.device("cpu"))
+
+    assert packed.offsets.tolist() == [0, length]
+    assert packed.token_ids.tolist() == [5] * length + [0] * (len(packed.token_ids) - length)
+    assert len(packed.positions) == len(packed.token_ids)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rerankq_worker.engine.packing import Packed
+from rerankq_worker.model_files import FIRST_POSITION
 
 SM80 = (8, 0)  # Ampere: what flash attention's variable-length kernels need
 
@@ -34,7 +35,7 @@ def choose_attention(device: torch.device, body: torch.dtype) -> Attention:
 
 def per_row(queries: Tensor, keys: Tensor, values: Tensor, packed: Packed) -> Tensor:
     """One call per run of equal lengths: on a CPU the calls cost little and padding costs much."""
-    out = torch.empty_like(queries, memory_format=torch.contiguous_format)
+    out = torch.zeros_like(queries, memory_format=torch.contiguous_format)  # zeros for the fillers
     all_ask = len(queries) == len(keys)
     for run in packed.runs:
         asking = run.tokens if all_ask else slice(run.first_row, run.first_row + run.rows)
@@ -45,12 +46,18 @@ def per_row(queries: Tensor, keys: Tensor, values: Tensor, packed: Packed) -> Te
 
 
 def padded(queries: Tensor, keys: Tensor, values: Tensor, packed: Packed) -> Tensor:
-    """One call on rows padded to the longest, the padding masked: for GPUs without a variable-length kernel."""
+    """One call on rows padded to the longest, the padding masked: for GPUs without a variable-length kernel.
+
+    For batches without fillers, as they are on CUDA.
+    """
     rows, longest = len(packed.lengths), max(packed.lengths)
-    lengths = packed.offsets.diff()
-    columns = torch.arange(longest, device=queries.device)
+    lengths, columns = packed.offsets.diff(), torch.arange(longest, device=queries.device)
     mask = columns < lengths[:, None]  # [n, longest]
-    slots = (torch.arange(rows, device=queries.device)[:, None] * longest + columns)[mask]  # [T]
+    every_row = torch.arange(rows, device=queries.device)
+    row_of = torch.repeat_interleave(
+        every_row, lengths, output_size=sum(packed.lengths)
+    )  # size given: no waiting
+    slots = row_of * longest + packed.positions - FIRST_POSITION  # [T]
     all_ask = len(queries) == len(keys)
     q = _spread(queries, slots, rows, longest) if all_ask else _heads_first(queries, rows)
     k, v = _spread(keys, slots, rows, longest), _spread(values, slots, rows, longest)

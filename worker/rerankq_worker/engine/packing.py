@@ -9,6 +9,10 @@ import torch
 from rerankq_worker.model_files import FIRST_POSITION
 from rerankq_worker.tokenizer import TokenIds
 
+SHORT_BATCH_TOKENS = 1_024
+SHORT_STEP = 32  # batches on a CPU have a multiple of this many tokens
+LONG_STEP = 128
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -26,7 +30,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A batch: T tokens of n rows, and the offsets that tell them apart."""
+    """A batch: T tokens, those of n rows and perhaps a few fillers after them, and the offsets that tell them apart."""
 
     token_ids: torch.Tensor
     """int32, [T], on the device."""
@@ -45,14 +49,20 @@ class Packed:
 
 
 def pack(rows: Sequence[TokenIds], device: torch.device) -> Packed:
-    """The rows as one batch on the device, in the order given; one copy to the device."""
+    """The rows as one batch on the device, in the order given; one copy to the device.
+
+    On a CPU up to 31 tokens (127 in long batches) that belong to no row follow the last one: oneDNN keeps compiled
+    code for every number of tokens it has seen, hundreds of megabytes of it where each batch has a number of its own.
+    """
     lengths = [len(row) for row in rows]
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    tokens = int(offsets[-1])
-    positions = np.arange(tokens) - np.repeat(offsets[:-1], lengths) + FIRST_POSITION
-    on_host = torch.from_numpy(np.concatenate([*rows, positions, offsets]).astype(np.int32))
+    positions = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths) + FIRST_POSITION
+    filler = np.zeros(_filler_tokens(int(offsets[-1])) if device.type == "cpu" else 0)
+    parts = [*rows, filler, positions, filler + FIRST_POSITION, offsets]
+    on_host = torch.from_numpy(np.concatenate(parts).astype(np.int32))
     if device.type == "cuda":  # from pinned memory the copy does not wait for the kernels in flight
         on_host = on_host.pin_memory()
+    tokens = len(positions) + len(filler)
     on_device = on_host.to(device, non_blocking=True)
     return Packed(
         token_ids=on_device[:tokens],
@@ -61,6 +71,10 @@ def pack(rows: Sequence[TokenIds], device: torch.device) -> Packed:
         lengths=lengths,
         runs=_runs(lengths),
     )
+
+
+def _filler_tokens(tokens: int) -> int:
+    return -tokens % (SHORT_STEP if tokens <= SHORT_BATCH_TOKENS else LONG_STEP)
 
 
 def _runs(lengths: Sequence[int]) -> list[Run]:
