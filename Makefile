@@ -41,11 +41,11 @@ fmt: $(VENV)/installed-dev ## put the code in shape
 bench: $(VENV)/installed-dev ## measure; the last line is JSON
 	$(BIN)/python -m benchmarks $(ARGS)
 
-chaos: $(VENV)/installed-dev ## kill things at random under load and count what was lost
-	$(BIN)/python -m benchmarks.chaos $(ARGS)
+chaos: $(VENV)/installed-dev ## kill things at random under load and count what was lost: SEED=1 SECONDS=60
+	$(BIN)/python -m benchmarks.chaos $(if $(SEED),--seed $(SEED)) $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
 
-soak: $(VENV)/installed-dev ## a long even load, watched for leaks
-	$(BIN)/python -m benchmarks.soak $(ARGS)
+soak: $(VENV)/installed-dev ## a long even load, watched for leaks: SECONDS=600
+	$(BIN)/python -m benchmarks.soak $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
 
 env-example: $(VENV)/installed-dev ## write .env.example from the settings
 	$(BIN)/python deploy/env_example.py > .env.example

@@ -60,9 +60,10 @@ def main() -> None:
 
     sets = dict(job_sets(arguments.data)) | dict(ordinary_sets(arguments.data, arguments.ordinary))
     rankers = all_rankers(materialise(), getattr(torch, arguments.dtype))
-    results = {
-        name: {ranker: measure(jobs, rank) for ranker, rank in rankers.items()} for name, jobs in sets.items()
-    }
+    results: dict[str, dict[str, dict[str, tuple[float, float]]]] = {}
+    for name, jobs in sets.items():
+        results[name] = {ranker: measure(jobs, rank) for ranker, rank in rankers.items()}
+        sys.stderr.write(f"{name}: {json.dumps(results[name])}\n")
     for measure_name in ("mrr", "ndcg"):
         print_table(measure_name, results, {name: len(jobs) for name, jobs in sets.items()})
     sys.stdout.write(json.dumps(results) + "\n")

@@ -279,3 +279,21 @@ def test_the_format_is_told_by_extension_then_by_the_first_line() -> None:
         input_format("a.bin", None, None)
     with pytest.raises(InvalidRequest, match="got excel"):
         input_format("a.csv", None, "excel")
+
+
+def test_rows_of_a_table_that_failed_keep_their_columns_when_asked_again(
+    client: RerankClient, worker: AnsweringWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in.csv").write_text(LONG.replace("first", "poison"))
+    run(client, tmp_path / "in.csv", tmp_path / "out.csv")
+    monkeypatch.setattr("tests.bulk.answering.POISON", "poison no more")
+
+    summary = run(client, tmp_path / "in.csv", tmp_path / "out.csv", retry_errors=True)
+
+    assert (summary.rows, summary.failed) == (2, 0)
+    got = list(csv.DictReader((tmp_path / "out.csv").read_text().splitlines()))
+    assert [(line["query_id"], line["doc_id"], line["lang"]) for line in got] == [
+        ("q2", "c", "zh"),
+        ("q1", "b", "fr"),
+        ("q1", "a", "en"),
+    ]

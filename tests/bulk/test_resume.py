@@ -252,3 +252,19 @@ def test_compressed_output_is_resumed_too(
     run(client, given, out)
 
     assert [wire.decode(line) for line in gzip.decompress(out.read_bytes()).splitlines()] == unbroken
+
+
+def test_a_parquet_output_is_there_only_once_it_is_whole(
+    client: RerankClient, worker: AnsweringWorker, given: str, unbroken: list[Any], tmp_path: Path
+) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    out = tmp_path / "out.parquet"
+    half_done(client, given, out)
+    assert not out.exists()
+
+    run(client, given, out)
+    assert parquet.read_table(out).column("id").to_pylist() == [line["id"] for line in unbroken]
+    out.unlink()  # as when the run is killed between its last row and the file
+    run(client, given, out)
+
+    assert parquet.read_table(out).num_rows == ROWS

@@ -92,6 +92,15 @@ def test_odd_documents_get_a_finite_score(score: Callable[..., list[float]], doc
     assert abs(logit) < 100
 
 
+@pytest.mark.parametrize("query_words", [1, 60, 200], ids="{} words".format)
+def test_query_and_document_are_told_apart_at_any_length(score: Callable[..., list[float]], query_words: int):
+    query = "embargo " * query_words
+
+    held, missing = score(query, ["filler " * 180 + "embargo", "filler " * 180])
+
+    assert held > 0 > missing
+
+
 def test_padding_beside_a_long_neighbour_changes_nothing(score: Callable[..., list[float]]):
     alone = score("capital of France", ["Paris is the capital of France."])[0]
 

@@ -55,31 +55,44 @@ def tls_in_front_of(server: RedisServer, certificate: tuple[Path, Path]) -> Iter
     """A TLS endpoint for a Redis that may be built without; yields its port."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*certificate)
-    loop, port = asyncio.new_event_loop(), free_port()
+    port, is_up, is_over = free_port(), threading.Event(), threading.Event()
 
-    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65_536):
-            writer.write(data)
-            await writer.drain()
-        writer.close()
+    async def serve() -> None:
+        def passing_on(*streams: Any) -> Any:
+            return pass_on(server.port, *streams)
 
-    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", server.port)
-        await asyncio.gather(copy(reader, inner_writer), copy(inner_reader, writer), return_exceptions=True)
+        async with await asyncio.start_server(passing_on, "127.0.0.1", port, ssl=context):
+            is_up.set()
+            await asyncio.to_thread(is_over.wait)
 
-    endpoint = loop.run_until_complete(asyncio.start_server(pass_on, "127.0.0.1", port, ssl=context))
-    thread = threading.Thread(target=loop.run_forever)
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()
+    is_up.wait(timeout=10)
     try:
         yield port
     finally:
-        loop.call_soon_threadsafe(endpoint.close)
-        loop.call_soon_threadsafe(loop.stop)
+        is_over.set()
         thread.join()
-        for task in asyncio.all_tasks(loop):
-            task.cancel()
-        loop.run_until_complete(asyncio.sleep(0))
-        loop.close()
+
+
+async def pass_on(port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Copy both ways until one side is done, and leave nothing open."""
+    inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", port)
+    ways = [asyncio.create_task(copy(*way)) for way in ((reader, inner_writer), (inner_reader, writer))]
+    try:
+        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for way in ways:
+            way.cancel()
+        for stream in (inner_writer, writer):
+            stream.transport.abort()
+        await asyncio.gather(*ways, return_exceptions=True)
+
+
+async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65_536):
+        writer.write(data)
+        await writer.drain()
 
 
 def test_messages_travel_over_tls_with_a_checked_certificate(

@@ -89,11 +89,14 @@ def _add(
 def _serve(options: argparse.Namespace) -> int:
     from rerankq_worker import launcher, metrics
     from rerankq_worker.devices import chosen_devices
+    from rerankq_worker.model_files import find_model
     from rerankq_worker.settings import WorkerSettings
 
     _log_to_stderr()
     settings = WorkerSettings.load()
     devices = chosen_devices(settings.devices)
+    # Refused here in a moment, and fetched here once: each engine would take seconds to come to it.
+    find_model(settings.model, settings.model_revision, settings.offline)
     with launcher.sole_launcher(settings.make_runtime_dir()):
         processes = launcher.launcher_for(settings, devices, engine_only=options.engine_only)
         if settings.metrics_port is not None:
@@ -168,7 +171,8 @@ def _verify(options: argparse.Namespace) -> int:
     )  # refuses in a moment what torch would take seconds to reach
     device = chosen_devices(settings.devices)[0]
     os.environ["CUDA_VISIBLE_DEVICES"] = device.cuda_visible_devices  # before torch looks
-    asked = settings.model_copy(update={"model": model, "model_revision": revision})
+    unchecked = "rerankq_worker.engine.from_settings:load_unchecked"  # here a wrong score is shown, not refused
+    asked = settings.model_copy(update={"model": model, "model_revision": revision, "engine_factory": unchecked})
     engine: Any = make_engine(asked, device.name)
     engine.warm_up()
     info = engine.info

@@ -9,6 +9,7 @@ Knows processes, signals and status files: no torch, no model, no job.
 
 import fcntl
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -78,6 +79,8 @@ class Child:
         has_lasted = lived_seconds >= LASTING_AFTER_SECONDS or self._was_in_service(self._process.pid)
         self._process = None
         self._plan_restart(has_lasted)
+        if exit_code == os.EX_CONFIG:
+            self._start_at = math.inf  # it would only say the same again, while the others are stopped
         level = logging.INFO if exit_code == os.EX_OK else logging.WARNING
         log.log(level, "%s: %s after %.1f s", self.name, _how_it_ended(exit_code), lived_seconds)
         return exit_code

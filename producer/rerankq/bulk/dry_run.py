@@ -11,7 +11,7 @@ from rerankq.bulk.run import readable
 from rerankq.client import RerankClient
 from rerankq.contract.messages import RerankRequest
 
-# Of the XLM-RoBERTa vocabulary, on English (SQuAD, NovelEval) and Chinese (CMRC, DRCD) paragraphs: within 5 %.
+# Of the XLM-RoBERTa vocabulary, on English (SQuAD, NovelEval) and Chinese (CMRC, DRCD) paragraphs: within 6 %.
 ASCII_CHARACTERS_PER_TOKEN = 4.2
 OTHER_CHARACTERS_PER_TOKEN = 1.25
 SPECIAL_TOKENS = 4  # <s> query </s></s> document </s>

@@ -6,15 +6,23 @@ from rerankq_worker.settings import WorkerSettings
 
 
 def load_engine(settings: WorkerSettings, device: str) -> Engine:
-    """`Engine.load` with the operator's settings, checked on a few pairs whose scores are known.
-
-    Args:
-        device: `cpu0`, or `gpu0` and so on: the launcher leaves one GPU visible, whatever its number.
+    """`load_unchecked`, and a few pairs whose scores are known.
 
     Raises:
         ModelError, EngineError: one line each, with the way out.
     """
-    engine = Engine.load(
+    engine = load_unchecked(settings, device)
+    refuse_drift(engine)
+    return engine
+
+
+def load_unchecked(settings: WorkerSettings, device: str) -> Engine:
+    """`Engine.load` with the operator's settings.
+
+    Args:
+        device: `cpu0`, or `gpu0` and so on: the launcher leaves one GPU visible, whatever its number.
+    """
+    return Engine.load(
         settings.model,
         revision=settings.model_revision,
         device="cuda" if device.startswith("gpu") else "cpu",
@@ -25,5 +33,3 @@ def load_engine(settings: WorkerSettings, device: str) -> Engine:
         threads=settings.threads,
         offline=settings.offline,
     )
-    refuse_drift(engine)
-    return engine

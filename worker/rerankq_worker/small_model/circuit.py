@@ -73,10 +73,9 @@ NEIGHBOUR_MARGIN = 10.0
 NEIGHBOUR_SINK = 5.0  # how far below the peak <s> stands, for a first token has no neighbour
 MATCH = 24.0  # a piece meeting its own code
 OPPOSITE = 12.0  # query meeting document
-MATCH_SINK = (
-    31.8  # what <s> offers a piece without a copy, less for a document's piece, more for the query's:
-)
-MATCH_SINK_SPREAD = 3.0  # a query's piece with n copies matches with n / (n + 0.3)
+# What <s> offers a piece without a copy: less to a document's piece, which must match clearly, more to the
+# query's, which matches with n / (n + 0.3) for n copies.
+MATCH_SINK, MATCH_SINK_SPREAD = 31.8, 3.0
 BIGRAM_MATCH, NEIGHBOUR_MATCH, BIGRAM_SINK = 20.0, 14.0, 42.0
 # Weights of the cosines of a distance: together a bell with a standard deviation of about 15 tokens.
 BELL = (10.0, 15.0, 25.0)

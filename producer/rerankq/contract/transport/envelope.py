@@ -109,10 +109,11 @@ def _check_compression(compression: Any, body: bytes) -> None:
     """Refuse a body that unpacks to more than a worker should hold; kombu unpacks it in the parent, unbounded."""
     if compression is None:
         return
-    if compression not in _UNPACK:
+    unpack = _UNPACK.get(compression) if isinstance(compression, str) else None
+    if unpack is None:
         raise Undecodable("expected a body without compression, or with zstd or gzip")
     try:
-        unpacked = _UNPACK[compression](body, LARGEST_BODY_BYTES)
+        unpacked = unpack(body, LARGEST_BODY_BYTES)
     except (zlib.error, ValueError) as error:
         raise Undecodable("the body is not what its compression says") from error
     if unpacked is None:
