@@ -20,12 +20,6 @@ runpy.run_module("rerankq_worker", run_name="__main__")
 """
 
 
-not_yet = pytest.mark.xfail(
-    reason="`rerankq-worker` has no pull and no health yet; remove this mark with them"
-)
-
-
-@not_yet
 @pytest.mark.parametrize("verb", ["health", "pull"])
 def test_a_command_that_compose_runs_is_there(verb: str) -> None:
     command = [sys.executable, "-m", "rerankq_worker", verb, "--help"]
@@ -35,7 +29,6 @@ def test_a_command_that_compose_runs_is_there(verb: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@not_yet
 def test_a_model_is_pulled_where_torch_is_not_installed(tmp_path: Path) -> None:
     environment = {**os.environ, "RERANKQ_MODEL": "small", "RERANKQ_CACHE_DIR": str(tmp_path)}
 
