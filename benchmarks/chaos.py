@@ -4,7 +4,7 @@ Every accepted job must end in one ranking or one named error. The engine is a d
 scores, so repetitions are counted where they cost something. The last line is one JSON document:
 
     accepted, answered      jobs (a pack is one) whose submission returned; those that ended in an answer
-    never_answered          the difference, after everything was left in peace for PATIENCE_SECONDS
+    never_answered          the difference, when nothing more was answered for PATIENCE_SECONDS in peace
     ranked                  of the answered, those that ended in a ranking rather than a named error
     extra_runs              per job the times its most often scored row was scored beyond the first, summed
     poison_max_attempts     how often the worst job that kills its child, its worker or the engine was begun
@@ -41,7 +41,7 @@ KILLS_THE_ENGINE = "kraken"
 PATIENCE_SECONDS = 90.0
 RECOVERS_WITHIN_SECONDS = 120.0
 LEASE_SECONDS = 3.0
-POISON_EVERY_SECONDS = 15.0
+POISON_EVERY_SECONDS = 20.0
 LIMITS = {f"{lane}_{kind}_limit_seconds": 100 for lane in LANES for kind in ("soft", "hard")}
 POISONS = (KILLS_ITS_CHILD, KILLS_THE_ENGINE, KILLS_ITS_WORKER)
 ENDED = ("done", "failed", "dead", "expired", "cancelled")
@@ -71,9 +71,9 @@ class Load:
         """Begin to submit."""
         kinds: list[tuple[float, Callable[[int], None]]] = [
             (0.15, lambda n: self._job(f"interactive {n}", 8, "interactive")),
-            (0.25, lambda n: self._job(f"bulk {n}", 20, "bulk")),
-            (1.0, lambda n: self._pack(f"pack {n}", 6)),
-            (4.0, lambda n: self._job(f"long {n}", 400, "bulk")),
+            (0.5, lambda n: self._job(f"bulk {n}", 20, "bulk")),
+            (2.0, lambda n: self._pack(f"pack {n}", 6)),
+            (8.0, lambda n: self._job(f"long {n}", 400, "bulk")),
             (POISON_EVERY_SECONDS, self._poison),
         ]
         self._runs = [self._threads.submit(self._produce, *kind) for kind in kinds]
@@ -229,12 +229,15 @@ def _recovery(client: RerankClient, lane: Lane, struck_at: float) -> float:
 
 
 def _in_peace(client: RerankClient, ledger: Ledger, say: Callable[[str], None]) -> set[str]:
-    """Wait for what is accepted and not answered; what remains of it."""
+    """Wait for what is accepted and not answered, as long as there is progress; what remains of it."""
     waiting = set(ledger.accepted)
     give_up_at = time.monotonic() + PATIENCE_SECONDS
     while waiting and time.monotonic() < give_up_at:
+        before = len(waiting)
         with contextlib.suppress(BrokerUnavailable):
             waiting -= {job_id for job_id in waiting if client.status(job_id).state in ENDED}
+        if len(waiting) < before:
+            give_up_at = time.monotonic() + PATIENCE_SECONDS
         say(f"left in peace: {len(waiting)} of {len(ledger.accepted)} not answered yet")
         time.sleep(2 if waiting else 0)
     for job_id in waiting:

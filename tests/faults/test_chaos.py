@@ -1,4 +1,4 @@
-"""Case z: a minute of everything at random. The long form is `make chaos`."""
+"""Case z: half a minute of everything at random, and the time to recover. The long form is `make chaos`."""
 
 import pytest
 
@@ -6,8 +6,8 @@ from benchmarks import chaos
 
 
 @pytest.mark.timeout(300)
-def test_every_job_accepted_in_a_minute_of_mixed_faults_is_answered() -> None:
-    counts = chaos.run(seed=1, seconds=45)
+def test_every_job_accepted_in_a_storm_of_faults_is_answered() -> None:
+    counts = chaos.run(seed=1, seconds=30)
 
     assert counts["accepted"] > 50
     assert counts["never_answered"] == 0

@@ -171,8 +171,12 @@ def _verify(options: argparse.Namespace) -> int:
     )  # refuses in a moment what torch would take seconds to reach
     device = chosen_devices(settings.devices)[0]
     os.environ["CUDA_VISIBLE_DEVICES"] = device.cuda_visible_devices  # before torch looks
-    unchecked = "rerankq_worker.engine.from_settings:load_unchecked"  # here a wrong score is shown, not refused
-    asked = settings.model_copy(update={"model": model, "model_revision": revision, "engine_factory": unchecked})
+    unchecked = (
+        "rerankq_worker.engine.from_settings:load_unchecked"  # here a wrong score is shown, not refused
+    )
+    asked = settings.model_copy(
+        update={"model": model, "model_revision": revision, "engine_factory": unchecked}
+    )
     engine: Any = make_engine(asked, device.name)
     engine.warm_up()
     info = engine.info
