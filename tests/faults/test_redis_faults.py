@@ -126,6 +126,7 @@ def test_a_full_redis_refuses_producers_and_still_drains(service: Service, clien
             redis.config_set("maxmemory", 0)
 
     assert answered == [True] * 10
+    time.sleep(1.1)
     client.submit("after it was full", ["a"], lane="bulk").result(30)
 
 

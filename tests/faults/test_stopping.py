@@ -48,7 +48,9 @@ def test_a_second_signal_hands_back_at_once(stopping: Service) -> None:
 
     launcher = stopping.launcher()
     launcher.send_signal(signal.SIGTERM)
+    time.sleep(0.5)  # two signals at the same moment are one
     launcher.send_signal(signal.SIGTERM)
+    launcher.wait(30)  # a third would not wait for the hand-over
     stopping.stop_launcher()
 
     stopping.start_launcher()
