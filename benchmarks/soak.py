@@ -19,7 +19,7 @@ from rerankq import RerankClient
 from rerankq.contract.messages import Lane
 from tests.service import Service
 
-WARM_UP_SECONDS = 5.0
+WARM_UP_SECONDS = 3.0
 LOOK_EVERY_SECONDS = 5.0
 LIVE_FOR_EVER = (  # the short list of keys that are meant to: queues, leases, who is there
     *("rerankq.interactive", "rerankq.bulk", "rerankq.interactive.bell", "rerankq.bulk.bell"),

@@ -22,6 +22,7 @@ def service() -> Iterator[Service]:
         engine=f"tests.witness:engine?batch_ms=20&pair_ms=2&load_ms=1000&{temper}",
         max_batch_pairs=8,
         stuck_after_seconds=2,
+        drain_seconds=1,
         lease_seconds=LEASE_SECONDS,
     ) as running:
         yield running

@@ -144,7 +144,7 @@ def test_a_job_that_kills_its_process_is_set_aside_after_three_attempts_and_repl
     assert job.status().state == "dead"
     with service.redis.client() as redis:
         letters = DeadLetters(redis)
-        assert job.job_id in [letter.id for letter in letters.list()]
+        service.wait_until(lambda: job.job_id in [letter.id for letter in letters.list()])
         redis.delete(keys.result(job.job_id))
         assert letters.retry(job.job_id)
     assert job.result(60).complete
