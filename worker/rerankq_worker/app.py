@@ -24,7 +24,7 @@ from rerankq.contract.broker import PACK_TASK, RERANK_TASK, celery_app, lane_of
 from rerankq.contract.errors import DeadlineExceeded, InvalidRequest, JobFailed, RerankError, to_wire
 from rerankq.contract.messages import Ranking
 from rerankq.contract.stores import redis_client
-from rerankq_worker.attempts import AttemptPolicy, consumer_with
+from rerankq_worker.attempts import AnsweringTask, AttemptPolicy, consumer_with
 from rerankq_worker.engine_client import EngineAway, EngineClient
 from rerankq_worker.job import Job, JobRunner, Superseded, stop_time
 from rerankq_worker.job_store import JobStore
@@ -90,7 +90,7 @@ def _attempt_policy(app: Celery, settings: WorkerSettings) -> AttemptPolicy:
 
 
 def _add_tasks(app: Celery) -> None:
-    options: dict[str, Any] = {"bind": True, "shared": False, "throws": (RerankError,)}
+    options: dict[str, Any] = {"bind": True, "shared": False, "base": AnsweringTask, "throws": (RerankError,)}
     app.task(name=RERANK_TASK, **options)(rerank)
     app.task(name=PACK_TASK, **options)(rerank_pack)
 

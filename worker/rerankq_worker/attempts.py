@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import redis
 from billiard.einfo import ExceptionWithTraceback
+from celery import Task
 from celery.exceptions import BackendError, TimeLimitExceeded
 from celery.worker import consumer as celery_consumer
 from celery.worker import request as celery_request
@@ -109,6 +110,31 @@ class Request(celery_request.Request):
             return
         qos.bury(message.delivery_tag, _letter(message, error))
         self.acknowledged = True
+
+
+class AnsweringTask(Task):  # pyright: ignore[reportMissingTypeArgument]
+    """A task whose stored failures are its own.
+
+    When an answer cannot be stored, Celery's child stores that as the answer as soon as Redis is back. It is none: the
+    parent gives the message back, and the next attempt answers.
+    """
+
+    @property  # Celery's own can be set, and never is
+    def backend(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The result backend, deaf to failures of itself."""
+        return _Answers(self.app.backend)
+
+
+class _Answers:
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def mark_as_failure(self, task_id: str, exc: BaseException, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(exc, STORE_ERRORS):
+            self._backend.mark_as_failure(task_id, exc, *args, **kwargs)
 
 
 def _is_passing(error: BaseException) -> bool:
