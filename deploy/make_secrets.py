@@ -13,7 +13,7 @@ from pathlib import Path
 DIRECTORY = Path(__file__).parent / "secrets"
 
 # What rerankq and Celery need of Redis, and no more: neither FLUSHALL nor KEYS nor CONFIG SET.
-RIGHTS = "~* &* +@all -@admin -@dangerous +info +config|get +client|setinfo +client|setname +client|id +client|list"
+RIGHTS = "~* &* +@all -@admin -@dangerous +info +config|get +client|setname +client|id +client|list"
 USERS = """\
 user default off
 user rerankq on >{redis} {rights}

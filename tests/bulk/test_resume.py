@@ -65,7 +65,7 @@ def test_a_client_killed_twice_loses_nothing_and_nothing_is_scored_twice(
     order: str,
 ) -> None:
     out = tmp_path / "out.jsonl"
-    with AnsweringWorker(redis_server, seconds_per_pack=0.03) as worker:
+    with AnsweringWorker(redis_server, seconds_per_pack=0.08) as worker:
         for _ in range(2):
             process = start(redis_server.url, given, out, order)
             size = out.stat().st_size if out.exists() else 0

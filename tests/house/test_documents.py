@@ -44,7 +44,9 @@ def test_every_verb_and_command_that_a_document_names_exists(document: Path) -> 
 
 
 def test_make_alone_lists_every_verb() -> None:
-    listed = subprocess.run(["make"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        ["make", "--no-print-directory"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    ).stdout
 
     assert {line.split()[1] for line in listed.splitlines()} == _verbs()
 

@@ -95,8 +95,9 @@ def _serve(options: argparse.Namespace) -> int:
     _log_to_stderr()
     settings = WorkerSettings.load()
     devices = chosen_devices(settings.devices)
-    # Refused here in a moment, and fetched here once: each engine would take seconds to come to it.
-    find_model(settings.model, settings.model_revision, settings.offline)
+    if settings.engine_factory == WorkerSettings.model_fields["engine_factory"].default:
+        # Refused here in a moment, and fetched here once: each engine would take seconds to come to it.
+        find_model(settings.model, settings.model_revision, settings.offline)
     with launcher.sole_launcher(settings.make_runtime_dir()):
         processes = launcher.launcher_for(settings, devices, engine_only=options.engine_only)
         if settings.metrics_port is not None:

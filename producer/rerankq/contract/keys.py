@@ -9,7 +9,8 @@
 | rerankq:workers          | hash   | worker name -> its last heartbeat as JSON     | pruned by age        |
 | rerankq:pace             | hash   | worker name -> seconds a job takes, by lane   | with its worker      |
 
-Celery's own: the two lanes (lists), `unacked`, `unacked_index`, `celery-task-meta-<id>`, `_kombu.*`.
+The transport's own (docs/transport.md): the two lanes and their bells, `rerankq:held`, `rerankq:leases`,
+`rerankq:delayed`, `rerankq:dead*`. Celery's own: `celery-task-meta-<id>`, `_kombu.*`.
 """
 
 PREFIX = "rerankq:"
