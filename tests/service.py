@@ -20,12 +20,13 @@ import psutil
 
 from rerankq import RerankClient
 from rerankq.settings import ClientSettings
-from rerankq_worker import health
+from rerankq_worker import health, leash
 from tests.conftest import REPOSITORY
 from tests.redis_server import RedisServer
 from tests.witness import Testimony, testimony
 
 READY_WITHIN_SECONDS = 60.0
+TIED = (sys.executable, "-I", "-S", leash.__file__)  # a test run that is killed leaves no service behind
 DIES_WITHIN_SECONDS = 30.0
 
 
@@ -107,7 +108,13 @@ class Service:
         """Start the worker side; by default wait until it takes jobs."""
         with self.log_file.open("ab") as log:
             self._launcher = subprocess.Popen(
-                [sys.executable, "-m", "tests.launch" if self._app else "rerankq_worker"],
+                [
+                    *TIED,
+                    str(os.getpid()),
+                    sys.executable,
+                    "-m",
+                    "tests.launch" if self._app else "rerankq_worker",
+                ],
                 cwd=REPOSITORY,
                 env=self.environment,
                 stdout=log,
