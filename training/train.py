@@ -25,9 +25,9 @@ from rerankq_worker.small_model import circuit, materialise
 
 SEED = 20261122
 CANDIDATES = 8  # the right paragraph and seven others
-MAX_TOKENS = 320
+MAX_TOKENS = 256
 QUESTIONS_PER_STEP = 4
-HELD_OUT_PER_CORPUS = 25
+HELD_OUT_PER_CORPUS = 15
 LEARNING_RATE = 1e-3
 NOISE = (
     0.02  # of the feed-forward blocks' inner side; their outer side starts at zero, so step 0 is the circuit
