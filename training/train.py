@@ -108,7 +108,7 @@ def set_free(model: XLMRobertaForSequenceClassification) -> list[torch.nn.Parame
         free += [*layer.intermediate.parameters(), layer.output.dense.weight, layer.output.dense.bias]
     torch.nn.init.normal_(model.classifier.dense.weight[1:], std=NOISE)
     free += list(model.classifier.parameters())
-    words = model.roberta.embeddings.word_embeddings.weight
+    words = model.roberta.embeddings.word_embeddings.weight.requires_grad_(True)
     only_idf = torch.zeros(circuit.HIDDEN)
     only_idf[circuit.feature("log_idf")], only_idf[circuit.feature("log_idf") + 1] = 1.0, -1.0
     # The pair must stay a pair: both columns take the difference of their gradients.
