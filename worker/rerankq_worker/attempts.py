@@ -20,7 +20,7 @@ from celery import Task
 from celery.exceptions import BackendError, TimeLimitExceeded
 from celery.worker import consumer as celery_consumer
 from celery.worker import request as celery_request
-from celery.worker.state import reserved_requests, task_ready
+from celery.worker.state import active_requests, reserved_requests, task_ready
 from kombu.exceptions import OperationalError
 
 from rerankq.contract import transport
@@ -179,9 +179,11 @@ class Consumer(celery_consumer.Consumer):
         return receive_or_give_up
 
     def on_connection_error_after_connected(self, exc: Exception) -> Any:
-        transport.carry_over(
-            request.message for request in tuple(reserved_requests) if not request.acknowledged
-        )
+        waiting = {request for request in tuple(reserved_requests) if not request.acknowledged}
+        running = waiting & set(active_requests)
+        transport.carry_over(request.message for request in running)
+        # What no child has taken yet, Celery throws out of its pool and would never run.
+        transport.hand_back_later(request.message for request in waiting - running)
         with warnings.catch_warnings():
             # Celery advises to cancel running jobs here; ours are carried over.
             warnings.simplefilter("ignore", PendingDeprecationWarning)

@@ -21,7 +21,7 @@ from rerankq.contract.transport.envelope import (
     PAYLOAD_KEY_PREFIX,
     deliveries,
 )
-from rerankq.contract.transport.outage import carry_over
+from rerankq.contract.transport.outage import carry_over, hand_back_later
 from rerankq.contract.transport.qos import set_ready_gate
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "UnknownKombu",
     "carry_over",
     "deliveries",
+    "hand_back_later",
     "install",
     "set_ready_gate",
 ]

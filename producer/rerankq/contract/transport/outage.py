@@ -34,10 +34,12 @@ def carry_over(messages: Iterable[Any]) -> None:
 
     A message that its channel does not hold any more is left alone.
     """
-    for message in messages:
-        qos = getattr(message.channel, "qos", None)
-        if qos is not None:
-            _carry(qos, message.delivery_tag, None)
+    _carry_all(messages, None)
+
+
+def hand_back_later(messages: Iterable[Any]) -> None:
+    """Return these messages, uncounted, as soon as there is a connection: nobody runs their jobs."""
+    _carry_all(messages, ("hand_back", {}))
 
 
 def send_later(qos: Any, delivery_tag: str, verdict: str, arguments: dict[str, Any]) -> None:
@@ -55,6 +57,13 @@ def adopt_carried(channel: Any) -> None:
         if verdict is not None:
             name, arguments = verdict
             getattr(channel.qos, name)(tag, **arguments)
+
+
+def _carry_all(messages: Iterable[Any], verdict: tuple[str, dict[str, Any]] | None) -> None:
+    for message in messages:
+        qos = getattr(message.channel, "qos", None)
+        if qos is not None:
+            _carry(qos, message.delivery_tag, verdict)
 
 
 def _carry(qos: Any, delivery_tag: str, verdict: tuple[str, dict[str, Any]] | None) -> None:
