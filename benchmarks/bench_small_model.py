@@ -4,8 +4,8 @@
 
 Sets: every job of the four job files, and ordinary held-out questions: a fixed draw from the training
 folder, without those whose paragraph is gold in a job file. Prints one table per measure for people and, as
-its last line, one JSON document. The three weights of the small model's last layer were fitted to other
-questions of the training folder; nothing of it was fitted to these.
+its last line, one JSON document. The three weights of the small model's last layer were set near a fit to
+other questions of the training folder; no label of these entered a weight.
 """
 
 import argparse
@@ -101,7 +101,7 @@ def ordinary_sets(data: Path, count: int) -> Iterator[tuple[str, list[Job]]]:
         questions = [q for q in read_lines(path) if passages[q["gold"]] not in gold]
         random.Random(SEED).shuffle(questions)
         found = [q for q in questions if q["gold_rank"] <= 30 and q["gold"] in q["bm25"]]
-        drawn = found[-count:]  # the last layer's weights were fitted on questions from the front
+        drawn = found[-count:]  # the last layer's weights were set on questions from the front
         yield (
             f"ordinary_{name.split('_')[0]}",
             [
