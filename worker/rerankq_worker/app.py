@@ -16,7 +16,7 @@ from typing import Any
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Celery, Task
 from celery.exceptions import Ignore, Reject
-from celery.signals import task_failure, task_revoked, worker_process_init
+from celery.signals import task_failure, task_revoked, task_success, worker_process_init
 from redis.exceptions import RedisError
 
 from rerankq.contract import keys, transport, wire
@@ -24,7 +24,7 @@ from rerankq.contract.broker import PACK_TASK, RERANK_TASK, celery_app, lane_of
 from rerankq.contract.errors import DeadlineExceeded, InvalidRequest, JobFailed, RerankError, to_wire
 from rerankq.contract.messages import Ranking
 from rerankq.contract.stores import redis_client
-from rerankq_worker.attempts import AnsweringTask, AttemptPolicy, consumer_with
+from rerankq_worker.attempts import STORE_ERRORS, AnsweringTask, AttemptPolicy, consumer_with
 from rerankq_worker.engine_client import EngineAway, EngineClient
 from rerankq_worker.job import Job, JobRunner, Superseded, stop_time
 from rerankq_worker.job_store import JobStore
@@ -239,10 +239,17 @@ def _runner() -> JobRunner:
     return JobRunner(_store(), _tokenizer(), engine, engine.describe(), settings.limits)
 
 
+@task_success.connect
+def _note_success(sender: "Task[..., Any]", **_: object) -> None:
+    """A job's answer has been stored: not before, for until then this attempt may be lost."""
+    _store().finish(str(sender.request.id))
+
+
 @task_failure.connect
-def _note_failure(task_id: str, **_: object) -> None:
+def _note_failure(task_id: str, exception: BaseException, **_: object) -> None:
     """A job failed in the child, or was killed at its hard limit by the parent."""
-    _store().note_answered(task_id)
+    if not isinstance(exception, STORE_ERRORS):  # not answered: it is tried again
+        _store().note_answered(task_id)
 
 
 @task_revoked.connect

@@ -103,7 +103,6 @@ class JobRunner:
         answers = self._run(job, requests, started)
         self._pace.note(job.lane, time.perf_counter() - started)
         self._store.tell_pace(job.worker, self._pace.seconds_per_job)
-        self._store.finish(job.id)
         return answers
 
     def _run(

@@ -117,9 +117,11 @@ class JobStore:
         self._if_there(pipeline.execute, None)
 
     def finish(self, job_id: str) -> None:
-        """Note that the ranking is being given."""
+        """Note that the answer is stored, and drop what another attempt would have needed.
+
+        The payload goes with the ack.
+        """
         self.note_answered(job_id)
-        # The payload goes with the ack: until then this attempt may be lost.
         self._if_there(lambda: self._broker.delete(keys.checkpoint(job_id)), None)
 
     def note_answered(self, job_id: str) -> None:
