@@ -1,18 +1,20 @@
 """Bulk work through the whole service: queue overhead, the device kept busy, memory that does not grow.
 
-    python -m benchmarks.bench_bulk                                 all three, in a few minutes
+    python -m benchmarks.bench_bulk                                 all four, in a few minutes
     python -m benchmarks.bench_bulk memory --requests 1000000       the long form
     python -m benchmarks.bench_bulk busy --model small --jobs 40    a real engine instead of a double that sleeps
 
 overhead  requests a second with an engine that answers at once: `rerank_many` and a file in, a file out
 busy      pairs a second of jobs of 50 documents, over what the same engine does when called directly, in turns
 memory    the client's peak RSS over a long file, and its growth after the first tenth
+beside    what an interactive caller waits for 10 documents: alone, and while the device is full of bulk work
 
 The last line is JSON.
 """
 
 import argparse
 import gzip
+import itertools
 import json
 import os
 import random
@@ -20,8 +22,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +43,10 @@ SLEEPING = (
     "rerankq_worker.doubles:slow?batch_ms=10&pair_ms=0.3"  # 1,633 pairs/s in batches of 32: about an H100
 )
 DOCUMENTS = 50
+INTERACTIVE_DOCUMENTS = 10
+FULL_AFTER_SECONDS = 2.0
 MEMORY_PERIOD_SECONDS = 0.5
-PARTS = ("overhead", "busy", "memory")
+PARTS = ("overhead", "busy", "memory", "beside")
 
 CLIENT = """
 import sys
@@ -58,7 +64,9 @@ def main() -> None:
     result: dict[str, Any] = {"benchmark": "bulk", "machine": _machine()}
     for part in PARTS:
         if part in parts:
-            result[part] = {"overhead": overhead, "busy": busy, "memory": memory}[part](arguments)
+            result[part] = {"overhead": overhead, "busy": busy, "memory": memory, "beside": beside}[part](
+                arguments
+            )
             _print_table(part, result[part])
     print(json.dumps(result))
 
@@ -134,6 +142,38 @@ def memory(arguments: argparse.Namespace) -> dict[str, Any]:
         "client at the end, MB": round(samples[-2] if len(samples) > 1 else samples[-1], 1),
         "Redis peak, MB": round(redis_megabytes, 1),
     }
+
+
+def beside(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Milliseconds an interactive caller waits, without and with bulk work on the same device."""
+    with Service(engine=arguments.double, bulk_workers=arguments.workers) as service:
+        _waits(service, 20)  # warm-up
+        alone = _waits(service, arguments.calls)
+        for_ever = rerank_many(requests(10**6, DOCUMENTS), service.client)
+        with ThreadPoolExecutor(1) as threads:
+            is_over = threading.Event()
+            bulk = threads.submit(
+                lambda: sum(1 for _ in itertools.takewhile(lambda _: not is_over.is_set(), for_ever))
+            )
+            time.sleep(FULL_AFTER_SECONDS)
+            loaded = _waits(service, arguments.calls)
+            is_over.set()
+            answered = bulk.result()
+        for_ever.close()
+    return {"engine": arguments.double, "calls": arguments.calls, "bulk jobs meanwhile": answered} | {
+        f"{name}, ms, {what}": round(1000 * value, 1)
+        for what, waits in (("alone", alone), ("beside bulk", loaded))
+        for name, value in (("median", statistics.median(waits)), ("worst", max(waits)))
+    }
+
+
+def _waits(service: Service, calls: int) -> list[float]:
+    waits: list[float] = []
+    for number, request in enumerate(requests(calls, INTERACTIVE_DOCUMENTS)):
+        began = time.perf_counter()
+        service.client.rerank(f"{request['query']} asked now {number}", request["documents"], timeout=30)
+        waits.append(time.perf_counter() - began)
+    return waits
 
 
 def requests(count: int, documents: int) -> Iterator[dict[str, Any]]:
@@ -255,9 +295,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--documents", type=int, nargs="+", default=[1, 20])
     parser.add_argument("--jobs", type=int, default=200, help="of 50 documents, for `busy`")
     parser.add_argument("--rounds", type=int, default=3, help="of `busy`")
+    parser.add_argument("--calls", type=int, default=200, help="of `beside`")
     parser.add_argument("--pack-pairs", type=int, default=1024, help="of `busy`")
     parser.add_argument("--workers", type=int, default=2, help="RERANKQ_BULK_WORKERS")
-    parser.add_argument("--double", default=SLEEPING, help="for `busy`: `…doubles:slow?batch_ms=…&pair_ms=…`")
+    parser.add_argument(
+        "--double", default=SLEEPING, help="for `busy` and `beside`: `…doubles:slow?batch_ms=…&pair_ms=…`"
+    )
     parser.add_argument(
         "--model", help="for `busy`: a real model on one thread instead of the double that sleeps"
     )

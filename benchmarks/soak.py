@@ -21,6 +21,7 @@ from tests.service import Service
 
 WARM_UP_SECONDS = 3.0
 LOOK_EVERY_SECONDS = 5.0
+ACKNOWLEDGED_WITHIN_SECONDS = 0.5  # of the answer, which comes first
 LIVE_FOR_EVER = (  # the short list of keys that are meant to: queues, leases, who is there
     *("rerankq.interactive", "rerankq.bulk", "rerankq.interactive.bell", "rerankq.bulk.bell"),
     *("rerankq:held", "rerankq:leases", "rerankq:delayed", "rerankq:workers", "rerankq:pace", "rerankq:dead"),
@@ -58,6 +59,7 @@ def run(seconds: float, *, say: Callable[[str], None] = print) -> dict[str, Any]
             say(f"{over_at - time.monotonic():6.0f} s left, {last.connections} connections, {last.rss_mb}")
             time.sleep(min(LOOK_EVERY_SECONDS, max(over_at - time.monotonic(), 0)))
         answered = sum(load.result() for load in loads)
+        time.sleep(ACKNOWLEDGED_WITHIN_SECONDS)
         return {"seconds": seconds, "answered": answered} | _told(first, last) | _left(redis)
 
 

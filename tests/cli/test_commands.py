@@ -201,6 +201,21 @@ def test_a_command_with_its_own_service_starts_one_redis_and_one_worker_and_leav
     assert [child for child in started if not is_gone(child.pid)] == []
 
 
+def test_a_whole_file_is_reranked_with_nothing_else_running(rerankq_alone: Command, tmp_path: Path) -> None:
+    given, ranked, summary = (tmp_path / name for name in ("jobs.jsonl", "ranked.jsonl", "summary.json"))
+    rows = [{"id": str(n), "query": QUERY, "documents": [WRONG, RIGHT], "relevant": [1]} for n in range(20)]
+    given.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+    words = ("bulk", str(given), str(ranked), "--local", "--model", "small", "--summary-json", str(summary))
+    rerankq_alone.run(*words)
+
+    lines = [json.loads(line) for line in ranked.read_text(encoding="utf-8").splitlines()]
+    assert [line["id"] for line in lines] == [row["id"] for row in rows]
+    assert {line["results"][0]["index"] for line in lines} == {1}
+    quality = json.loads(summary.read_text(encoding="utf-8"))["quality"]
+    assert (quality["mrr_before"], quality["mrr_after"]) == (0.5, 1.0)
+
+
 def _children(pid: int) -> set[psutil.Process]:
     try:
         return set(psutil.Process(pid).children())

@@ -149,8 +149,23 @@ def test_an_answer_that_cannot_be_stored_is_not_acknowledged(
     job = client.submit("no place for the answer", documents(100), lane="bulk")
     service.wait_until(lambda: service.testimony().rows_scored("no place for the answer"))
     answers.kill()
-    time.sleep(2)
+    time.sleep(4)  # Celery gives up storing after about two
     answers.start()
+
+    assert job.result(60).complete
+
+
+def test_an_answer_that_a_full_redis_refuses_is_stored_later(
+    service: Service, client: RerankClient, answers: RedisServer
+) -> None:
+    with answers.client() as redis:
+        redis.config_set("maxmemory", 1)
+        try:
+            job = client.submit("refused its answer", documents(20), lane="bulk")
+            service.wait_until(lambda: f"job {job.job_id}: its answer could not be stored" in service.log())
+            assert job.status().state == "running"
+        finally:
+            redis.config_set("maxmemory", 0)
 
     assert job.result(60).complete
 

@@ -13,7 +13,7 @@ from celery.concurrency.asynpool import AsynPool
 
 from rerankq.contract import transport
 from rerankq_worker import attempts
-from rerankq_worker.attempts import AttemptPolicy, consumer_with
+from rerankq_worker.attempts import AnsweringTask, AttemptPolicy, consumer_with
 
 BROKER_URL = os.environ.get("TEST_BROKER_URL", "redis://127.0.0.1:1/0")
 LEASE_SECONDS = float(os.environ.get("TEST_LEASE_SECONDS", "3"))
@@ -34,7 +34,9 @@ if GATE_FILE:
 
 def make_app(broker_url: str = BROKER_URL, result_url: str | None = None, **transport_options: Any) -> Celery:
     backend = result_url or os.environ.get("TEST_RESULT_URL", broker_url)
-    app = Celery("transport-test", broker=broker_url, backend=backend, set_as_current=False)
+    app = Celery(
+        "transport-test", broker=broker_url, backend=backend, set_as_current=False, task_cls=AnsweringTask
+    )
     app.conf.update(
         broker_transport_options={
             "visibility_timeout": LEASE_SECONDS,

@@ -16,7 +16,7 @@ from typing import Any
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Celery, Task
 from celery.exceptions import Ignore, Reject
-from celery.signals import task_failure, task_revoked, worker_process_init
+from celery.signals import task_failure, task_revoked, task_success, worker_process_init
 from redis.exceptions import RedisError
 
 from rerankq.contract import keys, transport, wire
@@ -24,10 +24,10 @@ from rerankq.contract.broker import PACK_TASK, RERANK_TASK, celery_app, lane_of
 from rerankq.contract.errors import DeadlineExceeded, InvalidRequest, JobFailed, RerankError, to_wire
 from rerankq.contract.messages import Ranking
 from rerankq.contract.stores import redis_client
-from rerankq_worker.attempts import AnsweringTask, AttemptPolicy, consumer_with
+from rerankq_worker.attempts import STORE_ERRORS, AnsweringTask, AttemptPolicy, consumer_with
 from rerankq_worker.engine_client import EngineAway, EngineClient
 from rerankq_worker.job import Job, JobRunner, Superseded, stop_time
-from rerankq_worker.job_store import JobStore
+from rerankq_worker.job_store import JobStore, Known
 from rerankq_worker.model_files import ModelError, find_model
 from rerankq_worker.presence import Presence
 from rerankq_worker.settings import WorkerSettings
@@ -84,7 +84,7 @@ def _attempt_policy(app: Celery, settings: WorkerSettings) -> AttemptPolicy:
 
     def give_up(job_id: str, error: Exception) -> None:
         app.backend.mark_as_failure(job_id, error)
-        _store().note_answered(job_id)
+        _store().finish(job_id, keep_scores=True)
 
     return AttemptPolicy(max_attempts=settings.max_attempts, time_limits=limits, answer_failure=give_up)
 
@@ -98,8 +98,8 @@ def _add_tasks(app: Celery) -> None:
 def rerank(task: "Task[..., Any]", /, *extra: object, **fields: Any) -> Any:
     """The task of one request: its fields are those of `RerankRequest`."""
 
-    def answer() -> wire.Summarized:
-        ranking = _run(task, [_unpacked(extra, fields)])[0]
+    def answer(known: Known) -> wire.Summarized:
+        ranking = _run(task, known, [_unpacked(extra, fields)])[0]
         if isinstance(ranking, RerankError):
             raise ranking
         return wire.Summarized(ranking.model_dump(), ranking.summary())
@@ -110,8 +110,8 @@ def rerank(task: "Task[..., Any]", /, *extra: object, **fields: Any) -> Any:
 def rerank_pack(task: "Task[..., Any]", /, *extra: object, **fields: Any) -> Any:
     """The task of a pack: `requests`, a list of what `rerank` takes."""
 
-    def answer() -> wire.Summarized:
-        answers = _run(task, _requests_of(_unpacked(extra, fields)))
+    def answer(known: Known) -> wire.Summarized:
+        answers = _run(task, known, _requests_of(_unpacked(extra, fields)))
         failed = sum(isinstance(answer, RerankError) for answer in answers)
         body = {"answers": [_to_wire(answer) for answer in answers]}
         return wire.Summarized(body, f"pack={len(answers)} failed={failed}")
@@ -119,11 +119,12 @@ def rerank_pack(task: "Task[..., Any]", /, *extra: object, **fields: Any) -> Any
     return _guarded(task, answer)
 
 
-def _guarded(task: "Task[..., Any]", answer: Callable[[], wire.Summarized]) -> Any:
+def _guarded(task: "Task[..., Any]", answer: Callable[[Known], wire.Summarized]) -> Any:
     """The answer, or a named error: the one boundary, whatever happens."""
     job_id = str(task.request.id)
     try:
-        return _earlier_answer(task, job_id) or answer()
+        known = _store().look_up(job_id)
+        return (known.is_answered and _earlier_answer(task, job_id)) or answer(known)
     except RerankError:
         raise
     except Superseded as error:
@@ -144,8 +145,6 @@ def _guarded(task: "Task[..., Any]", answer: Callable[[], wire.Summarized]) -> A
 
 def _earlier_answer(task: "Task[..., Any]", job_id: str) -> Any:
     """What was answered already, where a producer sent the same job once more before it knew that."""
-    if not _store().is_answered(job_id):
-        return None
     try:
         meta: Any = task.backend.get_task_meta(job_id)
     except Exception:  # noqa: BLE001 - scoring it again is always right, whatever the backend raises
@@ -153,8 +152,8 @@ def _earlier_answer(task: "Task[..., Any]", job_id: str) -> Any:
     return meta["result"] if meta["status"] == "SUCCESS" else None
 
 
-def _run(task: "Task[..., Any]", requests: Sequence[Any]) -> list[Ranking | RerankError]:
-    return _runner().run(_job_of(task, requests), [_as_mapping(request) for request in requests])
+def _run(task: "Task[..., Any]", known: Known, requests: Sequence[Any]) -> list[Ranking | RerankError]:
+    return _runner().run(_job_of(task, known, requests), [_as_mapping(request) for request in requests])
 
 
 def _unpacked(extra: Sequence[object], fields: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -185,7 +184,7 @@ def _to_wire(answer: Ranking | RerankError) -> dict[str, Any]:
     return {"ranking": answer.model_dump()}
 
 
-def _job_of(task: "Task[..., Any]", requests: Sequence[Any]) -> Job:
+def _job_of(task: "Task[..., Any]", known: Known, requests: Sequence[Any]) -> Job:
     message = task.request
     lane = lane_of((message.delivery_info or {}).get("routing_key", ""))
     deadlines = [_deadline_of(request) for request in requests]
@@ -194,7 +193,8 @@ def _job_of(task: "Task[..., Any]", requests: Sequence[Any]) -> Job:
         lane=lane,
         attempt=_attempt_of(task),
         worker=str(message.hostname),
-        queued_seconds=_queued_seconds(str(message.id)),
+        queued_seconds=0.0 if known.submitted is None else max(time.time() - known.submitted, 0.0),
+        is_cancelled=known.is_cancelled,
         stop_at=stop_time(deadlines, _settings().time_limits(lane)[0]),
     )
 
@@ -206,11 +206,6 @@ def _attempt_of(task: "Task[..., Any]") -> int:
 def _deadline_of(request: Any) -> float | None:
     deadline = request.get("deadline") if isinstance(request, dict) else None
     return float(deadline) if isinstance(deadline, int | float) else None
-
-
-def _queued_seconds(job_id: str) -> float:
-    submitted = _store().submitted(job_id)
-    return 0.0 if submitted is None else max(time.time() - submitted, 0.0)
 
 
 @cache
@@ -239,16 +234,23 @@ def _runner() -> JobRunner:
     return JobRunner(_store(), _tokenizer(), engine, engine.describe(), settings.limits)
 
 
+@task_success.connect
+def _note_success(sender: "Task[..., Any]", **_: object) -> None:
+    """A job's ranking has been stored; until then this attempt could be lost."""
+    _store().finish(str(sender.request.id))
+
+
 @task_failure.connect
-def _note_failure(task_id: str, **_: object) -> None:
+def _note_failure(task_id: str, exception: BaseException, **_: object) -> None:
     """A job failed in the child, or was killed at its hard limit by the parent."""
-    _store().note_answered(task_id)
+    if not isinstance(exception, STORE_ERRORS):  # not answered: it is tried again
+        _store().finish(task_id, keep_scores=True)
 
 
 @task_revoked.connect
 def _note_expiry(request: Any, **_: object) -> None:
     """A job's deadline had passed before it was taken."""
-    _store().note_answered(str(request.id))
+    _store().finish(str(request.id))
 
 
 @worker_process_init.connect

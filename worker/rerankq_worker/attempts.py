@@ -75,8 +75,7 @@ class Request(celery_request.Request):
             return None
         if isinstance(raised, JobFailed) and raised.details.get("dead"):
             self._set_aside(raised)
-        # What the task itself raises comes with return_ok; without it, the store failed around the task.
-        if isinstance(raised, STORE_ERRORS) and not return_ok:
+        if isinstance(raised, STORE_ERRORS) and isinstance(self.task, AnsweringTask):
             return self._try_again(raised)
         try:
             return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
@@ -113,10 +112,10 @@ class Request(celery_request.Request):
 
 
 class AnsweringTask(Task):  # pyright: ignore[reportMissingTypeArgument]
-    """A task whose stored failures are its own.
+    """A task that raises none of `STORE_ERRORS` itself: where one comes from its child, its answer was not stored.
 
-    When an answer cannot be stored, Celery's child stores that as the answer as soon as Redis is back. It is none: the
-    parent gives the message back, and the next attempt answers.
+    Celery's child would store that as the answer as soon as Redis is back, and its parent acknowledge it. It is none:
+    the parent gives the message back, and the next attempt answers.
     """
 
     @property  # Celery's own can be set, and never is

@@ -33,6 +33,7 @@ from rerankq_worker.ranking import Logits, rank
 from rerankq_worker.tokenizer import DocumentTooLong, PairTokenizer, QueryTooLong, Row
 
 CHECKPOINT_PERIOD_SECONDS = 1.0  # a shorter job is cheaper to score again than to save
+WANTED_PERIOD_SECONDS = 0.25  # between two looks at whether anybody still wants the answer
 DEAD_AFTER_ENGINE_DEATHS = 2
 PACE_WEIGHT = 0.1  # of the newest job in the moving average
 
@@ -46,6 +47,7 @@ class Job:
     attempt: int
     worker: str
     queued_seconds: float
+    is_cancelled: bool
     stop_at: float
     """Unix seconds after which no further batch is asked for; `math.inf` never."""
 
@@ -98,12 +100,11 @@ class JobRunner:
             EngineAway: the engine did not come back; the job is best tried elsewhere.
         """
         started = time.perf_counter()
-        if self._store.is_cancelled(job.id):
+        if job.is_cancelled:
             raise _cancelled(job)
         answers = self._run(job, requests, started)
         self._pace.note(job.lane, time.perf_counter() - started)
         self._store.tell_pace(job.worker, self._pace.seconds_per_job)
-        self._store.finish(job.id)
         return answers
 
     def _run(
@@ -208,15 +209,15 @@ class JobRunner:
         missing: npt.NDArray[np.intp],
     ) -> bool:
         """Write down what comes, and keep an eye on the clock and on whether anybody still wants it."""
-        saved_at = time.monotonic()
+        is_time_to_save, is_time_to_ask = Every(CHECKPOINT_PERIOD_SECONDS), Every(WANTED_PERIOD_SECONDS)
         for part in parts:
             logits[missing[part.indices]] = part.logits
             if time.time() >= job.stop_at:
                 return not np.isnan(logits[missing]).any()
-            self._refuse_to_go_on(job)
-            if time.monotonic() - saved_at > CHECKPOINT_PERIOD_SECONDS:
+            if is_time_to_ask():
+                self._refuse_to_go_on(job)
+            if is_time_to_save():
                 self._store.save_checkpoint(job.id, rows, logits)
-                saved_at = time.monotonic()
         return True
 
     def _refuse_to_go_on(self, job: Job) -> None:
@@ -277,6 +278,21 @@ class JobRunner:
             timings=timings,
             worker=WorkerInfo(name=job.worker, device=self._served.device, dtype=self._served.dtype),
         )
+
+
+class Every:
+    """True once in each period, the first time when one has passed."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._last = time.monotonic()
+
+    def __call__(self) -> bool:
+        now = time.monotonic()
+        if now - self._last < self._seconds:
+            return False
+        self._last = now
+        return True
 
 
 class Pace:

@@ -8,6 +8,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -21,12 +22,24 @@ from rerankq_worker.ranking import Logits
 from rerankq_worker.tokenizer import Row
 
 LEFT_ALONE_SECONDS = 2.0  # after a failure, so that a job does not spend its time on a Redis that is away
+PACE_PERIOD_SECONDS = 1.0
 DIGEST_BYTES = 16
 
 Stop = Literal["cancelled", "superseded"]
 _T = TypeVar("_T")
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What its record says of a job before it runs."""
+
+    submitted: float | None
+    """Unix seconds."""
+    is_answered: bool
+    """An answer has been stored: this is a second copy of the message."""
+    is_cancelled: bool
 
 
 class JobStore:
@@ -37,6 +50,7 @@ class JobStore:
         self._max_payload_bytes = max_payload_bytes
         self._result_ttl_seconds = result_ttl_seconds
         self._leave_alone_until = float("-inf")
+        self._pace_told_at = float("-inf")
 
     def payload(self, key: str) -> Mapping[str, Any]:
         """The body that travelled beside its message.
@@ -65,14 +79,17 @@ class JobStore:
             )
         return fields  # pyright: ignore[reportUnknownVariableType] - JSON
 
-    def submitted(self, job_id: str) -> float | None:
-        """When the job was submitted, Unix seconds; None for a producer that keeps no record."""
-        submitted: Any = self._if_there(lambda: self._broker.hget(keys.job(job_id), "submitted"), None)
-        return None if submitted is None else float(submitted)
-
-    def is_answered(self, job_id: str) -> bool:
-        """Whether an answer has been given: this is a second copy of the message."""
-        return bool(self._if_there(lambda: self._broker.hexists(keys.job(job_id), "answered"), False))
+    def look_up(self, job_id: str) -> Known:
+        """What is known of a job before it runs; for a producer that keeps no record, nothing."""
+        pipeline = self._broker.pipeline(transaction=False)
+        pipeline.hmget(keys.job(job_id), "submitted", "answered")
+        pipeline.exists(keys.cancel(job_id))
+        (submitted, answered), cancelled = self._if_there(pipeline.execute, ((None, None), 0))
+        return Known(
+            submitted=None if submitted is None else float(submitted),
+            is_answered=answered is not None,
+            is_cancelled=bool(cancelled),
+        )
 
     def start(self, job_id: str, lane: str, worker: str, attempt: int, rows: Sequence[Row]) -> Logits:
         """Note that the job runs, and where; the scores an earlier attempt left behind, NaN where there is none."""
@@ -84,19 +101,16 @@ class JobStore:
             "started": time.time(),
         }
         key = keys.job(job_id)
-        pipeline = self._broker.pipeline()
+        pipeline = self._broker.pipeline(transaction=False)
         pipeline.get(keys.checkpoint(job_id))
         pipeline.hset(key, mapping=fields)
         pipeline.hdel(key, "answered")
         pipeline.expire(key, keys.JOB_TTL_SECONDS)
-        saved, *_ = self._if_there(pipeline.execute, [None])
-        if saved is None or saved[:DIGEST_BYTES] != _digest(rows):
+        # A full Redis refuses the writes and still knows the scores.
+        saved, *_ = self._if_there(lambda: pipeline.execute(raise_on_error=False), [None])
+        if not isinstance(saved, bytes) or saved[:DIGEST_BYTES] != _digest(rows):
             return np.full(len(rows), np.nan, dtype=np.float32)
         return np.frombuffer(saved[DIGEST_BYTES:], dtype="<f4").astype(np.float32)
-
-    def is_cancelled(self, job_id: str) -> bool:
-        """Whether somebody called the job off."""
-        return bool(self._if_there(lambda: self._broker.exists(keys.cancel(job_id)), False))
 
     def why_stop(self, job_id: str, attempt: int) -> Stop | None:
         """Whether somebody called the running job off, or a later attempt has been started; None: go on."""
@@ -116,22 +130,25 @@ class JobStore:
         pipeline.hset(keys.job(job_id), "scored", int(np.count_nonzero(~np.isnan(logits))))
         self._if_there(pipeline.execute, None)
 
-    def finish(self, job_id: str) -> None:
-        """Note that the ranking is being given."""
-        self.note_answered(job_id)
-        # The payload goes with the ack: until then this attempt may be lost.
-        self._if_there(lambda: self._broker.delete(keys.checkpoint(job_id)), None)
+    def finish(self, job_id: str, *, keep_scores: bool = False) -> None:
+        """Note that the answer is stored; the record lives as long as it does.
 
-    def note_answered(self, job_id: str) -> None:
-        """Note that the job has its end; the record lives as long as the answer does."""
+        Args:
+            keep_scores: the answer is an error, and who submits the job again goes on from its checkpoint.
+        """
         key = keys.job(job_id)
         pipeline = self._broker.pipeline()
         pipeline.hset(key, "answered", time.time())
         pipeline.expire(key, self._result_ttl_seconds)
+        if not keep_scores:
+            pipeline.delete(keys.checkpoint(job_id))
         self._if_there(pipeline.execute, None)
 
     def tell_pace(self, worker: str, seconds_per_job: Mapping[Lane, float]) -> None:
-        """Tell producers how long a job takes here."""
+        """Tell producers how long a job takes here, not more often than they can use it."""
+        if time.monotonic() - self._pace_told_at < PACE_PERIOD_SECONDS:
+            return
+        self._pace_told_at = time.monotonic()
         pace = wire.encode(dict(seconds_per_job))
         self._if_there(lambda: self._broker.hset(keys.PACE, worker, pace.decode()), None)
 
