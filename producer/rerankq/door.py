@@ -5,6 +5,7 @@ The judgement is pure; one class reads what it judges by.
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -112,14 +113,17 @@ class Door:
 
 
 def read_workers(heartbeats: Mapping[bytes, bytes], now: float) -> tuple[WorkerStatus, ...]:
-    """The workers heard of lately, by name.
+    """The workers heard of lately, by name; one whose words nobody here understands is left out.
 
     Args:
         heartbeats: the hash at `keys.WORKERS`.
         now: Redis's own clock, Unix seconds.
     """
-    statuses = [_worker_status(name.decode(), wire.decode(beat), now) for name, beat in heartbeats.items()]
-    alive = [status for status in statuses if status.seen_seconds_ago <= keys.HEARTBEAT_TTL_SECONDS]
+    alive: list[WorkerStatus] = []
+    for name, beat in heartbeats.items():
+        with suppress(ValueError, KeyError, TypeError):  # a worker of another release
+            alive.append(_worker_status(name.decode(), wire.decode(beat), now))
+    alive = [status for status in alive if status.seen_seconds_ago <= keys.HEARTBEAT_TTL_SECONDS]
     return tuple(sorted(alive, key=lambda status: status.name))
 
 

@@ -231,7 +231,10 @@ def _tokenizer() -> PairTokenizer:
 def _runner() -> JobRunner:
     settings = _settings()
     engine = EngineClient(settings.find_engine_socket(), wait_seconds=settings.load_timeout_seconds)
-    return JobRunner(_store(), _tokenizer(), engine, engine.describe(), settings.limits)
+    served = engine.describe()
+    # An engine on the CPU is the one that uses its cores; beside a GPU they would idle.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false" if served.device.startswith("cpu") else "true"
+    return JobRunner(_store(), _tokenizer(), engine, served, settings.limits)
 
 
 @task_success.connect
@@ -256,7 +259,6 @@ def _note_expiry(request: Any, **_: object) -> None:
 @worker_process_init.connect
 def _load_tokenizer(**_: object) -> None:
     """Load it in the child, after the fork and before the first job, if the model is there already."""
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the engine is the one that uses the cores
     with contextlib.suppress(ModelError):
         _tokenizer()
 
