@@ -73,6 +73,8 @@ def serve(settings: WorkerSettings, device: str, *, starts: int = 1, parent_pid:
     Raises:
         InvalidSettings, ModelError, EngineError: the engine cannot be loaded as configured.
     """
+    # Read when torch is loaded. By default idle threads spin, and take the time of whoever shares the cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     socket_path = settings.socket_of(device)
     _refuse_long_path(socket_path)
     with _sole_owner(socket_path.with_suffix(".lock")) as is_ours:
