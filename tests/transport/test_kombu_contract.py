@@ -10,6 +10,7 @@ from typing import Any
 import celery
 import kombu
 import pytest
+from celery.concurrency import asynpool
 from celery.worker import consumer as celery_consumer
 from celery.worker import request as celery_request
 from celery.worker import state as celery_state
@@ -50,6 +51,7 @@ OVERRIDDEN: list[tuple[Callable[..., Any], list[str]]] = [
     (celery_consumer.Consumer.on_invalid_task, ["self", "body", "message", "exc"]),
     (celery_consumer.Consumer.on_connection_error_after_connected, ["self", "exc"]),
     (celery_consumer.Consumer.update_strategies, ["self"]),
+    (asynpool.AsynPool._event_process_exit, ["self", "hub", "proc"]),
     (celery_request.Request.on_failure, ["self", "exc_info", "send_failed_event", "return_ok"]),
 ]
 

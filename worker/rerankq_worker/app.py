@@ -55,7 +55,7 @@ def build_app(settings: WorkerSettings) -> Celery:
         task_acks_on_failure_or_timeout=True,  # False tells the caller FAILURE and runs the job again, for ever
         worker_deduplicate_successful_tasks=True,
         worker_prefetch_multiplier=1,
-        worker_pool="prefork",
+        worker_pool="rerankq_worker.pool:TaskPool",
         worker_consumer=consumer_with(_attempt_policy(app, settings)),
         worker_concurrency=1,
         worker_proc_alive_timeout=settings.load_timeout_seconds + 60,
