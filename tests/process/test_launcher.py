@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from rerankq_worker import health
-from rerankq_worker.devices import CPU
+from rerankq_worker.devices import CPU, Device
 from rerankq_worker.engine_client import EngineClient
 from rerankq_worker.launcher import launcher_for
 from rerankq_worker.settings import WorkerSettings
@@ -253,6 +253,15 @@ def test_every_celery_worker_is_named_for_its_device_and_lane(tmp_path: Path) ->
         ("cpu0-bulk2", "rerankq.interactive,rerankq.bulk"),
     ]
     assert all("--pool prefork --concurrency 1" in command for command in commands)
+
+
+def test_a_gpu_gets_a_second_bulk_worker_so_that_it_never_waits_for_a_tokenizer(tmp_path: Path) -> None:
+    settings = WorkerSettings(runtime_dir=str(tmp_path))
+
+    workers = launcher_for(settings, [CPU, Device("gpu0", "GPU-1")]).celery_workers
+
+    names = ["cpu0-interactive", "cpu0-bulk", "gpu0-interactive", "gpu0-bulk", "gpu0-bulk2"]
+    assert [worker.name for worker in workers] == [f"worker {name}" for name in names]
 
 
 def test_health_is_0_while_ready_and_1_before_and_after(

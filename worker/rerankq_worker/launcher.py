@@ -22,7 +22,7 @@ from pathlib import Path
 
 from rerankq.contract.errors import InvalidSettings
 from rerankq_worker import health, leash
-from rerankq_worker.devices import Device
+from rerankq_worker.devices import CPU, Device
 from rerankq_worker.health import EngineStatus
 from rerankq_worker.settings import WorkerSettings
 
@@ -34,6 +34,7 @@ LONGEST_BACK_OFF_SECONDS = 30.0
 LASTING_AFTER_SECONDS = (
     10.0  # one that lived this long did not fail to start; its next start need not wait long
 )
+BULK_WORKERS_ON_CPU, BULK_WORKERS_BESIDE_GPU = 1, 2
 HANDING_BACK_SECONDS = 10.0  # for a Celery worker to give its job back to the queue
 ENGINE_STOP_SECONDS = 10.0
 SILENCE_BEYOND_LIMIT_SECONDS = 8.0  # an engine that has not ended itself by then never will
@@ -255,9 +256,12 @@ def _celery_workers(settings: WorkerSettings, device: Device) -> list[Child]:
     from rerankq.contract.broker import queue_of  # brings Celery, which `health` and `engine` do without
 
     interactive, bulk = queue_of("interactive"), queue_of("bulk")
+    bulk_workers = settings.bulk_workers
+    if bulk_workers is None:
+        bulk_workers = BULK_WORKERS_ON_CPU if device == CPU else BULK_WORKERS_BESIDE_GPU
     names = {
         **dict.fromkeys(_numbered(f"{device.name}-interactive", settings.interactive_workers), interactive),
-        **dict.fromkeys(_numbered(f"{device.name}-bulk", settings.bulk_workers), f"{interactive},{bulk}"),
+        **dict.fromkeys(_numbered(f"{device.name}-bulk", bulk_workers), f"{interactive},{bulk}"),
     }
     return [_celery_worker(settings, device, name, queues) for name, queues in names.items()]
 

@@ -36,8 +36,9 @@ class WorkerSettings(SharedSettings):
     """Tokens in one forward pass; found at warm-up from free memory when empty."""
     interactive_workers: int = Field(default=1, ge=0, le=64)
     """Celery workers per device that take only interactive jobs. With more of them, more jobs share a batch."""
-    bulk_workers: int = Field(default=1, ge=0, le=64)
-    """Celery workers per device that take interactive jobs first, then bulk ones."""
+    bulk_workers: int | None = Field(default=None, ge=0, le=64)
+    """Celery workers per device that take interactive jobs first, then bulk ones. When empty: one on a CPU; two beside
+    a GPU, where one tokenizes and answers while the other's documents are scored."""
     interactive_soft_limit_seconds: float = Field(default=2.0, gt=0)
     """A job without a deadline is ended after this time, with `DeadlineExceeded` or a partial ranking."""
     interactive_hard_limit_seconds: float = Field(default=5.0, gt=0)
