@@ -19,8 +19,9 @@ from typing import Self
 import psutil
 
 from rerankq import RerankClient
+from rerankq.contract import leash
 from rerankq.settings import ClientSettings
-from rerankq_worker import health, leash
+from rerankq_worker import health
 from tests.conftest import REPOSITORY
 from tests.redis_server import RedisServer
 from tests.witness import Testimony, testimony

@@ -20,8 +20,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rerankq.contract import leash
 from rerankq.contract.errors import InvalidSettings
-from rerankq_worker import health, leash
+from rerankq_worker import health
 from rerankq_worker.devices import CPU, Device
 from rerankq_worker.health import EngineStatus
 from rerankq_worker.settings import WorkerSettings
