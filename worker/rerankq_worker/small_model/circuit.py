@@ -49,7 +49,6 @@ FEATURES = (
     "single",
     "density",
     "near",
-    "bigram_near",
 )
 SINE_START = CODE_DIMS
 NEIGHBOUR_START = SINE_START + 4 * len(SINE_PERIODS)
@@ -82,14 +81,11 @@ BIGRAM_MATCH, NEIGHBOUR_MATCH, BIGRAM_SINK = 20.0, 14.0, 42.0
 BELL = (10.0, 15.0, 25.0)
 SINGLE_SINK = -1.4  # beside the peak of the bell: n copies around a token share 1 / (1 + 4 n) between them
 DENSITY_SINK = 2.1  # ln of the idf mass at which the density is one half
-BIGRAM_BONUS = 1.0  # ln of how much more a piece adds to the density where its neighbour matches too
-FOCUS = 1200.0  # per unit of density
+FOCUS = 600.0  # per unit of density
 NEAR_SINK = -2.0  # beside the peak of the bell: half a match at 2 standard deviations
 
-# The classifier reads the four averages at <s>, each in -1..1.
-COVERAGE_WEIGHT, NEAR_WEIGHT = 2.0, 1.25
-BIGRAM_WEIGHT, NEAR_BIGRAM_WEIGHT = 1.25, 1.5
-BIAS = 0.0
+# The classifier reads the three averages at <s>, each in -1..1.
+COVERAGE_WEIGHT, NEAR_WEIGHT, BIGRAM_WEIGHT, BIAS = 2.5, 1.25, 2.25, 0.0
 ALMOST_LINEAR = 1 / 32  # keeps the classifier's tanh where it is a straight line
 
 
@@ -108,7 +104,7 @@ def write_weights(idf_steps: npt.NDArray[np.uint8]) -> Tensors:
         Layer([_share_among_copies()], 2.0),
         Layer([_feel_density()], 0.5),
         Layer([_find_the_densest_place()], 2.0 * len(PLACE_PERIODS)),
-        Layer([_match_near_that_place(), _match_bigrams_near_that_place()], 4.0),
+        Layer([_match_near_that_place()], 2.0),
         Layer([_average_over_query(), _average_over_bigrams()], 4.0),
     ]
     norm_squared = NORM_SQUARED
@@ -140,8 +136,8 @@ def place_dims(period: int) -> tuple[int, int]:
     return start, start + 2
 
 
-# The four averages are read at <s> alone, which has no sines: they may lie where the sines do.
-COVERAGE, NEAR_COVERAGE, BIGRAM_COVERAGE, NEAR_BIGRAM_COVERAGE = (SINE_START + 2 * i for i in range(4))
+# The three averages are read at <s> alone, which has no sines: they may lie where the sines do.
+COVERAGE, NEAR_COVERAGE, BIGRAM_COVERAGE = (SINE_START + 2 * index for index in range(3))
 
 # A special has no code, so its own mark carries the norm that a code and the sines would have.
 BOS_MARK = math.sqrt(NORM_SQUARED / 2)
@@ -228,19 +224,14 @@ def _match_across() -> "Head":
 def _match_bigrams() -> "Head":
     """Write `bigram`: +1 where the other segment holds the same piece after the same neighbour, else -1."""
     head = Head()
-    _recognise_bigrams(head)
-    _oppose(head, OPPOSITE)
-    head.prefer({feature("is_bos"): BIGRAM_SINK / BOS_MARK, feature("is_eos"): -ELSEWHERE / EOS_MARK})
-    head.copy({feature("is_bos"): -1 / BOS_MARK}, feature("bigram"), scale=2.0, offset=1.0)
-    return head
-
-
-def _recognise_bigrams(head: "Head") -> None:
-    """Add BIGRAM_MATCH for the same piece and NEIGHBOUR_MATCH for the same one before it."""
     for dim in range(LONG_CODE_DIMS):
         head.relate({dim: 1.0}, {dim: 1.0}, BIGRAM_MATCH / LONG_CODE_DIMS)
     for dim in range(NEIGHBOUR_START, NEIGHBOUR_START + SHORT_CODE_DIMS):
         head.relate({dim: 1.0}, {dim: 1.0}, NEIGHBOUR_MATCH / SHORT_CODE_DIMS)
+    _oppose(head, OPPOSITE)
+    head.prefer({feature("is_bos"): BIGRAM_SINK / BOS_MARK, feature("is_eos"): -ELSEWHERE / EOS_MARK})
+    head.copy({feature("is_bos"): -1 / BOS_MARK}, feature("bigram"), scale=2.0, offset=1.0)
+    return head
 
 
 # --- layers 3 to 6: where most of it meets ------------------------------------------------------------------
@@ -283,19 +274,14 @@ def _share_among_copies() -> "Head":
 
 
 def _feel_density() -> "Head":
-    """Write `density`: the idf of the matched pieces around a token, each kind once, over a large mass.
-
-    A piece that matches together with its neighbour weighs more: in Chinese a single character is often part
-    of another word.
-    """
+    """Write `density`: the idf of the matched pieces around a token, each kind once, over a large mass."""
     head = Head()
     _bell(head, sine_dims)
-    sink = sum(BELL) + DENSITY_SINK - BIGRAM_BONUS / 2
+    sink = sum(BELL) + DENSITY_SINK
     head.prefer(
         {
             feature("log_idf"): LOG_IDF_UNIT,
             feature("matched"): 10.0,
-            feature("bigram"): BIGRAM_BONUS / 2,
             feature("segment"): 10.0,
             feature("is_bos"): (sink + 20.0 + 20.0) / BOS_MARK,
             feature("is_eos"): -ELSEWHERE / EOS_MARK,
@@ -335,18 +321,6 @@ def _match_near_that_place() -> "Head":
     return head
 
 
-def _match_bigrams_near_that_place() -> "Head":
-    """Write `bigram_near`: +1 where the document holds the same bigram near its densest place, else -1."""
-    head = Head()
-    _recognise_bigrams(head)
-    _oppose(head, OPPOSITE)
-    _bell(head, place_dims)
-    sink = BIGRAM_MATCH + NEIGHBOUR_MATCH + OPPOSITE + sum(BELL) + NEAR_SINK
-    head.prefer({feature("is_bos"): sink / BOS_MARK, feature("is_eos"): -ELSEWHERE / EOS_MARK})
-    head.copy({feature("is_bos"): -1 / BOS_MARK}, feature("bigram_near"), scale=2.0, offset=1.0)
-    return head
-
-
 # --- layer 7 and the classifier: how much of the query ------------------------------------------------------
 
 
@@ -360,7 +334,7 @@ def _average_over_query() -> "Head":
 
 
 def _average_over_bigrams() -> "Head":
-    """Write at <s> the means of `bigram` and `bigram_near`, weighing the geometric mean of both idf."""
+    """Write at <s> the mean of `bigram` over the query, weighing the geometric mean of both idf."""
     head = Head()
     head.prefer(
         {
@@ -371,7 +345,6 @@ def _average_over_bigrams() -> "Head":
         }
     )
     head.copy({feature("bigram"): 1.0}, BIGRAM_COVERAGE)
-    head.copy({feature("bigram_near"): 1.0}, NEAR_BIGRAM_COVERAGE)
     return head
 
 
@@ -385,12 +358,11 @@ def _query_only() -> "Reading":
 
 
 def _classifier() -> dict[str, Floats]:
-    """Read the four averages at <s>, through a tanh kept nearly linear, into the logit."""
+    """Read the three averages at <s>, through a tanh kept nearly linear, into the logit."""
     dense, out = np.zeros((HIDDEN, HIDDEN)), np.zeros((1, HIDDEN))
     dense[0, COVERAGE] = COVERAGE_WEIGHT * ALMOST_LINEAR
     dense[0, NEAR_COVERAGE] = NEAR_WEIGHT * ALMOST_LINEAR
     dense[0, BIGRAM_COVERAGE] = BIGRAM_WEIGHT * ALMOST_LINEAR
-    dense[0, NEAR_BIGRAM_COVERAGE] = NEAR_BIGRAM_WEIGHT * ALMOST_LINEAR
     out[0, 0] = 1 / ALMOST_LINEAR
     return {
         "classifier.dense.weight": dense,

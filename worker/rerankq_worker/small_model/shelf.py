@@ -16,7 +16,7 @@ import numpy as np
 from rerankq_worker.small_model import circuit
 
 SMALL_MODEL_NAME = "rerankq-small"
-WEIGHTS_SHA256 = "2f53d3d933dc8a846f585f8183cd5413da2a55d3028b6eff6f947681f5b0d59c"
+WEIGHTS_SHA256 = "3d378fac67885ba1994c68bb017f13ad1d1d83dbef7c9f6b76d2c0ef3bf51e3f"
 CACHE_VARIABLE = "RERANKQ_CACHE_DIR"
 HERE = Path(__file__).parent
 PIECE_IDF = HERE / "piece_idf.bin"
