@@ -55,6 +55,30 @@ def test_a_word_in_the_right_company_beats_the_same_words_apart(score: Callable[
     assert together > apart + VISIBLE_MARGIN
 
 
+def test_a_pair_of_words_near_the_rest_beats_the_same_pair_far_away(score: Callable[..., list[float]]):
+    filler = "The river runs through green fields and old towns on its way to the sea. " * 4
+
+    together, apart = score(
+        "oil embargo steam engine",
+        [
+            filler + "An oil embargo stopped every steam engine.",
+            "An oil embargo. " + filler + "It stopped every steam engine.",
+        ],
+    )
+
+    assert together > apart + VISIBLE_MARGIN
+
+
+def test_characters_in_the_words_of_the_question_beat_the_same_characters_in_others(
+    score: Callable[..., list[float]],
+):
+    same_words, other_words = score(
+        "人工智能的发展趋势", ["发展人工智能是趋势。", "势能与智力，人展示工艺，能发热，趋于平稳。"]
+    )
+
+    assert same_words > other_words + VISIBLE_MARGIN
+
+
 def test_repeating_one_word_does_not_pass_for_covering_the_question(score: Callable[..., list[float]]):
     repeated, covered = score("oil embargo of october", ["oil " * 30, "The embargo on oil began in October."])
 
