@@ -293,7 +293,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("parts", nargs="*", choices=PARTS, help="all of them when absent")
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--documents", type=int, nargs="+", default=[1, 20])
-    parser.add_argument("--jobs", type=int, default=200, help="of 50 documents, for `busy`")
+    parser.add_argument("--jobs", type=int, default=1000, help="of 50 documents, for `busy`")
     parser.add_argument("--rounds", type=int, default=3, help="of `busy`")
     parser.add_argument("--calls", type=int, default=200, help="of `beside`")
     parser.add_argument("--pack-pairs", type=int, default=1024, help="of `busy`")
