@@ -2,10 +2,10 @@
 
     python benchmarks/bench_small_model.py [--data ../shared/data] [--ordinary 100]
 
-Sets: every job of the four job files, and ordinary held-out questions: a fixed draw from the training
-folder, without those whose paragraph is gold in a job file. Prints one table per measure for people and, as
-its last line, one JSON document. The three weights of the small model's last layer were set near a fit to
-other questions of the training folder; no label of these entered a weight.
+Sets: every job of the four job files, and ordinary held-out questions: a fixed draw of questions whose paragraph
+is one of those that training/questions.py keeps for the report (every tenth of the training folder) and is gold
+in no job file. Nothing is trained on questions to these paragraphs and no checkpoint is chosen by them. Prints
+one table per measure for people and, as its last line, one JSON document.
 """
 
 import argparse
@@ -32,6 +32,7 @@ CUTOFF = 10  # MRR@10, nDCG@10
 WINDOW_TOKENS = 40
 BATCH_TOKENS = 4096
 SEED = 1
+HELD_OUT_EVERY = 10  # paragraphs: the part that training/questions.py reports on
 
 Tokens = npt.NDArray[np.int32]
 
@@ -93,20 +94,20 @@ def as_job(line: dict) -> Job:
 
 
 def ordinary_sets(data: Path, count: int) -> Iterator[tuple[str, list[Job]]]:
-    """Per corpus a fixed draw of questions whose paragraph is no job's answer and is among the 30 found."""
+    """Per corpus a fixed draw of questions whose paragraph is held out, no job's answer and among the 30 found."""
     gold = set(gold_texts(data))
     for path in sorted((data / "train").glob("*.questions.jsonl.gz")):
         name = path.name.split(".")[0]
         passages = {p["id"]: p["text"] for p in read_lines(path.with_name(f"{name}.passages.jsonl.gz"))}
-        questions = [q for q in read_lines(path) if passages[q["gold"]] not in gold]
-        random.Random(SEED).shuffle(questions)
+        held_out = {i for i in list(passages)[::HELD_OUT_EVERY] if passages[i] not in gold}
+        questions = [q for q in read_lines(path) if q["gold"] in held_out]
         found = [q for q in questions if q["gold_rank"] <= 30 and q["gold"] in q["bm25"]]
-        drawn = found[-count:]  # the last layer's weights were set on questions from the front
+        random.Random(SEED).shuffle(found)
         yield (
             f"ordinary_{name.split('_')[0]}",
             [
                 Job(q["query"], [passages[i] for i in q["bm25"]], [int(i == q["gold"]) for i in q["bm25"]])
-                for q in drawn
+                for q in found[:count]
             ],
         )
 

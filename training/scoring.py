@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from transformers import XLMRobertaForSequenceClassification
 
 from rerankq_worker.small_model import circuit, materialise
+from rerankq_worker.small_model.shelf import written_weights
 
 MAX_TOKENS = 1024
 BATCH_TOKENS = 4096
@@ -31,6 +32,8 @@ class Model:
         tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
         tokenizer.enable_truncation(MAX_TOKENS, strategy="only_second")
         network = XLMRobertaForSequenceClassification.from_pretrained(directory, dtype=torch.float32).eval()
+        written = {name: torch.from_numpy(tensor) for name, tensor in written_weights().items()}
+        network.load_state_dict(written)
         network.requires_grad_(False)
         for layer in network.roberta.encoder.layer:
             torch.nn.init.normal_(layer.intermediate.dense.weight, std=NOISE)

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 import torch
+from last_layer import calibrate_and_write
 from questions import SEED, Questions, draws, split_by_paragraph
 from scoring import Model, by_length, mean_and_error, mean_rank_of_first, report, to_choose_by
 from transformers import XLMRobertaForSequenceClassification
@@ -82,6 +83,8 @@ def main() -> None:
                 f"{free}, {name}: MRR {mean_and_error(before[name])} -> {mean_and_error(ranks)}, "
                 f"difference {mean_and_error(gains)}"
             )
+        if free == "last-layer":
+            say(calibrate_and_write(model, questions, arguments.out / "last_layer.safetensors"))
 
 
 def say(line: str) -> None:

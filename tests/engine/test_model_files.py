@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from rerankq_worker.model_files import ModelBroken, ModelError, ModelNotFound, find_model, fingerprint
+from rerankq_worker.small_model import WEIGHTS_SHA256
 
 
 @pytest.fixture
@@ -95,6 +96,10 @@ def test_other_weights_of_the_same_shape_have_another_fingerprint(model_dir: Pat
     weights.write_bytes(content)
 
     assert fingerprint(model_dir) != before
+
+
+def test_the_model_in_the_box_has_its_pinned_hash_as_revision() -> None:
+    assert find_model("small").revision == f"sha256:{WEIGHTS_SHA256[:12]}"
 
 
 def test_a_directory_that_is_not_there_is_said_so(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ TEXT_COLUMN = 30
 DATA = {
     "demo_jobs.json": "The three jobs of `rerankq demo`",
     "golden.json": "Published scores that a known model must meet",
+    "last_layer.safetensors": "What of the small model was trained",
     "piece_idf.bin": "How telling each token is, for the small model",
     "tokenizer.json": "The small model's tokenizer",
 }

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from rerankq_worker.small_model import WEIGHTS_SHA256, SmallModelBroken, materialise
+from rerankq_worker.small_model import WEIGHTS_SHA256, SmallModelBroken, circuit, materialise
+from rerankq_worker.small_model.shelf import WORDS, trained_weights, written_weights
 
 
 def test_the_weights_have_the_pinned_hash_and_fit_in_12_mb(small_model_dir: Path):
@@ -25,6 +26,21 @@ def test_safetensors_reads_every_tensor_as_finite_fp16(small_model_dir: Path):
 
     assert {tensor.dtype for tensor in tensors.values()} == {np.dtype(np.float16)}
     assert all(np.isfinite(tensor).all() for tensor in tensors.values())
+
+
+def test_only_the_last_layer_the_classifier_and_the_weights_of_pieces_were_trained():
+    written, trained = written_weights(), trained_weights()
+
+    changed = {name for name, tensor in written.items() if (tensor != trained[name]).any()}
+    columns = np.flatnonzero((written[WORDS] != trained[WORDS]).any(axis=0))
+
+    assert trained.keys() == written.keys()
+    assert {name.removeprefix("roberta.encoder.").split(".")[0] for name in changed - {WORDS}} == {
+        "layer",
+        "classifier",
+    }
+    assert {name.split(".")[3] for name in changed if ".layer." in name} == {str(circuit.LAYERS - 1)}
+    assert columns.tolist() == [circuit.feature("log_idf"), circuit.feature("log_idf") + 1]
 
 
 def test_the_directory_holds_what_a_model_directory_holds(small_model_dir: Path):

@@ -26,6 +26,7 @@ SHIPPED_MODEL = "small"
 
 SAMPLE_BYTES = 4096
 SAMPLES = 64
+REVISION_DIGITS = 12
 
 
 class ModelError(Exception):
@@ -48,7 +49,7 @@ class ModelFiles:
     name: str
     """The Hub id, "small", or the directory's own name: what a ranking says it was scored with."""
     revision: str
-    """The Hub commit, or `sha256:` and 12 digits of `fingerprint` for a directory."""
+    """The Hub commit, or `sha256:` and 12 digits: of a directory's `fingerprint`, or of "small"'s pinned weights."""
 
 
 def find_model(model: str | Path, revision: str | None = None, offline: bool = False) -> ModelFiles:
@@ -58,7 +59,7 @@ def find_model(model: str | Path, revision: str | None = None, offline: bool = F
         ModelNotFound, ModelBroken: one line each, with the way out.
     """
     if model == SHIPPED_MODEL:
-        return _checked(_shipped_model(), name=SHIPPED_MODEL, revision=None)
+        return _shipped_model()
     directory = Path(model).expanduser()
     if directory.is_dir():
         return _checked(directory, name=directory.resolve().name, revision=revision)
@@ -117,7 +118,7 @@ def fingerprint(directory: Path) -> str:
             for sample in range(SAMPLES):
                 stream.seek(max(0, size_bytes - SAMPLE_BYTES) * sample // (SAMPLES - 1))
                 digest.update(stream.read(SAMPLE_BYTES))
-    return f"sha256:{digest.hexdigest()[:12]}"
+    return f"sha256:{digest.hexdigest()[:REVISION_DIGITS]}"
 
 
 def _checked(directory: Path, name: str, revision: str | None) -> ModelFiles:
@@ -128,7 +129,8 @@ def _checked(directory: Path, name: str, revision: str | None) -> ModelFiles:
     return ModelFiles(path=directory, name=name, revision=revision or fingerprint(directory))
 
 
-def _shipped_model() -> Path:
+def _shipped_model() -> ModelFiles:
+    """The model in the box. Its revision is its pinned hash: samples may miss a change to a few of its tensors."""
     try:
         room = importlib.import_module(
             "rerankq_worker.small_model"
@@ -137,7 +139,10 @@ def _shipped_model() -> Path:
         raise ModelNotFound(
             "this build carries no small model; give a model directory or a Hub id"
         ) from error
-    return cast(Path, room.materialise())
+    pinned = cast(str, room.WEIGHTS_SHA256)
+    return _checked(
+        cast(Path, room.materialise()), name=SHIPPED_MODEL, revision=f"sha256:{pinned[:REVISION_DIGITS]}"
+    )
 
 
 def _from_hub(model: str, revision: str | None, offline: bool) -> Path:

@@ -1,7 +1,7 @@
 """The small cross-encoder in the box: for demos, tests and laptops.
 
-`materialise()` gives a model directory like any other; no one who loads it can tell. Knows numpy, never
-torch.
+Word overlap whose last layer was trained. `materialise()` gives a model directory like any other; no one who
+loads it can tell. Knows numpy, never torch.
 """
 
 from rerankq_worker.small_model.shelf import (

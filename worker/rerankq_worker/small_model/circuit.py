@@ -3,8 +3,9 @@
 Nothing here is learned and nothing is drawn from a floating-point generator. Each attention head is written
 by hand: the residual stream holds one code per piece, the position as sines, and a few named features; a
 head compares some of them and copies one. All values come from integers, additions, products, quotients and
-square roots, which IEEE 754 fixes to the bit, so every machine writes the same file. Knows numpy only: no
-files, no torch, no text.
+square roots, which IEEE 754 fixes to the bit, so every machine writes the same file. The last layer, the
+classifier and the weights of pieces are where training starts: what is shipped has trained ones in their place
+(`shelf.py`). Knows numpy only: no files, no torch, no text.
 """
 
 import math

@@ -1,7 +1,8 @@
 """Put the small model on disk, once, and hand out its directory.
 
-The weights are written on first use into a cache and checked against a pinned hash. Two processes may do it
-at once: each writes a directory of its own, and the first to rename it wins. Knows numpy, never torch.
+The weights are those that `circuit.py` writes, with the trained last layer laid over them. They are written on first
+use into a cache and checked against a pinned hash. Two processes may do it at once: each writes a directory of
+its own, and the first to rename it wins. Knows numpy, never torch.
 """
 
 import hashlib
@@ -12,14 +13,18 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import load_file
 
 from rerankq_worker.small_model import circuit
 
 SMALL_MODEL_NAME = "rerankq-small"
-WEIGHTS_SHA256 = "3d378fac67885ba1994c68bb017f13ad1d1d83dbef7c9f6b76d2c0ef3bf51e3f"
+WEIGHTS_SHA256 = "d85fd6e82c985f2237fd55fa3625dde57cf3a84049818e1d2b31cf0730790ac2"
 CACHE_VARIABLE = "RERANKQ_CACHE_DIR"
 HERE = Path(__file__).parent
 PIECE_IDF = HERE / "piece_idf.bin"
+LAST_LAYER = HERE / "last_layer.safetensors"
+PIECE_LOG_WEIGHTS = "piece_log_weights"  # in that file: one per piece, in the place of what its idf gave it
+WORDS = "roberta.embeddings.word_embeddings.weight"
 MAX_LENGTH_TOKENS = circuit.POSITIONS - circuit.FIRST_POSITION
 
 
@@ -50,6 +55,19 @@ def default_cache_dir() -> Path:
     return Path(named).expanduser() if named else Path.home() / ".cache" / "rerankq"
 
 
+def written_weights() -> circuit.Tensors:
+    """The weights as `circuit.py` writes them, before anything was trained."""
+    return circuit.write_weights(np.frombuffer(PIECE_IDF.read_bytes(), dtype=np.uint8))
+
+
+def trained_weights() -> circuit.Tensors:
+    """The written weights with the last layer, the classifier and the weight of each piece as trained."""
+    weights, trained = written_weights(), load_file(LAST_LAYER)
+    pieces, dim = trained.pop(PIECE_LOG_WEIGHTS), circuit.feature("log_idf")
+    weights[WORDS][:, dim], weights[WORDS][:, dim + 1] = pieces, -pieces
+    return weights | trained
+
+
 def _write_beside(directory: Path) -> None:
     """Fill a directory of our own beside the wanted one, then take its name unless another process has it."""
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -67,11 +85,11 @@ def _write_beside(directory: Path) -> None:
 
 def _write_files(directory: Path) -> None:
     """The five files of the model."""
-    idf_steps = np.frombuffer(PIECE_IDF.read_bytes(), dtype=np.uint8)
-    (directory / "model.safetensors").write_bytes(_safetensors(circuit.write_weights(idf_steps)))
+    weights = trained_weights()
+    (directory / "model.safetensors").write_bytes(_safetensors(weights))
     shutil.copyfile(HERE / "tokenizer.json", directory / "tokenizer.json")
     for name, content in (
-        ("config.json", _config(len(idf_steps))),
+        ("config.json", _config(len(weights[WORDS]))),
         ("tokenizer_config.json", _tokenizer_config()),
         ("special_tokens_map.json", _special_tokens()),
     ):
