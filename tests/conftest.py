@@ -1,6 +1,7 @@
 """What every room's tests share: a real Redis, and the data that nobody here wrote."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import pytest
 from tests.redis_server import RedisServer
 
 REPOSITORY = Path(__file__).parent.parent
+
+# A shell's background jobs ignore Ctrl-C, and so would every program that such a test run starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
