@@ -9,12 +9,14 @@ score alike, and a wrong position or a leak between neighbours would not show.
 """
 
 import json
+import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_model
-from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import XLMRobertaConfig, XLMRobertaForSequenceClassification
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
@@ -25,7 +27,8 @@ CORPUS = [
     "大熊猫是中国特有的熊科动物，以竹子为食。什么是大熊猫？它生活在四川、陕西和甘肃的山区。",
     "人工智能的历史可以追溯到一九五六年的达特茅斯会议。机器学习是它的一个分支。",
     "Большая панда живёт в Китае. مرحبا بالعالم، الباندا العملاقة. שלום עולם. パンダは竹を食べる。",
-] * 4
+]
+LONGEST_PIECE = 6  # characters; without a limit the sentences without spaces take the whole vocabulary
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,7 @@ def build_model_dir(
 ) -> Path:
     """Writes config.json, model.safetensors, tokenizer.json and tokenizer_config.json; gives the directory back."""
     directory.mkdir(parents=True, exist_ok=True)
-    tokenizer = Tokenizer.from_file(str(tokenizer_json)) if tokenizer_json else train_tokenizer()
+    tokenizer = Tokenizer.from_file(str(tokenizer_json)) if tokenizer_json else small_tokenizer()
     tokenizer.save(str(directory / "tokenizer.json"))
     (directory / "tokenizer_config.json").write_text(json.dumps(TOKENIZER_CONFIG))
     config = xlmr_config(SHAPES[shape], tokenizer.get_vocab_size())
@@ -90,16 +93,18 @@ def randomize_biases(model: torch.nn.Module) -> None:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
 
 
-def train_tokenizer(vocabulary_size: int = 600) -> Tokenizer:
-    """A Unigram tokenizer with XLM-RoBERTa's special ids: <s> 0, <pad> 1, </s> 2, <unk> 3, <mask> last."""
-    tokenizer = Tokenizer(models.Unigram())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+def small_tokenizer(vocabulary_size: int = 600) -> Tokenizer:
+    """A Unigram tokenizer with XLM-RoBERTa's special ids: <s> 0, <pad> 1, </s> 2, <unk> 3, <mask> last.
+
+    Its pieces are counted here: the library's own trainer gives another vocabulary on every run.
+    """
+    splitter = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")]
     )
-    trainer = trainers.UnigramTrainer(
-        vocab_size=vocabulary_size, special_tokens=SPECIAL, unk_token="<unk>", show_progress=False
-    )
-    tokenizer.train_from_iterator(CORPUS, trainer)
+    words = [word for line in CORPUS for word, _ in splitter.pre_tokenize_str(line)]
+    tokenizer = Tokenizer(models.Unigram(_pieces(words, vocabulary_size), unk_id=SPECIAL.index("<unk>")))
+    tokenizer.add_special_tokens(SPECIAL)
+    tokenizer.pre_tokenizer = splitter
     definition = json.loads(tokenizer.to_str())
     definition["model"]["vocab"].append(["<mask>", 0.0])
     definition["added_tokens"].append(
@@ -115,6 +120,20 @@ def train_tokenizer(vocabulary_size: int = 600) -> Tokenizer:
         single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )
     return tokenizer
+
+
+def _pieces(words: list[str], vocabulary_size: int) -> list[tuple[str, float]]:
+    """Every character and the substrings that cover most of the words, with the logarithms of their shares."""
+    found = Counter(
+        word[start:end]
+        for word in words
+        for start in range(len(word))
+        for end in range(start + 1, min(start + LONGEST_PIECE, len(word)) + 1)
+    )
+    by_cover = sorted(found, key=lambda piece: (len(piece) > 1, -found[piece] * len(piece), piece))
+    kept = by_cover[: vocabulary_size - len(SPECIAL) - 1]
+    total = sum(found[piece] for piece in kept)
+    return [(name, 0.0) for name in SPECIAL] + [(piece, math.log(found[piece] / total)) for piece in kept]
 
 
 TOKENIZER_CONFIG = {

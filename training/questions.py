@@ -69,7 +69,7 @@ def split_by_paragraph(data: Path) -> Questions:
             ]
             drawn[part].append(Question(line["query"], right, found))
         for questions in drawn:
-            random.Random(SEED).shuffle(questions)  # noqa: S311 - a fixed draw, no secret
+            random.Random(SEED).shuffle(questions)
         reported, choosing, rest = drawn
         parts.ordinary.extend(reported[:REPORTED_PER_CORPUS])
         parts.hard.extend([q for q in reported[REPORTED_PER_CORPUS:] if q.hard][:REPORTED_PER_CORPUS])
@@ -81,7 +81,7 @@ def split_by_paragraph(data: Path) -> Questions:
 
 def draws(train: Sequence[Question], candidates: int) -> Iterator[tuple[str, list[str]]]:
     """Queries with their candidates, the right one first, once through; some are sentences, not questions."""
-    draw = random.Random(SEED)  # noqa: S311 - a fixed draw, no secret
+    draw = random.Random(SEED)
     for index, question in enumerate(train):
         wrong = [text for text in question.found[:FOUND_AT] if text != question.right]
         if len(wrong) < candidates - 1:

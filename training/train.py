@@ -249,7 +249,7 @@ def read(model: Model, trunk: torch.nn.Module, questions: Sequence[tuple[str, Se
 
 def epochs(train: Sequence[Read]) -> Iterator[tuple[float, Read]]:
     """Batches for so many epochs, each a fresh draw."""
-    draw = random.Random(SEED)  # noqa: S311 - a fixed draw, no secret
+    draw = random.Random(SEED)
     steps = EPOCHS * len(train) // READS_PER_STEP
     for step in range(steps):
         yield step / steps, side_by_side(draw.sample(train, READS_PER_STEP))

@@ -1,16 +1,17 @@
-"""What the Celery parent does with a message before its task may run: count, refuse, limit, set aside.
+"""What the Celery parent does with a message around its task: count, refuse, limit, set aside, try again.
 
 The life of a failing job: its child, its worker or the engine is lost; the message comes back with a higher
 `x-deliveries` after a pause; delivery number `max_attempts + 1` is not run but answered with `JobFailed`, and the
 message lies with the dead letters. A message that is no job of ours (unreadable, unknown task, forbidden content)
-goes there at once. Nothing that lies on a lane can end this process or come back for ever.
+goes there at once. A job whose answer could not be stored is tried again. Nothing that lies on a lane can end this
+process or come back for ever.
 
 Knows Celery's consumer; knows neither the engine nor what a job contains.
 """
 
 import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -26,10 +27,9 @@ from kombu.exceptions import OperationalError
 from rerankq.contract import transport
 from rerankq.contract.dead_letters import DeadLetter, is_summary, letter_for
 from rerankq.contract.errors import JobFailed, RerankError
+from rerankq_worker.headers import TimeLimits, in_order, is_id, wrong_header
 
 logger = logging.getLogger(__name__)
-
-TimeLimits = tuple[float | None, float | None]
 
 # What a broken Redis raises. KeyError is missing on purpose: kombu counts it among its connection errors, and a
 # message without an id would then make the worker reconnect and fetch it again, for ever.
@@ -255,64 +255,12 @@ class Consumer(celery_consumer.Consumer):
             self.event_dispatcher.send("task-failed", uuid=job_id, exception=repr(error), traceback="")
 
 
-def in_order(hard: float | None, soft: float | None) -> list[float | None]:
-    """Hard and soft limit as Celery sends them, without a soft one that comes too late.
-
-    Celery starts the hard limit's clock when the soft limit strikes, so a later soft limit switches it off.
-    """
-    return [hard, None if hard and soft and soft >= hard else soft]
-
-
-def wrong_header(headers: Mapping[str, Any]) -> str | None:
-    """The first header that Celery would trip over, by name; None if all are fit to use."""
-    if "task" not in headers:
-        return None  # protocol 1 keeps its fields in the body
-    is_fit = {
-        "id": _is_id,
-        "task": _is_text,
-        "timelimit": _is_pair_of_limits,
-        "stamped_headers": _is_list_of_text,
-        "stamps": _is_table_or_none,
-        **dict.fromkeys(("eta", "expires", "root_id", "parent_id", "shadow"), _is_text_or_none),
-    }
-    return next((name for name, fits in is_fit.items() if not fits(headers.get(name))), None)
-
-
 def _hide_text(message: Any) -> None:
     """Show Flower and the log a summary; what a stranger's client wrote there quotes the documents."""
     shown = message.headers.get("kwargsrepr")
     if not isinstance(shown, str) or not is_summary(shown):
         shown = f"bytes={len(message.body or b'')}"
     message.headers |= {"argsrepr": "()", "kwargsrepr": shown}
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_id(value: Any) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= 200 and value.isprintable()
-
-
-def _is_text_or_none(value: Any) -> bool:
-    return value is None or isinstance(value, str)
-
-
-def _is_table_or_none(value: Any) -> bool:
-    return value is None or isinstance(value, dict)
-
-
-def _is_list_of_text(value: Any) -> bool:
-    return value is None or (isinstance(value, list) and all(map(_is_text, value)))
-
-
-def _is_pair_of_limits(value: Any) -> bool:
-    return value is None or (isinstance(value, Sequence) and len(value) == 2 and all(map(_is_limit, value)))
-
-
-def _is_limit(value: Any) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return value is None or (is_number and 0 < value < 1e7)
 
 
 def _unusable(message: Any, why: str) -> JobFailed:
@@ -334,7 +282,7 @@ def _letter(message: Any, error: Exception) -> DeadLetter:
 
 def _id_of(message: Any) -> str | None:
     job_id = message.headers.get("id")
-    return job_id if _is_id(job_id) else None
+    return job_id if is_id(job_id) else None
 
 
 def _queue_of(message: Any) -> str:

@@ -43,9 +43,8 @@ IDLE_WAIT_SECONDS = 0.2  # how soon an idle engine sees that it is asked to stop
 LONGEST_REASON_CHARACTERS = 300
 WAITING_CONNECTIONS = 128
 LONGEST_SOCKET_PATH_BYTES = 107  # of Linux: sun_path
-SPIN_COUNT = (
-    "5000"  # turns of an idle thread before it sleeps; OpenMP's own 300,000 rob whoever shares the cores
-)
+# Turns of an idle thread before it sleeps; OpenMP's own 300,000 rob whoever shares the cores.
+SPIN_COUNT = "5000"
 DEVICE_LOST = "EngineBroken"  # by name, since importing the engine's own class would import torch
 
 

@@ -2,7 +2,7 @@
 
 The weights are those that `circuit.py` writes, with the trained last layer laid over them. They are written on first
 use into a cache and checked against a pinned hash. Two processes may do it at once: each writes a directory of
-its own, and the first to rename it wins. Knows numpy, never torch.
+its own, and the first to rename it wins. Knows numpy and safetensors, never torch.
 """
 
 import hashlib
