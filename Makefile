@@ -38,8 +38,8 @@ fmt: $(VENV)/installed-dev ## put the code in shape
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: $(VENV)/installed-dev ## measure; the last line is JSON
-	$(BIN)/python -m benchmarks $(ARGS)
+bench: $(VENV)/installed-dev ## race the engine against CrossEncoder: ARGS="--models small"; benchmarks/README.md has the others
+	$(BIN)/python -m benchmarks.bench_engine $(ARGS)
 
 chaos: $(VENV)/installed-dev ## kill things at random under load and count what was lost: SEED=1 SECONDS=60
 	$(BIN)/python -m benchmarks.chaos $(if $(SEED),--seed $(SEED)) $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)

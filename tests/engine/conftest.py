@@ -1,16 +1,15 @@
 """Fixtures of the engine's tests: one tiny model, its engine, and transformers' own answer for a list of rows."""
 
 import os
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
 from rerankq_worker.engine import Engine
+from rerankq_worker.model_files import find_model
+from tests.engine.definition import Plain, plain_model
 from tests.model_dirs import build_model_dir
 
 
@@ -30,16 +29,19 @@ def tiny(tiny_dir: Path) -> Engine:
 
 
 @pytest.fixture(scope="session")
-def plain_logits(tiny_dir: Path) -> Callable[[Sequence[np.ndarray[Any, Any]]], np.ndarray[Any, Any]]:
-    """transformers in fp32, one row at a time, no padding: the definition."""
-    model = AutoModelForSequenceClassification.from_pretrained(tiny_dir, dtype=torch.float32).eval()
+def plain_logits(tiny_dir: Path) -> Plain:
+    """The tiny model's scores by definition."""
+    return plain_model(AutoModelForSequenceClassification.from_pretrained(tiny_dir, dtype=torch.float32))
 
-    @torch.inference_mode()
-    def score(rows: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
-        inputs = [torch.from_numpy(row.astype(np.int64))[None] for row in rows]
-        return np.array([model(input_ids=ids).logits.item() for ids in inputs], dtype=np.float32)
 
-    return score
+@pytest.fixture(scope="session", params=["tiny", "small"])
+def engine_and_plain(request: pytest.FixtureRequest) -> tuple[Engine, Plain]:
+    """An engine at the greatest length its model has places for, and the same model by definition."""
+    if request.param == "tiny":
+        return request.getfixturevalue("tiny"), request.getfixturevalue("plain_logits")
+    directory = find_model("small").path
+    model = AutoModelForSequenceClassification.from_pretrained(directory, dtype=torch.float32)
+    return Engine.load(directory, device="cpu", dtype="fp32", max_length_tokens=8192), plain_model(model)
 
 
 @pytest.fixture(scope="session")

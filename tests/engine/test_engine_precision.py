@@ -10,19 +10,21 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rerankq_worker.engine import Engine, EngineError, PrecisionRefused, linears
-from rerankq_worker.engine.precision import choose_device, choose_precision
+from rerankq_worker.engine import Engine, EngineError, PrecisionRefused, linears, precision
+from rerankq_worker.engine.precision import bf16_pays, choose_device, choose_precision
 
 Plain = Callable[[Any], np.ndarray[Any, Any]]
 
-NEIGHBOUR_TOLERANCE = {"fp32": 1e-5, "bf16": 0.05, "int8": 1e-4}
+NEIGHBOUR_TOLERANCE = {"fp32": 1e-5, "fp16": 1e-5, "bf16": 0.05, "bf16 in fp32": 1e-5, "int8": 1e-4}
 """Logits: by how much a pair may move with its batch. Written in docs/engine.md."""
-COST_TOLERANCE = {"fp32": 1e-5, "bf16": 0.2, "int8": 0.3}
+COST_TOLERANCE = {"fp32": 1e-5, "fp16": 0.01, "bf16": 0.2, "bf16 in fp32": 0.1, "int8": 0.3}
 """Logits: by how much this tiny model, whose wide random weights magnify every error, may move on average."""
 
 OFFERED = [
     pytest.param("fp32"),
+    pytest.param("fp16"),
     pytest.param("bf16"),
+    pytest.param("bf16 in fp32"),
     pytest.param(
         "int8", marks=pytest.mark.skipif(not linears.can_compute_int8(), reason="no int8 product here")
     ),
@@ -39,7 +41,9 @@ def engines(tiny_dir: Path) -> dict[str, Engine]:
 def engine_in(tiny_dir: Path, engines: dict[str, Engine]) -> Callable[[str], Engine]:
     def load(dtype: str) -> Engine:
         if dtype not in engines:
-            engines[dtype] = Engine.load(tiny_dir, device="cpu", dtype=dtype)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(precision, "bf16_pays", lambda: dtype == "bf16")
+                engines[dtype] = Engine.load(tiny_dir, device="cpu", dtype=dtype.split()[0])
         return engines[dtype]
 
     return load
@@ -95,7 +99,6 @@ def test_auto_is_half_precision_on_a_gpu() -> None:
 @pytest.mark.parametrize(
     ("dtype", "device", "way_out"),
     [
-        ("fp16", "cpu", "use bf16, int8 or fp32"),
         ("bf16", "cuda", "use fp16"),
         ("int8", "cuda", "use fp16"),
         ("fp8", "cpu", "expected a dtype of auto, fp32"),
@@ -106,6 +109,43 @@ def test_a_precision_that_does_not_pay_is_refused_with_a_way_out(
 ) -> None:
     with pytest.raises(PrecisionRefused, match=way_out):
         choose_precision(dtype, torch.device(device))
+
+
+@pytest.mark.parametrize("pays", [False, True])
+def test_bf16_is_computed_in_fp32_where_its_products_do_not_pay(
+    pays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "bf16_pays", lambda: pays)
+
+    chosen = choose_precision("bf16", torch.device("cpu"))
+
+    assert (chosen.name, chosen.weights) == ("bf16", torch.bfloat16)
+    assert chosen.body is (torch.bfloat16 if pays else torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("supported", "fp32_seconds", "bf16_seconds", "pays"),
+    [(True, 2.0, 1.0, True), (True, 1.0, 2.0, False), (True, 1.1, 1.0, False), (False, 2.0, 1.0, False)],
+    ids=["twice as fast", "half as fast", "hardly faster", "emulated"],
+)
+def test_bf16_pays_where_its_products_are_clearly_faster(
+    supported: bool, fp32_seconds: float, bf16_seconds: float, pays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = {torch.float32: fp32_seconds, torch.bfloat16: bf16_seconds}
+    monkeypatch.setattr(precision, "_has_bf16_instructions", lambda: supported)
+    monkeypatch.setattr(precision, "seconds_of_product", seconds.__getitem__)
+
+    bf16_pays.cache_clear()
+    try:
+        assert bf16_pays() is pays
+    finally:
+        bf16_pays.cache_clear()
+
+
+def test_fp16_on_a_cpu_is_held_in_half_and_computed_in_fp32() -> None:
+    chosen = choose_precision("fp16", torch.device("cpu"))
+
+    assert (chosen.embeddings, chosen.weights, chosen.body) == (torch.float16, torch.float16, torch.float32)
 
 
 @pytest.mark.parametrize("device", ["tpu", "mps", "vulkan:0", "nonsense"])
@@ -122,16 +162,37 @@ def test_a_gpu_that_is_not_there_is_not_replaced_by_the_cpu() -> None:
 
 
 @pytest.mark.parametrize("gelu", [False, True], ids=["linear", "linear and GELU"])
-@pytest.mark.parametrize("make", [linears.prepacked_linear, linears.int8_linear], ids=["prepacked", "int8"])
-def test_every_kind_of_linear_computes_the_plain_one(make: linears.MakeLinear, gelu: bool) -> None:
+@pytest.mark.parametrize(
+    ("make", "cost"),
+    [
+        pytest.param(linears.prepacked_linear, 1e-5, id="prepacked"),
+        pytest.param(linears.WidenedLinears(torch.float16), 2e-3, id="fp16 widened"),
+        pytest.param(linears.WidenedLinears(torch.bfloat16), 0.01, id="bf16 widened"),
+        pytest.param(linears.int8_linear, 0.02, id="int8"),
+    ],
+)
+def test_every_kind_of_linear_computes_the_plain_one(
+    make: linears.MakeLinear, cost: float, gelu: bool
+) -> None:
+    """Cost: the mean error as a share of what the outputs vary by."""
     torch.manual_seed(0)
     weight, bias, x = torch.randn(24, 48), torch.randn(24), torch.randn(7, 48)
     x[3] = 0
 
     expected = linears.plain_linear(weight, bias, gelu)(x)
 
-    tolerance = 1e-5 if make is linears.prepacked_linear else 0.02 * float(expected.std())
-    assert (make(weight, bias, gelu)(x) - expected).abs().mean() <= tolerance
+    assert (make(weight, bias, gelu)(x) - expected).abs().mean() <= cost * float(expected.std())
+
+
+def test_widened_products_of_several_sizes_share_one_buffer() -> None:
+    make = linears.WidenedLinears(torch.bfloat16)
+    small, large = torch.ones(2, 3), torch.full((5, 2), 2.0)
+    first, second = make(small, torch.zeros(2), False), make(large, torch.zeros(5), False)
+
+    x = torch.ones(1, 3)
+
+    assert second(first(x)).tolist() == [[12.0] * 5]
+    assert first(x).tolist() == [[3.0, 3.0]]
 
 
 def test_a_torch_without_the_private_operation_gets_plain_linears(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,6 +202,7 @@ def test_a_torch_without_the_private_operation_gets_plain_linears(monkeypatch: p
     monkeypatch.setattr(linears, "prepacked_linear", gone)
     linears.can_prepack.cache_clear()
     try:
-        assert linears.choose_linear(torch.device("cpu"), int8=False) is linears.plain_linear
+        make = linears.choose_linear(torch.device("cpu"), torch.float32, torch.float32)
+        assert make(torch.eye(2), torch.ones(2), False)(torch.eye(2)).tolist() == [[2.0, 1.0], [1.0, 2.0]]
     finally:
         linears.can_prepack.cache_clear()

@@ -1,55 +1,60 @@
 """The score is transformers' own, to 1e-4 in the logit, whatever the text and whatever shares the batch."""
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import pytest
+import torch
+from transformers import XLMRobertaForSequenceClassification
 
 from rerankq_worker.engine import Engine
-
-Plain = Callable[[Any], np.ndarray[Any, Any]]
-
-PAIRS = [
-    pytest.param("What is a panda?", "The giant panda is a bear species endemic to China.", id="english"),
-    pytest.param("什么是大熊猫？", "大熊猫是中国特有的熊科动物，以竹子为食。", id="chinese"),
-    pytest.param("panda 是什么?", "The panda 大熊猫 eats bamboo 竹子。", id="mixed"),
-    pytest.param("🐼?", "👩‍👩‍👧‍👦 eats 🎋🎋🎋", id="emoji"),
-    pytest.param("مرحبا", "الباندا العملاقة שלום עולם", id="right-to-left"),
-    pytest.param("panda", "", id="empty document"),
-    pytest.param("panda", "   \n\t ", id="blank document"),
-    pytest.param("a", "b", id="one token each"),
-    pytest.param("<s> panda </s>", "<pad> <mask> </s></s> <s> <unk>", id="literal special tokens"),
-    pytest.param("panda", "bamboo " * 20_000, id="longer than 8192 tokens"),
-    pytest.param("panda " * 20_000, "bamboo " * 20_000, id="query longer than its share"),
-]
+from rerankq_worker.engine.attention import per_row
+from rerankq_worker.engine.linears import choose_linear
+from rerankq_worker.engine.packed_model import PackedModel
+from rerankq_worker.engine.precision import EXACT
+from tests.engine.definition import PAIRS, VOCABULARY, Plain, plain_model, random_rows
+from tests.model_dirs import SHAPES, randomize_biases, xlmr_config
 
 
-@pytest.mark.parametrize(("query", "document"), PAIRS)
+@pytest.mark.parametrize(("query", "document"), list(PAIRS.values()), ids=list(PAIRS))
 def test_a_pair_scores_as_in_transformers(
-    tiny: Engine, plain_logits: Plain, query: str, document: str
+    engine_and_plain: tuple[Engine, Plain], query: str, document: str
 ) -> None:
-    rows = [row.token_ids for row in tiny.tokenizer.rows(query, [document])]
+    engine, plain = engine_and_plain
+    rows = [row.token_ids for row in engine.tokenizer.rows(query, [document])]
 
-    got = tiny.score(rows)
+    got = engine.score(rows)
 
-    np.testing.assert_allclose(got, plain_logits(rows), atol=1e-4)
+    np.testing.assert_allclose(got, plain(rows), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 17, 128, 511, 1024, 8192])
 def test_a_row_of_any_length_scores_as_in_transformers(
-    tiny: Engine, plain_logits: Plain, length: int
+    engine_and_plain: tuple[Engine, Plain], length: int
 ) -> None:
-    rows = [np.random.default_rng(length).integers(4, 180, size=length, dtype=np.int32)]
+    engine, plain = engine_and_plain
+    rows = random_rows([min(length, engine.info.max_length_tokens)])
 
-    np.testing.assert_allclose(tiny.score(rows), plain_logits(rows), atol=1e-4)
+    np.testing.assert_allclose(engine.score(rows), plain(rows), atol=1e-4, rtol=0)
 
 
-def test_a_batch_of_mixed_lengths_scores_as_in_transformers(tiny: Engine, plain_logits: Plain) -> None:
-    random = np.random.default_rng(1)
-    rows = [random.integers(4, 180, size=n, dtype=np.int32) for n in (90, 90, 3, 41, 41, 41, 200, 1)]
+def test_a_batch_of_mixed_lengths_scores_as_in_transformers(engine_and_plain: tuple[Engine, Plain]) -> None:
+    engine, plain = engine_and_plain
+    rows = random_rows([90, 90, 3, 41, 41, 41, 200, 1])
 
-    np.testing.assert_allclose(tiny.score(rows), plain_logits(rows), atol=1e-4)
+    np.testing.assert_allclose(engine.score(rows), plain(rows), atol=1e-4, rtol=0)
+
+
+def test_the_true_shape_scores_as_in_transformers() -> None:
+    """24 layers of 1,024, random weights; `benchmarks.exactness` goes on to 8,192 tokens, which takes minutes."""
+    source = XLMRobertaForSequenceClassification(xlmr_config(SHAPES["true-shape"], VOCABULARY))
+    randomize_biases(source)
+    rows = random_rows([1, 2, 17, 60, 60, 190])
+    expected = plain_model(source)(rows)
+    assert np.std(expected) > 0.01  # or any score would do
+
+    cpu = torch.device("cpu")
+    model = PackedModel(source, cpu, EXACT, choose_linear(cpu, EXACT.weights, EXACT.body), per_row)
+
+    np.testing.assert_allclose(model(rows).numpy(), expected, atol=1e-4, rtol=0)
 
 
 def test_pairs_come_back_in_the_order_given(tiny: Engine) -> None:

@@ -18,6 +18,7 @@ DOCUMENTS = sorted(
 )
 _LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)#\s]+)(?:#[^)]*)?\)")
 _VERB = re.compile(r"`make ([a-z-]+)")
+_MODULE = re.compile(r"python -m ((?:benchmarks|tests|training)[\w.]*)")
 _COMMAND = re.compile(r"`rerankq ((?:model |dead )?[a-z][a-z-]*)")
 
 
@@ -41,6 +42,15 @@ def test_every_verb_and_command_that_a_document_names_exists(document: Path) -> 
     unknown = {*_VERB.findall(text)} - _verbs(), {*_COMMAND.findall(text)} - _commands()
 
     assert unknown == (set(), set())
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, REPOSITORY / "Makefile"], ids=lambda path: path.name)
+def test_every_program_that_a_document_names_can_be_run(document: Path) -> None:
+    named = {name.rstrip(".") for name in _MODULE.findall(document.read_text(encoding="utf-8"))}
+
+    assert [
+        name for name in named if not (REPOSITORY / name.replace(".", "/")).with_suffix(".py").is_file()
+    ] == []
 
 
 def test_make_alone_lists_every_verb() -> None:

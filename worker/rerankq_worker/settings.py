@@ -24,8 +24,8 @@ class WorkerSettings(SharedSettings):
     devices: str = "auto"
     """`auto` (every GPU, else the CPU), `cpu`, or GPUs as `0,1` or `GPU-<uuid>`. One engine process each."""
     dtype: Literal["auto", "fp32", "fp16", "bf16", "int8"] = "auto"
-    """Arithmetic of the model's body. `auto`: fp16 on a GPU, fp32 on a CPU. bf16 and int8 are faster on a CPU and
-    cost quality (docs/engine.md says how much)."""
+    """Precision of the model's body. `auto`: fp16 on a GPU, fp32 on a CPU. On a CPU fp16 and bf16 halve the memory,
+    int8 and on some processors bf16 are faster; what each costs in quality is in docs/engine.md."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads of one engine; all cores when empty."""
     max_length_tokens: int = Field(default=1024, ge=16, le=8192)

@@ -29,7 +29,7 @@ from rerankq_worker.engine.errors import (
 )
 from rerankq_worker.engine.loading import Forward, load_forward
 from rerankq_worker.engine.memory import filler_rows, largest_batch_tokens
-from rerankq_worker.engine.precision import Precision, choose_device, choose_precision
+from rerankq_worker.engine.precision import EXACT, choose_device, choose_precision
 from rerankq_worker.model_files import find_model, read_config, usable_length_tokens
 from rerankq_worker.planner import plan
 from rerankq_worker.tokenizer import PairTokenizer, TokenIds
@@ -44,7 +44,6 @@ FIRST_TOKENS = (
 )
 WINDOW_PAIRS = 2_048  # of score_pairs: sorted and batched together; the next window is tokenized meanwhile
 CPU = torch.device("cpu")
-EXACT_ON_CPU = Precision("fp32", torch.float32, int8_linears=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,15 +128,13 @@ class Engine:
             max_batch_tokens=_asked_batch_tokens(max_batch_tokens, length),
         )
         forward = load_forward(files.path, where, precision)
-        is_exact = where.type == "cpu" and precision == EXACT_ON_CPU
+        is_exact = where.type == "cpu" and precision == EXACT
         return cls(
             forward=forward,
             info=info,
             tokenizer=PairTokenizer.from_model_dir(files.path, length),
             vocabulary_size=int(config["vocab_size"]),
-            load_exact=(lambda: forward)
-            if is_exact
-            else partial(load_forward, files.path, CPU, EXACT_ON_CPU),
+            load_exact=(lambda: forward) if is_exact else partial(load_forward, files.path, CPU, EXACT),
             measures_memory_on=where if where.type == "cuda" and max_batch_tokens is None else None,
         )
 

@@ -22,9 +22,9 @@ Forward = Callable[[Sequence[TokenIds]], Tensor]
 def load_forward(directory: Path, device: torch.device, precision: Precision) -> Forward:
     """The model, packed, resident on its device in its precision."""
     source = load_reference(directory)
-    make_linear = choose_linear(device, precision.int8_linears)
+    make_linear = choose_linear(device, precision.weights, precision.body)
     attention = choose_attention(device, precision.body)
-    return PackedModel(source, device, precision.body, make_linear, attention)
+    return PackedModel(source, device, precision, make_linear, attention)
 
 
 def load_reference(directory: Path) -> nn.Module:

@@ -16,6 +16,7 @@ from torch.nn import functional
 from rerankq_worker.engine.attention import Attention
 from rerankq_worker.engine.linears import Linear, MakeLinear
 from rerankq_worker.engine.packing import Packed, pack
+from rerankq_worker.engine.precision import Precision
 from rerankq_worker.tokenizer import TokenIds
 
 Norm = Callable[[Tensor], Tensor]
@@ -28,7 +29,7 @@ class PackedModel:
         self,
         source: nn.Module,
         device: torch.device,
-        body: torch.dtype,
+        precision: Precision,
         make_linear: MakeLinear,
         attention: Attention,
     ) -> None:
@@ -38,8 +39,8 @@ class PackedModel:
         self._device = device
         self._attention = attention
         self._head = _Head.of(loaded.classifier, device)
-        self._embeddings = _Embeddings.of(loaded.roberta.embeddings, config.layer_norm_eps, device, body)
-        make = _Maker(device, body, make_linear, config.num_attention_heads, config.layer_norm_eps)
+        self._embeddings = _Embeddings.of(loaded.roberta.embeddings, config.layer_norm_eps, device, precision)
+        make = _Maker(device, precision.body, make_linear, config.num_attention_heads, config.layer_norm_eps)
         layers: list[Any] = list(loaded.roberta.encoder.layer)
         self._layers = [make.layer(layer, last=layer is layers[-1]) for layer in layers]
 
@@ -57,18 +58,20 @@ class PackedModel:
 @dataclass(frozen=True, slots=True)
 class _Embeddings:
     words: Tensor
+    """Perhaps in less than the body computes in: these are half of the model's weights."""
     positions: Tensor
     """Position and token type together: the type is always 0 in this model."""
     norm: Norm
 
     @classmethod
-    def of(cls, source: Any, eps: float, device: torch.device, body: torch.dtype) -> "_Embeddings":
+    def of(cls, source: Any, eps: float, device: torch.device, precision: Precision) -> "_Embeddings":
         positions = source.position_embeddings.weight.data + source.token_type_embeddings.weight.data[0]
-        words = _taken(source.word_embeddings).to(device, body)
-        return cls(words, positions.to(device, body), _norm(source.LayerNorm, eps, device, body))
+        words = _taken(source.word_embeddings).to(device, precision.embeddings)
+        norm = _norm(source.LayerNorm, eps, device, precision.body)
+        return cls(words, positions.to(device, precision.body), norm)
 
     def __call__(self, packed: Packed) -> Tensor:
-        words = functional.embedding(packed.token_ids, self.words)
+        words = functional.embedding(packed.token_ids, self.words).to(self.positions.dtype)
         return self.norm(words.add_(functional.embedding(packed.positions, self.positions)))
 
 
@@ -118,7 +121,7 @@ class _Head:
     @classmethod
     def of(cls, source: Any, device: torch.device) -> "_Head":
         tensors = (source.dense.weight, source.dense.bias, source.out_proj.weight, source.out_proj.bias)
-        return cls(*(tensor.data.to(device, torch.float32) for tensor in tensors))
+        return cls(*(_placed(tensor, device, torch.float32) for tensor in tensors))
 
     def __call__(self, firsts: Tensor) -> Tensor:
         hidden = torch.tanh(functional.linear(firsts.float(), self.dense, self.dense_bias))
@@ -152,7 +155,7 @@ class _Maker:
     def _linear(self, *sources: Any, gelu: bool = False) -> Linear:
         bias = torch.cat([source.bias.data for source in sources])
         weight = torch.cat([_taken(source) for source in sources])
-        return self.make_linear(weight.to(self.device, self.body), bias.to(self.device, self.body), gelu)
+        return self.make_linear(weight, bias, gelu)
 
 
 def _taken(source: Any) -> Tensor:
@@ -163,5 +166,11 @@ def _taken(source: Any) -> Tensor:
 
 
 def _norm(source: Any, eps: float, device: torch.device, body: torch.dtype) -> Norm:
-    weight, bias = source.weight.data.to(device, body), source.bias.data.to(device, body)
+    weight, bias = _placed(source.weight, device, body), _placed(source.bias, device, body)
     return lambda hidden: functional.layer_norm(hidden, weight.shape, weight, bias, eps)
+
+
+def _placed(parameter: Any, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A copy always: a view of a small tensor would keep the whole checkpoint mapped into memory."""
+    placed: Tensor = parameter.data.to(device, dtype, copy=True)
+    return placed
