@@ -11,6 +11,9 @@ from contextlib import asynccontextmanager
 from typing import Any, Self
 
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from rerankq.answers import JobStatus, is_answer, read_ranking, read_status
@@ -24,8 +27,9 @@ from rerankq.client import (
     refuse_to_wait,
 )
 from rerankq.contract import keys
-from rerankq.contract.errors import BrokerUnavailable, InvalidSettings, ResultTimeout
+from rerankq.contract.errors import BrokerUnavailable, ResultTimeout
 from rerankq.contract.messages import Ranking
+from rerankq.contract.sentinel import is_sentinel, read_sentinel_url
 from rerankq.outgoing import new_job_id
 from rerankq.settings import ClientSettings
 
@@ -253,13 +257,20 @@ class Listener:
 
 
 def _async_redis(url: str, timeout_seconds: float) -> "Redis":
-    if url.startswith("sentinel://"):
-        raise InvalidSettings(
-            "expected a redis:// or rediss:// URL for asyncio, got sentinel://; use RerankClient in a thread"
-        )
+    timeouts: dict[str, Any] = {"socket_timeout": timeout_seconds, "socket_connect_timeout": timeout_seconds}
+    if is_sentinel(url):
+        asked = read_sentinel_url(url)
+        sentinel = Sentinel(asked.sentinels, sentinel_kwargs={"retry": Retry(NoBackoff(), 0), **timeouts})
+        return sentinel.master_for(asked.master_name, redis_class=_Master, **asked.login, **timeouts)
     make: Callable[..., Redis] = Redis.from_url
-    return make(
-        url.replace("redis+socket://", "unix://"),
-        socket_timeout=timeout_seconds,
-        socket_connect_timeout=timeout_seconds,
-    )
+    return make(url.replace("redis+socket://", "unix://"), **timeouts)
+
+
+class _Master(Redis):
+    """A client of whichever Redis the sentinels name; closes the connections to them as well."""
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        await super().aclose(close_connection_pool)
+        pool: Any = self.connection_pool
+        for sentinel in pool.sentinel_manager.sentinels:
+            await sentinel.aclose()

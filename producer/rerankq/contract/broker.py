@@ -6,6 +6,8 @@ from celery import Celery
 
 from rerankq.contract import transport, wire
 from rerankq.contract.messages import LANES, Lane
+from rerankq.contract.sentinel import is_sentinel, read_sentinel_url
+from rerankq.contract.stores import sentinel_options
 
 RERANK_TASK = "rerankq.rerank"
 PACK_TASK = "rerankq.rerank_pack"
@@ -44,9 +46,24 @@ def celery_app(
     """
     transport.install()
     wire.register_serializer()
-    app = Celery(name, broker=broker_url, backend=result_url, set_as_current=False)
+    broker, broker_options = _as_celery_reads_it(broker_url, socket_timeout_seconds)
+    results, result_options = _as_celery_reads_it(result_url, socket_timeout_seconds)
+    app = Celery(name, broker=broker, backend=results, set_as_current=False)
     app.conf.update(_wire_configuration(socket_timeout_seconds, result_ttl_seconds, lease_seconds))
+    app.conf.broker_transport_options |= broker_options
+    app.conf.result_backend_transport_options |= result_options
     return app
+
+
+def _as_celery_reads_it(url: str, socket_timeout: float) -> tuple[str, dict[str, Any]]:
+    """A URL, and the options of Celery's that it cannot carry there."""
+    if not is_sentinel(url):
+        return url, {}
+    asked = read_sentinel_url(url)
+    return asked.without_name, {
+        "master_name": asked.master_name,
+        "sentinel_kwargs": sentinel_options(socket_timeout),
+    }
 
 
 def _wire_configuration(socket_timeout: float, result_ttl: int, lease: float) -> dict[str, Any]:

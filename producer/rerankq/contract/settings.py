@@ -14,6 +14,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from rerankq.contract.errors import InvalidSettings
+from rerankq.contract.sentinel import is_sentinel, read_sentinel_url
 from rerankq.contract.variables import VARIABLES
 
 PREFIX = "RERANKQ_"
@@ -40,7 +41,8 @@ class SharedSettings(BaseSettings):
     )
 
     broker_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
-    """The Redis that holds the lanes. `redis://`, `rediss://` (TLS) or `sentinel://`; may carry a password."""
+    """The Redis that holds the lanes: `redis://`, `rediss://` (TLS) or `sentinel://…?master_name=…`; may carry a
+    password."""
     result_url: SecretStr | None = None
     """The Redis that holds answers; the broker itself when empty. A second Redis keeps answers from filling it."""
     result_ttl_seconds: int = Field(default=3600, ge=1)
@@ -60,6 +62,8 @@ class SharedSettings(BaseSettings):
         schemes = ("redis://", "rediss://", "sentinel://", "redis+socket://")
         if url is not None and not url.get_secret_value().startswith(schemes):
             raise ValueError(f"expected a URL that starts with one of {', '.join(schemes)}")
+        if url is not None and is_sentinel(url.get_secret_value()):
+            read_sentinel_url(url.get_secret_value())
         return url
 
     @property
