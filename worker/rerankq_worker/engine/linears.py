@@ -3,7 +3,7 @@
 Which one is taken is decided once, when a model is built; knows no model.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 
 import torch
@@ -16,6 +16,7 @@ MakeLinear = Callable[[Tensor, Tensor, bool], Linear]
 
 ZERO_POINT = 128  # int8 activations are unsigned numbers around it
 SMALLEST = 1e-12  # keeps a row of zeros from dividing by zero
+CACHED_ELEMENTS = 1 << 17  # of fp32, and what is made of them: about 1 MB
 TYPICAL_TOKENS = 2048  # oneDNN chooses the blocked weight layout for about this many rows
 
 
@@ -97,12 +98,13 @@ def int8_linear(weight: Tensor, bias: Tensor, gelu: bool) -> Linear:
     multiply, zeros = torch.ops.onednn.qlinear_pointwise, torch.zeros(len(weight), dtype=torch.int64)
 
     def product(x: Tensor) -> Tensor:
-        buffer = (
-            x.abs()
-        )  # worked on in place from here: fresh memory for each step costs as much as the product
-        scale = buffer.amax(dim=-1, keepdim=True).clamp_min_(SMALLEST).div_(127)
-        torch.mul(x, scale.reciprocal(), out=buffer)
-        activations = buffer.add_(ZERO_POINT + 0.5).to(torch.uint8)  # the half rounds, to(uint8) cuts
+        activations, scale = torch.empty(x.shape, dtype=torch.uint8), torch.empty(len(x), 1)
+        for part, into, part_scale in _in_cache(x, activations, scale):
+            buffer = part.abs()
+            torch.amax(buffer, dim=-1, keepdim=True, out=part_scale)
+            part_scale.clamp_min_(SMALLEST).div_(127)
+            torch.mul(part, part_scale.reciprocal(), out=buffer)
+            into.copy_(buffer.add_(ZERO_POINT + 0.5))  # the half rounds, the copy to uint8 cuts
         y = multiply(
             activations,
             1.0,
@@ -118,10 +120,19 @@ def int8_linear(weight: Tensor, bias: Tensor, gelu: bool) -> Linear:
             [],
             "",
         )
-        y.mul_(scale).add_(bias)
-        return torch.ops.aten.gelu_(y) if gelu else y
+        for part, part_scale in _in_cache(y, scale):
+            part.mul_(part_scale).add_(bias)
+            if gelu:
+                torch.ops.aten.gelu_(part)
+        return y
 
     return product
+
+
+def _in_cache(first: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The same rows of each tensor, as many at a time as stay in a core's cache while they are worked on."""
+    rows = max(1, CACHED_ELEMENTS // first.shape[1])
+    return zip(*(tensor.split(rows) for tensor in (first, *others)), strict=True)
 
 
 @cache
