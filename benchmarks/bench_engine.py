@@ -99,6 +99,17 @@ def cross_encoder(name: str, dtype: str, batch: int) -> Contestant:
     return Contestant(name, dtype, make)
 
 
+CHILDREN: list["subprocess.Popen[str]"] = []
+
+
+def end_children() -> None:
+    """infinity does not end with its input, and what it does meanwhile would count for the next race."""
+    while CHILDREN:
+        child = CHILDREN.pop()
+        child.kill()
+        child.communicate()
+
+
 def elsewhere(name: str, python: str, program: str, dtype: str) -> Contestant:
     """A contestant in a Python of its own: JSON lines in and out, timed there is nothing but the scoring call."""
 
@@ -110,6 +121,7 @@ def elsewhere(name: str, python: str, program: str, dtype: str) -> Contestant:
             text=True,
             env={**os.environ, "PYTHONPATH": "", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"},
         )
+        CHILDREN.append(child)
 
         def score(pairs: Sequence[Pair]) -> np.ndarray:
             assert child.stdin is not None
@@ -339,7 +351,10 @@ def main() -> None:
         model = model_directory(model_name, asked.cache)
         work = workload(work_name, asked.jobs, asked.documents, model)
         only = set(filter(None, asked.only.split(",")))
-        rows = race(model, work, asked.device, asked.rounds, only, CLOCKS[asked.clock])
+        try:
+            rows = race(model, work, asked.device, asked.rounds, only, CLOCKS[asked.clock])
+        finally:
+            end_children()
         results.append(
             {
                 "model": model_name,
