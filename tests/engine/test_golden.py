@@ -86,7 +86,7 @@ def test_an_engine_as_it_should_be_is_let_into_service(model: str) -> None:
     refuse_drift(Scorer(model))
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16", "int8"])
 def test_the_small_model_gives_its_golden_scores(dtype: str) -> None:
     if dtype == "int8" and not can_compute_int8():
         pytest.skip("this processor or this torch has no int8 product")
