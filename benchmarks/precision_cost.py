@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rerankq_worker.engine import Engine, PrecisionRefused
+from rerankq_worker.engine import Engine, PrecisionRefused, precision
 
 SHARED = Path(os.environ.get("RERANKQ_SHARED") or Path(__file__).parents[1].parent / "shared") / "data"
 CUTOFF = 10
@@ -64,8 +64,13 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--jobs", type=int, default=40, help="of each job file")
     parser.add_argument("--threads", type=int)
+    parser.add_argument(
+        "--bf16-products", action="store_true", help="even where this CPU is slower with them"
+    )
     asked = parser.parse_args()
 
+    if asked.bf16_products:
+        precision.bf16_pays = lambda: True
     files = sorted((SHARED / "jobs").glob("*.jsonl.gz"))
     if not files:
         raise SystemExit(f"no job files under {SHARED / 'jobs'}; say where they are with RERANKQ_SHARED")

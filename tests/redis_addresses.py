@@ -7,7 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ DOWN_AFTER_MILLISECONDS = 1000
 def self_signed(directory: Path) -> tuple[Path, Path]:
     """A self-signed certificate for 127.0.0.1 and its key."""
     if not shutil.which("openssl"):
-        pytest.skip("no openssl to make a certificate with")
+        pytest.skip("no openssl to make a certificate with")  # the system's; pip cannot bring it
     made, key = directory / "cert.pem", directory / "key.pem"
     command = [
         "openssl",
@@ -113,22 +113,19 @@ class TlsRedis(RedisServer):
     def __init__(self, directory: Path) -> None:
         super().__init__()
         self._certificate = self_signed(directory)
-        self._endpoint = tls_in_front_of(self, self._certificate)
+        self._started = ExitStack()
         self._tls_port = 0
 
     @property
     def url(self) -> str:
         return f"rediss://127.0.0.1:{self._tls_port}/0?ssl_cert_reqs=required&ssl_ca_certs={self._certificate[0]}"
 
-    def client(self, **options: object) -> redis.Redis:
-        return redis.Redis(port=self.port, **options)
-
     def start(self) -> None:
         super().start()
-        self._tls_port = self._endpoint.__enter__()
+        self._tls_port = self._started.enter_context(tls_in_front_of(self, self._certificate))
 
     def __exit__(self, *_: object) -> None:
-        self._endpoint.__exit__(None, None, None)
+        self._started.close()
         super().__exit__()
 
 
@@ -137,8 +134,8 @@ class GuardedRedis(RedisServer):
 
     def __init__(self, directory: Path) -> None:
         super().__init__(appendonly=True)
-        self._replica = RedisServer(appendonly=True)
-        self._sentinel = sentinel_for(self, directory)
+        self._directory_of_sentinel = directory
+        self._started = ExitStack()
         self._dead_port, self._sentinel_port = free_port(), 0
 
     @property
@@ -147,16 +144,13 @@ class GuardedRedis(RedisServer):
         sentinels = [f"sentinel://127.0.0.1:{port}/0" for port in (self._dead_port, self._sentinel_port)]
         return f"{';'.join(sentinels)}?master_name={MASTER_NAME}"
 
-    def client(self, **options: object) -> redis.Redis:
-        return redis.Redis(port=self.port, **options)
-
     def start(self) -> None:
         super().start()
-        self._replica.start()
-        with self._replica.client() as replica:
+        started = self._started.enter_context(RedisServer(appendonly=True))
+        with started.client() as replica:
             replica.replicaof("127.0.0.1", self.port)
             wait_until(lambda: replica.info("replication")["master_link_status"] == "up")
-        self._sentinel_port = self._sentinel.__enter__()
+        self._sentinel_port = self._started.enter_context(sentinel_for(self, self._directory_of_sentinel))
         with redis.Redis(port=self._sentinel_port) as sentinel:
             wait_until(lambda: sentinel.execute_command("SENTINEL", "replicas", MASTER_NAME))
 
@@ -166,8 +160,7 @@ class GuardedRedis(RedisServer):
             return bool(master.wait(1, 5_000))
 
     def __exit__(self, *_: object) -> None:
-        self._sentinel.__exit__(None, None, None)
-        self._replica.__exit__()
+        self._started.close()
         super().__exit__()
 
 

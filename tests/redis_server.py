@@ -78,7 +78,7 @@ class RedisServer:
         return self._process.pid
 
     def client(self, **options: object) -> redis.Redis:
-        return redis.Redis.from_url(self.url, **options)
+        return redis.Redis(host="127.0.0.1", port=self.port, **options)
 
     def start(self) -> None:
         arguments = [text for name, value in self._settings.items() for text in (f"--{name}", str(value))]

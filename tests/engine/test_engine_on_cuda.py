@@ -3,10 +3,9 @@
 On a host with a GPU and no Redis: `python -m pytest --confcutdir=tests/engine tests/engine/test_engine_on_cuda.py`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from rerankq_worker.engine.linears import choose_linear
 from rerankq_worker.engine.packed_model import PackedModel
 from rerankq_worker.engine.packing import Packed, pack
 from rerankq_worker.engine.precision import choose_precision
+from tests.engine.definition import Plain, random_rows
 from tests.model_dirs import SHAPES, build_model_dir, xlmr_config
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is visible")
@@ -26,13 +26,6 @@ CUDA = torch.device("cuda")
 LENGTHS = [1, 2, 3, 8, 8, 8, 31, 120, 500, 1024]
 TWO_GB = 2 * 2**30
 XLMR_VOCABULARY = 250_002
-
-Rows = list[np.ndarray[Any, np.dtype[np.int32]]]
-
-
-def rows_of(lengths: list[int], vocabulary_size: int = 590) -> Rows:
-    random = np.random.default_rng(3)
-    return [random.integers(4, vocabulary_size, size=n, dtype=np.int32) for n in lengths]
 
 
 @pytest.fixture(scope="module")
@@ -51,25 +44,25 @@ def half(mini_dir: Path) -> Engine:
     return Engine.load(mini_dir, device="cuda", dtype="fp16", max_batch_pairs=16)
 
 
-def test_fp32_on_cuda_gives_the_score_by_definition(tiny_dir: Path, plain_logits: Callable[..., Any]) -> None:
+def test_fp32_on_cuda_gives_the_score_by_definition(tiny_dir: Path, plain_logits: Plain) -> None:
     engine = Engine.load(
         tiny_dir, device="cuda", dtype="fp32", max_length_tokens=8192, max_batch_tokens=16_384
     )
-    rows = rows_of([*LENGTHS, 8192], vocabulary_size=180)
+    rows = random_rows([*LENGTHS, 8192])
 
     assert np.abs(engine.score(rows) - plain_logits(rows)).max() <= 1e-4
 
 
 def test_fp16_costs_a_few_hundredths_at_most(half: Engine, exact: Engine) -> None:
     half.warm_up()
-    rows = rows_of(LENGTHS)
+    rows = random_rows(LENGTHS)
 
     assert np.abs(half.score(rows) - exact.score(rows)).max() <= 0.02
 
 
 def test_a_pair_scores_the_same_whoever_shares_its_batch(half: Engine) -> None:
     half.warm_up()
-    rows = rows_of(LENGTHS)
+    rows = random_rows(LENGTHS)
     alone = np.concatenate([half.score([row]) for row in rows])
 
     assert np.abs(half.score(rows) - alone).max() <= 0.02
@@ -77,7 +70,7 @@ def test_a_pair_scores_the_same_whoever_shares_its_batch(half: Engine) -> None:
 
 def test_batches_begun_ahead_give_the_scores_of_batches_awaited(half: Engine) -> None:
     half.warm_up()
-    batches = [rows_of([n, 2 * n]) for n in (5, 40, 300, 7)]
+    batches = [random_rows([n, 2 * n]) for n in (5, 40, 300, 7)]
     awaited = [half.score(batch) for batch in batches]
 
     finishes = [half.begin(batch) for batch in batches]
@@ -90,7 +83,7 @@ def test_batches_begun_ahead_give_the_scores_of_batches_awaited(half: Engine) ->
 def test_attention_agrees_with_the_cpu(chosen: bool, only_firsts: bool) -> None:
     """In fp16, on slices of one projection, as the model hands them over."""
     way = attention.choose_attention(CUDA, torch.float16) if chosen else attention.padded
-    packed: Packed = pack(rows_of(LENGTHS), CUDA)
+    packed: Packed = pack(random_rows(LENGTHS), CUDA)
     torch.manual_seed(0)
     both = torch.randn(sum(LENGTHS), 3, 4, 64, device=CUDA, dtype=torch.float16)
     queries, keys, values = both.unbind(1)
@@ -100,7 +93,7 @@ def test_attention_agrees_with_the_cpu(chosen: bool, only_firsts: bool) -> None:
     got = way(queries, keys, values, packed).float().cpu()
 
     expected = attention.per_row(
-        *(x.float().cpu() for x in (queries, keys, values)), pack(rows_of(LENGTHS), CUDA)
+        *(x.float().cpu() for x in (queries, keys, values)), pack(random_rows(LENGTHS), CUDA)
     )
     torch.testing.assert_close(got, expected, atol=4e-3, rtol=0)
 
@@ -109,9 +102,9 @@ def test_a_row_the_model_has_no_place_for_never_reaches_the_device(half: Engine)
     with pytest.raises(ValueError, match="expected token ids of 0 to"):
         half.score([np.array([0, 10**6, 2], dtype=np.int32)])
     with pytest.raises(ValueError, match="to have 1 to 1024 tokens"):
-        half.score(rows_of([1025]))
+        half.score(random_rows([1025]))
 
-    assert np.isfinite(half.score(rows_of([1024]))).all()
+    assert np.isfinite(half.score(random_rows([1024]))).all()
 
 
 def test_warm_up_finds_a_budget_that_fits(half: Engine) -> None:
@@ -119,14 +112,14 @@ def test_warm_up_finds_a_budget_that_fits(half: Engine) -> None:
 
     tokens = half.info.max_batch_tokens
     assert 1024 <= tokens <= 16 * 1024
-    assert np.isfinite(half.score(rows_of([1024] * (tokens // 1024)))).all()
+    assert np.isfinite(half.score(random_rows([1024] * (tokens // 1024)))).all()
     assert half.info.max_batch_tokens == tokens  # it was not halved
 
 
 @pytest.fixture
 def little_memory(half: Engine) -> Iterator[Engine]:
     """An engine that may take 48 MiB more than its weights."""
-    half.score(rows_of([8]))  # what the libraries take for themselves is taken before the limit
+    half.score(random_rows([8]))  # what the libraries take for themselves is taken before the limit
     torch.cuda.empty_cache()
     allowed = torch.cuda.memory_reserved() + 48 * 2**20
     torch.cuda.set_per_process_memory_fraction(allowed / torch.cuda.get_device_properties(CUDA).total_memory)
@@ -137,7 +130,7 @@ def little_memory(half: Engine) -> Iterator[Engine]:
 def test_a_batch_that_does_not_fit_is_halved_and_its_size_remembered(
     little_memory: Engine, exact: Engine
 ) -> None:
-    rows = rows_of([1024] * 16)
+    rows = random_rows([1024] * 16)
     little_memory.info = replace(little_memory.info, max_batch_tokens=16 * 1024)
 
     logits = little_memory.score(rows)
@@ -160,7 +153,7 @@ def test_the_true_shape_scores_32_pairs_of_512_tokens_in_2_gb() -> None:
         attention.choose_attention(CUDA, precision.body),
     )
 
-    logits = model(rows_of([512] * 32, XLMR_VOCABULARY)).cpu()
+    logits = model(random_rows([512] * 32)).cpu()
 
     assert torch.isfinite(logits).all()
     assert torch.cuda.max_memory_allocated() - held < TWO_GB

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 TimeLimits = tuple[float | None, float | None]
-"""(soft, hard) seconds; None: no limit."""
+"""(soft, hard) seconds; None: no limit. The other way round than in a header of Celery's."""
 
 
 def in_order(hard: float | None, soft: float | None) -> list[float | None]:

@@ -7,7 +7,7 @@ from celery import Celery
 from rerankq.contract import transport, wire
 from rerankq.contract.messages import LANES, Lane
 from rerankq.contract.sentinel import is_sentinel, read_sentinel_url
-from rerankq.contract.stores import sentinel_options
+from rerankq.contract.stores import asked_once
 
 RERANK_TASK = "rerankq.rerank"
 PACK_TASK = "rerankq.rerank_pack"
@@ -62,7 +62,7 @@ def _as_celery_reads_it(url: str, socket_timeout: float) -> tuple[str, dict[str,
     asked = read_sentinel_url(url)
     return asked.without_name, {
         "master_name": asked.master_name,
-        "sentinel_kwargs": sentinel_options(socket_timeout),
+        "sentinel_kwargs": asked_once(socket_timeout),
     }
 
 

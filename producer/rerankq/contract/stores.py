@@ -18,20 +18,19 @@ def redis_client(url: str, timeout_seconds: float) -> "Redis":
     Args:
         url: `redis://`, `rediss://`, `redis+socket://` or `sentinel://`, as in Celery's own settings.
     """
-    options = _once_within(timeout_seconds)
+    options = asked_once(timeout_seconds)
     if is_sentinel(url):
         asked = read_sentinel_url(url)
-        sentinel = Sentinel(asked.sentinels, sentinel_kwargs=sentinel_options(timeout_seconds))
+        sentinel = Sentinel(asked.sentinels, sentinel_kwargs=options)
         return sentinel.master_for(asked.master_name, redis_class=_Master, **asked.login, **options)
     return Redis.from_url(url.replace("redis+socket://", "unix://"), **options)
 
 
-def sentinel_options(timeout_seconds: float) -> dict[str, Any]:
-    """How a sentinel is asked: once. redis-py would try one that is down for seconds before it asks the next."""
-    return _once_within(timeout_seconds)
+def asked_once(timeout_seconds: float) -> dict[str, Any]:
+    """redis-py's options for a Redis or a sentinel that answers in time or counts as down.
 
-
-def _once_within(timeout_seconds: float) -> dict[str, Any]:
+    By itself redis-py tries a sentinel that is down for seconds before it asks the next.
+    """
     return {
         "socket_timeout": timeout_seconds,
         "socket_connect_timeout": timeout_seconds,

@@ -1,0 +1,148 @@
+"""Who races in `bench_engine`: the engine, CrossEncoder, and engines that want a Python of their own.
+
+Knows how each is loaded and asked; no clock and no workload.
+"""
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rerankq_worker.engine import Engine
+
+Pair = tuple[str, str]
+Score = Callable[[Sequence[Pair]], np.ndarray]
+
+BASELINE = "crossencoder"
+CHILDREN: list["subprocess.Popen[str]"] = []
+"""The processes that were started for contestants elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    name: str
+    dtype: str
+    make: Callable[[Path, str, int], Score]
+    """Model directory, device, length in tokens; gives a function from pairs to logits or scores."""
+
+
+def ours(dtype: str) -> Contestant:
+    def make(model: Path, device: str, length: int) -> Score:
+        engine = Engine.load(model, device=device, dtype=dtype, max_length_tokens=length)
+        engine.warm_up()
+        return engine.score_pairs
+
+    return Contestant(f"rerankq {dtype}", dtype, make)
+
+
+def cross_encoder(name: str, dtype: str, batch: int) -> Contestant:
+    def make(model: Path, device: str, length: int) -> Score:
+        from sentence_transformers import CrossEncoder
+
+        kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+        encoder = CrossEncoder(
+            str(model), device=device, max_length=length, model_kwargs={"torch_dtype": kinds[dtype]}
+        )
+        return lambda pairs: encoder.predict(
+            list(pairs), batch_size=batch, activation_fn=torch.nn.Identity(), show_progress_bar=False
+        )
+
+    return Contestant(name, dtype, make)
+
+
+def end_children() -> None:
+    """infinity does not end with its input, and what it does meanwhile would count for the next race."""
+    while CHILDREN:
+        child = CHILDREN.pop()
+        child.kill()
+        child.communicate()
+
+
+def elsewhere(name: str, python: str, program: str, dtype: str) -> Contestant:
+    """A contestant in a Python of its own: JSON lines in and out, timed there is nothing but the scoring call."""
+
+    def make(model: Path, device: str, length: int) -> Score:
+        child = subprocess.Popen(
+            [python, "-c", program, str(model), device, str(length)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": "", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"},
+        )
+        CHILDREN.append(child)
+
+        def score(pairs: Sequence[Pair]) -> np.ndarray:
+            assert child.stdin is not None
+            assert child.stdout is not None
+            child.stdin.write(json.dumps(list(pairs)) + "\n")
+            child.stdin.flush()
+            for line in child.stdout:
+                if line.startswith("SCORES "):
+                    return np.array(json.loads(line.removeprefix("SCORES ")))
+            raise RuntimeError(f"{name} ended without an answer; see its output above")
+
+        return score
+
+    return Contestant(name, dtype, make)
+
+
+CHILD = """
+import json, sys
+model, device, length = sys.argv[1], sys.argv[2], int(sys.argv[3])
+{make}
+for line in sys.stdin:
+    pairs = json.loads(line)
+    print("SCORES", json.dumps([float(s) for s in score(pairs)]), flush=True)
+"""
+FLAG = CHILD.format(
+    make="""
+from FlagEmbedding import FlagReranker
+reranker = FlagReranker(model, use_fp16=device != "cpu", devices=device, max_length=length)
+score = lambda pairs: reranker.compute_score([tuple(p) for p in pairs])
+"""
+)
+INFINITY = CHILD.format(
+    make="""
+import asyncio, itertools
+from infinity_emb import AsyncEmbeddingEngine, EngineArgs
+loop = asyncio.new_event_loop()
+engine = AsyncEmbeddingEngine.from_args(EngineArgs(model_name_or_path=model, device=device, engine="torch",
+    batch_size=32, bettertransformer=False, compile=False, dtype="float32" if device == "cpu" else "float16",
+    model_warmup=False))
+loop.run_until_complete(engine.astart())
+async def rerank(groups):
+    return await asyncio.gather(*(engine.rerank(query=q, docs=d, raw_scores=True) for q, d in groups))
+def score(pairs):
+    groups = [(q, [d for _, d in g]) for q, g in itertools.groupby(pairs, key=lambda p: p[0])]
+    answers = loop.run_until_complete(rerank(groups))
+    return [r.relevance_score for found, _ in answers for r in sorted(found, key=lambda r: r.index)]
+"""
+)
+
+
+def contestants(device: str) -> list[Contestant]:
+    """The baseline first: CrossEncoder as people run it."""
+    if device == "cpu":
+        found = [
+            cross_encoder(BASELINE, "fp32", 32),
+            cross_encoder("crossencoder fp32 batch 4", "fp32", 4),
+            cross_encoder("crossencoder bf16 batch 4", "bf16", 4),
+            *(ours(dtype) for dtype in ("fp32", "bf16", "int8")),
+        ]
+    else:
+        found = [
+            cross_encoder(BASELINE, "fp16", 32),
+            cross_encoder("crossencoder fp16 batch 128", "fp16", 128),
+            cross_encoder("crossencoder fp32", "fp32", 32),
+            ours("fp16"),
+        ]
+    for name, program in (("flag", FLAG), ("infinity", INFINITY)):
+        python = os.environ.get(f"RERANKQ_BENCH_{name.upper()}_PYTHON")
+        if python:
+            found.append(elsewhere(name, python, program, "fp32" if device == "cpu" else "fp16"))
+    return found
