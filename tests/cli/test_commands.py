@@ -66,7 +66,7 @@ def test_a_job_is_picked_up_again_by_its_id(rerankq: Command) -> None:
 
 def test_a_job_that_is_called_off_says_so(rerankq: Command, stack: LocalStack) -> None:
     with stack.client() as client:
-        job_id = client.submit(QUERY, [RIGHT] * 5_000, lane="bulk").job_id
+        job_id = client.submit(QUERY, [f"{RIGHT} {n}" for n in range(5_000)], lane="bulk").job_id
 
     cancelled = json.loads(rerankq.run("cancel", job_id, "--json").out)
     failure = rerankq.run("result", job_id, "--timeout", "60", exit_code=1)

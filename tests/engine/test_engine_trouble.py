@@ -168,6 +168,17 @@ def test_a_row_that_would_crash_the_device_never_reaches_it(
     assert device.batches == []
 
 
+def test_equal_pairs_are_scored_once(tiny: Engine) -> None:
+    device = Device()
+    engine = Engine(device, tiny.info, tiny.tokenizer, vocabulary_size=10**6, load_exact=Device)
+    pair, other = ("a panda", "a bear"), ("a panda", "bamboo and bamboo")
+
+    logits = engine.score_pairs([pair, other, pair, pair])
+
+    assert len(set(logits[[0, 2, 3]].tolist())) == 1
+    assert sum(device.batches) == sum(len(tiny.tokenizer.rows(q, [d])[0].token_ids) for q, d in (pair, other))
+
+
 def test_batches_are_begun_before_the_last_one_is_fetched(tokenizer: PairTokenizer) -> None:
     device = Device()
     engine = engine_on(device, tokenizer)

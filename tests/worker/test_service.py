@@ -11,6 +11,7 @@ from celery import Celery
 from rerankq import (
     AsyncRerankClient,
     InvalidRequest,
+    Ranking,
     RerankClient,
 )
 from rerankq.contract.errors import RerankError
@@ -49,6 +50,45 @@ def test_a_job_comes_back_ranked(client: RerankClient) -> None:
     assert logits == sorted(logits, reverse=True)
     assert ranking.complete
     assert (ranking.scored, ranking.total, ranking.usage.pairs) == (4, 4, 4)
+
+
+def test_identical_documents_tie_and_keep_the_callers_order(client: RerankClient) -> None:
+    for seed in range(10):
+        twin = "The panda eats bamboo. " * (seed + 1)
+        others = [f"document {number} " + "panda " * (number % 23 + seed) for number in range(50)]
+        documents = [text for number, text in enumerate(others) for text in (text, twin)[: 1 + number % 2]]
+
+        ranking = client.rerank("What does a panda eat?", documents, timeout=60)
+
+        twins = [result for result in ranking.results if documents[result.index] == twin]
+        assert len({result.logit for result in twins}) == 1
+        assert [result.index for result in twins] == [i for i, text in enumerate(documents) if text == twin]
+
+
+def test_a_document_that_comes_again_is_scored_once_and_counted(client: RerankClient) -> None:
+    ranking = client.rerank("panda", ["a panda", "a bear", "a panda", "a panda"])
+
+    assert (ranking.scored, ranking.usage.pairs, ranking.usage.duplicate_pairs) == (4, 4, 2)
+
+
+def test_texts_that_are_the_same_tokens_tie_as_well(client: RerankClient) -> None:
+    same_to_the_model = ["a  panda", "a panda", " a panda "]
+
+    ranking = client.rerank("panda", ["bamboo", *same_to_the_model, "x " * 300])
+
+    assert len({result.logit for result in ranking.results if 1 <= result.index <= 3}) == 1
+    assert ranking.usage.duplicate_pairs == 2
+
+
+def test_equal_requests_of_a_pack_are_scored_once(client: RerankClient) -> None:
+    request = client.request("panda", ["a panda", "a bear"], lane="bulk")
+
+    first, second = client.send_pack([request, request]).answers(30)
+
+    assert isinstance(first, Ranking)
+    assert isinstance(second, Ranking)
+    assert first.results == second.results
+    assert (first.usage.duplicate_pairs, second.usage.duplicate_pairs) == (0, 2)
 
 
 def test_every_ranking_tells_device_dtype_model_and_time(client: RerankClient) -> None:

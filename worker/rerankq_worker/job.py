@@ -27,6 +27,7 @@ from rerankq.contract.messages import (
     parse_request,
 )
 from rerankq_worker.engine_client import EngineAway, EngineClient, EngineKilledTwice, EngineRefused, Scored
+from rerankq_worker.equal_rows import first_equals
 from rerankq_worker.frames import EngineDescription
 from rerankq_worker.job_store import JobStore
 from rerankq_worker.ranking import Logits, rank
@@ -67,6 +68,41 @@ class Part:
 
     member: Member
     positions: npt.NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sheet:
+    """The rows of a job, of all its requests, and what is known of their scores. Equal rows are scored once."""
+
+    rows: list[Row]
+    logits: Logits
+    """NaN where there is none yet; equal rows have equal ones."""
+    firsts: npt.NDArray[np.intp]
+    """For each row the first that equals it."""
+    was_known: npt.NDArray[np.bool_]
+    """Which scores an earlier attempt left behind."""
+
+    @classmethod
+    def of(cls, rows: list[Row], logits: Logits) -> "Sheet":
+        """The sheet of rows of which an earlier attempt left these logits."""
+        firsts = first_equals([row.token_ids for row in rows])
+        logits = logits[firsts]
+        return cls(rows, logits, firsts, ~np.isnan(logits))
+
+    @property
+    def is_duplicate(self) -> npt.NDArray[np.bool_]:
+        """Which rows get the score that was made here for an earlier one."""
+        return ~self.was_known & (self.firsts != np.arange(len(self.rows)))
+
+    def to_ask(self, positions: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+        """The rows whose scores are missing for those at these positions to have one."""
+        firsts = np.unique(self.firsts[positions])
+        return firsts[np.isnan(self.logits[firsts])]
+
+    def write(self, positions: npt.NDArray[np.intp], logits: Logits) -> None:
+        """Note the scores of rows that `to_ask` named, for all that equal them."""
+        self.logits[positions] = logits
+        self.logits[:] = self.logits[self.firsts]
 
 
 class Superseded(Exception):
@@ -113,11 +149,10 @@ class JobRunner:
         members = [self._prepare(fields) for fields in requests]
         tokenized = time.perf_counter()
         rows = [row for member in members for row in member.rows]
-        logits = self._store.start(job.id, job.lane, job.worker, job.attempt, rows)
-        known = int(np.count_nonzero(~np.isnan(logits)))
-        in_time = self._score_members(job, members, rows, logits)
+        sheet = Sheet.of(rows, self._store.start(job.id, job.lane, job.worker, job.attempt, rows))
+        in_time = self._score_members(job, members, sheet)
         timings = _timings(job, started, tokenized)
-        return self._answers(job, members, logits, known, timings, in_time)
+        return self._answers(job, members, sheet, timings, in_time)
 
     def _prepare(self, fields: Mapping[str, Any]) -> Member:
         try:
@@ -150,41 +185,39 @@ class JobRunner:
                 str(error), {"field": "documents", "indices": list(error.indices)}
             ) from error
 
-    def _score_members(
-        self, job: Job, members: Sequence[Member], rows: Sequence[Row], logits: Logits
-    ) -> bool:
-        """Fill `logits` in one go, and in a pack that fails so, request by request; False when time was up first."""
-        whole = np.arange(len(rows))
+    def _score_members(self, job: Job, members: Sequence[Member], sheet: Sheet) -> bool:
+        """Fill the sheet in one go, and in a pack that fails so, request by request; False when time was up first."""
+        whole = np.arange(len(sheet.rows))
         if len(members) == 1:
-            return self._score(job, rows, logits, whole)
+            return self._score(job, sheet, whole)
         try:
-            return self._score(job, rows, logits, whole)
+            return self._score(job, sheet, whole)
         except JobFailed:
-            return all(self._score_alone(job, part, rows, logits) for part in _parts(members))
+            return all(self._score_alone(job, part, sheet) for part in _parts(members))
 
-    def _score_alone(self, job: Job, part: "Part", rows: Sequence[Row], logits: Logits) -> bool:
+    def _score_alone(self, job: Job, part: "Part", sheet: Sheet) -> bool:
         try:
-            return self._score(job, rows, logits, part.positions)
+            return self._score(job, sheet, part.positions)
         except JobFailed as error:
             part.member.error = JobFailed(error.message, {**error.details, "dead": False})
             part.member.request = None
             return True
 
-    def _score(self, job: Job, rows: Sequence[Row], logits: Logits, positions: npt.NDArray[np.intp]) -> bool:
-        """Fill `logits` at these positions; False when the job's time was up first.
+    def _score(self, job: Job, sheet: Sheet, positions: npt.NDArray[np.intp]) -> bool:
+        """Fill the sheet at these positions; False when the job's time was up first.
 
         Raises:
             Cancelled, Superseded, JobFailed, EngineAway
         """
-        missing = positions[np.isnan(logits[positions])]
-        if not len(missing):
+        asked = sheet.to_ask(positions)
+        if not len(asked):
             return True
         if time.time() >= job.stop_at:
             return False
         try:
-            asked = [rows[index].token_ids for index in missing.tolist()]
-            with closing(self._engine.scores(asked, job_id=job.id, lane=job.lane)) as parts:
-                return self._take(job, parts, rows, logits, missing)
+            rows = [sheet.rows[index].token_ids for index in asked.tolist()]
+            with closing(self._engine.scores(rows, job_id=job.id, lane=job.lane)) as parts:
+                return self._take(job, parts, sheet, asked)
         except SoftTimeLimitExceeded:
             return False
         except EngineKilledTwice as error:
@@ -197,27 +230,20 @@ class JobRunner:
                 f"the engine could not score job {job.id}: {error}", {"where": "engine"}
             ) from error
         except EngineAway:
-            self._store.save_checkpoint(job.id, rows, logits)
+            self._store.save_checkpoint(job.id, sheet.rows, sheet.logits)
             raise
 
-    def _take(
-        self,
-        job: Job,
-        parts: Iterable[Scored],
-        rows: Sequence[Row],
-        logits: Logits,
-        missing: npt.NDArray[np.intp],
-    ) -> bool:
+    def _take(self, job: Job, parts: Iterable[Scored], sheet: Sheet, asked: npt.NDArray[np.intp]) -> bool:
         """Write down what comes, and keep an eye on the clock and on whether anybody still wants it."""
         is_time_to_save, is_time_to_ask = Every(CHECKPOINT_PERIOD_SECONDS), Every(WANTED_PERIOD_SECONDS)
         for part in parts:
-            logits[missing[part.indices]] = part.logits
+            sheet.write(asked[part.indices], part.logits)
             if time.time() >= job.stop_at:
-                return not np.isnan(logits[missing]).any()
+                return not np.isnan(sheet.logits[asked]).any()
             if is_time_to_ask():
                 self._refuse_to_go_on(job)
             if is_time_to_save():
-                self._store.save_checkpoint(job.id, rows, logits)
+                self._store.save_checkpoint(job.id, sheet.rows, sheet.logits)
         return True
 
     def _refuse_to_go_on(self, job: Job) -> None:
@@ -230,28 +256,18 @@ class JobRunner:
                 pass
 
     def _answers(
-        self, job: Job, members: Sequence[Member], logits: Logits, known: int, timings: Timings, in_time: bool
+        self, job: Job, members: Sequence[Member], sheet: Sheet, timings: Timings, in_time: bool
     ) -> list[Ranking | RerankError]:
-        answers: list[Ranking | RerankError] = []
-        start = 0
-        for position, member in enumerate(members):
-            stop = start + len(member.rows)
-            name = job.id if len(members) == 1 else f"{job.id}.{position}"
-            cached = max(0, min(known - start, stop - start))
-            answers.append(self._answer(job, name, member, logits[start:stop], cached, timings, in_time))
-            start = stop
-        return answers
+        names = [job.id] if len(members) == 1 else [f"{job.id}.{number}" for number in range(len(members))]
+        return [
+            self._answer(job, name, part, sheet, timings, in_time)
+            for name, part in zip(names, _parts(members), strict=True)
+        ]
 
     def _answer(
-        self,
-        job: Job,
-        name: str,
-        member: Member,
-        logits: Logits,
-        cached: int,
-        timings: Timings,
-        in_time: bool,
+        self, job: Job, name: str, part: Part, sheet: Sheet, timings: Timings, in_time: bool
     ) -> Ranking | RerankError:
+        member, logits = part.member, sheet.logits[part.positions]
         if member.request is None:
             return member.error or JobFailed("This is a bug: a member without request or error.")
         scored, total = int(np.count_nonzero(~np.isnan(logits))), len(logits)
@@ -272,7 +288,8 @@ class JobRunner:
             usage=Usage(
                 pairs=total,
                 tokens=sum(len(row.token_ids) for row in member.rows),
-                cached_pairs=cached,
+                cached_pairs=int(np.count_nonzero(sheet.was_known[part.positions])),
+                duplicate_pairs=int(np.count_nonzero(sheet.is_duplicate[part.positions])),
                 truncated_documents=sum(truncated),
             ),
             timings=timings,

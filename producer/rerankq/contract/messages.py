@@ -193,6 +193,8 @@ class Usage(BaseModel):
     tokens: int = 0
     cached_pairs: int = 0
     """Pairs whose score was known already (an earlier attempt's checkpoint)."""
+    duplicate_pairs: int = 0
+    """Pairs that are equal, token for token, to an earlier one of their job, or pack, and were scored with it."""
     truncated_documents: int = 0
 
 

@@ -156,8 +156,14 @@ class Engine:
     def score_pairs(self, pairs: Sequence[Pair]) -> Logits:
         """Logits of (query, document) pairs, float32, in the order given, for any number of them.
 
-        A sigmoid makes a logit the 0..1 relevance of the model card. Long documents are cut (docs/engine.md).
+        A sigmoid makes a logit the 0..1 relevance of the model card. Long documents are cut (docs/engine.md). Equal
+        pairs are scored once.
         """
+        asked = [(query, document) for query, document in pairs]
+        places = {pair: place for place, pair in enumerate(dict.fromkeys(asked))}
+        return self._score_distinct(list(places))[[places[pair] for pair in asked]]
+
+    def _score_distinct(self, pairs: Sequence[Pair]) -> Logits:
         logits = np.empty(len(pairs), dtype=np.float32)
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenize") as ahead:
             windows = [slice(i, i + WINDOW_PAIRS) for i in range(0, len(pairs), WINDOW_PAIRS)]
