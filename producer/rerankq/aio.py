@@ -126,9 +126,12 @@ class AsyncRerankClient:
         pipeline = self._broker.pipeline(transaction=False)
         pipeline.hgetall(keys.job(job_id))
         pipeline.exists(keys.cancel(job_id))
-        record, cancelled = await pipeline.execute()
+        pipeline.time()
+        asked_at = time.monotonic()
+        record, cancelled, now = await pipeline.execute()
+        self._sync.clock.learn(now, asked_at)
         meta: Any = await self._results.get(keys.result(job_id))
-        return meta, read_status(job_id, meta, record, bool(cancelled))
+        return meta, read_status(job_id, meta, record, bool(cancelled), self._sync.clock)
 
     async def cancel(self, job_id: str) -> None:
         """Call a job off."""

@@ -1,11 +1,11 @@
 """Read what Redis holds of a job: its answer, its status. No I/O: both clients share it."""
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from rerankq.contract import wire
+from rerankq.contract.clock import RedisClock
 from rerankq.contract.errors import Cancelled, DeadlineExceeded, JobFailed, RerankError, from_wire
 from rerankq.contract.messages import Lane, Ranking
 
@@ -25,7 +25,7 @@ class JobStatus:
     total: int = 0
     lane: Lane | None = None
     submitted_at: float | None = None
-    """Unix seconds."""
+    """Unix seconds, by the clock of whoever asks."""
     attempts: int = 0
     worker: str | None = None
     error: str | None = None
@@ -66,16 +66,19 @@ def read_pack(job_id: str, meta: bytes) -> list[Ranking | RerankError]:
     return [_member(answer) for answer in read_answer(job_id, meta)["answers"]]
 
 
-def read_status(job_id: str, meta: bytes | None, record: Mapping[bytes, bytes], cancelled: bool) -> JobStatus:
+def read_status(
+    job_id: str, meta: bytes | None, record: Mapping[bytes, bytes], cancelled: bool, clock: RedisClock
+) -> JobStatus:
     """The status that these three pieces tell together.
 
     Args:
         meta: Celery's record of the task, if any.
         record: our own record of the job; empty when there is none.
         cancelled: whether the job was called off.
+        clock: the one by which the record was written.
     """
     fields = {name.decode(): value.decode() for name, value in record.items()}
-    state, error = _state(job_id, meta, fields, cancelled)
+    state, error = _state(job_id, meta, fields, cancelled, clock.now())
     total = int(fields.get("total", 0))
     lane: Any = fields.get("lane")
     return JobStatus(
@@ -84,7 +87,7 @@ def read_status(job_id: str, meta: bytes | None, record: Mapping[bytes, bytes], 
         scored=total if state == "done" else int(fields.get("scored", 0)),
         total=total,
         lane=lane,
-        submitted_at=float(fields["submitted"]) if "submitted" in fields else None,
+        submitted_at=clock.to_ours(float(fields["submitted"])) if "submitted" in fields else None,
         attempts=int(fields.get("attempts", 0)),
         worker=fields.get("worker"),
         error=error,
@@ -92,7 +95,7 @@ def read_status(job_id: str, meta: bytes | None, record: Mapping[bytes, bytes], 
 
 
 def _state(
-    job_id: str, meta: bytes | None, fields: Mapping[str, str], cancelled: bool
+    job_id: str, meta: bytes | None, fields: Mapping[str, str], cancelled: bool, now: float
 ) -> tuple[State, str | None]:
     if meta is not None and is_answer(meta):
         return _end_state(job_id, wire.decode(meta))
@@ -100,7 +103,7 @@ def _state(
         return "unknown", None
     if cancelled:
         return "cancelled", None
-    if "answered" in fields and time.time() - float(fields["answered"]) > ANSWER_IS_LATE_SECONDS:
+    if "answered" in fields and now - float(fields["answered"]) > ANSWER_IS_LATE_SECONDS:
         return "unknown", None  # it was answered once, and the answer has expired
     return ("running" if "started" in fields else "queued"), None
 

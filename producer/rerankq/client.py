@@ -15,6 +15,7 @@ from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 from rerankq.answers import JobStatus, is_answer, read_pack, read_ranking, read_status
 from rerankq.contract import keys
 from rerankq.contract.broker import celery_app
+from rerankq.contract.clock import RedisClock
 from rerankq.contract.errors import (
     BrokerUnavailable,
     Cancelled,
@@ -80,6 +81,7 @@ class RerankClient:
         self._broker = redis_client(self.settings.broker_url.get_secret_value(), timeout)
         self._results = redis_client(self.settings.effective_result_url, timeout)
         self._door = Door(self._broker, self.settings)
+        self.clock = self._door.clock
 
     def rerank(
         self,
@@ -143,13 +145,13 @@ class RerankClient:
 
     def send(self, request: RerankRequest, job_id: str | None = None) -> "Job":
         """Put a validated request on its lane."""
-        message = outgoing_job(request, job_id)
+        message = outgoing_job(request, job_id, self._clock_just_read())
         self.deliver(message)
         return Job(self, message.job_id, request.texts if request.return_documents else None)
 
     def send_pack(self, requests: Sequence[RerankRequest], pack_id: str | None = None) -> "Pack":
         """Put several requests on their lane as one message: about ten times the jobs per second."""
-        message = outgoing_pack(requests, pack_id)
+        message = outgoing_pack(requests, pack_id, self._clock_just_read())
         self.deliver(message)
         return Pack(self, message.job_id)
 
@@ -198,7 +200,10 @@ class RerankClient:
         pipeline = self._broker.pipeline(transaction=False)
         pipeline.hgetall(keys.job(job_id))
         pipeline.exists(keys.cancel(job_id))
-        record, cancelled = pipeline.execute()
+        pipeline.time()
+        asked_at = time.monotonic()
+        record, cancelled, now = pipeline.execute()
+        self.clock.learn(now, asked_at)
         # Read last: a job that ends in between has its answer seen.
         meta: Any = self._results.get(keys.result(job_id))
         return meta, record, bool(cancelled)
@@ -210,7 +215,7 @@ class RerankClient:
             BrokerUnavailable: Redis did not answer.
         """
         with _broker_errors(f"asking for job {job_id}"):
-            return read_status(job_id, *self.read(job_id))
+            return read_status(job_id, *self.read(job_id), self.clock)
 
     def cancel(self, job_id: str) -> None:
         """Call a job off: before it starts, or between its batches. A job that is done stays done."""
@@ -240,7 +245,7 @@ class RerankClient:
             meta, record, cancelled = self.read(job_id)
             if meta is not None and is_answer(meta):
                 return meta
-            refuse_to_wait(read_status(job_id, meta, record, cancelled))
+            refuse_to_wait(read_status(job_id, meta, record, cancelled, self.clock))
             left = give_up_at - time.monotonic()
             if left <= 0:
                 raise no_answer_yet(job_id, timeout or 0.0)
@@ -261,6 +266,12 @@ class RerankClient:
             "no worker has been heard of in the last "
             f"{keys.HEARTBEAT_TTL_SECONDS} s; start one with `rerankq-worker`, or `submit` the job and let it wait"
         )
+
+    def _clock_just_read(self) -> RedisClock:
+        """Redis's clock as of the door's last look around, which admission needs anyway."""
+        with _broker_errors("submitting a job"):
+            self._door.surroundings()
+        return self.clock
 
     def _record(self, message: Outgoing) -> bool:
         """Note the job before it is published; False when the very same job was published already."""

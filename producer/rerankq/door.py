@@ -13,6 +13,7 @@ from redis import Redis
 
 from rerankq.contract import keys, wire
 from rerankq.contract.broker import queue_of
+from rerankq.contract.clock import RedisClock
 from rerankq.contract.errors import QueueFull
 from rerankq.contract.messages import LANES, Lane
 from rerankq.settings import ClientSettings
@@ -73,6 +74,7 @@ class Door:
     def __init__(self, broker: "Redis", settings: ClientSettings) -> None:
         self._broker = broker
         self._settings = settings
+        self.clock = RedisClock()
         self._around = Surroundings()
         self._read_at = float("-inf")
 
@@ -102,7 +104,9 @@ class Door:
         pipeline.hgetall(keys.WORKERS)
         pipeline.hgetall(keys.PACE)
         pipeline.info("memory")
+        asked_at = time.monotonic()
         now, workers, paces, memory = pipeline.execute()
+        self.clock.learn(now, asked_at)
         alive = read_workers(workers, now[0])
         return Surroundings(
             workers=alive,

@@ -2,15 +2,14 @@
 
 import hashlib
 import re
-import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from rerankq.contract import keys, wire
 from rerankq.contract.broker import PACK_TASK, RERANK_TASK, queue_of
+from rerankq.contract.clock import RedisClock
 from rerankq.contract.errors import InvalidRequest, PayloadTooLarge
 from rerankq.contract.messages import Lane, RerankRequest, thousands
 from rerankq.contract.transport import PAYLOAD_HEADER
@@ -31,6 +30,8 @@ class Outgoing:
     kwargs: dict[str, Any]
     summary: str
     documents: int
+    submitted: float
+    """Unix seconds, by Redis's clock; so is the deadline."""
     deadline: float | None
     fingerprint: str
     body_bytes: int
@@ -48,7 +49,7 @@ class Outgoing:
             "argsrepr": "()",
             "kwargsrepr": self.summary,
             "headers": {PAYLOAD_HEADER: keys.payload(self.job_id)} if self.payload else None,
-            **_time_options(self.deadline),
+            **_time_limits(self.submitted, self.deadline),
         }
 
     def record(self) -> dict[Any, Any]:
@@ -57,21 +58,24 @@ class Outgoing:
             "lane": self.lane,
             "total": self.documents,
             "fingerprint": self.fingerprint,
-            "submitted": time.time(),
+            "submitted": self.submitted,
         }
         return record if self.deadline is None else {**record, "deadline": self.deadline}
 
 
-def outgoing_job(request: RerankRequest, job_id: str | None = None) -> Outgoing:
-    """The message of one request.
+def outgoing_job(request: RerankRequest, job_id: str | None, clock: RedisClock) -> Outgoing:
+    """The message of one request, its deadline turned from the caller's clock to Redis's.
 
     Raises:
         InvalidRequest: the job id cannot be one.
     """
-    return _outgoing(_checked_id(job_id), RERANK_TASK, request.to_wire(), [request], request.summary())
+    timed = _by_redis(request, clock)
+    return _outgoing(
+        _checked_id(job_id), RERANK_TASK, timed.to_wire(), [timed], request.summary(), clock.now()
+    )
 
 
-def outgoing_pack(requests: Sequence[RerankRequest], pack_id: str | None = None) -> Outgoing:
+def outgoing_pack(requests: Sequence[RerankRequest], pack_id: str | None, clock: RedisClock) -> Outgoing:
     """One message for several requests; each succeeds or fails by itself.
 
     Raises:
@@ -81,8 +85,9 @@ def outgoing_pack(requests: Sequence[RerankRequest], pack_id: str | None = None)
         raise InvalidRequest("expected a pack of at least one request, got none")
     documents, characters = sum(len(r.documents) for r in requests), sum(r.characters for r in requests)
     summary = f"pack={len(requests)} docs={documents} chars={thousands(characters)}"
-    kwargs = {"requests": [request.to_wire() for request in requests]}
-    return _outgoing(_checked_id(pack_id), PACK_TASK, kwargs, requests, summary)
+    timed = [_by_redis(request, clock) for request in requests]
+    kwargs = {"requests": [request.to_wire() for request in timed]}
+    return _outgoing(_checked_id(pack_id), PACK_TASK, kwargs, timed, summary, clock.now())
 
 
 def new_job_id() -> str:
@@ -104,8 +109,19 @@ def check_size(message: Outgoing, max_bytes: int) -> None:
         )
 
 
+def _by_redis(request: RerankRequest, clock: RedisClock) -> RerankRequest:
+    if request.deadline is None:
+        return request
+    return request.model_copy(update={"deadline": clock.from_ours(request.deadline)})
+
+
 def _outgoing(
-    job_id: str, task: str, kwargs: dict[str, Any], requests: Sequence[RerankRequest], summary: str
+    job_id: str,
+    task: str,
+    kwargs: dict[str, Any],
+    requests: Sequence[RerankRequest],
+    summary: str,
+    now: float,
 ) -> Outgoing:
     body = wire.encode(kwargs)
     deadlines = [request.deadline for request in requests if request.deadline is not None]
@@ -117,6 +133,7 @@ def _outgoing(
         kwargs={"payload": keys.payload(job_id)} if as_claim_check else kwargs,
         summary=summary,
         documents=sum(len(request.documents) for request in requests),
+        submitted=now,
         deadline=max(deadlines) if len(deadlines) == len(requests) else None,
         fingerprint=hashlib.blake2b(_timeless(requests), digest_size=16).hexdigest(),
         body_bytes=len(body),
@@ -142,12 +159,12 @@ def _checked_id(job_id: str | None) -> str:
     return job_id
 
 
-def _time_options(deadline: float | None) -> dict[str, Any]:
+def _time_limits(now: float, deadline: float | None) -> dict[str, Any]:
+    """Celery's limits alone: its `expires` would be judged by the clock of the worker's machine."""
     if deadline is None:
         return {}
-    left_seconds = max(deadline - time.time(), 0.001)
+    left_seconds = max(deadline - now, 0.001)
     return {
-        "expires": datetime.fromtimestamp(deadline, UTC),
         "soft_time_limit": left_seconds + SOFT_LIMIT_MARGIN_SECONDS,
         "time_limit": left_seconds + HARD_LIMIT_MARGIN_SECONDS,
     }

@@ -175,7 +175,7 @@ def test_a_job_that_was_given_up_can_be_tried_again(rerankq: Command, stack: Loc
 
 def _submit_worn_out(client: RerankClient, redis: Redis) -> str:
     """A job whose message says that it was delivered too often already."""
-    message = outgoing_job(client.request(QUERY, [RIGHT]))
+    message = outgoing_job(client.request(QUERY, [RIGHT]), None, client.clock)
     redis.hset(keys.job(message.job_id), mapping=message.record())
     url = client.settings.effective_result_url
     with celery_app("test", url, url, socket_timeout_seconds=10, result_ttl_seconds=60) as app:

@@ -6,6 +6,7 @@ import pytest
 
 from rerankq.answers import read_answer, read_pack, read_status
 from rerankq.contract import wire
+from rerankq.contract.clock import RedisClock
 from rerankq.contract.errors import Cancelled, DeadlineExceeded, InvalidRequest, JobFailed, RerankError
 
 
@@ -30,7 +31,7 @@ ENDS = {
 
 @pytest.mark.parametrize(("record", "state"), ENDS.values(), ids=ENDS)
 def test_each_end_is_told_as_a_state(record: bytes, state: str) -> None:
-    assert read_status("j", record, {}, cancelled=False).state == state
+    assert read_status("j", record, {}, cancelled=False, clock=RedisClock()).state == state
 
 
 @pytest.mark.parametrize(
@@ -50,7 +51,7 @@ def test_each_failure_is_raised_as_itself(record: bytes, error: type[RerankError
 def test_a_running_job_tells_how_far_it_is() -> None:
     record = {b"started": b"1.0", b"scored": b"32", b"total": b"100", b"lane": b"bulk", b"attempts": b"2"}
 
-    status = read_status("j", None, record, cancelled=False)
+    status = read_status("j", None, record, cancelled=False, clock=RedisClock())
 
     assert (status.state, status.scored, status.total, status.lane, status.attempts) == (
         "running",
@@ -64,7 +65,7 @@ def test_a_running_job_tells_how_far_it_is() -> None:
 def test_an_answer_that_has_expired_is_unknown() -> None:
     record = {b"started": b"1.0", b"answered": str(time.time() - 3600).encode()}
 
-    assert read_status("j", None, record, cancelled=False).state == "unknown"
+    assert read_status("j", None, record, cancelled=False, clock=RedisClock()).state == "unknown"
 
 
 def test_a_pack_gives_an_error_for_one_and_the_rest_their_rankings() -> None:

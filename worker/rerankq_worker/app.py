@@ -7,7 +7,6 @@ beside `rerankq-worker --engine-only`; `celery -A rerankq_worker.app flower` sho
 import contextlib
 import logging
 import os
-import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -188,14 +187,15 @@ def _job_of(task: "Task[..., Any]", known: Known, requests: Sequence[Any]) -> Jo
     message = task.request
     lane = lane_of((message.delivery_info or {}).get("routing_key", ""))
     deadlines = [_deadline_of(request) for request in requests]
+    now = _store().clock.now()
     return Job(
         id=str(message.id),
         lane=lane,
         attempt=_attempt_of(task),
         worker=str(message.hostname),
-        queued_seconds=0.0 if known.submitted is None else max(time.time() - known.submitted, 0.0),
+        queued_seconds=0.0 if known.submitted is None else max(now - known.submitted, 0.0),
         is_cancelled=known.is_cancelled,
-        stop_at=stop_time(deadlines, _settings().time_limits(lane)[0]),
+        stop_at=stop_time(deadlines, _settings().time_limits(lane)[0], now),
     )
 
 
@@ -205,7 +205,7 @@ def _attempt_of(task: "Task[..., Any]") -> int:
 
 def _deadline_of(request: Any) -> float | None:
     deadline = request.get("deadline") if isinstance(request, dict) else None
-    return float(deadline) if isinstance(deadline, int | float) else None
+    return float(deadline) if isinstance(deadline, int | float) and not isinstance(deadline, bool) else None
 
 
 @cache

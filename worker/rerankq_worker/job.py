@@ -50,7 +50,7 @@ class Job:
     queued_seconds: float
     is_cancelled: bool
     stop_at: float
-    """Unix seconds after which no further batch is asked for; `math.inf` never."""
+    """When no further batch is asked for, by `time.monotonic()`; `math.inf` never."""
 
 
 @dataclass(slots=True)
@@ -138,6 +138,8 @@ class JobRunner:
         started = time.perf_counter()
         if job.is_cancelled:
             raise _cancelled(job)
+        if time.monotonic() >= job.stop_at:
+            raise DeadlineExceeded(f"job {job.id} was not started before its deadline", {"started": False})
         answers = self._run(job, requests, started)
         self._pace.note(job.lane, time.perf_counter() - started)
         self._store.tell_pace(job.worker, self._pace.seconds_per_job)
@@ -212,7 +214,7 @@ class JobRunner:
         asked = sheet.to_ask(positions)
         if not len(asked):
             return True
-        if time.time() >= job.stop_at:
+        if time.monotonic() >= job.stop_at:
             return False
         try:
             rows = [sheet.rows[index].token_ids for index in asked.tolist()]
@@ -238,7 +240,7 @@ class JobRunner:
         is_time_to_save, is_time_to_ask = Every(CHECKPOINT_PERIOD_SECONDS), Every(WANTED_PERIOD_SECONDS)
         for part in parts:
             sheet.write(asked[part.indices], part.logits)
-            if time.time() >= job.stop_at:
+            if time.monotonic() >= job.stop_at:
                 return not np.isnan(sheet.logits[asked]).any()
             if is_time_to_ask():
                 self._refuse_to_go_on(job)
@@ -324,10 +326,18 @@ class Pace:
         self.seconds_per_job[lane] = before + PACE_WEIGHT * (seconds - before)
 
 
-def stop_time(deadlines: Sequence[float | None], soft_limit_seconds: float) -> float:
-    """When to stop asking for batches: the last of the deadlines, or the lane's soft limit where one has none."""
-    by_limit = time.time() + soft_limit_seconds
-    return max((by_limit if deadline is None else deadline for deadline in deadlines), default=math.inf)
+def stop_time(deadlines: Sequence[float | None], soft_limit_seconds: float, now: float) -> float:
+    """When to stop asking for batches: the last of the deadlines, or the lane's soft limit where one has none.
+
+    Args:
+        deadlines: Unix seconds, by Redis's clock.
+        now: the same clock's time.
+
+    Returns:
+        Seconds of `time.monotonic()`, which no setting of a clock moves while the job runs.
+    """
+    left = (soft_limit_seconds if deadline is None else deadline - now for deadline in deadlines)
+    return time.monotonic() + max(left, default=math.inf)
 
 
 def _cancelled(job: Job) -> Cancelled:

@@ -16,6 +16,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from rerankq.contract import keys, wire
+from rerankq.contract.clock import RedisClock
 from rerankq.contract.errors import InvalidRequest, JobFailed, PayloadTooLarge
 from rerankq.contract.messages import Lane
 from rerankq_worker.ranking import Logits
@@ -36,7 +37,7 @@ class Known:
     """What its record says of a job before it runs."""
 
     submitted: float | None
-    """Unix seconds."""
+    """Unix seconds, by Redis's clock."""
     is_answered: bool
     """An answer has been stored: this is a second copy of the message."""
     is_cancelled: bool
@@ -49,6 +50,7 @@ class JobStore:
         self._broker = broker
         self._max_payload_bytes = max_payload_bytes
         self._result_ttl_seconds = result_ttl_seconds
+        self.clock = RedisClock()
         self._leave_alone_until = float("-inf")
         self._pace_told_at = float("-inf")
 
@@ -84,7 +86,11 @@ class JobStore:
         pipeline = self._broker.pipeline(transaction=False)
         pipeline.hmget(keys.job(job_id), "submitted", "answered")
         pipeline.exists(keys.cancel(job_id))
-        (submitted, answered), cancelled = self._if_there(pipeline.execute, ((None, None), 0))
+        pipeline.time()
+        asked_at = time.monotonic()
+        (submitted, answered), cancelled, now = self._if_there(pipeline.execute, ((None, None), 0, None))
+        if now is not None:
+            self.clock.learn(now, asked_at)
         return Known(
             submitted=None if submitted is None else float(submitted),
             is_answered=answered is not None,
@@ -98,7 +104,7 @@ class JobStore:
             "worker": worker,
             "attempts": attempt,
             "total": len(rows),
-            "started": time.time(),
+            "started": self.clock.now(),
         }
         key = keys.job(job_id)
         pipeline = self._broker.pipeline(transaction=False)
@@ -136,13 +142,7 @@ class JobStore:
         Args:
             keep_scores: the answer is an error, and who submits the job again goes on from its checkpoint.
         """
-        key = keys.job(job_id)
-        pipeline = self._broker.pipeline()
-        pipeline.hset(key, "answered", time.time())
-        pipeline.expire(key, self._result_ttl_seconds)
-        if not keep_scores:
-            pipeline.delete(keys.checkpoint(job_id))
-        self._if_there(pipeline.execute, None)
+        self._if_there(lambda: self._finish(job_id, keep_scores), None)
 
     def tell_pace(self, worker: str, seconds_per_job: Mapping[Lane, float]) -> None:
         """Tell producers how long a job takes here, not more often than they can use it."""
@@ -151,6 +151,23 @@ class JobStore:
         self._pace_told_at = time.monotonic()
         pace = wire.encode(dict(seconds_per_job))
         self._if_there(lambda: self._broker.hset(keys.PACE, worker, pace.decode()), None)
+
+    def _finish(self, job_id: str, keep_scores: bool) -> None:
+        key = keys.job(job_id)
+        pipeline = self._broker.pipeline()
+        pipeline.hset(key, "answered", self._now())
+        pipeline.expire(key, self._result_ttl_seconds)
+        if not keep_scores:
+            pipeline.delete(keys.checkpoint(job_id))
+        pipeline.execute()
+
+    def _now(self) -> float:
+        """Redis's time, asked for where no job has told it lately: in the worker's main process."""
+        if self.clock.is_stale:
+            asked_at = time.monotonic()
+            told: Any = self._broker.time()
+            self.clock.learn(told, asked_at)
+        return self.clock.now()
 
     def _if_there(self, call: Callable[[], Any], otherwise: _T) -> Any | _T:
         if time.monotonic() < self._leave_alone_until:

@@ -5,7 +5,6 @@ Engines come from their status files, lanes from Redis; what cannot be read is l
 """
 
 import logging
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -170,7 +169,8 @@ def _age_of_the_next(redis: "Redis", lane: Lane) -> float | None:
     except (ValueError, TypeError, KeyError):
         return None
     submitted: Any = redis.hget(keys.job(str(job_id)), "submitted")
-    return None if submitted is None else max(time.time() - float(submitted), 0.0)
+    now: Any = redis.time()
+    return None if submitted is None else max(now[0] - float(submitted), 0.0)
 
 
 def _workers(redis: "Redis") -> Metric:

@@ -66,8 +66,9 @@ class RerankRequest(BaseModel):
     """`relevance_score` is the logit itself rather than its sigmoid."""
     model: str | None = None
     """Refuse the job unless this model is the one served."""
-    deadline: float | None = None
-    """Unix seconds after which the answer is of no use."""
+    deadline: float | None = Field(default=None, allow_inf_nan=False)
+    """Unix seconds after which the answer is of no use: by the caller's own clock where a request is made, by Redis's
+    in the message."""
     on_deadline: Literal["fail", "partial"] = "fail"
     """At the deadline: fail, or answer with what has been scored."""
     lane: Lane = "interactive"
