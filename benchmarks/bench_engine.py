@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 
 from benchmarks.contestants import BASELINE, Pair, contestants, end_children
@@ -126,6 +125,8 @@ def peak_flops(dtype: str, device: str, clock: Callable[[], float]) -> float:
 
 def cpu_seconds() -> float:
     """Of this process and its living children."""
+    import psutil  # here, since the wall's clock needs none: a GPU host may have torch and its companions only
+
     myself = psutil.Process()
     times = [process.cpu_times() for process in (myself, *myself.children(recursive=True))]
     return float(sum(spent.user + spent.system for spent in times))
@@ -138,6 +139,7 @@ def race(
     model: Path, work: Workload, device: str, rounds: int, only: set[str], clock: Callable[[], float]
 ) -> list[dict[str, Any]]:
     entered = [c for c in contestants(device) if not only or c.name in only or c.name == BASELINE]
+    baseline = entered[0].name
     scorers = {c.name: c.make(model, device, work.max_length_tokens) for c in entered}
     scores = {name: np.asarray(score(work.pairs)) for name, score in scorers.items()}  # warms up, too
     seconds: dict[str, list[float]] = {c.name: [] for c in entered}
@@ -149,11 +151,12 @@ def race(
             started = clock()
             score(work.pairs)
             seconds[name].append(clock() - started)
-    reference = scores[BASELINE]
+    reference = scores[baseline]
     return [
         {
             "contestant": c.name,
-            **ratios(seconds[BASELINE], seconds[c.name]),
+            "baseline": baseline,
+            **ratios(seconds[baseline], seconds[c.name]),
             "seconds": round(statistics.median(seconds[c.name]), 4),
             "pairs_per_second": round(len(work.pairs) / statistics.median(seconds[c.name]), 1),
             "gflops": round(work.flops / statistics.median(seconds[c.name]) / 1e9, 1),

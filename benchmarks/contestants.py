@@ -8,6 +8,7 @@ import os
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -126,21 +127,25 @@ def score(pairs):
 
 
 def contestants(device: str) -> list[Contestant]:
-    """The baseline first: CrossEncoder as people run it."""
+    """The baseline first: CrossEncoder as people run it, or where it is not installed the engine itself."""
     if device == "cpu":
-        found = [
+        theirs = [
             cross_encoder(BASELINE, "fp32", 32),
             cross_encoder("crossencoder fp32 batch 4", "fp32", 4),
             cross_encoder("crossencoder bf16 batch 4", "bf16", 4),
-            *(ours(dtype) for dtype in ("fp32", "bf16", "int8")),
         ]
+        found = [ours(dtype) for dtype in ("fp32", "bf16", "int8")]
     else:
-        found = [
+        theirs = [
             cross_encoder(BASELINE, "fp16", 32),
             cross_encoder("crossencoder fp16 batch 128", "fp16", 128),
             cross_encoder("crossencoder fp32", "fp32", 32),
-            ours("fp16"),
         ]
+        found = [ours("fp16")]
+    if find_spec("sentence_transformers"):
+        found = [*theirs, *found]
+    else:
+        print(f"{BASELINE}: left out, sentence_transformers is not installed")
     for name, program in (("flag", FLAG), ("infinity", INFINITY)):
         python = os.environ.get(f"RERANKQ_BENCH_{name.upper()}_PYTHON")
         if python:

@@ -11,6 +11,9 @@ from tests.redis_server import RedisServer
 
 REPOSITORY = Path(__file__).parent.parent
 
+# Not in pyproject.toml, where it would demand pytest-timeout of a GPU host that runs the engine's tests alone.
+os.environ.setdefault("PYTEST_TIMEOUT", "180")
+
 # A shell's background jobs ignore Ctrl-C, and so would every program that such a test run starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

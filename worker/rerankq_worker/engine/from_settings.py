@@ -1,11 +1,15 @@
 """The engine that an operator's settings ask for. Knows names of settings; nothing of how an engine works."""
 
+from typing import TYPE_CHECKING
+
 from rerankq_worker.engine.engine import Engine
 from rerankq_worker.engine.golden import refuse_drift
-from rerankq_worker.settings import WorkerSettings
+
+if TYPE_CHECKING:  # settings need pydantic, which who uses an engine alone need not have
+    from rerankq_worker.settings import WorkerSettings
 
 
-def load_engine(settings: WorkerSettings, device: str) -> Engine:
+def load_engine(settings: "WorkerSettings", device: str) -> Engine:
     """`load_unchecked`, and a few pairs whose scores are known.
 
     Raises:
@@ -16,7 +20,7 @@ def load_engine(settings: WorkerSettings, device: str) -> Engine:
     return engine
 
 
-def load_unchecked(settings: WorkerSettings, device: str) -> Engine:
+def load_unchecked(settings: "WorkerSettings", device: str) -> Engine:
     """`Engine.load` with the operator's settings.
 
     Args:
