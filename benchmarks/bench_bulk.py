@@ -32,7 +32,7 @@ from typing import Any
 import psutil
 
 from rerankq.bulk import BulkRun, Task, rerank_many
-from rerankq.bulk.packing import PackSize
+from rerankq.bulk.sending.packing import PackSize
 from rerankq.contract.messages import Ranking
 from tests.service import Service
 

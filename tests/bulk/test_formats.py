@@ -10,7 +10,7 @@ import pytest
 
 from rerankq import InvalidRequest, RerankClient
 from rerankq.bulk import Task
-from rerankq.bulk.formats import input_format, output_format
+from rerankq.bulk.formats import FORMATS, input_format, output_format
 from rerankq.bulk.plan import Plan
 from rerankq.bulk.rows import Row
 from rerankq.contract import wire
@@ -270,15 +270,18 @@ class TestOutputs:
 
 
 def test_the_format_is_told_by_extension_then_by_the_first_line() -> None:
-    assert input_format("a.csv", None, None) == "csv"
-    assert input_format("a.jsonl", wire.encode(BATCH[0]), None) == "openai-batch"
-    assert input_format("a.jsonl", wire.encode(RANK_LLM[0]), "jsonl") == "jsonl"
-    assert output_format("-", "parquet", None) == "jsonl"
-    assert output_format("o.parquet", "trec", None) == "parquet"
+    def told(path: str, line: dict[str, Any] | None = None, asked: str | None = None) -> str:
+        return input_format(path, lambda: wire.encode(line), asked).name
+
+    assert told("a.csv") == "csv"
+    assert told("a.jsonl", BATCH[0]) == "openai-batch"
+    assert told("a.jsonl", RANK_LLM[0], "jsonl") == "jsonl"
+    assert output_format("-", FORMATS["parquet"], None).name == "jsonl"
+    assert output_format("o.parquet", FORMATS["trec"], None).name == "parquet"
     with pytest.raises(InvalidRequest, match="cannot be told from its extension"):
-        input_format("a.bin", None, None)
+        told("a.bin")
     with pytest.raises(InvalidRequest, match="got excel"):
-        input_format("a.csv", None, "excel")
+        told("a.csv", None, "excel")
 
 
 def test_rows_of_a_table_that_failed_keep_their_columns_when_asked_again(

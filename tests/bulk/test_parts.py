@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from rerankq.bulk.dry_run import estimated_tokens
 from rerankq.bulk.evaluate import Evaluator
-from rerankq.bulk.packing import PackSize, cut
-from rerankq.bulk.patience import Patience
+from rerankq.bulk.output.sidecar import with_span
+from rerankq.bulk.output.tally import Tally
 from rerankq.bulk.progress import Meter, in_words
 from rerankq.bulk.rows import Entry, Row
-from rerankq.bulk.sidecar import with_span
-from rerankq.bulk.tally import Tally
+from rerankq.bulk.sending.packing import PackSize, cut
+from rerankq.bulk.sending.patience import Patience
 from rerankq.contract.errors import BrokerUnavailable
 from rerankq.contract.messages import Ranking, RerankRequest
 from tests.bulk.answering import ranking

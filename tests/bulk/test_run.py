@@ -9,8 +9,8 @@ import pytest
 
 from rerankq import InvalidRequest, NoWorkers, RerankClient
 from rerankq.bulk import BulkRun, Task, rerank_many
-from rerankq.bulk.packing import PackSize
 from rerankq.bulk.run import Summary
+from rerankq.bulk.sending.packing import PackSize
 from rerankq.contract import wire
 from rerankq.settings import ClientSettings
 from tests.bulk.answering import AnsweringWorker

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rerankq.bulk import rerank_many
-from rerankq.bulk.packing import PackSize
+from rerankq.bulk.sending.packing import PackSize
 from tests.bulk.test_resume import COMMAND
 from tests.bulk.test_run import read, rows, write
 from tests.service import Service

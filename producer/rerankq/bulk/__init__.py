@@ -11,14 +11,17 @@ with RerankClient() as client:
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rerankq.bulk.asking import rerank_many
     from rerankq.bulk.plan import Task
     from rerankq.bulk.run import BulkRun, Summary
+    from rerankq.bulk.sending.asking import rerank_many
 
 __all__ = ["BulkRun", "Summary", "Task", "rerank_many"]
 
+STANDARD_STREAM = "-"
+"""As a path: standard input, or standard output."""
+
 # Celery and Redis are loaded with the first of these, so that `rerankq --help` is quick.
-_LAZY = {"BulkRun": "run", "Summary": "run", "Task": "plan", "rerank_many": "asking"}
+_LAZY = {"BulkRun": "run", "Summary": "run", "Task": "plan", "rerank_many": "sending.asking"}
 
 
 def __getattr__(name: str) -> Any:

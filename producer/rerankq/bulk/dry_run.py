@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from rerankq.bulk.asking import validated
 from rerankq.bulk.plan import Plan, Task
 from rerankq.bulk.rows import Entry
 from rerankq.bulk.run import readable
+from rerankq.bulk.sending.asking import validated
 from rerankq.client import RerankClient
 from rerankq.contract.messages import RerankRequest
 
@@ -66,7 +66,7 @@ def dry_run(task: Task, client: RerankClient, pairs_per_second: float) -> Findin
     """
     plan = Plan(task)
     reader = plan.reader()
-    findings = Findings(format=plan.read_as, pairs_per_second=pairs_per_second)
+    findings = Findings(format=plan.read_as.name, pairs_per_second=pairs_per_second)
     for position, record in enumerate(readable(reader, task.input)):
         findings.count(validated(position, reader.row(record), client, _known(task.options)))
     findings.estimated_seconds = findings.pairs / pairs_per_second

@@ -8,9 +8,9 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
+from rerankq.bulk.formats.source import Source
+from rerankq.bulk.output.tally import Quality
 from rerankq.bulk.rows import Entry, document_key
-from rerankq.bulk.source import Source
-from rerankq.bulk.tally import Quality
 from rerankq.contract.errors import InvalidRequest
 from rerankq.contract.messages import Ranking
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
-from rerankq.bulk.tally import Tally
+from rerankq.bulk.output.tally import Tally
 
 Kind = Literal["auto", "bar", "lines", "json", "none"]
 

@@ -57,3 +57,16 @@ def broken_row(source: Mapping[str, Any], reason: str, size_bytes: int = 0) -> R
 def document_key(entry_id: str | None, index: int) -> str:
     """What a document is called in judgements: its own id, else its place."""
     return str(index) if entry_id is None else entry_id
+
+
+def place_of(entry: Entry) -> int:
+    """The row's place in the first input, also when it comes from an errors file."""
+    return entry.position if entry.row.first_position is None else entry.row.first_position
+
+
+def text_at(entry: Entry, index: int) -> str:
+    """The text of a document, from the caller's own copy."""
+    if entry.request is None:
+        raise RuntimeError("This is a bug: an answer to a row that was never asked")
+    document = entry.request.documents[index]
+    return document if isinstance(document, str) else document.text

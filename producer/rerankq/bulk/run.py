@@ -8,22 +8,21 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from rerankq.bulk import sidecar as state
-from rerankq.bulk.asking import WINDOW_BYTES, Window, answered, validated
 from rerankq.bulk.evaluate import Evaluator, can_evaluate, read_qrels
-from rerankq.bulk.flight import Flight, Landed, bulk_workers, nobody_there
-from rerankq.bulk.ledger import FileLedger, Ledger, StreamLedger, clear_away, errors_path, retry_path
-from rerankq.bulk.outcome import Outcome, Scribe
-from rerankq.bulk.packing import PAIRS_ON_CPU, PAIRS_ON_GPU, Pack, PackSize, cut
-from rerankq.bulk.patience import Patience
+from rerankq.bulk.formats import Reader
+from rerankq.bulk.formats.source import READ_ERRORS
+from rerankq.bulk.output import sidecar as state
+from rerankq.bulk.output.ledger import FileLedger, Ledger, StreamLedger, clear_away, errors_path, retry_path
+from rerankq.bulk.output.outcome import Outcome, Scribe
+from rerankq.bulk.output.sidecar import Sidecar
+from rerankq.bulk.output.tally import Tally
 from rerankq.bulk.plan import Plan, Task
 from rerankq.bulk.progress import Meter, Progress, Silence
-from rerankq.bulk.readers import Reader
 from rerankq.bulk.rows import Entry
-from rerankq.bulk.sidecar import Sidecar
-from rerankq.bulk.source import READ_ERRORS
-from rerankq.bulk.tally import Tally
-from rerankq.bulk.writers.columns import write_columns
+from rerankq.bulk.sending.asking import WINDOW_BYTES, Window, answered, validated
+from rerankq.bulk.sending.flight import Flight, Landed, bulk_workers, nobody_there
+from rerankq.bulk.sending.packing import PAIRS_ON_CPU, PAIRS_ON_GPU, Pack, PackSize, cut
+from rerankq.bulk.sending.patience import Patience
 from rerankq.client import RerankClient
 from rerankq.contract.errors import BrokerUnavailable, InvalidRequest, InvalidSettings, RerankError
 from rerankq.contract.messages import ModelInfo, Ranking
@@ -182,7 +181,7 @@ class BulkRun:
         window = Window(self._window_bytes)
         scribe = Scribe(self._plan.writer(), self._evaluator, errors_among_answers=self._plan.is_stream)
         meter = Meter(ledger.tally)
-        rows_total = self._rows_total()
+        rows_total = self._plan.rows_total()
 
         def watch() -> None:
             if ledger.is_due:
@@ -208,24 +207,18 @@ class BulkRun:
         for position, record in enumerate(records, start=start):
             yield validated(position, reader.row(record), self._client, self._task.options)
 
-    def _rows_total(self) -> int | None:
-        source = self._plan.source
-        line_formats = ("jsonl", "openai-batch", "rank-llm")
-        return None if source is None or self._plan.read_as not in line_formats else source.lines_if_small()
-
     def _finish(self, out: Path, ledger: FileLedger) -> None:
         ledger.drop_empty_errors()
         self._write_gathered(out)
 
     def _write_gathered(self, out: Path) -> None:
         """Turn the lines gathered for a format that cannot be appended to into the output, unless that is done."""
-        write_as = self._plan.write_as
-        if (write_as == "parquet" or write_as == "arrow") and not out.exists():
-            write_columns(self._plan.lines_path, out, write_as)
+        if self._plan.gather and not out.exists():
+            self._plan.gather(self._plan.lines_path, out)
 
     def _remove_gathered(self, out: Path) -> None:
         """The output of a run that goes on is there only once it is whole."""
-        if self._plan.is_gathered:
+        if self._plan.gather:
             out.unlink(missing_ok=True)
 
     def _to_stream(self) -> Summary:

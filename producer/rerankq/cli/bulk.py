@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rerankq.bulk.formats import STANDARD_STREAM
+from rerankq.bulk import STANDARD_STREAM
 from rerankq.bulk.progress import Kind
 from rerankq.cli import options
 from rerankq.cli.connection import connected

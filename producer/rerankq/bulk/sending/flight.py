@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from rerankq.answers import read_pack
-from rerankq.bulk.mailbox import Mailbox
-from rerankq.bulk.packing import Pack
-from rerankq.bulk.patience import Patience
+from rerankq.bulk.sending.mailbox import Mailbox
+from rerankq.bulk.sending.packing import Pack
+from rerankq.bulk.sending.patience import Patience
 from rerankq.client import RerankClient
 from rerankq.contract.errors import (
     BrokerUnavailable,

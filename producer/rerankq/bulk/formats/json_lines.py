@@ -1,13 +1,14 @@
-"""JSON lines in three dialects: our own, OpenAI batch lines, rank_llm's query and candidates."""
+"""JSON lines in three dialects, each answered in kind: our own, OpenAI batch lines, rank_llm's query and candidates."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from rerankq.bulk.formats import FieldNames
-from rerankq.bulk.rows import ERROR_KEY, Row, broken_row
-from rerankq.bulk.source import Identity, Source
+from rerankq.bulk.formats.names import FieldNames, Layout
+from rerankq.bulk.formats.source import Given, Identity
+from rerankq.bulk.rows import ERROR_KEY, Entry, Row, broken_row, place_of, text_at
 from rerankq.contract import wire
+from rerankq.contract.messages import RankedDocument, Ranking
 
 _BATCH_OPTIONS = (
     "top_n",
@@ -18,12 +19,12 @@ _BATCH_OPTIONS = (
 )  # of a batch line's body
 
 
-class JsonLines:
+class JsonLinesReader:
     """`{"query", "documents", "id"?, …}` a line; what else a line carries is carried through."""
 
-    def __init__(self, source: Source, names: FieldNames) -> None:
-        self._source = source
-        self._names = names
+    def __init__(self, given: Given) -> None:
+        self._source = given.source
+        self._names = given.names
 
     def records(self) -> Iterator[bytes]:
         """The lines that are not blank."""
@@ -55,11 +56,15 @@ class JsonLines:
         """By bytes."""
         return self._source.fraction_read()
 
+    def further_columns(self) -> list[str]:
+        """None is known beforehand."""
+        return []
+
     def _understood(self, fields: dict[str, Any], size_bytes: int) -> Row:
         return canonical_row(fields, self._names, size_bytes)
 
 
-class BatchLines(JsonLines):
+class BatchReader(JsonLinesReader):
     """OpenAI batch: `{"custom_id", "method", "url", "body": {query, documents, top_n, …}}`."""
 
     def _understood(self, fields: dict[str, Any], size_bytes: int) -> Row:
@@ -76,7 +81,7 @@ class BatchLines(JsonLines):
         )
 
 
-class RankLlmLines(JsonLines):
+class RankLlmReader(JsonLinesReader):
     """rank_llm: `{"query": {"text", "qid"}, "candidates": [{"docid", "score", "doc"}]}`."""
 
     def _understood(self, fields: dict[str, Any], size_bytes: int) -> Row:
@@ -92,6 +97,92 @@ class RankLlmLines(JsonLines):
             relevant=grades(fields.get("relevant")),
             size_bytes=size_bytes,
         )
+
+
+class JsonLinesWriter:
+    """`{"id", "results": [{index, id?, relevance_score, logit}], …what the row carried}`.
+
+    A row without an id of its own is named by its place, `row`, counted from 0.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self._with_documents = layout.with_documents
+
+    def header(self) -> bytes:
+        """Nothing."""
+        return b""
+
+    def lines(self, entry: Entry, ranking: Ranking) -> bytes:
+        """One line."""
+        return line_of(self.fields(entry, ranking))
+
+    def fields(self, entry: Entry, ranking: Ranking) -> dict[str, Any]:
+        """The line as an object."""
+        results = [self._result(entry, result) for result in ranking.results]
+        partial = {} if ranking.complete else {"complete": False}
+        return {**name_of(entry), **entry.row.extra, "results": results, **partial}
+
+    def _result(self, entry: Entry, result: RankedDocument) -> dict[str, Any]:
+        fields: dict[str, Any] = {"index": result.index}
+        if result.id is not None:
+            fields["id"] = result.id
+        fields["relevance_score"] = result.relevance_score
+        fields["logit"] = result.logit
+        if result.truncated:
+            fields["truncated"] = True
+        if self._with_documents:
+            fields["document"] = text_at(entry, result.index)
+        return fields
+
+
+class BatchWriter:
+    """OpenAI batch answers: `{"id", "custom_id", "response": {status_code, request_id, body}, "error"}`."""
+
+    def __init__(self, _layout: Layout) -> None: ...
+
+    def header(self) -> bytes:
+        """Nothing."""
+        return b""
+
+    def lines(self, entry: Entry, ranking: Ranking) -> bytes:
+        """One line."""
+        name = f"batch_req_{place_of(entry)}"  # not the job's id, which is another in every run
+        with_documents = bool(entry.row.options.get("return_documents"))
+        body = {
+            "id": name,
+            "object": "list",
+            "model": ranking.model.name,
+            "results": [_batch_result(entry, result, with_documents) for result in ranking.results],
+            "usage": {"total_tokens": ranking.usage.tokens},
+        }
+        response = {"status_code": 200, "request_id": name, "body": body}
+        return line_of({"id": name, "custom_id": entry.row.id, "response": response, "error": None})
+
+
+class RankLlmWriter:
+    """The line that came, its candidates reordered, `score` being the relevance score."""
+
+    def __init__(self, _layout: Layout) -> None: ...
+
+    def header(self) -> bytes:
+        """Nothing."""
+        return b""
+
+    def lines(self, entry: Entry, ranking: Ranking) -> bytes:
+        """One line."""
+        given: Any = entry.row.source["candidates"]
+        ranked = [_rescored(given[result.index], result.relevance_score) for result in ranking.results]
+        return line_of({**entry.row.source, "candidates": ranked})
+
+
+def is_batch(line: Mapping[str, Any]) -> bool:
+    """Whether a line is one of an OpenAI batch."""
+    return "custom_id" in line and "body" in line
+
+
+def is_rank_llm(line: Mapping[str, Any]) -> bool:
+    """Whether a line is one of rank_llm's."""
+    return "candidates" in line and isinstance(line.get("query"), dict)
 
 
 def canonical_row(fields: Mapping[str, Any], names: FieldNames, size_bytes: int) -> Row:
@@ -149,3 +240,22 @@ def _text_of(doc: Any) -> Any:
     )
     title = doc.get("title")
     return f"{title} {body}" if title and isinstance(body, str) else body
+
+
+def name_of(entry: Entry) -> dict[str, Any]:
+    """What tells the row from the others."""
+    return {"row": place_of(entry)} if entry.row.id is None else {"id": entry.row.id}
+
+
+def line_of(fields: Any) -> bytes:
+    """One line of JSON."""
+    return wire.encode(fields) + b"\n"
+
+
+def _batch_result(entry: Entry, result: RankedDocument, with_documents: bool) -> dict[str, Any]:
+    fields: dict[str, Any] = {"index": result.index, "relevance_score": result.relevance_score}
+    return {**fields, "document": {"text": text_at(entry, result.index)}} if with_documents else fields
+
+
+def _rescored(candidate: Any, score: float | None) -> Any:
+    return {**candidate, "score": score} if isinstance(candidate, dict) else candidate

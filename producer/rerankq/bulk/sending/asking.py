@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rerankq.bulk.flight import Answer, Flight, Landed
-from rerankq.bulk.packing import Pack, PackSize, cut
 from rerankq.bulk.rows import Entry, Row
+from rerankq.bulk.sending.flight import Answer, Flight, Landed
+from rerankq.bulk.sending.packing import Pack, PackSize, cut
 from rerankq.client import RerankClient
 from rerankq.contract.errors import InvalidRequest
 from rerankq.contract.messages import RerankRequest

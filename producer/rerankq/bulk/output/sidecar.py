@@ -11,8 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from rerankq.bulk.source import Identity
-from rerankq.bulk.tally import Tally
+from rerankq.bulk.formats.source import Identity
+from rerankq.bulk.output.tally import Tally
 from rerankq.contract.errors import InvalidRequest
 from rerankq.contract.messages import ModelInfo
 

@@ -10,12 +10,14 @@ import sys
 import zlib
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from pydantic import BaseModel
 
-from rerankq.bulk.formats import STANDARD_STREAM, compression_of
+from rerankq.bulk import STANDARD_STREAM
+from rerankq.bulk.formats.names import FieldNames, compression_of
 from rerankq.contract.errors import InvalidRequest
 
 if sys.version_info >= (3, 14):
@@ -114,6 +116,18 @@ class Source:
             return None
         size = Path(self.path).stat().st_size
         return min(self._counted.tell() / size, 1.0) if size else None
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a reader is given: the input, what its fields are called, and what belongs to a TREC run."""
+
+    source: Source
+    names: FieldNames
+    queries: str | None = None
+    corpus: str | None = None
+    depth: int | None = None
+    """Candidates per query of a TREC run; all when absent."""
 
 
 def identity_of(path: str) -> Identity:

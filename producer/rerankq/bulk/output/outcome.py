@@ -4,11 +4,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rerankq.bulk.evaluate import Evaluator
-from rerankq.bulk.flight import Answer, Landed
-from rerankq.bulk.rows import ERROR_KEY, Entry
-from rerankq.bulk.tally import Quality, Tally
-from rerankq.bulk.writers import Writer
-from rerankq.bulk.writers.json_lines import line_of, name_of, place_of
+from rerankq.bulk.formats import Writer
+from rerankq.bulk.formats.json_lines import line_of, name_of
+from rerankq.bulk.output.tally import Quality, Tally
+from rerankq.bulk.rows import ERROR_KEY, Entry, place_of
+from rerankq.bulk.sending.flight import Answer, Landed
 from rerankq.contract.errors import RerankError, to_wire
 from rerankq.contract.messages import Ranking
 

@@ -7,23 +7,25 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
-from rerankq.bulk.formats import FieldNames
-from rerankq.bulk.on_disk import SeenIds
-from rerankq.bulk.rows import Row
-from rerankq.bulk.source import Identity, Source
+from rerankq.bulk.formats.names import Layout
+from rerankq.bulk.formats.on_disk import SeenIds
+from rerankq.bulk.formats.source import Given, Identity
+from rerankq.bulk.rows import Entry, Row, document_key, place_of, text_at
 from rerankq.contract.errors import InvalidRequest
+from rerankq.contract.messages import RankedDocument, Ranking
 
 COLUMNS_KEY = "columns"  # where a row keeps what its documents' lines carry besides text and id
+_OUR_COLUMNS = ("query_id", "doc_id", "rank", "relevance_score", "logit")
 
 Lines = list[dict[str, str]]
 
 
-class LongTable:
+class TableReader:
     """`query_id, query, doc_id, text` and further columns, which are carried through."""
 
-    def __init__(self, source: Source, names: FieldNames, delimiter: str) -> None:
-        self._source = source
-        self._names = names
+    def __init__(self, given: Given, *, delimiter: str) -> None:
+        self._source = given.source
+        self._names = given.names
         self._delimiter = delimiter
 
     def records(self) -> Iterator[Lines]:
@@ -90,3 +92,35 @@ class LongTable:
                     "and --text-field name them",
                     {"field": name},
                 )
+
+
+class TableWriter:
+    """`query_id, doc_id, rank, relevance_score`, `logit` and what the input's lines carried; best first."""
+
+    def __init__(self, layout: Layout, *, delimiter: str) -> None:
+        self._delimiter = delimiter
+        self._further = tuple(name for name in layout.further_columns if name not in _OUR_COLUMNS)
+        self._with_documents = layout.with_documents
+
+    def header(self) -> bytes:
+        """The names of the columns."""
+        text = ("text",) if self._with_documents else ()
+        return self._text([[*_OUR_COLUMNS, *self._further, *text]])
+
+    def lines(self, entry: Entry, ranking: Ranking) -> bytes:
+        """The row's documents, best first."""
+        ranked = enumerate(ranking.results, start=1)
+        return self._text([self._line(entry, rank, result) for rank, result in ranked])
+
+    def _line(self, entry: Entry, rank: int, result: RankedDocument) -> list[Any]:
+        query_id = place_of(entry) if entry.row.id is None else entry.row.id
+        further = entry.row.extra.get(COLUMNS_KEY, {})
+        carried = further[result.index] if further else {}
+        line = [query_id, document_key(result.id, result.index), rank, result.relevance_score, result.logit]
+        line += [carried.get(name) for name in self._further]
+        return [*line, text_at(entry, result.index)] if self._with_documents else line
+
+    def _text(self, lines: list[list[Any]]) -> bytes:
+        text = io.StringIO(newline="")
+        csv.writer(text, delimiter=self._delimiter, lineterminator="\n").writerows(lines)
+        return text.getvalue().encode()

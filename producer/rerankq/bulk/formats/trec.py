@@ -1,26 +1,38 @@
-"""A TREC run to rerank, its queries and corpus in BEIR layout."""
+"""A TREC run to rerank, its queries and corpus in BEIR layout; and a run as the answer."""
 
 from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
-from rerankq.bulk.on_disk import SeenIds, TextsById
-from rerankq.bulk.rows import Row, broken_row
-from rerankq.bulk.source import Identity, Source
+from rerankq.bulk.formats.names import Layout
+from rerankq.bulk.formats.on_disk import SeenIds, TextsById
+from rerankq.bulk.formats.source import Given, Identity, Source
+from rerankq.bulk.rows import Entry, Row, broken_row, document_key, place_of
 from rerankq.contract import wire
 from rerankq.contract.errors import InvalidRequest
+from rerankq.contract.messages import Ranking
 
 RUN_COLUMNS = 6  # qid Q0 docid rank score tag
+RUN_TAG = "rerankq"
 
 Candidates = list[list[str]]
 
 
-class TrecRun:
+class TrecReader:
     """The candidates of each query of a run, best first, up to `depth` of them."""
 
-    def __init__(self, run: Source, queries: Source, corpus: Source, depth: int | None = None) -> None:
-        self._run, self._queries, self._corpus = run, queries, corpus
-        self._depth = depth
+    def __init__(self, given: Given) -> None:
+        """
+        Raises:
+            InvalidRequest: no texts were named, or their files are missing.
+        """
+        if given.queries is None or given.corpus is None:
+            raise InvalidRequest(
+                "a TREC run has ids only; name the texts with --queries queries.jsonl --corpus corpus.jsonl",
+                {"field": "queries"},
+            )
+        self._run, self._queries, self._corpus = given.source, Source(given.queries), Source(given.corpus)
+        self._depth = given.depth
         self._query_texts: TextsById | None = None
         self._document_texts: TextsById | None = None
 
@@ -67,6 +79,10 @@ class TrecRun:
         """By the bytes of the run."""
         return self._run.fraction_read()
 
+    def further_columns(self) -> list[str]:
+        """None."""
+        return []
+
     def _split_lines(self) -> Iterator[list[str]]:
         for number, line in enumerate(self._run.lines(), start=1):
             columns = line.decode(errors="replace").split()
@@ -77,6 +93,25 @@ class TrecRun:
                     {"field": "run", "line": number},
                 )
             yield columns
+
+
+class TrecWriter:
+    """One line per document. The score is the logit: TREC tools sort by it, and sigmoids of good matches tie."""
+
+    def __init__(self, _layout: Layout) -> None: ...
+
+    def header(self) -> bytes:
+        """Nothing."""
+        return b""
+
+    def lines(self, entry: Entry, ranking: Ranking) -> bytes:
+        """The row's documents, best first."""
+        query_id = place_of(entry) if entry.row.id is None else entry.row.id
+        scored = [result for result in ranking.results if result.logit is not None]
+        return b"".join(
+            f"{query_id} Q0 {document_key(result.id, result.index)} {rank} {result.logit} {RUN_TAG}\n".encode()
+            for rank, result in enumerate(scored, start=1)
+        )
 
 
 def _beir_texts(source: Source) -> Iterator[tuple[str, str]]:

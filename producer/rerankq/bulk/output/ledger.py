@@ -14,11 +14,11 @@ from pathlib import Path
 from shutil import copyfile
 from typing import Any, Protocol, Self
 
-from rerankq.bulk import sidecar as state
-from rerankq.bulk.formats import compression_of
-from rerankq.bulk.outcome import Outcome
-from rerankq.bulk.sidecar import Sidecar
-from rerankq.bulk.tally import Tally
+from rerankq.bulk.formats.names import compression_of
+from rerankq.bulk.output import sidecar as state
+from rerankq.bulk.output.outcome import Outcome
+from rerankq.bulk.output.sidecar import Sidecar
+from rerankq.bulk.output.tally import Tally
 from rerankq.contract import wire
 from rerankq.contract.errors import InvalidRequest
 

@@ -1,0 +1,178 @@
+"""The formats that bulk work reads and writes, one module each: a new one is a file and a line in `FORMATS`.
+
+A reader gives records (cheap, so that a resumed run can pass over what is done) and turns a record into a row; a
+writer turns an answered row into bytes to append.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from rerankq.bulk import STANDARD_STREAM
+from rerankq.bulk.formats import columns, json_lines, table, trec
+from rerankq.bulk.formats.names import (
+    TABLE_NAMES,
+    USUAL_NAMES,
+    FieldNames,
+    Layout,
+    extension_of,
+)
+from rerankq.bulk.formats.source import Given, Identity
+from rerankq.bulk.rows import Entry, Row
+from rerankq.contract import wire
+from rerankq.contract.errors import InvalidRequest
+from rerankq.contract.messages import Ranking
+
+
+class Reader(Protocol):
+    """What the run asks of any input format."""
+
+    def records(self) -> Iterator[Any]:
+        """The input's records in order, the same every time."""
+        ...
+
+    def row(self, record: Any) -> Row:
+        """What a record says; a broken one gives a row with an error, never an exception."""
+        ...
+
+    def identities(self) -> list[Identity]:
+        """What tells every file that was read from a changed one."""
+        ...
+
+    def fraction_read(self) -> float | None:
+        """How much of the input has been read, 0..1; None when that cannot be told."""
+        ...
+
+    def further_columns(self) -> Sequence[str]:
+        """What a table's lines carry beside their request, where that is known beforehand."""
+        ...
+
+
+class Writer(Protocol):
+    """What the run asks of any output format."""
+
+    def header(self) -> bytes:
+        """What stands before the first row."""
+        ...
+
+    def lines(self, entry: Entry, ranking: Ranking) -> bytes:
+        """What is appended for one row: whole lines."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One way in and out."""
+
+    name: str
+    extensions: tuple[str, ...]
+    reader: Callable[[Given], Reader]
+    writer: Callable[[Layout], Writer]
+    """For a gathered format that of the lines."""
+    is_line: Callable[[Mapping[str, Any]], bool] | None = None
+    """Whether a JSON line is one of this dialect; None for what is no JSON lines."""
+    names: FieldNames = USUAL_NAMES
+    errors_names: FieldNames | None = None
+    """What the rows of the errors file call their fields, where that is not what the input calls them."""
+    gather: Callable[[Path, Path], None] | None = None
+    """Turns the lines gathered at the first path into the file at the second: such a file cannot be appended to."""
+
+    @property
+    def is_json_lines(self) -> bool:
+        """Whether a row is a line of JSON, and can be given back as one."""
+        return self.is_line is not None
+
+
+_JSONL = Format(
+    "jsonl",
+    (".jsonl", ".ndjson", ".json"),
+    json_lines.JsonLinesReader,
+    json_lines.JsonLinesWriter,
+    is_line=lambda _: True,
+)
+
+
+def _table(name: str, delimiter: str) -> Format:
+    reader = partial(table.TableReader, delimiter=delimiter)
+    writer = partial(table.TableWriter, delimiter=delimiter)
+    return Format(name, (f".{name}",), reader, writer, names=TABLE_NAMES, errors_names=USUAL_NAMES)
+
+
+# The dialects of JSON lines stand before `jsonl`, which takes every line.
+FORMATS: Mapping[str, Format] = {
+    one.name: one
+    for one in (
+        Format("openai-batch", (), json_lines.BatchReader, json_lines.BatchWriter, json_lines.is_batch),
+        Format("rank-llm", (), json_lines.RankLlmReader, json_lines.RankLlmWriter, json_lines.is_rank_llm),
+        _JSONL,
+        _table("csv", ","),
+        _table("tsv", "\t"),
+        Format("parquet", (".parquet",), columns.ParquetReader, _JSONL.writer, gather=columns.write_parquet),
+        Format("arrow", (".arrow", ".feather"), columns.ArrowReader, _JSONL.writer, gather=columns.write_arrow),
+        Format("trec", (".trec", ".run"), trec.TrecReader, trec.TrecWriter, errors_names=USUAL_NAMES),
+    )
+}  # fmt: skip
+
+
+def input_format(path: str, first_line: Callable[[], bytes | None], asked: str | None) -> Format:
+    """The format to read in: as asked, else by extension, JSON lines told apart by the first one.
+
+    Raises:
+        InvalidRequest: neither tells.
+    """
+    if asked is not None:
+        return known_format(asked)
+    told = _JSONL if path == STANDARD_STREAM else _by_extension(path)
+    if told is None:
+        raise InvalidRequest(
+            f"the format of {path} cannot be told from its extension; name it with --format ({', '.join(FORMATS)})",
+            {"field": "format"},
+        )
+    return _dialect(first_line()) if told is _JSONL else told
+
+
+def output_format(path: str, read_as: Format, asked: str | None) -> Format:
+    """The format to write: as asked, else by extension, else the one that was read.
+
+    JSON lines stay in the dialect they came in: batch lines are answered with batch lines.
+    """
+    if asked is not None:
+        return known_format(asked)
+    told = None if path == STANDARD_STREAM else _by_extension(path)
+    if told is None:
+        return _JSONL if read_as.gather else read_as
+    return read_as if told is _JSONL and read_as.is_json_lines else told
+
+
+def known_format(name: str) -> Format:
+    """The format of that name.
+
+    Raises:
+        InvalidRequest: there is none.
+    """
+    if name not in FORMATS:
+        raise InvalidRequest(f"expected a format of {', '.join(FORMATS)}, got {name}", {"field": "format"})
+    return FORMATS[name]
+
+
+def errors_reader(read_as: Format, given: Given) -> Reader:
+    """A reader of the errors file of an input in that format: lines in its own form, or our own where it has none."""
+    format_ = read_as if read_as.is_json_lines else _JSONL
+    return format_.reader(replace(given, names=read_as.errors_names or given.names))
+
+
+def _by_extension(path: str) -> Format | None:
+    extension = extension_of(path)
+    return next((one for one in FORMATS.values() if extension in one.extensions), None)
+
+
+def _dialect(first_line: bytes | None) -> Format:
+    try:
+        fields = wire.decode(first_line or b"")
+    except ValueError:
+        return _JSONL
+    if not isinstance(fields, dict):
+        return _JSONL
+    return next(one for one in FORMATS.values() if one.is_line is not None and one.is_line(fields))

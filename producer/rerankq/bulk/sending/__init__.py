@@ -1,0 +1,1 @@
+"""From rows to answers: requests cut into packs, sent, waited for, sent again."""
