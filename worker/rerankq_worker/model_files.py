@@ -7,10 +7,13 @@ Reads config.json and the head of the weights file; knows no torch and no tensor
     └── ModelBroken     the files are there and cannot be served: wrong architecture, pickled or cut-off weights, ...
 """
 
+import errno
 import hashlib
 import importlib
 import json
 import re
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -27,6 +30,10 @@ SHIPPED_MODEL = "small"
 SAMPLE_BYTES = 4096
 SAMPLES = 64
 REVISION_DIGITS = 12
+
+PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
+"""Of a host in trouble; the files may be in order, and another try may find them so."""
+LONGEST_REASON_CHARACTERS = 300
 
 
 class ModelError(Exception):
@@ -72,9 +79,41 @@ def find_model(model: str | Path, revision: str | None = None, offline: bool = F
     return _checked(snapshot, name=model, revision=snapshot.name)
 
 
+@contextmanager
+def reading(directory: Path) -> Generator[None]:
+    """Whatever is raised while a model's files are read is said of the model: they will be no better at the next start.
+
+    Raises:
+        ModelBroken: with the reason; not for want of memory, nor for a disk in trouble, which may pass.
+    """
+    try:
+        yield
+    except (ModelError, MemoryError):
+        raise
+    except Exception as error:  # the libraries raise whatever they like, at whatever is in the files
+        if isinstance(error, OSError) and error.errno in PASSING:
+            raise
+        lines = str(error).strip().splitlines() or ["no reason given"]
+        reason = f"{type(error).__name__}: {lines[0]}"[:LONGEST_REASON_CHARACTERS]
+        raise ModelBroken(f"{directory} cannot be read as a model ({reason})") from error
+
+
+def read_json_object(file: Path) -> dict[str, Any]:
+    """What a JSON file of a model holds, as a dictionary."""
+    try:
+        content: Any = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelBroken(f"{file} is missing; {file.parent} is no model directory") from error
+    except ValueError as error:
+        raise ModelBroken(f"{file} is not JSON ({error}); fetch it again") from error
+    if not isinstance(content, dict):
+        raise ModelBroken(f"expected {file} to hold a JSON object, got {type(content).__name__}")
+    return cast(dict[str, Any], content)
+
+
 def read_config(directory: Path) -> dict[str, Any]:
     """config.json as a dictionary."""
-    return _read_json_object(directory / "config.json")
+    return read_json_object(directory / "config.json")
 
 
 def usable_length_tokens(config: dict[str, Any]) -> int:
@@ -92,7 +131,7 @@ def weight_files(directory: Path) -> list[Path]:
     if single.is_file():
         return [single]
     if index.is_file():
-        shards = cast(dict[str, str], _read_json_object(index).get("weight_map", {}))
+        shards = cast(dict[str, str], read_json_object(index).get("weight_map", {}))
         return [directory / name for name in sorted(set(shards.values()))]
     if any(directory.glob("*.bin")):
         raise ModelBroken(
@@ -226,15 +265,3 @@ def _check_safetensors(file: Path) -> None:
         raise ModelBroken(cut_off) from error
     if file.stat().st_size != 8 + head_bytes + end:
         raise ModelBroken(cut_off)
-
-
-def _read_json_object(file: Path) -> dict[str, Any]:
-    try:
-        content: Any = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ModelBroken(f"{file} is missing; {file.parent} is no model directory") from error
-    except ValueError as error:
-        raise ModelBroken(f"{file} is not JSON ({error}); fetch it again") from error
-    if not isinstance(content, dict):
-        raise ModelBroken(f"expected {file} to hold a JSON object, got {type(content).__name__}")
-    return cast(dict[str, Any], content)

@@ -1,11 +1,13 @@
 """Turn a query and its documents into rows of token ids: `<s> query </s></s> document </s>`.
 
-Knows the model's tokenizer.json only: no torch, no queue. Text can never produce a special token here. Setting
-`encode_special_tokens` is not enough for that: the Unigram vocabulary itself holds pieces named `<s>`, `</s>`,
-`<pad>`, `<mask>` and finds them in text, so those pieces are renamed to what no text can match.
+Knows the model's tokenizer files only: no torch, no queue. Text can never produce a token of the frame here. Leaving
+those out of the added tokens is not enough for that, since the Unigram vocabulary itself holds pieces named `<s>`,
+`</s>`, `<pad>`, `<mask>` and finds them in text, and it would renumber the others: they keep their places, under names
+that nobody can guess.
 """
 
 import json
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +15,16 @@ from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
-from rerankq_worker.model_files import ModelBroken, read_config, usable_length_tokens
+from rerankq_worker.added_tokens import SAVE_ANEW, AddedTokens, read_added_tokens
+from rerankq_worker.model_files import (
+    ModelBroken,
+    read_config,
+    read_json_object,
+    reading,
+    usable_length_tokens,
+)
 
 TokenIds = npt.NDArray[np.int32]
 
@@ -72,7 +81,13 @@ class PairTokenizer:
     another thread encodes is its "Already borrowed" error.
     """
 
-    def __init__(self, tokenizer: Tokenizer, frame: tuple[int, int, int], max_length_tokens: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        frame: tuple[int, int, int],
+        max_length_tokens: int,
+        longest_added_token_characters: int = 0,
+    ) -> None:
         if max_length_tokens < MIN_LENGTH_TOKENS:
             raise ValueError(
                 f"expected a length of at least {MIN_LENGTH_TOKENS} tokens, got {max_length_tokens}"
@@ -80,17 +95,23 @@ class PairTokenizer:
         self._tokenizer = tokenizer
         self._start, self._separator, self._end = frame
         self.max_length_tokens = max_length_tokens
+        # a cut inside an added token leaves, in its place, perhaps a token per character
+        self._settling_tokens = SETTLING_TOKENS + longest_added_token_characters
         # FlagReranker's cap, so that the document keeps some room
         self.max_query_tokens = min(max_length_tokens * 3 // 4, max_length_tokens - FRAME_TOKENS - 1)
 
     @classmethod
     def from_model_dir(cls, path: Path, max_length_tokens: int = 1024) -> "PairTokenizer":
         """The tokenizer of a checked model directory; the length is capped at what the model's positions hold."""
-        definition = _read_definition(path / "tokenizer.json")
-        start, end = _special_id(definition, "<s>"), _special_id(definition, "</s>")
-        usable = usable_length_tokens(read_config(path))
-        tokenizer = Tokenizer.from_str(json.dumps(_without_special_tokens(definition)))
-        return cls(tokenizer, (start, end, end), min(max_length_tokens, usable))
+        with reading(path):
+            definition = read_json_object(path / "tokenizer.json")
+            added = read_added_tokens(path, definition)
+            tokenizer, ids = _unforgeable(definition, added)
+            config = read_config(path)
+            _check_ids(path, tokenizer, added, ids, config.get("vocab_size"))
+            length = min(max_length_tokens, usable_length_tokens(config))
+        start, end = ids[added.start], ids[added.end]
+        return cls(tokenizer, (start, end, end), length, max(map(len, added.tokens)))
 
     def rows(
         self,
@@ -133,7 +154,7 @@ class PairTokenizer:
 
     def _encode(self, texts: Sequence[str], limit_tokens: int) -> list[list[int]]:
         """Token ids of each text: all of them, or, where there are more than `limit_tokens`, at least one more."""
-        enough_tokens = limit_tokens + SETTLING_TOKENS
+        enough_tokens = limit_tokens + self._settling_tokens
         budget_chars = enough_tokens * CHARS_PER_TOKEN
         ids: list[list[int]] = [[] for _ in texts]
         waiting = list(range(len(texts)))
@@ -151,39 +172,59 @@ class PairTokenizer:
         return ids
 
 
-def _read_definition(file: Path) -> dict[str, Any]:
-    try:
-        return cast(dict[str, Any], json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise ModelBroken(f"{file} cannot be read ({error}); fetch it again") from error
+def _unforgeable(definition: dict[str, Any], added: AddedTokens) -> tuple[Tokenizer, dict[str, int]]:
+    """The same tokenizer, ids unchanged, to which `<s>` in a text is three characters; and the added tokens' ids."""
+    secret = f" {secrets.token_hex(16)}"  # text is split at blanks before pieces are looked up
 
+    def renamed(content: str) -> str:
+        return content + secret if content in added.frame else content
 
-def _special_id(definition: dict[str, Any], token: str) -> int:
-    for added in definition.get("added_tokens", []):
-        if added["content"] == token:
-            return int(added["id"])
-    raise ModelBroken(f"the tokenizer has no {token} token; it is not XLM-RoBERTa's")
-
-
-def _without_special_tokens(definition: dict[str, Any]) -> dict[str, Any]:
-    """The same tokenizer, ids unchanged, to which `<s>` in a text is three characters like any others."""
-    special = {added["content"] for added in definition["added_tokens"] if added["special"]}
-    vocabulary = definition["model"]["vocab"]
-    if isinstance(vocabulary, dict):
-        vocabulary = {_unmatchable(piece, special): index for piece, index in vocabulary.items()}
+    model = definition["model"]
+    pieces = model["vocab"]
+    if isinstance(pieces, dict):
+        vocabulary: Any = {renamed(piece): index for piece, index in cast(dict[str, int], pieces).items()}
     else:
-        vocabulary = [[_unmatchable(piece, special), score] for piece, score in vocabulary]
-    return {
+        vocabulary = [[renamed(piece), score] for piece, score in pieces]
+    unknown = {"unk_token": renamed(model["unk_token"])} if model.get("unk_token") else {}
+    bare = {
         **definition,
-        "added_tokens": [added for added in definition["added_tokens"] if not added["special"]],
+        "added_tokens": [],
         "post_processor": None,
         "truncation": None,
         "padding": None,
-        "model": {**definition["model"], "vocab": vocabulary},
+        "model": {**model, **unknown, "vocab": vocabulary},
     }
+    tokenizer = Tokenizer.from_str(json.dumps(bare))
+    tokenizer.encode_special_tokens = added.splits_special
+    tokenizer.add_tokens(
+        [
+            AddedToken(renamed(content), special=True) if content in added.frame else token
+            for content, token in added.tokens.items()
+        ]
+    )
+    ids = {content: tokenizer.token_to_id(renamed(content)) for content in added.tokens}
+    return tokenizer, {content: index for content, index in ids.items() if index is not None}
 
 
-def _unmatchable(piece: str, special: set[str]) -> str:
-    return (
-        f"{piece} special" if piece in special else piece
-    )  # text is split at blanks before pieces are looked up
+def _check_ids(
+    directory: Path, tokenizer: Tokenizer, added: AddedTokens, ids: dict[str, int], embeddings: int | None
+) -> None:
+    """Refuse ids other than those the files give, which other rows of the embedding table were trained for."""
+    vocabulary = tokenizer.get_vocab_size(with_added_tokens=False)
+    declared = {content for content, _ in added.ids}
+    for content in (added.start, added.end):
+        if ids[content] >= vocabulary and content not in declared:
+            raise ModelBroken(f"{directory}: the tokenizer has no {content} token; it is not XLM-RoBERTa's")
+    for content, said in added.ids:
+        if ids.get(content) != said:
+            raise ModelBroken(
+                f"{directory}: the token {content!r} gets id {ids.get(content)} where a file says {said}; "
+                f"{SAVE_ANEW}"
+            )
+    largest = max(tokenizer.get_vocab(with_added_tokens=True).values())
+    if embeddings is not None and largest >= embeddings:
+        raise ModelBroken(
+            f"{directory}: the tokenizer has ids up to {largest}, the embedding table (vocab_size) {embeddings} rows; "
+            "train the model after model.resize_token_embeddings(len(tokenizer)), or serve the tokenizer it was "
+            "trained with"
+        )

@@ -1,0 +1,162 @@
+"""The tokens that were added to a tokenizer's vocabulary: which, in what order, under which ids. Reads JSON only.
+
+Years of transformers have named them in five places; read here as its `AutoTokenizer`, and so CrossEncoder, reads them:
+`added_tokens_decoder` of tokenizer_config.json, or without it added_tokens.json; `added_tokens` of tokenizer.json; then
+the tokens with a part to play (`sep_token`, ...) and the additional ones of tokenizer_config.json and, without a
+decoder, of special_tokens_map.json.
+"""
+
+from collections import ChainMap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from tokenizers import AddedToken
+
+from rerankq_worker.model_files import ModelBroken, read_json_object
+
+PARTS = {
+    "bos_token": "<s>",
+    "eos_token": "</s>",
+    "unk_token": "<unk>",
+    "sep_token": "</s>",
+    "pad_token": "<pad>",
+    "cls_token": "<s>",
+    "mask_token": "<mask>",
+}
+"""The parts that tokens play in a row, and XLM-RoBERTa's own tokens for them."""
+
+READ_AS_IT_IS = ("PreTrainedTokenizerFast", "TokenizersBackend")
+"""Classes for which transformers takes tokenizer.json whole; for others it builds the tokenizer anew."""
+
+SAVE_ANEW = "save the tokenizer that the model was trained with into it once more (tokenizer.save_pretrained)"
+FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+
+
+@dataclass(frozen=True, slots=True)
+class AddedTokens:
+    """What a model directory says of the tokens added to its vocabulary."""
+
+    tokens: Mapping[str, AddedToken]
+    """By content, in the order in which they get their ids."""
+    ids: tuple[tuple[str, int], ...]
+    """Every id that a file gives to a content; files may contradict each other."""
+    start: str
+    """The content of the token that begins a row."""
+    end: str
+    """The content of the token that ends the query, and the row."""
+    frame: frozenset[str]
+    """The contents of all tokens of `PARTS`, which no text may produce."""
+    splits_special: bool
+    """Whether special tokens in a text are to be read as characters."""
+
+
+def read_added_tokens(directory: Path, definition: Mapping[str, Any]) -> AddedTokens:
+    """The added tokens of a directory whose tokenizer.json holds `definition`.
+
+    Raises:
+        ModelBroken: the files contradict each other, so that no reading of them is the right one.
+    """
+    config = _read_if_there(directory / "tokenizer_config.json")
+    own = {int(entry["id"]): _token(entry) for entry in definition.get("added_tokens") or []}
+    decoder = config.get("added_tokens_decoder")
+    if decoder is None:
+        sources = (config, _read_if_there(directory / "special_tokens_map.json"))
+        listed = _legacy(_read_if_there(directory / "added_tokens.json"), sources)
+        numbered = listed | own
+    else:
+        sources = (config,)
+        listed = {int(index): _token(entry) for index, entry in decoder.items()}
+        is_built_anew = config.get("tokenizer_class") not in READ_AS_IT_IS
+        numbered = own | listed if is_built_anew else listed | own
+        if is_built_anew:
+            _refuse_unlisted(directory, own, listed, sources)
+    parts = _parts(sources)
+    in_order = [numbered[index] for index in sorted(numbered)]
+    unnumbered = [_special(entry) for entry in (*parts.values(), *_additional(sources))]
+    return AddedTokens(
+        tokens=_first_of_each([*in_order, *unnumbered]),
+        ids=tuple((token.content, index) for found in (listed, own) for index, token in found.items()),
+        start=_content(parts["bos_token"]),
+        end=_content(parts["eos_token"]),
+        frame=frozenset(map(_content, (*PARTS.values(), *parts.values()))),
+        splits_special=bool(config.get("split_special_tokens")),
+    )
+
+
+def _read_if_there(file: Path) -> dict[str, Any]:
+    return read_json_object(file) if file.is_file() else {}
+
+
+def _parts(sources: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The token for each of `PARTS`, as text or with its flags; a later source wins."""
+    said = [{part: source[part] for part in PARTS if source.get(part)} for source in sources]
+    return dict(ChainMap(*reversed(said), PARTS))
+
+
+def _additional(sources: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
+    """Tokens with a part that only this model knows, then tokens with none."""
+    lists = [
+        source[name]
+        for source in sources
+        for name in ("extra_special_tokens", "additional_special_tokens")
+        if source.get(name)
+    ]
+    for source in sources:
+        for key, value in source.items():
+            if key.endswith("_token") and key not in PARTS and isinstance(value, str | dict):
+                yield value
+    for several in lists:
+        if isinstance(several, dict):
+            yield from cast(dict[str, Any], several).values()
+    for several in lists:
+        if not isinstance(several, dict):
+            yield from several
+
+
+def _legacy(ids: Mapping[str, Any], sources: Sequence[Mapping[str, Any]]) -> dict[int, AddedToken]:
+    """added_tokens.json: ids alone; whether a token is special is for other mentions of it to say."""
+    special = {_content(entry) for entry in (*_parts(sources).values(), *_additional(sources))}
+    return {int(index): AddedToken(content, special=content in special) for content, index in ids.items()}
+
+
+def _refuse_unlisted(
+    directory: Path,
+    own: Mapping[int, AddedToken],
+    listed: Mapping[int, AddedToken],
+    sources: Sequence[Mapping[str, Any]],
+) -> None:
+    """A token of tokenizer.json that the decoder lacks: transformers 4 matches it, transformers 5 does not."""
+    mentioned = (*_parts(sources).values(), *_additional(sources))
+    known = {token.content for token in listed.values()} | {_content(entry) for entry in mentioned}
+    for token in own.values():
+        if token.content not in known:
+            raise ModelBroken(
+                f"{directory}: tokenizer.json adds the token {token.content!r}, which added_tokens_decoder of "
+                f"tokenizer_config.json lacks; {SAVE_ANEW}"
+            )
+
+
+def _token(entry: Mapping[str, Any]) -> AddedToken:
+    flags = {name: bool(entry[name]) for name in FLAGS if name in entry}
+    return AddedToken(_content(entry), **flags)
+
+
+def _special(entry: Any) -> AddedToken:
+    flags = entry if isinstance(entry, dict) else {}
+    return _token({"normalized": False, **flags, "content": _content(entry), "special": True})
+
+
+def _content(entry: Any) -> str:
+    content: Any = entry["content"] if isinstance(entry, Mapping) else entry
+    if not isinstance(content, str):
+        raise TypeError(f"expected a token's content to be text, got {type(content).__name__}")
+    return content
+
+
+def _first_of_each(tokens: Iterable[AddedToken]) -> dict[str, AddedToken]:
+    found: dict[str, AddedToken] = {}
+    for token in tokens:
+        found.setdefault(token.content, token)
+    return found
