@@ -48,8 +48,8 @@ def free_port() -> int:
 class RedisServer:
     """`with RedisServer() as server:`, then `server.url`; the same port after every restart."""
 
-    def __init__(self, *, appendonly: bool = False, binary: str | None = None, **settings: str | int) -> None:
-        """`settings` are those of redis.conf, with underscores: `maxmemory="10mb"`."""
+    def __init__(self, *, appendonly: bool = False, binary: str | None = None, **settings: object) -> None:
+        """`settings` are those of redis.conf, with underscores: `maxmemory="10mb"`, `bind=("127.0.0.1", "::1")`."""
         self.port = free_port()
         self._binary = binary or find_redis_server()
         self._directory = tempfile.TemporaryDirectory(prefix="rerankq-redis-", ignore_cleanup_errors=True)
@@ -81,7 +81,9 @@ class RedisServer:
         return redis.Redis(host="127.0.0.1", port=self.port, **options)
 
     def start(self) -> None:
-        arguments = [text for name, value in self._settings.items() for text in (f"--{name}", str(value))]
+        arguments: list[str] = []
+        for name, value in self._settings.items():
+            arguments += [f"--{name}", *map(str, value if isinstance(value, tuple) else (value,))]
         log = (self.directory / "redis.log").open("ab")
         with log:
             self._process = subprocess.Popen([self._binary, *arguments], stdout=log, stderr=log)

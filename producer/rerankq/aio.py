@@ -6,7 +6,7 @@ Shares with the sync client all that does no waiting: validation, admission, the
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any, Self
 
@@ -27,9 +27,9 @@ from rerankq.client import (
     refuse_to_wait,
 )
 from rerankq.contract import keys
+from rerankq.contract.address import read_address
 from rerankq.contract.errors import BrokerUnavailable, ResultTimeout
 from rerankq.contract.messages import Ranking
-from rerankq.contract.sentinel import is_sentinel, read_sentinel_url
 from rerankq.outgoing import new_job_id
 from rerankq.settings import ClientSettings
 
@@ -261,12 +261,12 @@ class Listener:
 
 def _async_redis(url: str, timeout_seconds: float) -> "Redis":
     timeouts: dict[str, Any] = {"socket_timeout": timeout_seconds, "socket_connect_timeout": timeout_seconds}
-    if is_sentinel(url):
-        asked = read_sentinel_url(url)
-        sentinel = Sentinel(asked.sentinels, sentinel_kwargs={"retry": Retry(NoBackoff(), 0), **timeouts})
-        return sentinel.master_for(asked.master_name, redis_class=_Master, **asked.login, **timeouts)
-    make: Callable[..., Redis] = Redis.from_url
-    return make(url.replace("redis+socket://", "unix://"), **timeouts)
+    address = read_address(url)
+    options = address.for_redis_py() | timeouts
+    if address.is_sentinel:
+        sentinel = Sentinel(address.hosts, sentinel_kwargs={"retry": Retry(NoBackoff(), 0), **timeouts})
+        return sentinel.master_for(address.master_name, redis_class=_Master, **options)
+    return Redis(**options)
 
 
 class _Master(Redis):

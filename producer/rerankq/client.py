@@ -73,8 +73,7 @@ class RerankClient:
         self._app = celery_app(
             "rerankq.client",
             self.settings.broker_url.get_secret_value(),
-            # A Celery backend would subscribe to every answer for ever; the promise waits by itself.
-            "disabled://",
+            None,  # a Celery backend would subscribe to every answer for ever; the promise waits by itself
             socket_timeout_seconds=timeout,
             result_ttl_seconds=self.settings.result_ttl_seconds,
         )

@@ -95,7 +95,22 @@ def test_a_local_redis_talks_to_its_owner_alone(tmp_path: Path) -> None:
     finally:
         server.child.stop(grace_seconds=5)
 
-    assert server.url.split("@")[0].removeprefix("redis://:") not in command_line
+    assert server.url.split("@")[0].removeprefix("redis://default:") not in command_line
+
+
+def test_the_address_of_a_local_redis_is_one_for_redis_cli_too(tmp_path: Path) -> None:
+    command = redis_server.find_redis_server().with_name("redis-cli")
+    if not command.exists():
+        pytest.skip("no redis-cli beside this redis-server")
+    server = RedisServer(tmp_path)
+    try:
+        said = subprocess.run(
+            [command, "-u", server.url, "PING"], capture_output=True, text=True, check=False
+        )
+    finally:
+        server.child.stop(grace_seconds=5)
+
+    assert said.stdout.strip() == "PONG"
 
 
 def test_a_redis_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

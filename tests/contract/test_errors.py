@@ -12,9 +12,8 @@ from rerankq.contract.errors import BY_NAME, JobFailed, QueueFull, RerankError, 
 
 @pytest.fixture(scope="module")
 def backend() -> Backend:
-    app = celery_app(
-        "t", "redis://127.0.0.1:1/0", "cache+memory://", socket_timeout_seconds=1, result_ttl_seconds=60
-    )
+    nowhere = "redis://127.0.0.1:1/0"
+    app = celery_app("t", nowhere, nowhere, socket_timeout_seconds=1, result_ttl_seconds=60)
     return app.backend
 
 

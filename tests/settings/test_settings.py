@@ -68,6 +68,12 @@ def test_the_environment_wins_over_dotenv_and_dotenv_over_secrets(
         ("RERANKQ_MAX_BATCH_PAIRS", "0", "RERANKQ_MAX_BATCH_PAIRS: "),
         ("RERANKQ_DTYPE", "fp8", "RERANKQ_DTYPE: "),
         ("RERANKQ_BROKER_URL", "amqp://user:hunter2@host", "RERANKQ_BROKER_URL: expected a URL"),
+        (
+            "RERANKQ_RESULT_URL",
+            "redis://:hunter2@host?timeout=3",
+            "RERANKQ_RESULT_URL: expected no timeout in the URL",
+        ),
+        ("RERANKQ_BROKER_URL", "redis://:hunter2#@host", "RERANKQ_BROKER_URL: expected a URL without #"),
         ("RERANKQ_MAX_BATCH_TOKENS", "512", r"at least RERANKQ_MAX_LENGTH_TOKENS \(1024\), got 512"),
         (
             "RERANKQ_BULK_SOFT_LIMIT_SECONDS",

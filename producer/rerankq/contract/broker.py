@@ -5,8 +5,8 @@ from typing import Any
 from celery import Celery
 
 from rerankq.contract import transport, wire
+from rerankq.contract.address import RedisAddress, read_address
 from rerankq.contract.messages import LANES, Lane
-from rerankq.contract.sentinel import is_sentinel, read_sentinel_url
 from rerankq.contract.stores import asked_once
 
 RERANK_TASK = "rerankq.rerank"
@@ -32,7 +32,7 @@ def lane_of(queue: str) -> Lane:
 def celery_app(
     name: str,
     broker_url: str,
-    result_url: str,
+    result_url: str | None,
     *,
     socket_timeout_seconds: float,
     result_ttl_seconds: int,
@@ -41,28 +41,40 @@ def celery_app(
     """A Celery app that speaks our wire, on either side of it.
 
     Args:
+        result_url: where answers are kept; None for who looks for them by itself.
         socket_timeout_seconds: how long any one Redis call may take before it counts as down.
         lease_seconds: how long a silent worker keeps what it holds.
     """
     transport.install()
     wire.register_serializer()
-    broker, broker_options = _as_celery_reads_it(broker_url, socket_timeout_seconds)
-    results, result_options = _as_celery_reads_it(result_url, socket_timeout_seconds)
-    app = Celery(name, broker=broker, backend=results, set_as_current=False)
+    broker = read_address(broker_url)
+    results = None if result_url is None else read_address(result_url)
+    backend = "disabled://" if results is None else results.for_celery()
+    app = Celery(name, broker=broker.for_celery(), backend=backend, set_as_current=False)
     app.conf.update(_wire_configuration(socket_timeout_seconds, result_ttl_seconds, lease_seconds))
-    app.conf.broker_transport_options |= broker_options
-    app.conf.result_backend_transport_options |= result_options
+    app.conf.broker_use_ssl = dict(broker.tls) or None
+    app.conf.broker_transport_options |= {
+        **broker.options,
+        **_sentinel_options(broker, socket_timeout_seconds),
+    }
+    if results is not None:
+        app.conf.update(_result_configuration(results))
+        app.conf.result_backend_transport_options |= _sentinel_options(results, socket_timeout_seconds)
     return app
 
 
-def _as_celery_reads_it(url: str, socket_timeout: float) -> tuple[str, dict[str, Any]]:
-    """A URL, and the options of Celery's that it cannot carry there."""
-    if not is_sentinel(url):
-        return url, {}
-    asked = read_sentinel_url(url)
-    return asked.without_name, {
-        "master_name": asked.master_name,
-        "sentinel_kwargs": asked_once(socket_timeout),
+def _sentinel_options(address: RedisAddress, socket_timeout: float) -> dict[str, Any]:
+    if not address.is_sentinel:
+        return {}
+    return {"master_name": address.master_name, "sentinel_kwargs": asked_once(socket_timeout)}
+
+
+def _result_configuration(results: RedisAddress) -> dict[str, Any]:
+    return {
+        "redis_backend_use_ssl": dict(results.tls) or None,
+        "redis_backend_health_check_interval": results.options.get("health_check_interval"),
+        "redis_client_name": results.options.get("client_name"),
+        "redis_socket_keepalive": results.scheme != "unix",  # Celery hands it to a socket that cannot take it
     }
 
 
@@ -89,7 +101,6 @@ def _wire_configuration(socket_timeout: float, result_ttl: int, lease: float) ->
         "result_extended": False,  # would store the documents again
         "redis_socket_timeout": socket_timeout,
         "redis_socket_connect_timeout": min(socket_timeout, 2.0),
-        "redis_socket_keepalive": True,
         "redis_retry_on_timeout": True,  # storing an answer twice is harmless
         "result_backend_transport_options": {"retry_policy": {"timeout": socket_timeout}},
         "task_ignore_result": False,

@@ -13,8 +13,8 @@ from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from rerankq.contract.address import read_address
 from rerankq.contract.errors import InvalidSettings
-from rerankq.contract.sentinel import is_sentinel, read_sentinel_url
 from rerankq.contract.variables import VARIABLES
 
 PREFIX = "RERANKQ_"
@@ -41,8 +41,8 @@ class SharedSettings(BaseSettings):
     )
 
     broker_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
-    """The Redis that holds the lanes: `redis://`, `rediss://` (TLS) or `sentinel://…?master_name=…`; may carry a
-    password."""
+    """The Redis that holds the lanes: `redis://`, `rediss://` (TLS), `unix://` or `sentinel://…?master_name=…`; may
+    carry a password, its special characters written %XX. docs/operations.md has the options."""
     result_url: SecretStr | None = None
     """The Redis that holds answers; the broker itself when empty. A second Redis keeps answers from filling it."""
     result_ttl_seconds: int = Field(default=3600, ge=1)
@@ -59,11 +59,8 @@ class SharedSettings(BaseSettings):
     @field_validator("broker_url", "result_url")
     @classmethod
     def _url_is_redis(cls, url: SecretStr | None) -> SecretStr | None:
-        schemes = ("redis://", "rediss://", "sentinel://", "redis+socket://")
-        if url is not None and not url.get_secret_value().startswith(schemes):
-            raise ValueError(f"expected a URL that starts with one of {', '.join(schemes)}")
-        if url is not None and is_sentinel(url.get_secret_value()):
-            read_sentinel_url(url.get_secret_value())
+        if url is not None:
+            read_address(url.get_secret_value())
         return url
 
     @property

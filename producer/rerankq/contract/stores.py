@@ -7,7 +7,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from rerankq.contract.sentinel import is_sentinel, read_sentinel_url
+from rerankq.contract.address import read_address
 
 _NEVER_RESEND = Retry(NoBackoff(), 0)  # a call that timed out may have been carried out; its caller decides
 
@@ -16,14 +16,14 @@ def redis_client(url: str, timeout_seconds: float) -> "Redis":
     """A client whose every call ends within `timeout_seconds`.
 
     Args:
-        url: `redis://`, `rediss://`, `redis+socket://` or `sentinel://`, as in Celery's own settings.
+        url: as in the settings; see `rerankq.contract.address`.
     """
-    options = asked_once(timeout_seconds)
-    if is_sentinel(url):
-        asked = read_sentinel_url(url)
-        sentinel = Sentinel(asked.sentinels, sentinel_kwargs=options)
-        return sentinel.master_for(asked.master_name, redis_class=_Master, **asked.login, **options)
-    return Redis.from_url(url.replace("redis+socket://", "unix://"), **options)
+    address, limits = read_address(url), asked_once(timeout_seconds)
+    options = address.for_redis_py() | limits
+    if address.is_sentinel:
+        sentinel = Sentinel(address.hosts, sentinel_kwargs=limits)
+        return sentinel.master_for(address.master_name, redis_class=_Master, **options)
+    return Redis(**options)
 
 
 def asked_once(timeout_seconds: float) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class RedisServer:
             Unavailable: it did not answer in time; the message ends with what it printed last.
         """
         port, password = _free_port(), secrets.token_urlsafe(16)
-        self.url = f"redis://:{password}@127.0.0.1:{port}/0"
+        self.url = f"redis://default:{password}@127.0.0.1:{port}/0"  # redis-cli takes an absent user for an empty one
         self.child = Child(
             "redis-server",
             [str(find_redis_server()), "-"],
