@@ -16,11 +16,12 @@ from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from rerankq.answers import JobStatus, is_answer, read_ranking, read_status
+from rerankq.answers import JobStatus, is_answer, read_status
 from rerankq.client import (
     ANSWER_GRACE_SECONDS,
     POLL_SECONDS,
     Documents,
+    Job,
     RerankClient,
     given_up,
     no_answer_yet,
@@ -97,12 +98,11 @@ class AsyncRerankClient:
     ) -> "AsyncJob":
         """A promise of the ranking; as `RerankClient.submit`."""
         request = self._sync.request(query, documents, top_n=top_n, **options)
-        job = await asyncio.to_thread(self._sync.send, request, job_id)
-        return AsyncJob(self, job.job_id, request.texts if request.return_documents else None)
+        return AsyncJob(self, await asyncio.to_thread(self._sync.send, request, job_id))
 
     def job(self, job_id: str) -> "AsyncJob":
         """The promise of a job that was submitted elsewhere or earlier."""
-        return AsyncJob(self, job_id)
+        return AsyncJob(self, self._sync.job(job_id))
 
     async def close(self) -> None:
         """Give the connections back."""
@@ -121,8 +121,12 @@ class AsyncRerankClient:
         """An event that is set whenever the job's answer is announced."""
         return self._listener.watching(job_id)
 
-    async def read(self, job_id: str) -> tuple[bytes | None, JobStatus]:
-        """Celery's record of a job's end, and where the job stands."""
+    async def read(self, job_id: str, *, keep_open: bool = True) -> tuple[bytes | None, JobStatus]:
+        """Celery's record of a job's end, and where the job stands.
+
+        Args:
+            keep_open: as `RerankClient.keep_open`, which takes a round trip.
+        """
         pipeline = self._broker.pipeline(transaction=False)
         pipeline.hgetall(keys.job(job_id))
         pipeline.exists(keys.cancel(job_id))
@@ -131,6 +135,10 @@ class AsyncRerankClient:
         record, cancelled, now = await pipeline.execute()
         self._sync.clock.learn(now, asked_at)
         meta: Any = await self._results.get(keys.result(job_id))
+        if not record:
+            record = await asyncio.to_thread(self._sync.record_of_the_lost, job_id)
+        elif meta is None and keep_open:
+            await asyncio.to_thread(self._sync.keep_open, job_id, record)
         return meta, read_status(job_id, meta, record, bool(cancelled), self._sync.clock)
 
     async def cancel(self, job_id: str) -> None:
@@ -140,17 +148,16 @@ class AsyncRerankClient:
     def _send(self, query: str, documents: Documents, job_id: str, **options: Any) -> "AsyncJob":
         request = self._sync.request(query, documents, **options)
         self._sync.require_workers()
-        self._sync.send(request, job_id)
-        return AsyncJob(self, job_id, request.texts if request.return_documents else None)
+        return AsyncJob(self, self._sync.send(request, job_id))
 
 
 class AsyncJob:
     """A promise of one ranking, awaited."""
 
-    def __init__(self, client: AsyncRerankClient, job_id: str, texts: list[str] | None = None) -> None:
-        self.job_id = job_id
+    def __init__(self, client: AsyncRerankClient, job: Job) -> None:
+        self.job_id = job.job_id
         self._client = client
-        self._texts = texts
+        self._job = job
 
     async def status(self) -> JobStatus:
         """Where the job stands."""
@@ -174,19 +181,21 @@ class AsyncJob:
 
     async def wait(self, announced: asyncio.Event, timeout: float | None) -> Ranking:
         """The ranking, looked for whenever it is announced, and now and then in case that was missed."""
-        give_up_at = float("inf") if timeout is None else time.monotonic() + timeout
+        began_at = time.monotonic()
+        give_up_at = float("inf") if timeout is None else began_at + timeout
         while True:
             announced.clear()
             away: RedisError | None = None
             try:
-                meta, status = await self._client.read(self.job_id)
+                has_waited = time.monotonic() - began_at > POLL_SECONDS / 2
+                meta, status = await self._client.read(self.job_id, keep_open=has_waited)
             except RedisError as error:  # a restarting Redis is ridden out within the caller's own patience
                 away = error
             else:
-                if meta is not None and is_answer(meta):
-                    ranking = read_ranking(self.job_id, meta)
-                    return ranking if self._texts is None else ranking.with_documents(self._texts)
-                refuse_to_wait(status)
+                if meta is None or not is_answer(meta):
+                    refuse_to_wait(status)
+                elif not await asyncio.to_thread(self._job.is_sent_again, meta):
+                    return self._job.ranking_in(meta)
             left = give_up_at - time.monotonic()
             if left <= 0 and away is not None:
                 raise BrokerUnavailable(f"Redis did not answer while waiting for job {self.job_id}") from away

@@ -36,6 +36,12 @@ def is_answer(meta: bytes | None) -> bool:
     return meta is not None and wire.decode(meta)["status"] in _ANSWERED
 
 
+def is_lost(meta: bytes) -> bool:
+    """Whether the answer only says that Redis lost the job; sending it again makes it a job anew."""
+    fields = wire.decode(meta)
+    return fields["status"] == "FAILURE" and _error_in("", fields).retryable
+
+
 def read_answer(job_id: str, meta: bytes) -> dict[str, Any]:
     """The body of a finished job's answer.
 

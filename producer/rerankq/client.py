@@ -4,17 +4,17 @@ Knows Redis and Celery's messages; never loads a model. `aio.py` is the same for
 """
 
 import time
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, Self
 
 from celery.exceptions import OperationalError as CeleryOperationalError
 from kombu.exceptions import OperationalError
 from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
-from rerankq.answers import JobStatus, is_answer, read_pack, read_ranking, read_status
+from rerankq.answers import JobStatus, is_answer, is_lost, read_pack, read_ranking, read_status
 from rerankq.contract import keys
-from rerankq.contract.broker import celery_app
+from rerankq.contract.broker import celery_app, queue_of
 from rerankq.contract.clock import RedisClock
 from rerankq.contract.errors import (
     BrokerUnavailable,
@@ -146,13 +146,13 @@ class RerankClient:
         """Put a validated request on its lane."""
         message = outgoing_job(request, job_id, self._clock_just_read())
         self.deliver(message)
-        return Job(self, message.job_id, request.texts if request.return_documents else None)
+        return Job(self, message.job_id, request.texts if request.return_documents else None, message)
 
     def send_pack(self, requests: Sequence[RerankRequest], pack_id: str | None = None) -> "Pack":
         """Put several requests on their lane as one message: about ten times the jobs per second."""
         message = outgoing_pack(requests, pack_id, self._clock_just_read())
         self.deliver(message)
-        return Pack(self, message.job_id)
+        return Pack(self, message.job_id, message=message)
 
     def job(self, job_id: str) -> "Job":
         """The promise of a job that was submitted elsewhere or earlier."""
@@ -192,7 +192,19 @@ class RerankClient:
             self._door.admit(message.lane)
             if self._record(message):
                 self._publish(message)
-                self._broker.hset(keys.job(message.job_id), "published", 1)
+
+    def keep_open(self, job_id: str, record: Mapping[bytes, bytes]) -> None:
+        """Have workers miss the job's message even if the index of open jobs has vanished, perhaps with the message.
+
+        Args:
+            record: the job's, as `read` gives it.
+        """
+        pushed = int(record.get(b"published", 0))
+        if pushed <= 1 or b"answered" in record:  # 1: by a client of before, which kept no index
+            return
+        lane: Any = record[b"lane"].decode()
+        with suppress(ResponseError):  # a full Redis, or a user without the right
+            self._broker.zadd(keys.open_jobs(queue_of(lane)), {job_id: pushed}, nx=True)
 
     def read(self, job_id: str) -> tuple[bytes | None, dict[bytes, bytes], bool]:
         """What Redis holds of a job: Celery's record, our record, whether it was called off."""
@@ -205,7 +217,7 @@ class RerankClient:
         self.clock.learn(now, asked_at)
         # Read last: a job that ends in between has its answer seen.
         meta: Any = self._results.get(keys.result(job_id))
-        return meta, record, bool(cancelled)
+        return meta, record or self.record_of_the_lost(job_id), bool(cancelled)
 
     def status(self, job_id: str) -> JobStatus:
         """Where a job stands.
@@ -214,15 +226,23 @@ class RerankClient:
             BrokerUnavailable: Redis did not answer.
         """
         with _broker_errors(f"asking for job {job_id}"):
-            return read_status(job_id, *self.read(job_id), self.clock)
+            meta, record, cancelled = self.read(job_id)
+            if meta is None:
+                self.keep_open(job_id, record)
+            return read_status(job_id, meta, record, cancelled, self.clock)
 
     def cancel(self, job_id: str) -> None:
         """Call a job off: before it starts, or between its batches. A job that is done stays done."""
         with _broker_errors(f"cancelling job {job_id}"):
             self._broker.set(keys.cancel(job_id), 1, ex=keys.JOB_TTL_SECONDS)
 
-    def await_answer(self, job_id: str, timeout: float | None) -> bytes:
+    def await_answer(
+        self, job_id: str, timeout: float | None, is_sent_again: Callable[[bytes], bool]
+    ) -> bytes:
         """Celery's record of a job's end.
+
+        Args:
+            is_sent_again: whether the job goes on although its answer is this one.
 
         Raises:
             ResultTimeout: it was not there in time.
@@ -233,21 +253,32 @@ class RerankClient:
             try:
                 with self._results.pubsub(ignore_subscribe_messages=True) as subscription:
                     subscription.subscribe(keys.result(job_id))
-                    return self._listen(job_id, subscription, give_up_at, timeout)
+                    return self._listen(job_id, subscription, give_up_at, timeout, is_sent_again)
             except RedisError as error:  # a restarting Redis is ridden out within the caller's own patience
                 if time.monotonic() + _RECONNECT_SECONDS > give_up_at:
                     raise BrokerUnavailable(f"Redis did not answer while waiting for job {job_id}") from error
                 time.sleep(_RECONNECT_SECONDS)
 
-    def _listen(self, job_id: str, subscription: Any, give_up_at: float, timeout: float | None) -> bytes:
+    def _listen(
+        self,
+        job_id: str,
+        subscription: Any,
+        give_up_at: float,
+        timeout: float | None,
+        is_sent_again: Callable[[bytes], bool],
+    ) -> bytes:
+        began_at = time.monotonic()
         while True:
             meta, record, cancelled = self.read(job_id)
-            if meta is not None and is_answer(meta):
-                return meta
-            refuse_to_wait(read_status(job_id, meta, record, cancelled, self.clock))
             left = give_up_at - time.monotonic()
+            if meta is None or not is_answer(meta):
+                refuse_to_wait(read_status(job_id, meta, record, cancelled, self.clock))
+            elif left <= 0 or not is_sent_again(meta):
+                return meta
             if left <= 0:
                 raise no_answer_yet(job_id, timeout or 0.0)
+            if meta is None and time.monotonic() - began_at > POLL_SECONDS / 2:
+                self.keep_open(job_id, record)
             subscription.get_message(timeout=min(left, POLL_SECONDS))
 
     def require_workers(self) -> None:
@@ -276,15 +307,17 @@ class RerankClient:
         """Note the job before it is published; False when the very same job was published already."""
         key = keys.job(message.job_id)
         if not CLAIM(self._broker, [key], [message.fingerprint, keys.JOB_TTL_SECONDS]):
-            known: Any = self._broker.hmget(key, "fingerprint", "answered")
-            fingerprint, answered = known
-            if fingerprint is not None and fingerprint.decode() != message.fingerprint:
+            known: Any = self._broker.hgetall(key)
+            if known.get(b"fingerprint", b"").decode() not in ("", message.fingerprint):
                 raise InvalidRequest(
                     f"job id {message.job_id} belongs to another request; choose another id",
                     {"field": "job_id"},
                 )
-            if self._is_under_way(message.job_id, answered is not None):
+            if self._is_under_way(message.job_id, b"answered" in known):
+                self.keep_open(message.job_id, known)
                 return False
+            # That of a job that Redis lost shall not be taken for the answer to come.
+            self._results.delete(keys.result(message.job_id))
         pipeline = self._broker.pipeline()
         pipeline.delete(key)
         pipeline.hset(key, mapping=message.record())
@@ -296,14 +329,23 @@ class RerankClient:
 
     def _is_under_way(self, job_id: str, is_answered: bool) -> bool:
         """Whether the job has an answer or will have one; somebody submitting it right now gets a moment to finish."""
-        if is_answered:
-            return bool(self._results.exists(keys.result(job_id)))  # an answer that has expired is made anew
+        meta: Any = self._results.get(keys.result(job_id))
+        if is_answered or meta is not None:
+            return meta is not None and not is_lost(meta)  # what has expired or was lost is made anew
         give_up_at = time.monotonic() + self.settings.redis_timeout_seconds
         while not self._broker.hexists(keys.job(job_id), "published"):
             if time.monotonic() >= give_up_at:
                 return False
             time.sleep(_LOOK_AGAIN_SECONDS)
         return True
+
+    def record_of_the_lost(self, job_id: str) -> dict[bytes, bytes]:
+        """What can be said of a job whose record is gone, evicted perhaps, while its message is not; else nothing."""
+        with suppress(ResponseError):  # a user without the right to ask
+            for lane in LANES:
+                if self._broker.zscore(keys.open_jobs(queue_of(lane)), job_id) is not None:
+                    return {b"lane": lane.encode()}
+        return {}
 
     def _publish(self, message: Outgoing) -> None:
         try:
@@ -323,10 +365,17 @@ class RerankClient:
 class Job:
     """A promise of one ranking; may be picked up in another process by its `job_id`."""
 
-    def __init__(self, client: RerankClient, job_id: str, texts: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        client: RerankClient,
+        job_id: str,
+        texts: Sequence[str] | None = None,
+        message: Outgoing | None = None,
+    ) -> None:
         self.job_id = job_id
         self._client = client
         self._texts = texts
+        self._message = message
 
     def __repr__(self) -> str:
         return f"Job({self.job_id!r})"
@@ -358,8 +407,26 @@ class Job:
             ResultTimeout: not there yet; the job goes on.
             RerankError: the job did not end in a ranking.
         """
-        ranking = read_ranking(self.job_id, self._client.await_answer(self.job_id, timeout))
+        return self.ranking_in(self._client.await_answer(self.job_id, timeout, self.is_sent_again))
+
+    def ranking_in(self, meta: bytes) -> Ranking:
+        """The ranking in Celery's record of the job's end.
+
+        Raises:
+            RerankError: the job did not end in a ranking.
+        """
+        ranking = read_ranking(self.job_id, meta)
         return ranking if self._texts is None else ranking.with_documents(self._texts)
+
+    def is_sent_again(self, meta: bytes) -> bool:
+        """Whether an answer only says that Redis lost the job, and the job, if it is held here, went out once more."""
+        if self._message is None or not is_lost(meta):
+            return False
+        try:
+            self._client.deliver(self._message)
+        except RerankError:
+            return False
+        return True
 
 
 class Pack(Job):
@@ -367,7 +434,7 @@ class Pack(Job):
 
     def answers(self, timeout: float | None = None) -> list[Ranking | RerankError]:
         """One ranking or one error for each request of the pack, in its order."""
-        return read_pack(self.job_id, self._client.await_answer(self.job_id, timeout))
+        return read_pack(self.job_id, self._client.await_answer(self.job_id, timeout, self.is_sent_again))
 
 
 def wait_or_cancel(job: Job, timeout: float) -> Ranking:

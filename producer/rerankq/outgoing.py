@@ -12,7 +12,7 @@ from rerankq.contract.broker import PACK_TASK, RERANK_TASK, queue_of
 from rerankq.contract.clock import RedisClock
 from rerankq.contract.errors import InvalidRequest, PayloadTooLarge
 from rerankq.contract.messages import Lane, RerankRequest, thousands
-from rerankq.contract.transport import PAYLOAD_HEADER
+from rerankq.contract.transport import PAYLOAD_HEADER, RECORD_HEADER
 
 # A job keeps its deadline by itself, between batches; Celery's limits are there should it fail to.
 SOFT_LIMIT_MARGIN_SECONDS = 1.0
@@ -48,9 +48,13 @@ class Outgoing:
             "compression": "zstd" if self.compress else None,
             "argsrepr": "()",
             "kwargsrepr": self.summary,
-            "headers": {PAYLOAD_HEADER: keys.payload(self.job_id)} if self.payload else None,
+            "headers": self._headers(),
             **_time_limits(self.submitted, self.deadline),
         }
+
+    def _headers(self) -> dict[str, str]:
+        record = {RECORD_HEADER: keys.job(self.job_id)}
+        return record | {PAYLOAD_HEADER: keys.payload(self.job_id)} if self.payload else record
 
     def record(self) -> dict[Any, Any]:
         """What `status` can tell of the job before any worker has seen it."""

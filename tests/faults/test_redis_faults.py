@@ -196,5 +196,6 @@ def test_a_payload_that_vanished_is_a_named_error(service: Service, client: Rera
         assert redis.delete(f"rerankq:payload:{job.job_id}") == 1
 
     with pytest.raises(RerankError, match="payload is gone from Redis"):
-        job.result(30)
+        client.job(job.job_id).result(30)
+    assert job.result(30).complete  # sent again: the request is at hand here
     assert ahead.result(30).complete

@@ -3,9 +3,11 @@
 import gc
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from celery import Celery
+from kombu import Connection
 
 from rerankq.contract import transport
 from tests.redis_server import RedisServer
@@ -18,6 +20,14 @@ def server() -> Iterator[RedisServer]:
         yield running
 
 
+CHANNEL_OPTIONS: dict[str, Any] = {
+    "visibility_timeout": 1,
+    "unacked_restore_interval": 0.1,
+    "priority_steps": [0],
+    "backoff_seconds": [0, 0.5],
+}
+
+
 @pytest.fixture
 def app(server: RedisServer) -> Iterator[Celery]:
     transport.install()
@@ -25,6 +35,20 @@ def app(server: RedisServer) -> Iterator[Celery]:
     yield made
     made.close()
     gc.collect()  # promises that a failed assertion keeps alive unsubscribe while there is a server
+
+
+@pytest.fixture
+def connect(server: RedisServer) -> Iterator[Callable[..., Connection]]:
+    transport.install()
+    opened: list[Connection] = []
+
+    def open_one(**options: Any) -> Connection:
+        opened.append(Connection(server.url, transport_options={**CHANNEL_OPTIONS, **options}))
+        return opened[-1]
+
+    yield open_one
+    for connection in opened:
+        connection.close()
 
 
 @pytest.fixture

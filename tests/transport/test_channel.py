@@ -4,7 +4,7 @@ import json
 import logging
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,27 +16,6 @@ from rerankq.contract import transport
 from rerankq.contract.dead_letters import DeadLetters
 from rerankq.contract.transport.scripts import ACK, FETCH, PUSH, PUT_BACK, RENEW, SWEEP
 from tests.redis_server import RedisServer
-
-OPTIONS: dict[str, Any] = {
-    "visibility_timeout": 1,
-    "unacked_restore_interval": 0.1,
-    "priority_steps": [0],
-    "backoff_seconds": [0, 0.5],
-}
-
-
-@pytest.fixture
-def connect(server: RedisServer) -> Iterator[Callable[..., Connection]]:
-    transport.install()
-    opened: list[Connection] = []
-
-    def open_one(**options: Any) -> Connection:
-        opened.append(Connection(server.url, transport_options={**OPTIONS, **options}))
-        return opened[-1]
-
-    yield open_one
-    for connection in opened:
-        connection.close()
 
 
 def publish(connection: Connection, *bodies: object, queue: str = "lane", **properties: Any) -> None:

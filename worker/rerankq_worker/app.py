@@ -13,14 +13,21 @@ from functools import cache
 from typing import Any
 
 from billiard.exceptions import SoftTimeLimitExceeded
-from celery import Celery, Task
+from celery import Celery, Task, states
 from celery.exceptions import Ignore, Reject
 from celery.signals import task_failure, task_revoked, task_success, worker_process_init
 from redis.exceptions import RedisError
 
 from rerankq.contract import keys, transport, wire
 from rerankq.contract.broker import PACK_TASK, RERANK_TASK, celery_app, lane_of
-from rerankq.contract.errors import DeadlineExceeded, InvalidRequest, JobFailed, RerankError, to_wire
+from rerankq.contract.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    InvalidRequest,
+    JobFailed,
+    RerankError,
+    to_wire,
+)
 from rerankq.contract.messages import Ranking
 from rerankq.contract.stores import redis_client
 from rerankq_worker.attempts import STORE_ERRORS, AnsweringTask, AttemptPolicy, consumer_with
@@ -85,7 +92,33 @@ def _attempt_policy(app: Celery, settings: WorkerSettings) -> AttemptPolicy:
         app.backend.mark_as_failure(job_id, error)
         _store().finish(job_id, keep_scores=True)
 
+    def end_vanished(job_id: str) -> bool:
+        try:
+            return _end_vanished(app, job_id)
+        except STORE_ERRORS as error:
+            logger.warning("job %s vanished; not answered yet: %s", job_id, type(error).__name__)
+            return False
+
+    transport.set_vanished_handler(end_vanished)
     return AttemptPolicy(max_attempts=settings.max_attempts, time_limits=limits, answer_failure=give_up)
+
+
+def _end_vanished(app: Celery, job_id: str) -> bool:
+    """Answer a job whose message is nowhere; True when it has an answer."""
+    if app.backend.get_task_meta(job_id)["status"] in states.READY_STATES:
+        return True  # a worker of an older release answered it, and did not take it off the list
+    error: RerankError = JobFailed(
+        f"job {job_id} vanished from Redis before it was done: its lane or its message was purged, deleted, "
+        "evicted or renamed away; submit the job again",
+        {"where": "broker", "attempts": 0},
+    )
+    logger.error("%s", error)
+    if _store().look_up(job_id).is_cancelled:
+        error = Cancelled(f"job {job_id} was cancelled")
+    # In this order: whoever submits it again begins a new record as soon as the answer is there.
+    _store().finish(job_id, keep_scores=True)
+    app.backend.mark_as_failure(job_id, error)
+    return True
 
 
 def _add_tasks(app: Celery) -> None:

@@ -65,7 +65,7 @@ class JobStore:
         """
         packed: Any = self._broker.get(key)
         if packed is None:
-            raise JobFailed("the job's payload is gone from Redis; submit the job again", {"where": "job"})
+            raise JobFailed("the job's payload is gone from Redis; submit the job again", {"where": "broker"})
         try:
             body = wire.decompress_bounded(packed, self._max_payload_bytes)
             fields = None if body is None else wire.decode(body)
@@ -119,14 +119,15 @@ class JobStore:
         return np.frombuffer(saved[DIGEST_BYTES:], dtype="<f4").astype(np.float32)
 
     def why_stop(self, job_id: str, attempt: int) -> Stop | None:
-        """Whether somebody called the running job off, or a later attempt has been started; None: go on."""
+        """Whether somebody called the running job off, another attempt answered it or a later one runs; None: go on."""
         pipeline = self._broker.pipeline(transaction=False)
         pipeline.exists(keys.cancel(job_id))
-        pipeline.hget(keys.job(job_id), "attempts")
-        cancelled, latest = self._if_there(pipeline.execute, (0, None))
+        pipeline.hmget(keys.job(job_id), "attempts", "answered")
+        cancelled, (latest, answered) = self._if_there(pipeline.execute, (0, (None, None)))
         if cancelled:
             return "cancelled"
-        return "superseded" if latest is not None and int(latest) > attempt else None
+        is_overtaken = answered is not None or (latest is not None and int(latest) > attempt)
+        return "superseded" if is_overtaken else None
 
     def save_checkpoint(self, job_id: str, rows: Sequence[Row], logits: Logits) -> None:
         """Keep the scores so far (NaN = not yet) for a later attempt, and tell how far the job is."""

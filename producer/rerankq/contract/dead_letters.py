@@ -13,6 +13,7 @@ import redis
 
 from rerankq.contract.transport.envelope import (
     DELIVERIES_HEADER,
+    PUSHED,
     Envelope,
     Undecodable,
     deliveries,
@@ -171,6 +172,7 @@ def _as_new(letter_id: str, raw: bytes) -> str:
         raise NotReplayable(
             f"dead letter {letter_id} cannot be sent again: {error}; `rerankq dead drop {letter_id}` removes it"
         ) from error
+    envelope.pop(PUSHED, None)
     for name in (DELIVERIES_HEADER, "redelivered"):
         envelope["headers"].pop(name, None)
     envelope["properties"]["delivery_info"].pop("redelivered", None)

@@ -17,13 +17,13 @@ An error keeps all it knows in `args`, because that is what Celery's result back
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 
 class RerankError(Exception):
     """Anything rerankq raises on purpose. `retryable` tells "never again" from "try again"."""
 
-    retryable: ClassVar[bool] = False
+    retryable: bool = False
 
     def __init__(self, message: str, details: Mapping[str, Any] | None = None) -> None:
         super().__init__(message, dict(details or {}))
@@ -78,7 +78,11 @@ class ResultTimeout(RerankError):
 
 
 class JobFailed(RerankError):
-    """The job was tried and given up."""
+    """The job was tried and given up, or lost with the broker's memory of it, and then best sent again."""
+
+    def __init__(self, message: str, details: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message, details)
+        self.retryable = self.where == "broker"
 
     @property
     def attempts(self) -> int:
@@ -87,7 +91,7 @@ class JobFailed(RerankError):
 
     @property
     def where(self) -> str:
-        """Which part gave up: `job`, `engine` or `worker`."""
+        """Which part gave up: `job`, `engine`, `worker`, or `broker` where Redis lost the job."""
         return str(self.details.get("where", "job"))
 
 

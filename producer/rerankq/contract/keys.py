@@ -8,6 +8,8 @@
 | rerankq:payload:<id>     | string | zstd body of a large message (claim check)    | JOB_TTL              |
 | rerankq:workers          | hash   | worker name -> its last heartbeat as JSON     | pruned by age        |
 | rerankq:pace             | hash   | worker name -> seconds a job takes, by lane   | with its worker      |
+| <list>.open              | zset   | jobs pushed onto the list, not answered yet   | until answered       |
+| <list>.looked            | string | "1": their messages were looked for           | two seconds          |
 
 The transport's own (docs/transport.md): the two lanes and their bells, `rerankq:held`, `rerankq:leases`,
 `rerankq:delayed`, `rerankq:dead*`. Celery's own: `celery-task-meta-<id>`, `_kombu.*`.
@@ -40,6 +42,16 @@ def cancel(job_id: str) -> str:
 def payload(job_id: str) -> str:
     """The body of a message too large to travel inline."""
     return f"{PREFIX}payload:{job_id}"
+
+
+def open_jobs(list_key: str) -> str:
+    """The jobs whose messages were put on a list and are not answered yet, by when they were put there."""
+    return f"{list_key}.open"
+
+
+def looked(list_key: str) -> str:
+    """Present when somebody has just looked for the messages of a list's open jobs."""
+    return f"{list_key}.looked"
 
 
 WORKERS = f"{PREFIX}workers"

@@ -188,7 +188,11 @@ class Flight:
         try:
             answers = read_pack(shipment.job_id, meta)
         except RerankError as error:
-            self._failed(shipment, error)
+            if error.retryable:
+                self.clear([shipment.job_id])
+                self._resend(shipment, error)
+            else:
+                self._failed(shipment, error)
             return
         self._take(shipment, dict(zip(shipment.indices, answers, strict=True)), _MEMBER_TRIES_ALONE)
 
@@ -258,14 +262,14 @@ class Flight:
         """Send again what Redis does not know, although its answer is not there."""
         for shipment in [s for s in self._sent.values() if now - s.sent_at > MISSED_PERIOD_SECONDS]:
             if self._client.status(shipment.job_id).state == "unknown":
-                self._resend(shipment)
+                del self._sent[shipment.job_id]
+                self._resend(shipment, JobUnknown(f"Redis forgot job {shipment.job_id} {MOST_RESENDS} times"))
 
-    def _resend(self, shipment: Shipment) -> None:
-        del self._sent[shipment.job_id]
+    def _resend(self, shipment: Shipment, error: RerankError) -> None:
         shipment.resends += 1
         if shipment.resends > MOST_RESENDS:
             self._mailbox.forget(shipment.job_id)
-            self._failed(shipment, JobUnknown(f"Redis forgot job {shipment.job_id} {MOST_RESENDS} times"))
+            self._failed(shipment, error)
         else:
             self._to_send.append(shipment)
 

@@ -2,14 +2,16 @@
 
 The life of a message:
 
-1. `PUSH`: onto the list of its lane, and a ring on the bell (`<lane>.bell`) that idle workers wait on.
+1. `PUSH`: onto the list of its lane, and a ring on the bell (`<lane>.bell`) that idle workers wait on. The job of a
+   message that names its record is open from now on (`<lane>.open`).
 2. `FETCH`: off the list and into `rerankq:held` under a lease of 15 s (`rerankq:leases`), in one script. The
    worker's main process renews the lease every 5 s, whatever the job is doing: a long job is not a dead one.
-3. `ACK`: out of `rerankq:held`, and its payload with it. A worker that was silent for longer than its lease
-   finds the message gone, deletes nothing, and says so in its log.
+3. `ACK`: out of `rerankq:held`, its payload and its open job with it. A worker that was silent for longer than its
+   lease finds the message gone, deletes nothing, and says so in its log.
 4. Or `PUT_BACK`: every worker sweeps every 2 s for leases that ran out. The header `x-deliveries` is raised
    and the message goes back to the front of its list, the second time after a pause in `rerankq:delayed`. A
    worker that stops in good order puts back what it holds without raising the count.
+5. Or it vanishes: purged, deleted, evicted, renamed away. A sweep finds its open job, and the worker ends that.
 """
 
 import kombu
@@ -19,8 +21,10 @@ from rerankq.contract.transport.envelope import (
     DELIVERIES_HEADER,
     PAYLOAD_HEADER,
     PAYLOAD_KEY_PREFIX,
+    RECORD_HEADER,
     deliveries,
 )
+from rerankq.contract.transport.open_jobs import set_vanished_handler
 from rerankq.contract.transport.outage import carry_over, hand_back_later
 from rerankq.contract.transport.qos import set_ready_gate
 
@@ -28,12 +32,14 @@ __all__ = [
     "DELIVERIES_HEADER",
     "PAYLOAD_HEADER",
     "PAYLOAD_KEY_PREFIX",
+    "RECORD_HEADER",
     "UnknownKombu",
     "carry_over",
     "deliveries",
     "hand_back_later",
     "install",
     "set_ready_gate",
+    "set_vanished_handler",
 ]
 
 KNOWN_KOMBU = "5.7."

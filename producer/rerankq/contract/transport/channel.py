@@ -15,11 +15,14 @@ from kombu.utils.uuid import uuid
 from redis.exceptions import NoScriptError
 
 from rerankq.contract.dead_letters import DEAD_LETTER_TTL_SECONDS, DeadLetter, bury, letter_for
+from rerankq.contract.keys import open_jobs
 from rerankq.contract.transport.envelope import (
     Envelope,
     Undecodable,
     deliveries,
+    job_id,
     open_envelope,
+    record_key,
     seal_envelope,
 )
 from rerankq.contract.transport.leases import Leases, Source, bell_of, fetched
@@ -69,6 +72,12 @@ class LeasedChannel(kombu_redis.Channel):
     def acknowledges(self) -> bool:
         """Whether a message taken here is held until it is acknowledged, as tasks are and replies are not."""
         return any(queue not in self._unacknowledged_queues for queue in self.active_queues)
+
+    @property
+    def held_lists(self) -> list[str]:
+        """The lists whose messages are held here until they are acknowledged."""
+        sources = self._sources_of(list(self.active_queues))
+        return [source.list_key for source in sources if source.is_acknowledged]
 
     def list_key_of(self, envelope: Envelope) -> str:
         """The list that this message came from."""
@@ -214,8 +223,13 @@ class LeasedChannel(kombu_redis.Channel):
         expires_ms = self._expires.get(queue, 0)
         others = [self._q_for_pri(queue, step) for step in self.priority_steps] if expires_ms else []
         keys = [self._named(key) for key in (list_key, bell_of(queue), *others)]
+        arguments: list[Any] = [seal_envelope(message), expires_ms]
+        record, name = record_key(message.get("headers")), job_id(message.get("headers"))
+        if record and name and not expires_ms:
+            keys += [open_jobs(self._named(list_key)), record]
+            arguments.append(name)
         with self.conn_or_acquire() as client:
-            PUSH(client, keys, [seal_envelope(message), expires_ms])
+            PUSH(client, keys, arguments)
         return None
 
     def _put_in_batch(self, batch: Any, queue: str, list_key: str, message: Envelope) -> None:

@@ -22,6 +22,14 @@ PAYLOAD_HEADER = "rerankq-payload"
 PAYLOAD_KEY_PREFIX = "rerankq:payload:"
 """What a payload key must begin with: a message must not be able to name any other key for deletion."""
 
+RECORD_HEADER = "rerankq-record"
+"""The key of the record that its producer keeps of a job; a message that names one is missed when it vanishes."""
+
+RECORD_KEY_PREFIX = "rerankq:job:"
+
+PUSHED = "pushed"
+"""Where in its envelope a message that is missed when it vanishes says when it was put on its list."""
+
 LARGEST_BODY_BYTES = 128_000_000
 
 Envelope = dict[str, Any]
@@ -80,6 +88,18 @@ def payload_key(headers: Envelope | None) -> str | None:
     """The key that is to go with the ack of the message with these headers, if it names a proper one."""
     key = (headers or {}).get(PAYLOAD_HEADER)
     return key if isinstance(key, str) and key.startswith(PAYLOAD_KEY_PREFIX) else None
+
+
+def record_key(headers: Envelope | None) -> str | None:
+    """The key of the record of the job with these headers, if its producer keeps one and named it."""
+    key = (headers or {}).get(RECORD_HEADER)
+    return key if isinstance(key, str) and key.startswith(RECORD_KEY_PREFIX) else None
+
+
+def job_id(headers: Envelope | None) -> str | None:
+    """The id of the job with these headers, if it is text."""
+    value = (headers or {}).get("id")
+    return value if isinstance(value, str) else None
 
 
 def _table(value: Any, name: str) -> Envelope:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import redis
 
+from rerankq.contract.transport.open_jobs import OpenJob
 from rerankq.contract.transport.scripts import ACK, FETCH, PUT_BACK, RENEW, SWEEP, RedisArgument
 
 BELL_SUFFIX = ".bell"
@@ -65,10 +66,14 @@ class Leases:
         """Extend the leases of `tags`; how many of them are still ours."""
         return RENEW(client, [self.leases_key], [self.lease_seconds, *tags])
 
-    def ack(self, client: redis.Redis, tag: str, payload_key: str | None = None) -> bool:
-        """Drop the message, and its payload with it. False when the lease had gone to somebody else."""
-        keys = [self.held_key, self.leases_key, *([payload_key] if payload_key else [])]
-        return bool(ACK(client, keys, [tag]))
+    def ack(
+        self, client: redis.Redis, tag: str, payload_key: str | None = None, job: OpenJob | None = None
+    ) -> bool:
+        """Drop the message and its payload, and close its job. False when the lease had gone to somebody else."""
+        keys = [self.held_key, self.leases_key]
+        keys += [job.index_key] if job else []
+        keys += [payload_key] if payload_key else []
+        return bool(ACK(client, keys, [tag, *(job[1:] if job else ())]))
 
     def put_back(
         self,
@@ -87,7 +92,7 @@ class Leases:
     def sweep(self, client: redis.Redis) -> list[Held]:
         """Release the delayed messages that are due; return those whose lease ran out, a hundred at most."""
         keys = [self.held_key, self.leases_key, self.delayed_key]
-        reply = SWEEP(client, keys, [SWEEP_AT_MOST, BELL_SUFFIX])
+        reply = SWEEP(client, keys, [SWEEP_AT_MOST, BELL_SUFFIX, self.lease_seconds])
         return [_held(tag, value) for tag, value in zip(reply[::2], reply[1::2], strict=True)]
 
     def delay_before(self, delivery: int) -> float:

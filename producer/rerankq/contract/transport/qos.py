@@ -22,6 +22,7 @@ from rerankq.contract.transport.envelope import (
     seal_envelope,
 )
 from rerankq.contract.transport.leases import Held
+from rerankq.contract.transport.open_jobs import OpenJob, end_vanished, open_job
 from rerankq.contract.transport.outage import adopt_carried, send_later
 
 if TYPE_CHECKING:
@@ -70,13 +71,17 @@ class QoS(kombu_redis.QoS):
     def ack(self, delivery_tag: str) -> None:
         message = self._delivered.get(delivery_tag)
         with self._or_later(delivery_tag, "ack"):
-            self._drop(delivery_tag, payload_key(message.headers) if message else None)
+            if message is None:
+                self._drop(delivery_tag)
+            else:
+                job = open_job(message._raw, self.channel.list_key_of(message._raw))
+                self._drop(delivery_tag, payload_key(message.headers), job)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         """Give up a message: for another try, counted, or for good (its payload stays for a retry)."""
         with self._or_later(delivery_tag, "reject", requeue=requeue):
             if not requeue:
-                self._drop(delivery_tag, None)
+                self._drop(delivery_tag)
                 return
             if not self._put_back(delivery_tag, counted=True):
                 self._tell_fenced(delivery_tag, "reject")
@@ -121,7 +126,7 @@ class QoS(kombu_redis.QoS):
             adopt_carried(self.channel)
 
     def restore_visible(self, *_: Any, **__: Any) -> None:
-        """Put back what dead workers held; kombu calls this at its own pace, so we keep ours."""
+        """Put back what dead workers held and end what vanished; kombu calls this at its own pace, so we keep ours."""
         if monotonic() - self._swept_at < self.channel.unacked_restore_interval / 2:
             return
         with self.channel.conn_or_acquire() as client:
@@ -129,6 +134,8 @@ class QoS(kombu_redis.QoS):
             if self._may_judge():
                 for held in expired:
                     self._put_back_expired(client, held)
+            for list_key in self.channel.held_lists:
+                end_vanished(client, self.channel.leases, list_key)
 
     def _may_judge(self) -> bool:
         """Whether an expired lease means a dead worker: only after one lease time of unbroken contact.
@@ -178,9 +185,9 @@ class QoS(kombu_redis.QoS):
                 delay_seconds=delay_seconds,
             )
 
-    def _drop(self, delivery_tag: str, payload: str | None) -> None:
+    def _drop(self, delivery_tag: str, payload: str | None = None, job: OpenJob | None = None) -> None:
         with self.channel.conn_or_acquire() as client:
-            if not self.channel.leases.ack(client, delivery_tag, payload):
+            if not self.channel.leases.ack(client, delivery_tag, payload, job):
                 self._tell_fenced(delivery_tag, "ack")
         virtual.QoS.ack(self, delivery_tag)
 

@@ -63,14 +63,30 @@ for i = 3 + lists, #KEYS do redis.call('DEL', KEYS[i]) end
 return false
 """)
 
-# KEYS: held, leases, [payload key]; ARGV: tag. Returns 0 when another worker has the message by now: then
-# nothing is deleted, least of all the payload that the other worker is about to read.
-ACK = Script("""
+# A job is closed by its own message alone: where it was sent again, an older copy leaves it open.
+_CLOSE = """
+local function close(index, id, pushed)
+  if tonumber(redis.pcall('ZSCORE', index, id)) == tonumber(pushed) then redis.call('ZREM', index, id) end
+end
+"""
+
+# KEYS: open jobs; ARGV: job id, when its message was pushed.
+CLOSE = Script(_CLOSE + "close(KEYS[1], ARGV[1], ARGV[2])")
+
+# KEYS: held, leases, [open jobs], [payload key]; ARGV: tag, [job id, when its message was pushed]. Returns 0 when
+# another worker has the message by now: then nothing is deleted, least of all the payload that the other worker is
+# about to read.
+ACK = Script(
+    _CLOSE
+    + """
 if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then return 0 end
 redis.call('ZREM', KEYS[2], ARGV[1])
-if KEYS[3] then redis.call('DEL', KEYS[3]) end
+if ARGV[2] then close(KEYS[3], ARGV[2], ARGV[3]) end
+local payload = KEYS[ARGV[2] and 4 or 3]
+if payload then redis.call('DEL', payload) end
 return 1
-""")
+"""
+)
 
 # KEYS: leases; ARGV: lease seconds, tags. A lease that is gone is not taken back. Removed and added rather than
 # `ZADD XX`, which a full Redis refuses.
@@ -107,8 +123,9 @@ end
 return 1
 """)
 
-# KEYS: held, leases, delayed; ARGV: most messages to handle, suffix of a bell.
-# Puts delayed messages whose time has come on their list; returns tag, held message, ... of expired leases.
+# KEYS: held, leases, delayed; ARGV: most messages to handle, suffix of a bell, lease seconds.
+# Puts delayed messages whose time has come on their list; returns tag, held message, ... of expired leases. What is
+# held without a lease (somebody deleted or evicted them) gets one, which its worker renews if it lives.
 SWEEP = Script("""
 local now = redis.call('TIME')
 now = now[1] + now[2] / 1e6
@@ -120,6 +137,9 @@ for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now, 'LIMIT
   local bell = string.gsub(list, '\\6\\22%d+$', '') .. ARGV[2]
   redis.call('LPUSH', bell, 1)
   redis.call('LTRIM', bell, 0, 127)
+end
+if redis.call('HLEN', KEYS[1]) > redis.call('ZCARD', KEYS[2]) then
+  for _, tag in ipairs(redis.call('HKEYS', KEYS[1])) do redis.pcall('ZADD', KEYS[2], 'NX', now + ARGV[3], tag) end
 end
 local expired = {}
 for _, tag in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, ARGV[1])) do
@@ -134,10 +154,19 @@ end
 return expired
 """)
 
-# KEYS: list, bell, the queue's other lists; ARGV: message, time to live of a short-lived queue in ms or 0.
-# The first call is refused on a full Redis; the producer gets redis-py's OutOfMemoryError for it from any version.
+# KEYS: list, bell, then open jobs and job record, or the queue's other lists; ARGV: message, time to live of a
+# short-lived queue in ms or 0, [id of the job that is open from now on].
+# Its stamp is later than those of the open jobs before it even if the clock was set back. Without the right to keep
+# the index, or with something else in its place, a job is sent all the same and not missed when it vanishes.
+# LPUSH is refused on a full Redis; the producer gets redis-py's OutOfMemoryError for it from any version.
 PUSH = Script("""
-local pushed = redis.pcall('LPUSH', KEYS[1], ARGV[1])
+local message, stamp = ARGV[1], nil
+if ARGV[3] then
+  local now, last = redis.call('TIME'), redis.pcall('ZRANGE', KEYS[3], -1, -1, 'WITHSCORES')
+  stamp = string.format('%.0f', math.max(now[1] * 1e6 + now[2], (tonumber(last[2]) or 0) + 1))
+  message = '{"pushed": ' .. stamp .. ', ' .. string.sub(message, 2)
+end
+local pushed = redis.pcall('LPUSH', KEYS[1], message)
 if type(pushed) == 'table' and pushed.err then
   if string.find(pushed.err, 'OOM', 1, true) then
     return redis.error_reply("OOM command not allowed when used memory > 'maxmemory'.")
@@ -146,8 +175,56 @@ if type(pushed) == 'table' and pushed.err then
 end
 redis.call('LPUSH', KEYS[2], 1)
 redis.call('LTRIM', KEYS[2], 0, 127)
+if stamp then
+  redis.pcall('ZADD', KEYS[3], stamp, ARGV[3])
+  if redis.pcall('EXISTS', KEYS[4]) == 1 then redis.pcall('HSET', KEYS[4], 'published', stamp) end
+end
 if ARGV[2] ~= '0' then
   for i = 1, #KEYS do redis.call('PEXPIRE', KEYS[i], ARGV[2]) end
 end
 return pushed
+""")
+
+# KEYS: list, open jobs, looked, held, delayed; ARGV: ms until somebody else looks, most jobs to tell of.
+# Returns job id, when its message was pushed, ... of open jobs whose message is nowhere. At the front of the list lie
+# messages that came back, in any order; the first that did not is older than all behind it. A hundred of those that
+# came back, or more messages held and delayed than can be looked through at once, leave the question to a later look.
+MISSING = Script("""
+if redis.call('EXISTS', KEYS[2]) == 0 then return {} end
+local is_first = redis.pcall('SET', KEYS[3], 1, 'PX', ARGV[1], 'NX')
+if not is_first or is_first.err then return {} end
+local away = redis.call('HLEN', KEYS[4]) + redis.call('ZCARD', KEYS[5])
+if away > 1000 then return {} end
+local present, older_than = {}, nil
+local function see(message, pattern)
+  local stamp = string.match(message, pattern)
+  if stamp then present[stamp] = true end
+  return stamp
+end
+for i = 1, 100 do
+  local message = redis.call('LINDEX', KEYS[1], -i)
+  if not message then
+    older_than = '+inf'
+    break
+  end
+  local stamp = see(message, '^{"pushed": (%d+)')
+  if stamp and not string.find(message, '"redelivered": true', 1, true) then
+    older_than = '(' .. stamp
+    break
+  end
+end
+if not older_than then return {} end
+local most = 100 + away + ARGV[2]
+local open = redis.pcall('ZRANGEBYSCORE', KEYS[2], '-inf', older_than, 'WITHSCORES', 'LIMIT', 0, most)
+if #open == 0 then return {} end
+for _, message in ipairs(redis.call('HVALS', KEYS[4])) do see(message, '^[^\\n]*\\n{"pushed": (%d+)') end
+for _, message in ipairs(redis.call('ZRANGE', KEYS[5], 0, -1)) do see(message, '^[^\\n]*\\n{"pushed": (%d+)') end
+local missing = {}
+for i = 1, #open, 2 do
+  if not present[string.format('%.0f', open[i + 1])] and #missing < 2 * ARGV[2] then
+    missing[#missing + 1] = open[i]
+    missing[#missing + 1] = open[i + 1]
+  end
+end
+return missing
 """)
