@@ -133,12 +133,7 @@ class RerankClient:
         Raises:
             InvalidRequest: naming the field and what is wrong with it.
         """
-        if isinstance(documents, str):
-            raise InvalidRequest(
-                "documents: expected a list of strings, got one string", {"field": "documents"}
-            )
-        plain = [d.model_dump() if isinstance(d, Document) else d for d in documents]
-        request = parse_request({"query": query, "documents": plain, **options})
+        request = parse_request({"query": query, "documents": documents, **options})
         self.settings.limits.check(request)
         return request
 

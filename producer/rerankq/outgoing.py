@@ -156,7 +156,7 @@ def _timeless(requests: Sequence[RerankRequest]) -> bytes:
 def _checked_id(job_id: str | None) -> str:
     if job_id is None:
         return new_job_id()
-    if not _JOB_ID.fullmatch(job_id):
+    if not isinstance(job_id, str) or not _JOB_ID.fullmatch(job_id):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidRequest(
             "job_id: expected 1 to 128 letters, digits, '.', '_', ':' or '-'", {"field": "job_id"}
         )

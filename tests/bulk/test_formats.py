@@ -153,7 +153,10 @@ BROKEN = {
     "no object": (b"[1]", "expected a JSON object, got another value"),
     "no query": (b'{"documents": ["a"]}', "query: is missing"),
     "no documents": (b'{"query": "q"}', "documents: is missing"),
-    "documents as text": (b'{"query": "q", "documents": "abc"}', "documents: expected a list, got str"),
+    "documents as text": (
+        b'{"query": "q", "documents": "abc"}',
+        "documents: expected a list of strings, got one string",
+    ),
     "document as number": (
         b'{"query": "q", "documents": [1]}',
         "documents[0]: expected a string or {text, id}",

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from rerankq import InvalidRequest, NoWorkers, RerankClient
@@ -160,6 +161,23 @@ def test_a_program_gets_each_request_with_its_answer_in_order(
     assert [request for request, _ in got] == given
     assert type(got[0][1]).__name__ == "JobFailed"
     assert [answer.results[0].index for _, answer in got[1:]] == [1] * 30  # type: ignore[union-attr]
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_program_may_give_arrays_and_gets_an_error_for_what_is_no_request(client: RerankClient) -> None:
+    requests = [("q", np.array(["a", "b"])), ("q", {"a": "b"}), "q and a", None, ("q", iter(["a", "b"]))]
+
+    answers = [answer for _, answer in rerank_many(requests, client, top_n=np.int64(1))]
+
+    assert [type(answer).__name__ for answer in answers] == [
+        "Ranking",
+        "InvalidRequest",
+        "InvalidRequest",
+        "InvalidRequest",
+        "Ranking",
+    ]
+    assert "got dict" in str(answers[1])
+    assert "expected a RerankRequest, a mapping or (query, documents)" in str(answers[2])
 
 
 def test_a_program_reads_no_more_requests_than_are_under_way(

@@ -1,11 +1,14 @@
 """Submitting: what is accepted is on the lane once, what is refused leaves nothing behind."""
 
+import asyncio
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from rerankq import (
+    AsyncRerankClient,
     BrokerUnavailable,
     Cancelled,
     InvalidRequest,
@@ -69,8 +72,8 @@ def test_an_id_that_belongs_to_another_request_is_refused(
     assert queued(redis_server) == 1
 
 
-@pytest.mark.parametrize("job_id", ["", "a b", "x" * 129, "naïve", "a\nb"])
-def test_an_id_that_cannot_be_one_is_refused(client: RerankClient, job_id: str) -> None:
+@pytest.mark.parametrize("job_id", ["", "a b", "x" * 129, "naïve", "a\nb", 7, b"x"])
+def test_an_id_that_cannot_be_one_is_refused(client: RerankClient, job_id: Any) -> None:
     with pytest.raises(InvalidRequest, match="job_id: expected 1 to 128"):
         client.submit("q", ["a"], job_id=job_id)
 
@@ -168,9 +171,22 @@ def test_no_key_is_left_without_a_time_to_live(client: RerankClient, redis_serve
     assert {key for key in eternal if key.startswith("rerankq:")} == set()
 
 
-def test_documents_given_as_one_string_are_refused(client: RerankClient) -> None:
-    with pytest.raises(InvalidRequest, match="expected a list of strings, got one string"):
-        client.submit("q", "a")
+@pytest.mark.parametrize("documents", ["a", None, {"a": "b"}, {"a", "b"}, 3])
+def test_documents_that_are_no_list_are_refused(
+    client: RerankClient, redis_server: RedisServer, documents: Any
+) -> None:
+    with pytest.raises(InvalidRequest, match="documents: expected a list of strings"):
+        client.submit("q", documents)
+    assert queued(redis_server) == 0
+
+
+def test_asyncio_refuses_what_is_no_list_as_well(redis_server: RedisServer) -> None:
+    async def ask() -> None:
+        async with AsyncRerankClient(redis_server.url) as client:
+            await client.rerank("q", {"a": "b"})
+
+    with pytest.raises(InvalidRequest, match="got dict; put them in a list"):
+        asyncio.run(ask())
 
 
 def test_a_redis_that_is_away_refuses_within_its_timeout() -> None:

@@ -1,33 +1,82 @@
 """Bad input gets a clear error that names the field and never repeats the caller's text."""
 
+from collections import UserList, deque
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rerankq.contract import wire
 from rerankq.contract.errors import InvalidRequest, PayloadTooLarge
 from rerankq.contract.messages import Document, Limits, RerankRequest, parse_request
 
 SECRET = "zanzibar"
 GOOD: dict[str, Any] = {"query": "q", "documents": ["a", "b"]}
 
+
+class Column:
+    """As pandas and polars have them: no sequence, but a list of its own."""
+
+    def __init__(self, values: list[Any]) -> None:
+        self._values = values
+
+    def to_list(self) -> list[Any]:
+        return self._values
+
+
 BAD = {
     "empty query": ({"query": "  "}, "query: expected a query, got an empty string"),
     "no query": ({"query": None}, "query: expected a valid string"),
     "query of a wrong type": ({"query": 3}, "query: expected a valid string"),
     "empty list": ({"documents": []}, "documents: expected at least one document"),
-    "one string for the list": ({"documents": SECRET}, "documents: expected a valid list"),
+    "one string for the list": (
+        {"documents": SECRET},
+        "documents: expected a list of strings, got one string",
+    ),
     "a number among documents": ({"documents": [SECRET, 3]}, "documents[1]: expected a string or {text, id}"),
     "a null among documents": (
         {"documents": [SECRET, None]},
         "documents[1]: expected a string or {text, id}",
     ),
     "a document without text": ({"documents": [{"id": "x"}]}, "documents[0].text: is missing"),
+    "bytes for the list": ({"documents": SECRET.encode()}, "documents: expected a list of strings, got one"),
+    "one string in an array": (
+        {"documents": np.array(SECRET)},
+        "documents: expected a list of strings, got one",
+    ),
+    "no documents": ({"documents": None}, "documents: expected a list of strings or {text, id}, got None"),
+    "a number for the list": (
+        {"documents": 3},
+        "documents: expected a list of strings or {text, id}, got int",
+    ),
+    "a dict": ({"documents": {SECRET: "b"}}, "got dict; put them in a list, in their order"),
+    "the keys of a dict": ({"documents": {SECRET: "b"}.keys()}, "got dict_keys; put them in a list"),
+    "a set": ({"documents": {SECRET, "b"}}, "got set; put them in a list, in their order"),
+    "a frozen set": ({"documents": frozenset({SECRET})}, "got frozenset; put them in a list"),
+    "a table": ({"documents": np.array([[SECRET, "b"]])}, "documents[0]: expected a string or {text, id}"),
+    "bytes among documents": (
+        {"documents": [SECRET.encode()]},
+        "documents[0]: expected a string or {text, id}",
+    ),
+    "a missing value in a column": (
+        {"documents": Column([SECRET, float("nan")])},
+        "documents[1]: expected a string",
+    ),
     "a document with a wrong id": (
-        {"documents": [{"text": SECRET, "id": 5}]},
+        {"documents": [{"text": SECRET, "id": 5.5}]},
         "documents[0].id: expected a valid string",
     ),
+    "a document called True": (
+        {"documents": [{"text": "a", "id": True}]},
+        "documents[0].id: expected a valid string",
+    ),
+    "query as bytes": ({"query": SECRET.encode()}, "query: expected a valid string"),
+    "top_n as a switch": ({"top_n": True}, "top_n: expected a valid integer"),
+    "top_n as a fraction": ({"top_n": 2.0}, "top_n: expected a valid integer"),
+    "top_n beyond counting": ({"top_n": 10**30}, "top_n: expected less than or equal to 1000000000"),
+    "a deadline that never comes": ({"deadline": float("inf")}, "deadline: expected a finite number"),
     "unknown field": ({"topn": 3}, "topn: no such field; did you mean top_n?"),
     "top_n as text": ({"top_n": "3"}, "top_n: expected a valid integer"),
     "top_n of zero": ({"top_n": 0}, "top_n: expected greater than or equal to 1"),
@@ -50,6 +99,43 @@ def test_bad_input_is_refused_by_name(change: dict[str, Any], message: str) -> N
     assert message in str(caught.value)
     assert SECRET not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "documents",
+    [
+        ("a", "b"),
+        ["a", Document(text="b")],
+        np.array(["a", "b"]),
+        np.array(["a", "b"], dtype=object),
+        [np.str_("a"), np.str_("b")],
+        Column(["a", "b"]),
+        deque(["a", "b"]),
+        (text for text in "ab"),
+        UserList(["a", "b"]),
+    ],
+    ids=lambda documents: type(documents).__name__,
+)
+def test_whatever_has_an_order_is_a_list_of_documents(documents: Any) -> None:
+    request = parse_request({"query": "q", "documents": documents})
+
+    assert request.texts == ["a", "b"]
+    assert parse_request(wire.decode(wire.encode(request.to_wire()))) == request
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    request = parse_request(
+        {**GOOD, "top_n": np.int64(2), "max_tokens_per_doc": np.uint8(9), "deadline": np.float32(8)}
+    )
+
+    assert (request.top_n, request.max_tokens_per_doc, request.deadline) == (2, 9, 8.0)
+    assert b'"top_n":2' in wire.encode(request.to_wire())
+
+
+def test_an_integer_names_a_document_by_its_digits() -> None:
+    documents = [{"text": "a", "id": 7}, {"text": "b", "id": np.int64(8)}, Document(text="c", id="nine")]
+
+    assert parse_request({"query": "q", "documents": documents}).ids == ["7", "8", "nine"]
 
 
 def test_a_missing_field_is_named() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from rerankq.contract.errors import InvalidSettings
+from rerankq.contract.provenance import effective
 from rerankq.contract.variables import OUTSIDE_THE_CLASSES, VARIABLES
 from rerankq.settings import ClientSettings
 from rerankq_worker.settings import WorkerSettings
@@ -34,6 +35,70 @@ def test_a_misspelt_variable_in_dotenv_is_named_too() -> None:
 
     with pytest.raises(InvalidSettings, match="RERANKQ_DEVICE; did you mean RERANKQ_DEVICES"):
         WorkerSettings.load()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("# für später\n".encode("latin-1"), "expected UTF-8, got another byte at 3"),
+        (None, "Permission denied"),
+    ],
+    ids=["latin-1", "unreadable"],
+)
+def test_a_dotenv_that_cannot_be_read_is_named(
+    content: bytes | None, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path(".env").write_bytes(content or b"")
+    if content is None:
+        monkeypatch.setattr("dotenv.main.open", refuse_to_open, raising=False)  # root may read any file
+
+    with pytest.raises(InvalidSettings, match=f"{tmp_path}/.env cannot be read: {reason}") as caught:
+        ClientSettings.load()
+    assert "\n" not in str(caught.value)
+
+
+def refuse_to_open(*_: object, **__: object) -> None:
+    raise PermissionError(13, "Permission denied")
+
+
+def test_a_dotenv_of_an_editor_on_windows_is_read() -> None:
+    Path(".env").write_bytes(b"\xef\xbb\xbfRERANKQ_MODEL=from-dotenv\r\n")
+
+    settings = WorkerSettings.load()
+    assert settings.model == "from-dotenv"
+    assert effective(settings)["RERANKQ_MODEL"] == {"value": "from-dotenv", "source": ".env"}
+
+
+def test_a_virtual_environment_called_dotenv_is_no_settings_file() -> None:
+    Path(".env").mkdir()
+
+    assert WorkerSettings.load().max_batch_pairs == 32
+
+
+def test_a_secret_that_is_no_text_is_named_with_its_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "rerankq_model").write_bytes(b"\xff\xfe")
+    monkeypatch.setenv("RERANKQ_SECRETS_DIR", str(tmp_path))
+
+    with pytest.raises(InvalidSettings, match=f"a secret in {tmp_path}, .* cannot be read: expected UTF-8"):
+        WorkerSettings.load()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:hunter2@host/0",
+        "redis://me:hun@ter:2;@host?db=1",
+        "sentinel://:hunter2@a;sentinel://:hunter2@b",
+    ],
+)
+def test_settings_are_shown_without_any_of_a_password(url: str) -> None:
+    shown = effective(ClientSettings(broker_url=url))["RERANKQ_BROKER_URL"]["value"]  # pyright: ignore[reportArgumentType]
+
+    assert "hun" not in shown
+    assert "ter" not in shown
+    assert "host" in shown or "@b" in shown
 
 
 def test_each_side_accepts_the_others_variables(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,6 +113,8 @@ def _split(url: str) -> SplitResult:
         parts = urlsplit(url.strip())
     except ValueError:  # its own words would quote what may be a password
         raise ValueError(f"expected a URL, got one whose host cannot be read; {_ENCODE}") from None
+    if not url.strip().isprintable():  # least of all half a character, from a variable that is not UTF-8
+        raise ValueError(f"expected a URL of printable characters; {_ENCODE}")
     if "#" in url:
         raise ValueError(f"expected a URL without #; {_ENCODE}")
     return parts

@@ -5,11 +5,20 @@ Both sides validate. Error messages name fields, positions and sizes, never a us
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+)
 
 from rerankq.contract.errors import InvalidRequest, PayloadTooLarge
 
@@ -35,7 +44,46 @@ def _sendable(text: str) -> str:
     return text
 
 
+def _whole(value: Any) -> Any:
+    """numpy's integers as Python's; what is none is left for the type to refuse."""
+    return value if isinstance(value, bool) or not isinstance(value, Integral) else int(value)
+
+
+def _real(value: Any) -> Any:
+    return value if isinstance(value, bool) or not isinstance(value, Real) else float(value)
+
+
+def _name(value: Any) -> Any:
+    whole = _whole(value)
+    return str(whole) if type(whole) is int else value
+
+
+def ordered(documents: Any) -> list[Any]:
+    """The caller's documents as a list: of a list, a tuple, an array, a column or an iterator.
+
+    Raises:
+        ValueError: they are one text, or have no order that an index could mean.
+    """
+    listed: Any = documents
+    if hasattr(documents, "tolist"):  # of numpy, pandas, polars, Arrow: no iteration would give plain strings
+        listed = documents.tolist()
+    elif hasattr(documents, "to_list"):
+        listed = documents.to_list()
+    if isinstance(listed, str | bytes | bytearray):
+        raise ValueError("expected a list of strings, got one string")
+    if not isinstance(listed, Sequence | Iterator):
+        raise ValueError(
+            f"expected a list of strings or {{text, id}}, got {_kind(documents)}; put them in a list, in their order"
+        )
+    return list(listed)  # pyright: ignore[reportUnknownArgumentType] - its elements are validated next
+
+
+def _kind(value: Any) -> str:
+    return "None" if value is None else type(value).__name__
+
+
 Text = Annotated[str, AfterValidator(_sendable)]
+Count = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=1_000_000_000)]
 
 
 class Document(BaseModel):
@@ -44,7 +92,8 @@ class Document(BaseModel):
     model_config = _STRICT
 
     text: Text
-    id: Text | None = None
+    id: Annotated[Text | None, BeforeValidator(_name)] = None
+    """A string; of an integer its digits."""
 
 
 class RerankRequest(BaseModel):
@@ -53,12 +102,12 @@ class RerankRequest(BaseModel):
     model_config = _STRICT
 
     query: Text
-    documents: list[Text | Document]
-    top_n: int | None = Field(default=None, ge=1)
+    documents: Annotated[list[Text | Document], BeforeValidator(ordered)]
+    top_n: Count | None = None
     """How many results to send back; all when absent."""
     return_documents: bool = False
     """Fill `document` in each result from the caller's own copy; documents never travel back."""
-    max_tokens_per_doc: int | None = Field(default=None, ge=1)
+    max_tokens_per_doc: Count | None = None
     """Read only this many tokens of each document."""
     truncation: bool = True
     """False: a document that is too long is an error for the whole job, named by its index."""
@@ -66,7 +115,7 @@ class RerankRequest(BaseModel):
     """`relevance_score` is the logit itself rather than its sigmoid."""
     model: str | None = None
     """Refuse the job unless this model is the one served."""
-    deadline: float | None = Field(default=None, allow_inf_nan=False)
+    deadline: Annotated[float, BeforeValidator(_real), Field(allow_inf_nan=False)] | None = None
     """Unix seconds after which the answer is of no use: by the caller's own clock where a request is made, by Redis's
     in the message."""
     on_deadline: Literal["fail", "partial"] = "fail"

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
-from dotenv import dotenv_values
 from pydantic import SecretStr
 
-from rerankq.contract.settings import DOTENV, PREFIX, SharedSettings, secrets_directory
+from rerankq.contract.settings import DOTENV, PREFIX, SharedSettings, read_dotenv, secrets_directory
 
-_PASSWORD = re.compile(r"(?<=:)[^:/@]+(?=@)")
+_PASSWORD = re.compile(
+    r"(://[^:/@]*:)[^/]*(?=@)"
+)  # up to the last @: one in a password need not be written %40
 
 
 class Effective(TypedDict):
@@ -34,13 +35,13 @@ def effective(settings: SharedSettings) -> dict[str, Effective]:
 def _shown(value: Any) -> Any:
     if not isinstance(value, SecretStr):
         return value
-    return _PASSWORD.sub("***", value.get_secret_value())  # the host is what people look for
+    return _PASSWORD.sub(r"\1***", value.get_secret_value())  # the host is what people look for
 
 
 def _source(variable: str) -> str:
     if _has(os.environ, variable):
         return "environment"
-    if _has(dotenv_values(DOTENV), variable):
+    if _has(read_dotenv(), variable):
         return DOTENV
     secrets = secrets_directory()
     file = _file_named(variable, Path(secrets)) if secrets else None

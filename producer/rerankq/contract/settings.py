@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from rerankq.contract.address import read_address
 from rerankq.contract.errors import InvalidSettings
@@ -19,6 +19,7 @@ from rerankq.contract.variables import VARIABLES
 
 PREFIX = "RERANKQ_"
 DOTENV = ".env"
+DOTENV_ENCODING = "utf-8-sig"  # with the mark that editors on Windows put before the first name, or without
 
 
 def secrets_directory() -> str | None:
@@ -33,6 +34,7 @@ class SharedSettings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
         env_file=DOTENV,
+        env_file_encoding=DOTENV_ENCODING,
         extra="ignore",
         hide_input_in_errors=True,
         use_attribute_docstrings=True,
@@ -76,15 +78,40 @@ class SharedSettings(BaseSettings):
             InvalidSettings: a variable is misspelt or its value out of bounds.
         """
         refuse_misspelt(os.environ)
-        refuse_misspelt(dict.fromkeys(dotenv_values(DOTENV), ""))
+        refuse_misspelt(read_dotenv())
         try:
             # pydantic-settings takes the directory by an underscored name that type checkers cannot see
             return cls(_secrets_dir=secrets_directory(), **overrides)  # pyright: ignore[reportCallIssue]
         except ValidationError as error:
             raise InvalidSettings(_in_one_line(error)) from None
+        except SettingsError as error:
+            raise InvalidSettings(
+                f"a secret in {secrets_directory()}, which RERANKQ_SECRETS_DIR may name, cannot be read: "
+                f"{_why(error.__cause__)}"
+            ) from None
 
 
-def refuse_misspelt(environment: Mapping[str, str]) -> None:
+def read_dotenv() -> Mapping[str, str | None]:
+    """What `.env` says; nothing where there is none, or a directory, as a virtual environment may be.
+
+    Raises:
+        InvalidSettings: it cannot be read, or not as UTF-8.
+    """
+    try:
+        return dotenv_values(DOTENV, encoding=DOTENV_ENCODING)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidSettings(
+            f"{Path(DOTENV).absolute()} cannot be read: {_why(error)}; `iconv -t UTF-8` converts a text"
+        ) from None
+
+
+def _why(error: BaseException | None) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return f"expected UTF-8, got another byte at {error.start}"
+    return (isinstance(error, OSError) and error.strerror) or type(error).__name__
+
+
+def refuse_misspelt(environment: Iterable[str]) -> None:
     """Refuse a `RERANKQ_…` variable that no setting reads.
 
     Raises:
@@ -96,7 +123,7 @@ def refuse_misspelt(environment: Mapping[str, str]) -> None:
         raise InvalidSettings(f"no setting is called {name}{hint}", {"variable": name})
 
 
-def _unknown(environment: Mapping[str, str]) -> Iterable[str]:
+def _unknown(environment: Iterable[str]) -> Iterable[str]:
     return sorted(name for name in environment if name.startswith(PREFIX) and name.upper() not in VARIABLES)
 
 

@@ -8,11 +8,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
-from dotenv import dotenv_values
-
 from rerankq.client import RerankClient
 from rerankq.contract.errors import BrokerUnavailable
-from rerankq.contract.settings import DOTENV
+from rerankq.contract.settings import read_dotenv
 from rerankq.local import worker_program
 from rerankq.local.children import Child
 from rerankq.local.failure import Unavailable
@@ -91,7 +89,7 @@ class LocalStack:
 
     def worker_environment(self) -> dict[str, str]:
         """This process's environment, pointed at the private Redis."""
-        given = {name for name, value in {**dotenv_values(DOTENV), **os.environ}.items() if value}
+        given = {name for name, value in {**read_dotenv(), **os.environ}.items() if value}
         easy = {name: value for name, value in _EASY_SETTINGS.items() if name not in given}
         own = {
             "RERANKQ_BROKER_URL": self.broker_url,

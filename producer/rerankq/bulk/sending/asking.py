@@ -1,15 +1,16 @@
 """Rows into requests, requests into answers, as two generators that keep no more than a window in memory."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from rerankq.bulk.rows import Entry, Row
+from rerankq.bulk.rows import Entry, Row, broken_row
 from rerankq.bulk.sending.flight import Answer, Flight, Landed
 from rerankq.bulk.sending.packing import Pack, PackSize, cut
 from rerankq.client import RerankClient
 from rerankq.contract.errors import InvalidRequest
-from rerankq.contract.messages import RerankRequest
+from rerankq.contract.messages import RerankRequest, ordered
 
 NEWS_SECONDS = 0.25  # how long one wait for answers may keep progress from being shown
 WINDOW_BYTES = 32_000_000
@@ -55,15 +56,10 @@ def request_of(row: Row, client: RerankClient, options: Mapping[str, Any]) -> Re
     Raises:
         InvalidRequest: naming the field and what is wrong with it.
     """
-    documents: Any = row.documents
-    for name, value in (("query", row.query), ("documents", documents)):
+    for name, value in (("query", row.query), ("documents", row.documents)):
         if value is None:
             raise InvalidRequest(f"{name}: is missing", {"field": name})
-    if not isinstance(documents, list | tuple):
-        raise InvalidRequest(
-            f"documents: expected a list, got {type(documents).__name__}", {"field": "documents"}
-        )
-    return client.request(row.query, documents, **{**options, **row.options, "lane": "bulk"})
+    return client.request(row.query, row.documents, **{**options, **row.options, "lane": "bulk"})
 
 
 def answered(
@@ -157,11 +153,16 @@ def _row_of(request: Any) -> Row:
             if name in RerankRequest.model_fields and name not in ("query", "documents")
         }
         return _sized(request.get("query"), request.get("documents"), fields)
-    query, documents = request
-    return _sized(query, documents, {})
+    match request:
+        case (query, documents):
+            return _sized(query, documents, {})
+        case _:
+            return broken_row({}, "request: expected a RerankRequest, a mapping or (query, documents)")
 
 
 def _sized(query: Any, documents: Any, options: dict[str, Any]) -> Row:
-    listed = documents if isinstance(documents, list | tuple) else ()
+    with suppress(ValueError):  # whoever validates says what is wrong with them
+        documents = ordered(documents)
+    listed = documents if isinstance(documents, list) else ()
     size = len(str(query)) + sum(len(str(document)) for document in listed)
     return Row(source={}, query=query, documents=documents, options=options, size_bytes=2 * size)
