@@ -158,6 +158,21 @@ def test_a_value_out_of_bounds_is_named_in_one_line_without_its_secret(
     assert "hunter2" not in str(caught.value)
 
 
+def test_a_soft_limit_nobody_set_follows_the_hard_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RERANKQ_INTERACTIVE_HARD_LIMIT_SECONDS", "3")
+
+    settings = WorkerSettings.load()
+
+    assert settings.time_limits("interactive") == (2.0, 3.0)
+    assert settings.time_limits("bulk") == (60.0, 90.0)
+
+
+def test_an_interactive_job_has_as_long_as_a_caller_waits_by_default() -> None:
+    soft_limit_seconds, _ = WorkerSettings.load().time_limits("interactive")
+
+    assert soft_limit_seconds >= ClientSettings.load().interactive_timeout_seconds
+
+
 def test_secrets_are_masked_when_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RERANKQ_BROKER_URL", "redis://:hunter2@host/0")
 

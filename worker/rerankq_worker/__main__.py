@@ -100,12 +100,20 @@ def _serve(options: argparse.Namespace) -> int:
         find_model(settings.model, settings.model_revision, settings.offline)
     with launcher.sole_launcher(settings.make_runtime_dir()):
         processes = launcher.launcher_for(settings, devices, engine_only=options.engine_only)
+        logging.info("time limits: %s", "; ".join(_limits_in_words(settings)))
         if settings.metrics_port is not None:
             metrics.serve(settings, [device.name for device in devices])
         if options.engine_only:
             for device in devices:
                 logging.info("for Celery workers: RERANKQ_ENGINE_SOCKET=%s", settings.socket_of(device.name))
         return processes.run()
+
+
+def _limits_in_words(settings: Any) -> list[str]:
+    from rerankq.contract.messages import LANES
+
+    limits = {lane: settings.time_limits(lane) for lane in LANES}
+    return [f"{lane} {soft:g} s, killed after {hard:g} s" for lane, (soft, hard) in limits.items()]
 
 
 def _engine(options: argparse.Namespace) -> int:

@@ -39,12 +39,14 @@ class WorkerSettings(SharedSettings):
     bulk_workers: int | None = Field(default=None, ge=0, le=64)
     """Celery workers per device that take interactive jobs first, then bulk ones. When empty: one on a CPU; two beside
     a GPU, where one tokenizes and answers while the other's documents are scored."""
-    interactive_soft_limit_seconds: float = Field(default=2.0, gt=0)
-    """A job without a deadline is ended after this time, with `DeadlineExceeded` or a partial ranking."""
-    interactive_hard_limit_seconds: float = Field(default=5.0, gt=0)
-    """A job is killed after this time whatever it does. Costs the model nothing."""
-    bulk_soft_limit_seconds: float = Field(default=60.0, gt=0)
-    """The same as the interactive one, for bulk jobs and packs."""
+    interactive_soft_limit_seconds: float | None = Field(default=None, gt=0)
+    """An interactive job is ended after this time, with `DeadlineExceeded` or, where asked for, a partial ranking; a
+    caller's deadline can only be earlier. When empty: two thirds of the hard limit, 30 s by default."""
+    interactive_hard_limit_seconds: float = Field(default=45.0, gt=0)
+    """An interactive job is killed after this time whatever it or its caller does. Costs the model nothing. The default
+    leaves a CPU time for some fifty documents; lower it on a GPU to keep one long job from delaying others."""
+    bulk_soft_limit_seconds: float | None = Field(default=None, gt=0)
+    """The same as the interactive one, for bulk jobs and packs: 60 s by default."""
     bulk_hard_limit_seconds: float = Field(default=90.0, gt=0)
     """The same as the interactive one, for bulk jobs and packs."""
     max_attempts: int = Field(default=3, ge=1)
@@ -81,8 +83,10 @@ class WorkerSettings(SharedSettings):
     def time_limits(self, lane: Lane) -> tuple[float, float]:
         """Soft and hard limit of a lane, in seconds."""
         if lane == "interactive":
-            return self.interactive_soft_limit_seconds, self.interactive_hard_limit_seconds
-        return self.bulk_soft_limit_seconds, self.bulk_hard_limit_seconds
+            soft, hard = self.interactive_soft_limit_seconds, self.interactive_hard_limit_seconds
+        else:
+            soft, hard = self.bulk_soft_limit_seconds, self.bulk_hard_limit_seconds
+        return (hard * 2 / 3 if soft is None else soft), hard
 
     @property
     def runtime_path(self) -> Path:

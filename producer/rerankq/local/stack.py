@@ -24,8 +24,7 @@ POLL_SECONDS = 0.1
 # What suits a laptop's one impatient user; each gives way to the environment and `.env`.
 _EASY_SETTINGS = {
     "RERANKQ_MODEL": "small",
-    "RERANKQ_INTERACTIVE_SOFT_LIMIT_SECONDS": "600",  # a large model on a CPU takes its time
-    "RERANKQ_INTERACTIVE_HARD_LIMIT_SECONDS": "660",
+    "RERANKQ_INTERACTIVE_HARD_LIMIT_SECONDS": "900",  # a large model on a CPU takes its time
     "RERANKQ_DRAIN_SECONDS": "5",
 }
 
