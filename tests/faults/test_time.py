@@ -20,20 +20,6 @@ def _no_reload(service: Service) -> Iterator[None]:
     assert service.engine().pid == before
 
 
-def test_an_interactive_job_that_outlives_its_soft_limit_fails_and_burns_no_further_rows(
-    service: Service, client: RerankClient
-) -> None:
-    job = client.submit("outlives the soft limit", TOO_LONG)
-
-    with pytest.raises(DeadlineExceeded, match="of 1500 documents were scored before the time was up"):
-        job.result(30)
-
-    assert job.status().state == "expired"
-    scored = service.testimony().rows_scored("outlives the soft limit")
-    client.rerank("after the soft limit", ["a"])
-    assert 0 < scored <= service.testimony().rows_scored("outlives the soft limit") <= scored + 16
-
-
 def test_at_its_deadline_a_job_may_answer_with_what_is_scored(client: RerankClient) -> None:
     ranking = client.rerank("partial", TOO_LONG, timeout=1.5, on_deadline="partial")
 

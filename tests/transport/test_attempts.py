@@ -69,14 +69,16 @@ def test_a_dead_letter_is_retried_with_all_its_attempts_before_it(
         assert DeadLetters(client).list() == []
 
 
-def test_a_message_without_time_limits_gets_those_of_its_lane(server: RedisServer, app: Celery):
+def test_a_message_gets_the_smaller_of_its_own_time_limits_and_those_of_its_lane(
+    server: RedisServer, app: Celery
+):
     with WorkerProcess(server):
         of_the_lane = app.send_task("limits").get(timeout=10)
         own = app.send_task("limits", time_limit=9, soft_time_limit=8).get(timeout=10)
-
         only_hard = app.send_task("limits", time_limit=9).get(timeout=10)
+        greedy = app.send_task("limits", time_limit=1e9, soft_time_limit=8).get(timeout=10)
 
-    assert (of_the_lane, own, only_hard) == ([25.0, 20.0], [9, 8], [9, None])
+    assert (of_the_lane, own, only_hard, greedy) == ([25.0, 20.0], [9, 8], [9, None], [25.0, 8])
 
 
 @pytest.mark.parametrize(

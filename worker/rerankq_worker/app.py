@@ -100,7 +100,7 @@ def _attempt_policy(app: Celery, settings: WorkerSettings) -> AttemptPolicy:
             return False
 
     transport.set_vanished_handler(end_vanished)
-    return AttemptPolicy(max_attempts=settings.max_attempts, time_limits=limits, answer_failure=give_up)
+    return AttemptPolicy(settings.max_attempts, limits, settings.max_payload_bytes, answer_failure=give_up)
 
 
 def _end_vanished(app: Celery, job_id: str) -> bool:
@@ -221,6 +221,7 @@ def _job_of(task: "Task[..., Any]", known: Known, requests: Sequence[Any]) -> Jo
     lane = lane_of((message.delivery_info or {}).get("routing_key", ""))
     deadlines = [_deadline_of(request) for request in requests]
     now = _store().clock.now()
+    limit_seconds = _settings().time_limits(lane)[0]
     return Job(
         id=str(message.id),
         lane=lane,
@@ -228,7 +229,8 @@ def _job_of(task: "Task[..., Any]", known: Known, requests: Sequence[Any]) -> Jo
         worker=str(message.hostname),
         queued_seconds=0.0 if known.submitted is None else max(now - known.submitted, 0.0),
         is_cancelled=known.is_cancelled,
-        stop_at=stop_time(deadlines, _settings().time_limits(lane)[0], now),
+        limit_seconds=limit_seconds,
+        stop_at=stop_time(deadlines, limit_seconds, now),
     )
 
 
@@ -238,7 +240,7 @@ def _attempt_of(task: "Task[..., Any]") -> int:
 
 def _deadline_of(request: Any) -> float | None:
     deadline = request.get("deadline") if isinstance(request, dict) else None
-    return float(deadline) if isinstance(deadline, int | float) and not isinstance(deadline, bool) else None
+    return deadline if isinstance(deadline, int | float) and not isinstance(deadline, bool) else None
 
 
 @cache

@@ -10,6 +10,7 @@ Knows Celery's consumer; knows neither the engine nor what a job contains.
 """
 
 import logging
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,10 +25,17 @@ from celery.worker import request as celery_request
 from celery.worker.state import active_requests, reserved_requests, task_ready
 from kombu.exceptions import OperationalError
 
-from rerankq.contract import transport
+from rerankq.contract import keys, transport
 from rerankq.contract.dead_letters import DeadLetter, is_summary, letter_for
-from rerankq.contract.errors import JobFailed, RerankError
-from rerankq_worker.headers import TimeLimits, in_order, is_id, wrong_header
+from rerankq.contract.errors import JobFailed, PayloadTooLarge, RerankError
+from rerankq_worker.headers import (
+    TimeLimits,
+    bounded,
+    is_id,
+    seconds_until,
+    with_those_of_the_body,
+    wrong_header,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -46,11 +54,12 @@ def _no_limits(queue: str) -> TimeLimits:  # noqa: ARG001 - the default of Attem
 
 @dataclass(frozen=True, slots=True)
 class AttemptPolicy:
-    """How often a job may be tried, and for how long each time."""
+    """How often a job may be tried, for how long each time, and how large it may be."""
 
     max_attempts: int = 3
     time_limits: Callable[[str], TimeLimits] = _no_limits
-    """(soft, hard) seconds for a message from this queue that brings none of its own."""
+    """(soft, hard) seconds for a message from this queue; one that brings limits of its own can only lower them."""
+    max_body_bytes: float = math.inf
     answer_failure: Callable[[str, Exception], None] | None = None
     """Tells the caller of this job id; None stores the error in Celery's result backend."""
 
@@ -164,10 +173,12 @@ class Consumer(celery_consumer.Consumer):
 
         def receive_or_give_up(message: Any) -> None:
             try:
+                message.headers = with_those_of_the_body(message.headers, message.payload)
                 self._check(message)
                 self._limit(message)
                 _hide_text(message)
-                receive(message)
+                if not _is_put_off(message):
+                    receive(message)
             except RerankError as error:
                 self._give_up(message, error)
             except OUTAGE:
@@ -216,12 +227,17 @@ class Consumer(celery_consumer.Consumer):
         wrong = wrong_header(message.headers)
         if wrong:
             raise _unusable(message, f"its header {wrong} has the wrong type")
+        if len(message.body) > self.policy.max_body_bytes:
+            raise PayloadTooLarge(
+                f"expected a message of at most {self.policy.max_body_bytes:,} bytes, got {len(message.body):,}"
+            )
 
     def _limit(self, message: Any) -> None:
-        """Give a message without time limits those of its lane."""
-        hard, soft = message.headers.get("timelimit") or _LIMITS_UNSET
-        lane_soft, lane_hard = self.policy.time_limits(_queue_of(message))
-        message.headers["timelimit"] = in_order(hard or lane_hard, soft or lane_soft)
+        """Hold a message to what its lane allows, which is the one it lay on, whatever its sender says."""
+        queue = _queue_of(message)
+        limits = bounded(message.headers.get("timelimit"), self.policy.time_limits(queue))
+        message.headers = {**message.headers, "timelimit": limits}
+        message.delivery_info = {**message.delivery_info, "routing_key": queue}
 
     def _give_up(self, message: Any, error: RerankError) -> None:
         """Answer with `error` and set the message aside; in this order, so that a crash between repeats both."""
@@ -260,7 +276,19 @@ def _hide_text(message: Any) -> None:
     shown = message.headers.get("kwargsrepr")
     if not isinstance(shown, str) or not is_summary(shown):
         shown = f"bytes={len(message.body or b'')}"
-    message.headers |= {"argsrepr": "()", "kwargsrepr": shown}
+    message.headers = {**message.headers, "argsrepr": "()", "kwargsrepr": shown, "shadow": None}
+
+
+def _is_put_off(message: Any) -> bool:
+    """Whether a message has been put back until its `eta`: Celery would hold any number of them in memory."""
+    seconds = seconds_until(message.headers.get("eta"))
+    if seconds > keys.JOB_TTL_SECONDS:
+        raise _unusable(message, "its eta lies further ahead than a job is kept for")
+    message.headers = {**message.headers, "eta": None}
+    if seconds > 0:
+        message._state = "REQUEUED"
+        message.channel.hand_back(message.delivery_tag, seconds)
+    return seconds > 0
 
 
 def _unusable(message: Any, why: str) -> JobFailed:

@@ -3,7 +3,6 @@
 Knows the contract, the tokenizer and the engine's socket; no Celery message and no tensor.
 """
 
-import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
@@ -49,8 +48,10 @@ class Job:
     worker: str
     queued_seconds: float
     is_cancelled: bool
+    limit_seconds: float
+    """What the operator gives a job of this lane."""
     stop_at: float
-    """When no further batch is asked for, by `time.monotonic()`; `math.inf` never."""
+    """When no further batch is asked for, by `time.monotonic()`."""
 
 
 @dataclass(slots=True)
@@ -275,8 +276,8 @@ class JobRunner:
         scored, total = int(np.count_nonzero(~np.isnan(logits))), len(logits)
         if scored < total and not in_time and member.request.on_deadline == "fail":
             return DeadlineExceeded(
-                f"{scored} of {total} documents were scored before the time was up; "
-                'give the job more, or ask for on_deadline="partial"',
+                f"{scored} of {total} documents were scored before the time was up: the job's own deadline, or the "
+                f'{job.limit_seconds:g} s of the {job.lane} lane; split it, or ask for on_deadline="partial"',
                 {"scored": scored, "total": total},
             )
         truncated = [row.truncated for row in member.rows]
@@ -327,17 +328,18 @@ class Pace:
 
 
 def stop_time(deadlines: Sequence[float | None], soft_limit_seconds: float, now: float) -> float:
-    """When to stop asking for batches: the last of the deadlines, or the lane's soft limit where one has none.
+    """When to stop asking for batches: the last of the deadlines, or the lane's soft limit where that comes first.
 
     Args:
-        deadlines: Unix seconds, by Redis's clock.
+        deadlines: Unix seconds, by Redis's clock; as a sender wrote them, be it NaN or an integer beyond every float.
         now: the same clock's time.
 
     Returns:
         Seconds of `time.monotonic()`, which no setting of a clock moves while the job runs.
     """
-    left = (soft_limit_seconds if deadline is None else deadline - now for deadline in deadlines)
-    return time.monotonic() + max(left, default=math.inf)
+    by_limit = now + soft_limit_seconds
+    last = max((by_limit if deadline is None else deadline for deadline in deadlines), default=by_limit)
+    return time.monotonic() + max(now, min(by_limit, last)) - now  # NaN is smaller than nothing
 
 
 def _cancelled(job: Job) -> Cancelled:
