@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from rerankq.contract import wire
 from rerankq.contract.clock import RedisClock
-from rerankq.contract.errors import Cancelled, DeadlineExceeded, JobFailed, RerankError, from_wire
+from rerankq.contract.errors import Cancelled, DeadlineExceeded, JobFailed, RerankError, from_wire, of_revoked
 from rerankq.contract.messages import Lane, Ranking
 
 State = Literal["queued", "running", "done", "failed", "dead", "cancelled", "expired", "unknown"]
@@ -107,10 +107,10 @@ def _state(
         return _end_state(job_id, wire.decode(meta))
     if not fields:
         return "unknown", None
-    if cancelled:
-        return "cancelled", None
     if "answered" in fields and now - float(fields["answered"]) > ANSWER_IS_LATE_SECONDS:
         return "unknown", None  # it was answered once, and the answer has expired
+    if cancelled:
+        return "cancelled", None
     return ("running" if "started" in fields else "queued"), None
 
 
@@ -129,9 +129,9 @@ def _end_state(job_id: str, fields: Mapping[str, Any]) -> tuple[State, str | Non
 
 
 def _error_in(job_id: str, fields: Mapping[str, Any]) -> RerankError:
-    if fields["status"] == "REVOKED":
-        return DeadlineExceeded(f"job {job_id} was not started before its deadline", {"started": False})
     result: Mapping[str, Any] = fields["result"] or {}
+    if fields["status"] == "REVOKED":
+        return of_revoked(job_id, *result.get("exc_message") or (None,))
     return from_wire(str(result.get("exc_type")), result.get("exc_message") or ())
 
 

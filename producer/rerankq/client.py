@@ -15,6 +15,7 @@ from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 from rerankq.answers import JobStatus, is_answer, is_lost, read_pack, read_ranking, read_status
 from rerankq.contract import keys
 from rerankq.contract.broker import celery_app, queue_of
+from rerankq.contract.calling_off import call_off
 from rerankq.contract.clock import RedisClock
 from rerankq.contract.errors import (
     BrokerUnavailable,
@@ -229,7 +230,7 @@ class RerankClient:
     def cancel(self, job_id: str) -> None:
         """Call a job off: before it starts, or between its batches. A job that is done stays done."""
         with _broker_errors(f"cancelling job {job_id}"):
-            self._broker.set(keys.cancel(job_id), 1, ex=keys.JOB_TTL_SECONDS)
+            call_off(self._broker, job_id)
 
     def await_answer(
         self, job_id: str, timeout: float | None, is_sent_again: Callable[[bytes], bool]
@@ -314,7 +315,7 @@ class RerankClient:
             # That of a job that Redis lost shall not be taken for the answer to come.
             self._results.delete(keys.result(message.job_id))
         pipeline = self._broker.pipeline()
-        pipeline.delete(key)
+        pipeline.delete(key, keys.cancel(message.job_id))
         pipeline.hset(key, mapping=message.record())
         pipeline.expire(key, keys.JOB_TTL_SECONDS)
         if message.payload is not None:

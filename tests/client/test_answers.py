@@ -18,11 +18,18 @@ def failure(name: str, details: dict[str, object] | None = None) -> bytes:
     return meta("FAILURE", {"exc_type": name, "exc_message": ["why", details or {}], "exc_module": "m"})
 
 
+def revoked(reason: str) -> bytes:
+    told = {"exc_type": "TaskRevokedError", "exc_message": [reason], "exc_module": "celery.exceptions"}
+    return meta("REVOKED", told)
+
+
 ENDS = {
     "done": (meta("SUCCESS", {}), "done"),
     "cancelled": (failure("Cancelled"), "cancelled"),
     "out of time": (failure("DeadlineExceeded"), "expired"),
-    "never started": (meta("REVOKED"), "expired"),
+    "never started": (revoked("expired"), "expired"),
+    "revoked": (revoked("revoked"), "cancelled"),
+    "terminated": (revoked("terminated"), "cancelled"),
     "wrong request": (failure("InvalidRequest"), "failed"),
     "gave up": (failure("JobFailed", {"dead": True}), "dead"),
     "failed once": (failure("JobFailed"), "failed"),
@@ -39,7 +46,8 @@ def test_each_end_is_told_as_a_state(record: bytes, state: str) -> None:
     [
         (failure("Cancelled"), Cancelled),
         (failure("InvalidRequest"), InvalidRequest),
-        (meta("REVOKED"), DeadlineExceeded),
+        (revoked("expired"), DeadlineExceeded),
+        (revoked("revoked"), Cancelled),
         (failure("KeyError"), JobFailed),
     ],
 )

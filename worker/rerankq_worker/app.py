@@ -26,11 +26,13 @@ from rerankq.contract.errors import (
     InvalidRequest,
     JobFailed,
     RerankError,
+    of_revoked,
     to_wire,
 )
 from rerankq.contract.messages import Ranking
 from rerankq.contract.stores import redis_client
 from rerankq_worker.attempts import STORE_ERRORS, AnsweringTask, AttemptPolicy, consumer_with
+from rerankq_worker.control import replace_revoke
 from rerankq_worker.engine_client import EngineAway, EngineClient
 from rerankq_worker.job import Job, JobRunner, Superseded, stop_time
 from rerankq_worker.job_store import JobStore, Known
@@ -80,6 +82,7 @@ def build_app(settings: WorkerSettings) -> Celery:
     steps: Any = app.steps
     steps["worker"].add(Presence)
     _add_tasks(app)
+    replace_revoke(lambda job_id: _store().call_off(job_id))
     return app
 
 
@@ -176,12 +179,20 @@ def _guarded(task: "Task[..., Any]", answer: Callable[[Known], wire.Summarized])
 
 
 def _earlier_answer(task: "Task[..., Any]", job_id: str) -> Any:
-    """What was answered already, where a producer sent the same job once more before it knew that."""
+    """What was answered already, where a producer sent the same job once more before it knew that.
+
+    Raises:
+        Cancelled: that was the answer, and nobody has asked again since.
+    """
     try:
         meta: Any = task.backend.get_task_meta(job_id)
     except Exception:  # noqa: BLE001 - scoring it again is always right, whatever the backend raises
         return None
-    return meta["result"] if meta["status"] == "SUCCESS" else None
+    status, told = meta["status"], meta["result"]
+    error = of_revoked(job_id, *told.args) if status == "REVOKED" else told
+    if isinstance(error, Cancelled):
+        raise error
+    return told if status == "SUCCESS" else None
 
 
 def _run(task: "Task[..., Any]", known: Known, requests: Sequence[Any]) -> list[Ranking | RerankError]:
@@ -286,9 +297,9 @@ def _note_failure(task_id: str, exception: BaseException, **_: object) -> None:
 
 
 @task_revoked.connect
-def _note_expiry(request: Any, **_: object) -> None:
-    """A job's deadline had passed before it was taken."""
-    _store().finish(str(request.id))
+def _note_revoked(request: Any, **_: object) -> None:
+    """A job's deadline had passed before it was taken, or an operator ended it."""
+    _store().finish(str(request.id), keep_scores=True)
 
 
 @worker_process_init.connect

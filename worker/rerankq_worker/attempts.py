@@ -97,6 +97,14 @@ class Request(celery_request.Request):
         except STORE_ERRORS as error:
             return self._try_again(error)
 
+    def terminate(self, pool: Any, signal: Any = None) -> None:  # noqa: ARG002 - Celery's signature
+        """Kill the child: one that survived another signal would answer again."""
+        super().terminate(pool, "KILL")
+
+    def info(self, safe: bool = False) -> dict[str, Any]:  # noqa: ARG002 - Celery's signature
+        """What `celery inspect` prints of a job: its summary, never what its user wrote."""
+        return super().info(safe=True)
+
     def _try_again(self, error: BaseException) -> None:
         """Give the message back: uncounted if Redis was away or full, for that is not the job's doing."""
         logger.warning("job %s: its answer could not be stored after %s", self.id, type(error).__name__)

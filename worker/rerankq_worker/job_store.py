@@ -16,6 +16,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from rerankq.contract import keys, wire
+from rerankq.contract.calling_off import call_off
 from rerankq.contract.clock import RedisClock
 from rerankq.contract.errors import InvalidRequest, JobFailed, PayloadTooLarge
 from rerankq.contract.messages import Lane
@@ -145,6 +146,14 @@ class JobStore:
         """
         self._if_there(lambda: self._finish(job_id, keep_scores), None)
 
+    def call_off(self, job_id: str) -> None:
+        """Note that nobody wants this job any more.
+
+        Raises:
+            RedisError
+        """
+        call_off(self._broker, job_id)
+
     def tell_pace(self, worker: str, seconds_per_job: Mapping[Lane, float]) -> None:
         """Tell producers how long a job takes here, not more often than they can use it."""
         if time.monotonic() - self._pace_told_at < PACE_PERIOD_SECONDS:
@@ -158,6 +167,7 @@ class JobStore:
         pipeline = self._broker.pipeline()
         pipeline.hset(key, "answered", self._now())
         pipeline.expire(key, self._result_ttl_seconds)
+        pipeline.delete(keys.cancel(job_id))
         if not keep_scores:
             pipeline.delete(keys.checkpoint(job_id))
         pipeline.execute()

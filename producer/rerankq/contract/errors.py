@@ -136,3 +136,10 @@ def from_wire(type_name: str, arguments: tuple[Any, ...] | list[Any]) -> RerankE
     if type_name in ("TimeLimitExceeded", "SoftTimeLimitExceeded"):
         return DeadlineExceeded("the worker's hard time limit ended the job", {"limit": "hard"})
     return JobFailed(f"the worker raised {type_name}; its log has the traceback", {"where": "worker"})
+
+
+def of_revoked(job_id: str, reason: object) -> RerankError:
+    """What a job's end by Celery's own hand means: one word for too late and for called off, told by the reason."""
+    if reason == "expired":
+        return DeadlineExceeded(f"job {job_id} was not started before its deadline", {"started": False})
+    return Cancelled(f"job {job_id} was called off by an operator")

@@ -4,7 +4,7 @@
 |--------------------------|--------|----------------------------------------------|----------------------|
 | rerankq:job:<id>         | hash   | state, lane, counts: what `status` tells      | JOB_TTL, then result |
 | rerankq:checkpoint:<id>  | string | float32 logits scored so far, NaN = not yet   | CHECKPOINT_TTL       |
-| rerankq:cancel:<id>      | string | "1": the job was called off                   | JOB_TTL              |
+| rerankq:cancel:<id>      | string | "1": the job was called off                   | JOB_TTL, till answer |
 | rerankq:payload:<id>     | string | zstd body of a large message (claim check)    | JOB_TTL              |
 | rerankq:workers          | hash   | worker name -> its last heartbeat as JSON     | pruned by age        |
 | rerankq:pace             | hash   | worker name -> seconds a job takes, by lane   | with its worker      |
