@@ -158,6 +158,15 @@ def test_a_value_out_of_bounds_is_named_in_one_line_without_its_secret(
     assert "hunter2" not in str(caught.value)
 
 
+def test_an_engine_that_nobody_would_ask_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RERANKQ_INTERACTIVE_WORKERS", "0")
+    assert WorkerSettings.load().interactive_workers == 0
+
+    monkeypatch.setenv("RERANKQ_BULK_WORKERS", "0")
+    with pytest.raises(InvalidSettings, match="got 0 and 0; for engines alone unset both"):
+        WorkerSettings.load()
+
+
 def test_a_soft_limit_nobody_set_follows_the_hard_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RERANKQ_INTERACTIVE_HARD_LIMIT_SECONDS", "3")
 

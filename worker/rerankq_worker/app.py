@@ -16,10 +16,11 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Celery, Task, states
 from celery.exceptions import Ignore, Reject
 from celery.signals import task_failure, task_revoked, task_success, worker_process_init
+from kombu.entity import Exchange, Queue
 from redis.exceptions import RedisError
 
 from rerankq.contract import keys, transport, wire
-from rerankq.contract.broker import PACK_TASK, RERANK_TASK, celery_app, lane_of
+from rerankq.contract.broker import PACK_TASK, RERANK_TASK, celery_app, lane_of, queue_of
 from rerankq.contract.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -29,7 +30,7 @@ from rerankq.contract.errors import (
     of_revoked,
     to_wire,
 )
-from rerankq.contract.messages import Ranking
+from rerankq.contract.messages import LANES, Lane, Ranking
 from rerankq.contract.stores import redis_client
 from rerankq_worker.attempts import STORE_ERRORS, AnsweringTask, AttemptPolicy, consumer_with
 from rerankq_worker.control import replace_revoke
@@ -58,6 +59,7 @@ def build_app(settings: WorkerSettings) -> Celery:
         lease_seconds=settings.lease_seconds,
     )
     app.conf.update(
+        task_queues=[_queue(lane) for lane in LANES],  # without -Q: interactive first, then bulk
         task_acks_late=True,
         task_reject_on_worker_lost=True,  # the delivery cap ends what would otherwise loop
         task_acks_on_failure_or_timeout=True,  # False tells the caller FAILURE and runs the job again, for ever
@@ -84,6 +86,12 @@ def build_app(settings: WorkerSettings) -> Celery:
     _add_tasks(app)
     replace_revoke(lambda job_id: _store().call_off(job_id))
     return app
+
+
+def _queue(lane: Lane) -> Queue:
+    """As Celery makes one for a name it is asked for."""
+    name = queue_of(lane)
+    return Queue(name, Exchange(name), routing_key=name)
 
 
 def _attempt_policy(app: Celery, settings: WorkerSettings) -> AttemptPolicy:

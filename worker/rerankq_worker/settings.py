@@ -148,6 +148,11 @@ class WorkerSettings(SharedSettings):
                     f"expected {name}_SOFT_LIMIT_SECONDS to be at most "
                     f"{name}_HARD_LIMIT_SECONDS ({hard:g}), got {soft:g}"
                 )
+        if self.interactive_workers == self.bulk_workers == 0:
+            raise ValueError(
+                "expected RERANKQ_INTERACTIVE_WORKERS or RERANKQ_BULK_WORKERS to be at least 1, got 0 and 0; for "
+                "engines alone unset both and run `rerankq-worker --engine-only`"
+            )
         if self.max_batch_tokens is not None and self.max_batch_tokens < self.max_length_tokens:
             raise ValueError(
                 f"expected RERANKQ_MAX_BATCH_TOKENS to be at least RERANKQ_MAX_LENGTH_TOKENS "

@@ -1,0 +1,61 @@
+"""Celery workers under a process manager of one's own, beside `rerankq-worker --engine-only`."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rerankq import RerankClient
+from rerankq.contract import keys
+from tests.conftest import REPOSITORY
+from tests.redis_server import RedisServer
+
+DOCUMENTED = ("celery", "-A", "rerankq_worker.app", "worker", "--pool", "prefork", "--concurrency", "1")
+LONG = [f"document {number}" for number in range(320)]  # ten batches: three seconds on the double
+
+
+@pytest.fixture
+def client(redis_server: RedisServer, tmp_path: Path) -> Iterator[RerankClient]:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(str(REPOSITORY / part) for part in ("producer", "worker")),
+        "RERANKQ_BROKER_URL": redis_server.url,
+        "RERANKQ_RUNTIME_DIR": str(tmp_path),
+        "RERANKQ_DEVICES": "cpu",
+        "RERANKQ_MODEL": "small",
+        "RERANKQ_ENGINE_FACTORY": "rerankq_worker.doubles:slow?batch_ms=300",
+    }
+    commands = [("rerankq_worker", "--engine-only"), DOCUMENTED]
+    started = [
+        subprocess.Popen([sys.executable, "-m", *command], cwd=tmp_path, env=environment)
+        for command in commands
+    ]
+    with RerankClient(redis_server.url) as asking:
+        yield asking
+    for process in reversed(started):
+        process.terminate()
+    for process in started:
+        process.wait(60)
+
+
+def test_the_documented_worker_takes_bulk_jobs_and_interactive_ones_first(
+    client: RerankClient, redis_server: RedisServer
+) -> None:
+    running = client.submit("running", LONG, lane="bulk")
+    give_up_at = time.monotonic() + 60
+    while running.status().state != "running":
+        assert time.monotonic() < give_up_at
+        time.sleep(0.05)
+    later = client.submit("later", LONG, lane="bulk")
+    urgent = client.submit("urgent", ["a"])
+
+    assert later.result(60).complete
+    with redis_server.client() as redis:
+        started = [
+            float(redis.hget(keys.job(job.job_id), "started") or 0) for job in (running, urgent, later)
+        ]
+    assert 0 < started[0] < started[1] < started[2]
