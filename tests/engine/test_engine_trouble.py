@@ -1,13 +1,24 @@
 """Memory that runs out, numbers that break, a device that is lost: who pays, and how much."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from rerankq_worker.engine import Engine, EngineBroken, EngineInfo
+from rerankq_worker.engine.attention import per_row
+from rerankq_worker.engine.linears import Linear, plain_linear
+from rerankq_worker.engine.loading import load_reference
+from rerankq_worker.engine.memory import GROWS_AFTER_BATCHES, SHARE_OF_FREE
+from rerankq_worker.engine.packed_model import PackedModel
+from rerankq_worker.engine.precision import Precision
 from rerankq_worker.tokenizer import PairTokenizer, TokenIds
+from tests.engine.definition import plain_model, random_rows
+
+CPU = torch.device("cpu")
 
 INFO = EngineInfo(
     model="double",
@@ -42,12 +53,24 @@ class Device:
         return torch.tensor([float("inf" if row[0] == self.broken_id else row[0]) for row in rows])
 
 
-def engine_on(device: Device, tokenizer: PairTokenizer, exact: Device | None = None) -> Engine:
-    def load_exact() -> Callable[[Sequence[TokenIds]], torch.Tensor]:
-        assert exact is not None, "nothing here should need the exact forward"
-        return lambda rows: exact(rows) + EXACT
+class Card:
+    """A card of so many free bytes, on which a token takes one, or none."""
 
-    return Engine(device, INFO, tokenizer, vocabulary_size=100, load_exact=load_exact)
+    def __init__(self, free_bytes: int, bytes_per_token: int = 1) -> None:
+        self.free = free_bytes
+        self._bytes_per_token = bytes_per_token
+
+    def growth_bytes(self, step: Callable[[], object]) -> int:
+        return self._bytes_per_token * len(step()) * INFO.max_length_tokens  # type: ignore[arg-type]
+
+    def free_bytes(self) -> int:
+        return self.free
+
+
+def engine_on(device: Device, tokenizer: PairTokenizer, *exactly: Device, **more: Any) -> Engine:
+    """With the exact forwards of the card and of the CPU, as far as a test should need them."""
+    ways = [lambda rows, exact=exact: exact(rows) + EXACT for exact in exactly]
+    return Engine(device, INFO, tokenizer, vocabulary_size=100, exactly=ways, **more)
 
 
 @pytest.fixture
@@ -85,13 +108,21 @@ def test_the_size_that_fitted_is_remembered(tokenizer: PairTokenizer) -> None:
 
 
 def test_a_single_pair_that_does_not_fit_is_scored_on_the_cpu(tokenizer: PairTokenizer) -> None:
-    engine = engine_on(Device(out_of_memory_above(0)), tokenizer, exact=Device())
+    full = Device(out_of_memory_above(0))
+    engine = engine_on(full, tokenizer, full, Device())
 
     assert engine.score(rows(5)).tolist() == [5 + EXACT]
 
 
+def test_a_single_pair_that_fits_nowhere_is_told_as_memory(tokenizer: PairTokenizer) -> None:
+    full = Device(out_of_memory_above(0))
+
+    with pytest.raises(MemoryError, match="a pair of 16 tokens does not fit on double"):
+        engine_on(full, tokenizer, full).score(rows(5))
+
+
 def test_memory_never_falls_below_one_row_of_full_length(tokenizer: PairTokenizer) -> None:
-    engine = engine_on(Device(out_of_memory_above(0)), tokenizer, exact=Device())
+    engine = engine_on(Device(out_of_memory_above(0)), tokenizer, Device())
 
     engine.score(rows(5, 6, 7, 8))
 
@@ -99,13 +130,13 @@ def test_memory_never_falls_below_one_row_of_full_length(tokenizer: PairTokenize
 
 
 def test_a_logit_that_is_no_number_is_computed_again_alone_and_exactly(tokenizer: PairTokenizer) -> None:
-    engine = engine_on(Device(broken_id=13), tokenizer, exact=Device())
+    engine = engine_on(Device(broken_id=13), tokenizer, Device())
 
     assert engine.score(rows(5, 13, 7)).tolist() == [5, 13 + EXACT, 7]
 
 
 def test_a_pair_that_is_no_number_even_exactly_leaves_its_neighbours_alone(tokenizer: PairTokenizer) -> None:
-    engine = engine_on(Device(broken_id=13), tokenizer, exact=Device(broken_id=13))
+    engine = engine_on(Device(broken_id=13), tokenizer, Device(broken_id=13))
 
     logits = engine.score(rows(5, 13, 7))
 
@@ -170,7 +201,7 @@ def test_a_row_that_would_crash_the_device_never_reaches_it(
 
 def test_equal_pairs_are_scored_once(tiny: Engine) -> None:
     device = Device()
-    engine = Engine(device, tiny.info, tiny.tokenizer, vocabulary_size=10**6, load_exact=Device)
+    engine = Engine(device, tiny.info, tiny.tokenizer, vocabulary_size=10**6)
     pair, other = ("a panda", "a bear"), ("a panda", "bamboo and bamboo")
 
     logits = engine.score_pairs([pair, other, pair, pair])
@@ -187,3 +218,148 @@ def test_batches_are_begun_before_the_last_one_is_fetched(tokenizer: PairTokeniz
 
     assert len(device.batches) == 2
     assert [second().tolist(), first().tolist()] == [[6], [5]]
+
+
+def test_a_batch_over_the_budget_is_cut_and_costs_none_of_it(tokenizer: PairTokenizer) -> None:
+    device = Device()
+    engine = engine_on(device, tokenizer)
+    engine.score(rows(*range(48)))  # 768 tokens, planned for a larger budget than the 512 of now
+
+    assert max(device.batches) <= INFO.max_batch_tokens
+    assert engine.info.max_batch_tokens == INFO.max_batch_tokens
+
+
+def test_a_padded_batch_costs_as_many_rows_of_its_longest(tokenizer: PairTokenizer) -> None:
+    device = Device(lambda rows: no_memory() if len(rows) * max(map(len, rows)) > 256 else None)
+    engine = engine_on(device, tokenizer, pads=True)
+    mixed = [*rows(1), *(row[:2] for row in rows(*range(2, 33)))]  # 32 rows, 78 tokens, 512 of them padded
+
+    assert engine.score(mixed).tolist() == list(range(1, 33))
+    assert engine.info.max_batch_tokens == 256
+
+
+def test_a_budget_grows_again_after_a_neighbours_spike(tokenizer: PairTokenizer) -> None:
+    room = [40]
+    device = Device(lambda rows: no_memory() if sum(map(len, rows)) > room[0] else None)
+    engine = engine_on(device, tokenizer)
+    engine.score(rows(*range(32)))
+    cut = engine.info.max_batch_tokens
+    room[0] = 10**6
+
+    for _ in range(6 * GROWS_AFTER_BATCHES):
+        engine.score(rows(5))
+
+    assert (cut <= 40, engine.info.max_batch_tokens) == (True, INFO.max_batch_tokens)
+
+
+def test_a_budget_does_not_grow_beyond_what_is_free(tokenizer: PairTokenizer) -> None:
+    card = Card(free_bytes=50)
+    engine = engine_on(Device(out_of_memory_above(60)), tokenizer, memory=card)
+    engine.warm_up()
+    small = engine.info.max_batch_tokens
+    for _ in range(2 * GROWS_AFTER_BATCHES):
+        engine.score(rows(5))
+    assert engine.info.max_batch_tokens == small
+
+    card.free = 10**6
+    for _ in range(GROWS_AFTER_BATCHES):
+        engine.score(rows(5))
+
+    assert engine.info.max_batch_tokens == 2 * small
+
+
+def test_warm_up_finds_what_fits_into_free_memory(tokenizer: PairTokenizer) -> None:
+    engine = engine_on(Device(), tokenizer, memory=Card(free_bytes=300))
+
+    engine.warm_up()
+
+    assert engine.info.max_batch_tokens == int(300 * SHARE_OF_FREE)
+
+
+def test_a_probe_that_does_not_fit_is_halved(tokenizer: PairTokenizer) -> None:
+    engine = engine_on(Device(out_of_memory_above(200)), tokenizer, memory=Card(free_bytes=150))
+
+    engine.warm_up()
+
+    assert engine.info.max_batch_tokens == int(150 * SHARE_OF_FREE)
+
+
+def test_a_card_too_full_for_any_probe_serves_one_pair_at_a_time(tokenizer: PairTokenizer) -> None:
+    full = Device(out_of_memory_above(0))
+    engine = engine_on(full, tokenizer, full, Device(), memory=Card(free_bytes=0))
+
+    engine.warm_up()
+
+    assert engine.info.max_batch_tokens == INFO.max_length_tokens
+    assert engine.score(rows(5, 6)).tolist() == [5 + EXACT, 6 + EXACT]
+
+
+def test_a_probe_that_takes_nothing_visible_leaves_the_most(tokenizer: PairTokenizer) -> None:
+    engine = engine_on(Device(), tokenizer, memory=Card(free_bytes=100, bytes_per_token=0))
+
+    engine.warm_up()
+
+    assert engine.info.max_batch_tokens == INFO.max_batch_pairs * INFO.max_length_tokens
+
+
+@pytest.mark.parametrize("rows_before", [64, 512], ids=["at the first pass", "in the probe"])
+def test_a_device_lost_in_warm_up_is_told_as_such(tokenizer: PairTokenizer, rows_before: int) -> None:
+    lost = RuntimeError("CUDA error: unspecified launch failure")
+    device = Device(lambda rows: lost if len(rows) >= rows_before else None)
+
+    with pytest.raises(EngineBroken, match="unspecified launch failure"):
+        engine_on(device, tokenizer, memory=Card(free_bytes=10**6)).warm_up()
+
+
+def test_a_device_lost_while_it_is_asked_for_memory_is_told_as_such(tokenizer: PairTokenizer) -> None:
+    class Lost(Card):
+        def free_bytes(self) -> int:
+            raise RuntimeError("CUDA error: GPU has fallen off the bus")
+
+    with pytest.raises(EngineBroken, match="fallen off the bus"):
+        engine_on(Device(), tokenizer, memory=Lost(free_bytes=0)).warm_up()
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "does not fit into what is free of"),
+        (RuntimeError("CUDA error: uncorrectable ECC error encountered"), "device is lost"),
+    ],
+    ids=["no room for the weights", "lost"],
+)
+def test_a_device_that_fails_while_the_model_is_loaded_is_worth_another_start(
+    tiny_dir: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+) -> None:
+    def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("rerankq_worker.engine.engine.load_forward", fails)
+
+    with pytest.raises(EngineBroken, match=told):
+        Engine.load(tiny_dir, device="cpu")
+
+
+def test_a_card_in_half_precision_has_the_exact_arithmetic_without_other_weights(tiny_dir: Path) -> None:
+    """What it does with a row that fp16 cannot carry: plain linears whose input decides the arithmetic."""
+    half = Precision("fp16", torch.float16, torch.float16, torch.float16)
+    rounded, given = load_reference(tiny_dir), load_reference(tiny_dir)
+    for source in (rounded, given):
+        source.get_parameter("roberta.embeddings.token_type_embeddings.weight").data.zero_()
+    for name, parameter in rounded.named_parameters():
+        if not name.startswith("classifier"):
+            parameter.data = parameter.data.half().float()
+    model = PackedModel(given, CPU, half, plain_in_half, per_row)
+    batch = random_rows([3, 40, 900])
+
+    exact = [model.exactly(CPU, [row]).item() for row in batch]
+
+    assert np.abs(np.array(exact) - plain_model(rounded)(batch)).max() <= 1e-4
+
+
+def plain_in_half(weight: torch.Tensor, bias: torch.Tensor, gelu: bool) -> Linear:
+    return plain_linear(weight.half(), bias.half(), gelu)
+
+
+def no_memory() -> Exception:
+    return torch.OutOfMemoryError("CUDA out of memory")

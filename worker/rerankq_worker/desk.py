@@ -178,8 +178,8 @@ class Desk:
         with self._changed:
             self._clients.discard(client)
 
-    def shrink(self, max_tokens: int) -> None:
-        """Cut batches of at most this many tokens from now on: the engine found that more do not fit."""
+    def limit(self, max_tokens: int) -> None:
+        """Cut batches of at most this many tokens from now on: the engine found out what fits."""
         with self._changed:
             self._scheduler.max_tokens = max_tokens
 

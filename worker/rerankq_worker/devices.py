@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 from rerankq.contract.errors import InvalidSettings
 
-GPU_NAME = re.compile(r"\d+|(GPU|MIG)-[\w-]+")
+GPU_NAME = re.compile(r"\d+|(GPU|MIG)-[\w/-]+")
 DRIVER_PATIENCE_SECONDS = 30.0  # a driver that is just waking up takes its time
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A GPU as the driver counts them."""
+    """A GPU as the driver counts them, or a slice of one (`MIG-…`) as `CUDA_VISIBLE_DEVICES` does."""
 
     index: int
     uuid: str
@@ -73,11 +73,18 @@ def _named(name: str, position: int, gpus: Sequence[Gpu]) -> Device:
         return Device(
             f"gpu{position}", name
         )  # a slice of a GPU: only CUDA itself can say whether it is there
-    for gpu in gpus:
-        if name == str(gpu.index) or gpu.uuid.startswith(name):
-            return _device(gpu)
-    there = ", ".join(f"{gpu.index} ({gpu.uuid})" for gpu in gpus)
-    raise InvalidSettings(f"RERANKQ_DEVICES asks for GPU {name}, and only {there} can be seen")
+    found = _called(name, gpus)
+    if found is None:
+        raise InvalidSettings(f"RERANKQ_DEVICES asks for GPU {name}, and only {_listed(gpus)} can be seen")
+    return _device(found)
+
+
+def _called(name: str, gpus: Sequence[Gpu]) -> Gpu | None:
+    return next((gpu for gpu in gpus if name == str(gpu.index) or gpu.uuid.startswith(name)), None)
+
+
+def _listed(gpus: Sequence[Gpu]) -> str:
+    return ", ".join(f"{gpu.index} ({gpu.uuid})" for gpu in gpus)
 
 
 def _device(gpu: Gpu) -> Device:
@@ -85,12 +92,30 @@ def _device(gpu: Gpu) -> Device:
 
 
 def left_visible(gpus: Sequence[Gpu], environment: Mapping[str, str]) -> list[Gpu]:
-    """Those that a `CUDA_VISIBLE_DEVICES` from outside leaves us; the driver does not know of it."""
+    """Those that a `CUDA_VISIBLE_DEVICES` from outside leaves us; the driver does not know of it.
+
+    A uuid stands for a device even where the driver lists none of that name, as for a slice of a GPU: CUDA alone
+    can say whether it is there, and an engine that does not find it says so rather than run on the CPU.
+
+    Raises:
+        InvalidSettings: it counts a GPU that is not there.
+    """
     limit = environment.get("CUDA_VISIBLE_DEVICES")
     if limit is None:
         return list(gpus)
-    names = [name.strip() for name in limit.split(",") if name.strip()]
-    return [gpu for name in names for gpu in gpus if name == str(gpu.index) or gpu.uuid.startswith(name)]
+    left: list[Gpu] = []
+    for position, name in enumerate(map(str.strip, limit.split(","))):
+        if not GPU_NAME.fullmatch(name):  # "", "-1", "none": to CUDA the end of the list
+            break
+        found = _called(name, gpus) or (None if name.isdigit() else Gpu(position, name))
+        if found is not None:
+            left.append(found)
+        elif gpus:
+            raise InvalidSettings(
+                f"CUDA_VISIBLE_DEVICES={limit} names GPU {name}, and only {_listed(gpus)} can be seen; "
+                "correct it, or set RERANKQ_DEVICES=cpu"
+            )
+    return left
 
 
 def _from_nvml() -> list[Gpu]:

@@ -53,7 +53,7 @@ class ScoringEngine(Protocol):
 
     @property
     def info(self) -> Any:
-        """The fields of an `EngineDescription`; `max_batch_tokens` may shrink when memory runs out."""
+        """The fields of an `EngineDescription`; `max_batch_tokens` shrinks when memory runs out, and may grow again."""
         ...
 
     def warm_up(self) -> None:
@@ -225,7 +225,7 @@ class EngineProcess:
             raise RuntimeError(
                 f"expected {len(rows)} logits from the engine, got {len(logits)}. This is a bug."
             )
-        self._obey_shrunk_budget()
+        self._obey_budget()
         return logits
 
     def _recover(self, batch: Sequence[Part], error: Exception) -> None:
@@ -243,12 +243,13 @@ class EngineProcess:
         for client in clients:
             self._score([part for part in batch if part.client is client])
 
-    def _obey_shrunk_budget(self) -> None:
-        tokens = int(self._engine.info.max_batch_tokens)
-        if tokens < self._watch.status.max_batch_tokens:
-            self._watch.tally.out_of_memory += 1
-            self._watch.status = replace(self._watch.status, max_batch_tokens=tokens)
-            self._desk.shrink(tokens)
+    def _obey_budget(self) -> None:
+        tokens, before = int(self._engine.info.max_batch_tokens), self._watch.status.max_batch_tokens
+        if tokens == before:
+            return
+        self._watch.tally.out_of_memory += tokens < before
+        self._watch.status = replace(self._watch.status, max_batch_tokens=tokens)
+        self._desk.limit(tokens)
 
 
 def describe(engine: ScoringEngine) -> EngineDescription:

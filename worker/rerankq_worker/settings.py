@@ -22,7 +22,8 @@ class WorkerSettings(SharedSettings):
     offline: bool = False
     """Never ask the hub; the model must be in its cache or be a directory."""
     devices: str = "auto"
-    """`auto` (every GPU, else the CPU), `cpu`, or GPUs as `0,1` or `GPU-<uuid>`. One engine process each."""
+    """`auto` (every GPU, else the CPU), `cpu`, or GPUs as `0,1`, `GPU-<uuid>`, or slices as `MIG-<uuid>`. One engine
+    process each."""
     dtype: Literal["auto", "fp32", "fp16", "bf16", "int8"] = "auto"
     """Precision of the model's body. `auto`: fp16 on a GPU, fp32 on a CPU. On a CPU fp16 and bf16 halve the memory,
     int8 and on some processors bf16 are faster; what each costs in quality is in docs/engine.md."""

@@ -1,8 +1,8 @@
 """Score rows, whatever the device throws at it. Knows batches, memory and broken numbers; not how a model computes.
 
-The life of a batch that does not fit: it is halved, the size that fitted is remembered, and a single pair that
-does not fit goes to the CPU. A pair whose logit is not finite is scored again alone in fp32; if that is not finite
-either, that pair's logit is NaN and its neighbours keep theirs.
+The life of a batch that does not fit: it is halved, and batches are smaller for a while; a single pair that does not
+fit is computed on the CPU with the card's weights. A pair whose logit is not finite is scored again alone in fp32
+arithmetic; if that is not finite either, that pair's logit is NaN and its neighbours keep theirs.
 """
 
 import logging
@@ -14,6 +14,7 @@ from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +29,8 @@ from rerankq_worker.engine.errors import (
     is_out_of_memory,
 )
 from rerankq_worker.engine.loading import Forward, load_forward
-from rerankq_worker.engine.memory import filler_rows, largest_batch_tokens
-from rerankq_worker.engine.precision import EXACT, choose_device, choose_precision
+from rerankq_worker.engine.memory import PROBE_TOKENS, Budget, CudaMemory, Memory, filler_rows
+from rerankq_worker.engine.precision import choose_device, choose_precision
 from rerankq_worker.model_files import find_model, read_config, usable_length_tokens
 from rerankq_worker.planner import plan
 from rerankq_worker.tokenizer import PairTokenizer, TokenIds
@@ -44,6 +45,7 @@ FIRST_TOKENS = (
 )
 WINDOW_PAIRS = 2_048  # of score_pairs: sorted and batched together; the next window is tokenized meanwhile
 CPU = torch.device("cpu")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,23 +70,29 @@ class Engine:
         info: EngineInfo,
         tokenizer: PairTokenizer,
         vocabulary_size: int,
-        load_exact: Callable[[], Forward],
-        measures_memory_on: torch.device | None = None,
+        exactly: Sequence[Forward] = (),
+        pads: bool = False,
+        memory: Memory | None = None,
     ) -> None:
         """`Engine.load` builds one; tests pass a forward function of their own.
 
         Args:
             forward: rows to logits on the device.
-            load_exact: gives an fp32 forward on the CPU, for what the device cannot do; called at most once.
-            measures_memory_on: the CUDA device whose free memory `warm_up` turns into a token budget.
+            exactly: the same in fp32 arithmetic, for a single row that `forward` cannot do; the next where memory
+                does not suffice for one.
+            pads: whether a batch takes the memory of as many rows of its longest row's length.
+            memory: what `warm_up` turns into a token budget, on CUDA.
         """
         self.info = info
         self.tokenizer = tokenizer
         self._forward = forward
         self._vocabulary_size = vocabulary_size
-        self._load_exact = load_exact
-        self._measures_memory_on = measures_memory_on
-        self._exact: Forward | None = None
+        self._exactly = exactly
+        self._pads = pads
+        self._memory = memory
+        tokens, length = info.max_batch_tokens, info.max_length_tokens
+        most_tokens = tokens if memory is None else info.max_batch_pairs * length
+        self._budget = Budget(tokens, least_tokens=length, most_tokens=most_tokens)
 
     @classmethod
     def load(
@@ -121,36 +129,45 @@ class Engine:
         info = EngineInfo(
             model=files.name,
             revision=files.revision,
-            device=_device_name(where),
+            device=_or_broken(lambda: _device_name(where)) or str(where),
             dtype=precision.name,
             max_length_tokens=length,
             max_batch_pairs=max_batch_pairs,
             max_batch_tokens=_asked_batch_tokens(max_batch_tokens, length),
         )
-        forward = load_forward(files.path, where, precision)
-        is_exact = where.type == "cpu" and precision == EXACT
+        packed = _or_broken(lambda: load_forward(files.path, where, precision))
+        if packed is None:
+            raise EngineBroken(
+                f"{files.name} in {precision.name} does not fit into what is free of {info.device}; "
+                "free it, or choose another device"
+            )
+        on_cuda = where.type == "cuda"
         return cls(
-            forward=forward,
+            forward=packed,
             info=info,
             tokenizer=PairTokenizer.from_model_dir(files.path, length),
             vocabulary_size=int(config["vocab_size"]),
-            load_exact=(lambda: forward) if is_exact else partial(load_forward, files.path, CPU, EXACT),
-            measures_memory_on=where if where.type == "cuda" and max_batch_tokens is None else None,
+            # A CPU computes in fp32, or in bf16 that reaches as far: what is not finite there is so exactly.
+            exactly=[partial(packed.exactly, where), partial(packed.exactly, CPU)] if on_cuda else [],
+            pads=packed.pads,
+            memory=CudaMemory(where) if on_cuda and max_batch_tokens is None else None,
         )
 
     def warm_up(self) -> None:
-        """Runs the shapes that are to come, and on CUDA finds `info.max_batch_tokens` from free memory."""
+        """Runs the shapes that are to come, and on CUDA finds `info.max_batch_tokens` from free memory.
+
+        Raises:
+            EngineBroken: the device is lost.
+        """
         length = self.info.max_length_tokens
         self.score(filler_rows(FIRST_TOKENS, min(length, FIRST_TOKENS)))
-        if self._measures_memory_on is None:
+        if self._memory is None:
             return
-        tokens = largest_batch_tokens(
-            self._forward, self._measures_memory_on, length, self.info.max_batch_pairs
-        )
-        self.info = replace(self.info, max_batch_tokens=tokens)
-        self.score(
-            filler_rows(tokens, length)
-        )  # takes the memory now: what does not fit is halved before any job
+        self._budget.bytes_per_token = self._bytes_per_token(self._memory)
+        self._budget.fit(self._free_bytes())
+        self._tell_budget()
+        # takes the memory now: what does not fit is halved before any job
+        self.score(filler_rows(self._budget.tokens, length))
         log.info("engine: %d tokens fit into one batch on %s", self.info.max_batch_tokens, self.info.device)
 
     def score_pairs(self, pairs: Sequence[Pair]) -> Logits:
@@ -191,6 +208,8 @@ class Engine:
         On CUDA the device computes while the caller prepares and begins the next batch.
         """
         self._check(rows)
+        if len(rows) > 1 and self._cost_tokens(rows) > self._budget.tokens:
+            return partial(self._score_planned, rows)
         return partial(self._finish, rows, self._launch(rows))
 
     def _tokenize(self, pairs: Sequence[Pair]) -> list[TokenIds]:
@@ -202,7 +221,8 @@ class Engine:
     def _score_planned(self, rows: Sequence[TokenIds]) -> Logits:
         logits = np.empty(len(rows), dtype=np.float32)
         begun: list[tuple[list[int], Callable[[], Logits]]] = []
-        for batch in plan([len(row) for row in rows], self.info.max_batch_pairs, self.info.max_batch_tokens):
+        lengths = [len(row) for row in rows]
+        for batch in plan(lengths, self.info.max_batch_pairs, self._budget.tokens, pads=self._pads):
             begun.append((batch, self.begin([rows[index] for index in batch])))
             if len(begun) > 1:  # one batch computes while the next is laid out
                 done, finish = begun.pop(0)
@@ -227,57 +247,93 @@ class Engine:
 
     def _launch(self, rows: Sequence[TokenIds]) -> Tensor | None:
         """The logits as they will be on the device, or None where the batch does not fit."""
-        if not rows:
-            return torch.empty(0)
-        if len(rows) > 1 and _tokens(rows) > self.info.max_batch_tokens:
-            return None
-        return self._on_device(lambda: self._forward(rows))
-
-    def _on_device(self, step: Callable[[], Tensor]) -> Tensor | None:
-        """What the step gives, or None where memory did not suffice."""
-        try:
-            return step()
-        except (RuntimeError, MemoryError) as error:
-            if is_device_lost(error):
-                raise EngineBroken(
-                    f"the device is lost to this process ({first_line(error)}); start a new one"
-                ) from error
-            if not is_out_of_memory(error):
-                raise
-            return None
+        return _or_broken(lambda: self._forward(rows)) if rows else torch.empty(0)
 
     def _finish(self, rows: Sequence[TokenIds], started: Tensor | None) -> Logits:
-        fetched = None if started is None else self._on_device(started.cpu)
+        fetched = None if started is None else _or_broken(started.cpu)
         logits = self._smaller(rows) if fetched is None else fetched.numpy().copy()
         for index in np.flatnonzero(~np.isfinite(logits)).tolist():
-            logits[index] = self._score_exactly(rows[index])
+            exact = self._score_exactly(rows[index])
+            logits[index] = math.nan if exact is None else exact
+        self._grow_again()
         return logits
 
     def _smaller(self, rows: Sequence[TokenIds]) -> Logits:
-        """The logits of a batch that did not fit: in halves, or for a single pair on the CPU."""
+        """The logits of a batch that did not fit: in halves, or for a single pair on the CPU.
+
+        Raises:
+            MemoryError: a single pair fits nowhere.
+        """
         if len(rows) == 1:
-            log.warning(
-                "a pair of %d tokens does not fit on %s and is scored on the CPU",
-                len(rows[0]),
-                self.info.device,
-            )
-            return np.array([self._score_exactly(rows[0])], dtype=np.float32)
-        self._remember(_tokens(rows) // 2)
+            logit = self._score_exactly(rows[0])
+            if logit is None:
+                raise MemoryError(f"a pair of {len(rows[0])} tokens does not fit on {self.info.device}")
+            return np.array([logit], dtype=np.float32)
+        self._budget.ran_out(self._cost_tokens(rows))
+        self._tell_budget()
         middle = len(rows) // 2
         return np.concatenate([self.score(half) for half in (rows[:middle], rows[middle:])])
 
-    def _remember(self, fitting_tokens: int) -> None:
-        tokens = max(self.info.max_length_tokens, fitting_tokens)
-        if tokens < self.info.max_batch_tokens:
-            log.warning("out of memory on %s: batches of %d tokens from now on", self.info.device, tokens)
-            self.info = replace(self.info, max_batch_tokens=tokens)
+    def _score_exactly(self, row: TokenIds) -> float | None:
+        """In fp32 arithmetic, alone; NaN where that is not finite either, None where there is no memory for it."""
+        for forward in self._exactly:
+            logit = _or_broken(lambda forward=forward: float(forward([row]).item()))
+            if logit is not None:
+                return logit if math.isfinite(logit) else math.nan
+        return None
 
-    def _score_exactly(self, row: TokenIds) -> float:
-        """In fp32 on the CPU; NaN where that is not finite either."""
-        if self._exact is None:
-            self._exact = self._load_exact()
-        logit = float(self._exact([row]).item())
-        return logit if math.isfinite(logit) else math.nan
+    def _cost_tokens(self, rows: Sequence[TokenIds]) -> int:
+        """What a batch takes of the budget."""
+        lengths = [len(row) for row in rows]
+        return max(lengths) * len(lengths) if self._pads else sum(lengths)
+
+    def _bytes_per_token(self, memory: Memory) -> float:
+        """What a probe takes at its peak, halved until it fits; 0 where nothing could be measured."""
+        rows = filler_rows(PROBE_TOKENS, self.info.max_length_tokens)
+        while rows:
+            growth = _or_broken(lambda rows=rows: memory.growth_bytes(lambda: self._forward(rows).cpu()))
+            if growth is not None:
+                return growth / self._cost_tokens(rows)
+            rows = rows[: len(rows) // 2]
+        return 0.0
+
+    def _free_bytes(self) -> int:
+        return 0 if self._memory is None else _or_broken(self._memory.free_bytes) or 0
+
+    def _grow_again(self) -> None:
+        if self._budget.is_due_to_grow():
+            self._budget.grow(self._free_bytes())
+            self._tell_budget()
+
+    def _tell_budget(self) -> None:
+        before, now = self.info.max_batch_tokens, self._budget.tokens
+        if now != before:
+            log.log(
+                logging.WARNING if now < before else logging.INFO,
+                "engine: batches of %d tokens on %s from now on, %d before",
+                now,
+                self.info.device,
+                before,
+            )
+            self.info = replace(self.info, max_batch_tokens=now)
+
+
+def _or_broken(step: Callable[[], _T]) -> _T | None:
+    """What the step gives, or None where memory did not suffice.
+
+    Raises:
+        EngineBroken: the device is lost.
+    """
+    try:
+        return step()
+    except (RuntimeError, MemoryError) as error:
+        if is_device_lost(error):
+            raise EngineBroken(
+                f"the device is lost to this process ({first_line(error)}); start a new one"
+            ) from error
+        if not is_out_of_memory(error):
+            raise
+        return None
 
 
 def _asked_batch_tokens(asked: int | None, length: int) -> int:
@@ -294,7 +350,3 @@ def _device_name(device: torch.device) -> str:
     if device.type == "cpu":
         return "cpu"
     return f"{device} {torch.cuda.get_device_name(device)}"
-
-
-def _tokens(rows: Sequence[TokenIds]) -> int:
-    return sum(len(row) for row in rows)

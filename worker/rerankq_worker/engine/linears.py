@@ -33,10 +33,17 @@ def choose_linear(device: torch.device, weights: torch.dtype, body: torch.dtype)
 
 
 def plain_linear(weight: Tensor, bias: Tensor, gelu: bool) -> Linear:
-    """torch's own."""
+    """torch's own, computed where and in what its input is."""
     if gelu:
-        return lambda x: functional.gelu(functional.linear(x, weight, bias))
-    return lambda x: functional.linear(x, weight, bias)
+        return lambda x: functional.gelu(functional.linear(x, as_in(weight, x), as_in(bias, x)))
+    return lambda x: functional.linear(x, as_in(weight, x), as_in(bias, x))
+
+
+def as_in(held: Tensor, x: Tensor) -> Tensor:
+    """`held` in the precision and on the device of `x`; itself where it is."""
+    if held.dtype is x.dtype and held.is_cuda is x.is_cuda:  # asked a hundred times a pass: `to` is slower
+        return held
+    return held.to(x)
 
 
 def prepacked_linear(weight: Tensor, bias: Tensor, gelu: bool) -> Linear:

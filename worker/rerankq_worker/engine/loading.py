@@ -19,7 +19,7 @@ Forward = Callable[[Sequence[TokenIds]], Tensor]
 """Rows to fp32 logits [n]; what the engine calls for every batch, and what its tests replace."""
 
 
-def load_forward(directory: Path, device: torch.device, precision: Precision) -> Forward:
+def load_forward(directory: Path, device: torch.device, precision: Precision) -> PackedModel:
     """The model, packed, resident on its device in its precision."""
     source = load_reference(directory)
     make_linear = choose_linear(device, precision.weights, precision.body)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rerankq_worker.engine.attention import Attention
-from rerankq_worker.engine.linears import Linear, MakeLinear
+from rerankq_worker.engine.attention import Attention, padded, per_row
+from rerankq_worker.engine.linears import Linear, MakeLinear, as_in
 from rerankq_worker.engine.packing import Packed, pack
 from rerankq_worker.engine.precision import Precision
 from rerankq_worker.tokenizer import TokenIds
@@ -36,7 +36,10 @@ class PackedModel:
         """Takes the weights of `source`, a transformers XLMRobertaForSequenceClassification in fp32, and empties it."""
         loaded: Any = source
         config = loaded.config
+        self.pads = attention is padded
+        """Whether a batch takes the memory of rows that are all as long as its longest."""
         self._device = device
+        self._body = precision.body
         self._attention = attention
         self._head = _Head.of(loaded.classifier, device)
         self._embeddings = _Embeddings.of(loaded.roberta.embeddings, config.layer_norm_eps, device, precision)
@@ -47,11 +50,21 @@ class PackedModel:
     @torch.inference_mode()
     def __call__(self, rows: Sequence[TokenIds]) -> Tensor:
         """Logits, fp32, [n]; on CUDA they may not have been computed yet when this returns."""
-        packed = pack(rows, self._device)
-        hidden = self._embeddings(packed)
+        return self._forward(pack(rows, self._device), self._body, self._attention)
+
+    @torch.inference_mode()
+    def exactly(self, device: torch.device, rows: Sequence[TokenIds]) -> Tensor:
+        """The same in fp32 arithmetic on the weights as they are held, each widened and moved for its own product only.
+
+        For models whose linears are plain: those on CUDA.
+        """
+        return self._forward(pack(rows, device), torch.float32, per_row)
+
+    def _forward(self, packed: Packed, body: torch.dtype, attention: Attention) -> Tensor:
+        hidden = self._embeddings(packed, body)
         for layer in self._layers[:-1]:
-            hidden = layer(hidden, packed, self._attention)
-        firsts = self._layers[-1].firsts(hidden, packed, self._attention)
+            hidden = layer(hidden, packed, attention)
+        firsts = self._layers[-1].firsts(hidden, packed, attention)
         return self._head(firsts)
 
 
@@ -70,9 +83,11 @@ class _Embeddings:
         norm = _norm(source.LayerNorm, eps, device, precision.body)
         return cls(words, positions.to(device, precision.body), norm)
 
-    def __call__(self, packed: Packed) -> Tensor:
-        words = functional.embedding(packed.token_ids, self.words).to(self.positions.dtype)
-        return self.norm(words.add_(functional.embedding(packed.positions, self.positions)))
+    def __call__(self, packed: Packed, body: torch.dtype) -> Tensor:
+        where = packed.token_ids.device
+        words = functional.embedding(packed.token_ids, self.words.to(where)).to(body)
+        positions = functional.embedding(packed.positions, self.positions.to(where))
+        return self.norm(words.add_(positions))
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +139,13 @@ class _Head:
         return cls(*(_placed(tensor, device, torch.float32) for tensor in tensors))
 
     def __call__(self, firsts: Tensor) -> Tensor:
-        hidden = torch.tanh(functional.linear(firsts.float(), self.dense, self.dense_bias))
-        return functional.linear(hidden, self.out, self.out_bias).squeeze(-1)
+        firsts = firsts.float()
+        dense, dense_bias, out, out_bias = (
+            as_in(held, firsts) for held in (self.dense, self.dense_bias, self.out, self.out_bias)
+        )
+        return functional.linear(
+            torch.tanh(functional.linear(firsts, dense, dense_bias)), out, out_bias
+        ).squeeze(-1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +187,9 @@ def _taken(source: Any) -> Tensor:
 
 def _norm(source: Any, eps: float, device: torch.device, body: torch.dtype) -> Norm:
     weight, bias = _placed(source.weight, device, body), _placed(source.bias, device, body)
-    return lambda hidden: functional.layer_norm(hidden, weight.shape, weight, bias, eps)
+    return lambda hidden: functional.layer_norm(
+        hidden, weight.shape, as_in(weight, hidden), as_in(bias, hidden), eps
+    )
 
 
 def _placed(parameter: Any, device: torch.device, dtype: torch.dtype) -> Tensor:

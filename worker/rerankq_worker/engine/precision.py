@@ -9,6 +9,7 @@
 | int8  | CPU | logits move by a few tenths; 98.6 % of the fp32 nDCG kept on the small model |
 """
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,8 +45,13 @@ EXACT = Precision("fp32", torch.float32, torch.float32, torch.float32)
 
 def choose_device(device: str) -> torch.device:
     """The device that was asked for, or with `auto` the first GPU, else the CPU."""
+    if device == "auto" and not torch.cuda.is_available():
+        asked = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        if asked.startswith(("GPU-", "MIG-")):
+            raise EngineError(f"CUDA sees no device CUDA_VISIBLE_DEVICES={asked}; correct it, or use cpu")
+        return torch.device("cpu")
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda")
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
