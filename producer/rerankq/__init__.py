@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rerankq.aio import AsyncRerankClient
     from rerankq.client import Job, RerankClient
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __all__ = [
     "AsyncRerankClient",

@@ -4,12 +4,14 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 from celery import Celery
 
 from rerankq import (
     AsyncRerankClient,
+    DeadlineExceeded,
     InvalidRequest,
     Ranking,
     RerankClient,
@@ -89,6 +91,27 @@ def test_equal_requests_of_a_pack_are_scored_once(client: RerankClient) -> None:
     assert isinstance(second, Ranking)
     assert first.results == second.results
     assert (first.usage.duplicate_pairs, second.usage.duplicate_pairs) == (0, 2)
+
+
+def test_fifty_documents_the_best_five_in_half_a_second_or_what_there_is_by_then(
+    client: RerankClient,
+) -> None:
+    documents = [f"passage {number}: " + "bamboo and other food. " * (number % 30) for number in range(50)]
+    client.rerank("panda", ["warm"], timeout=30)
+
+    def ask() -> Ranking | None:
+        with suppress(DeadlineExceeded):  # a machine full of tests may not even fetch it in time
+            return client.rerank(
+                "What does a panda eat?", documents, top_n=5, timeout=0.5, on_deadline="partial"
+            )
+        return None
+
+    ranking = next(filter(None, (ask() for _ in range(20))))
+
+    assert (len(ranking.results), ranking.total) == (5, 50)
+    assert ranking.complete == (ranking.scored == 50)
+    scores = [result.relevance_score for result in ranking.results if result.relevance_score is not None]
+    assert scores == sorted(scores, reverse=True)
 
 
 def test_every_ranking_tells_device_dtype_model_and_time(client: RerankClient) -> None:
