@@ -12,6 +12,7 @@ from celery import Celery
 from celery.concurrency.asynpool import AsynPool
 
 from rerankq.contract import transport
+from rerankq.contract.errors import DeadlineExceeded
 from rerankq_worker import attempts
 from rerankq_worker.attempts import AnsweringTask, AttemptPolicy, consumer_with
 
@@ -45,9 +46,11 @@ def make_app(broker_url: str = BROKER_URL, result_url: str | None = None, **tran
             "priority_steps": [0],
             "queue_order_strategy": "priority",
             "socket_timeout": 5,
+            "max_deliveries": 3,
             **transport_options,
         },
         broker_connection_retry_on_startup=True,
+        broker_channel_error_retry=True,
         worker_pool="rerankq_worker.pool:TaskPool",
         worker_consumer=consumer_with(AttemptPolicy(time_limits=lane_limits)),
         task_acks_late=True,
@@ -68,6 +71,8 @@ def make_app(broker_url: str = BROKER_URL, result_url: str | None = None, **tran
     app.task(name="limits", shared=False, bind=True)(limits)
     app.task(name="kill_child", shared=False, bind=True)(kill_child)
     app.task(name="kill_worker", shared=False, bind=True)(kill_worker)
+    app.task(name="fail", shared=False, bind=True)(fail)
+    app.task(name="unspeakable", shared=False, bind=True)(unspeakable)
     return app
 
 
@@ -107,6 +112,16 @@ def kill_worker(self: Any) -> None:
     note_run(self)
     os.kill(os.getppid(), signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail(self: Any) -> None:
+    note_run(self)
+    raise DeadlineExceeded("its time was up")
+
+
+def unspeakable(self: Any) -> object:
+    note_run(self)
+    return object()
 
 
 app = make_app()

@@ -102,6 +102,43 @@ def test_a_job_whose_answer_could_not_be_stored_is_tried_again(
         assert client.lrange(f"rerankq:runs:{job_id}", 0, -1) == [b"1", b"1"]
 
 
+def test_a_job_whose_answer_can_never_be_stored_is_set_aside_and_told_by_the_next_worker(
+    server: RedisServer, app: Celery, wait_until: Callable[..., None]
+):
+    """Whatever the answer is, and wherever it is stored: in the child or in the parent."""
+    letters = DeadLetters(server.client())
+    with WorkerProcess(
+        server, TEST_RESULT_URL=f"{server.url}?timeout=3"
+    ) as worker:  # redis-py raises TypeError
+        jobs = {
+            "a ranking": app.send_task("note", (1,)),
+            "an error": app.send_task("fail"),
+            "that its time was up": app.send_task("sleep", (9,), time_limit=1),
+            "that it expired": app.send_task("note", (1,), expires=-1),
+            "that its child died": app.send_task("kill_child"),
+            "a revocation": app.send_task("sleep", (0.5,)),
+        }
+        app.control.revoke(jobs["a revocation"].id)
+        wait_until(lambda: letters.count() == len(jobs), 60)
+        assert worker.is_running()
+    with server.client() as client:
+        assert {letter.attempts for letter in letters.list()} == {4}
+        assert client.llen("interactive") == client.hlen("rerankq:held") == 0
+
+    with WorkerProcess(server):
+        for job in jobs.values():
+            with pytest.raises(JobFailed, match="given up after 3 attempts"):
+                job.get(timeout=20)
+        wait_until(lambda: letters.untold() == [])
+
+
+def test_an_answer_that_cannot_be_encoded_ends_as_a_named_error(server: RedisServer, app: Celery):
+    with WorkerProcess(server):
+        with pytest.raises(JobFailed, match="the answer could not be stored"):
+            app.send_task("unspeakable").get(timeout=20)
+        assert app.send_task("note", (1,)).get(timeout=10) == 1
+
+
 def test_a_worker_that_freezes_longer_than_its_lease_finds_it_gone_and_the_job_is_answered_once(
     server: RedisServer, app: Celery, wait_until: Callable[..., None]
 ):

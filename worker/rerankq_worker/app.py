@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import traceback
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -32,7 +33,7 @@ from rerankq.contract.errors import (
 )
 from rerankq.contract.messages import LANES, Lane, Ranking
 from rerankq.contract.stores import redis_client
-from rerankq_worker.attempts import STORE_ERRORS, AnsweringTask, AttemptPolicy, consumer_with
+from rerankq_worker.attempts import NO_ANSWER, AnsweringTask, AnswerNotStored, AttemptPolicy, consumer_with
 from rerankq_worker.control import replace_revoke
 from rerankq_worker.engine_client import EngineAway, EngineClient
 from rerankq_worker.job import Job, JobRunner, Superseded, stop_time
@@ -78,9 +79,14 @@ def build_app(settings: WorkerSettings) -> Celery:
         task_send_sent_event=False,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        broker_channel_error_retry=True,  # an error reply of Redis ends no worker
         result_backend_always_retry=True,
         result_backend_max_retries=8,
     )
+    # Celery writes a traceback or nine of each answer that is not stored; the parent has a line.
+    logging.getLogger("celery.backends.base").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", "Exception raised outside body: AnswerNotStored", RuntimeWarning)
+    app.conf.broker_transport_options |= {"max_deliveries": settings.max_attempts}
     steps: Any = app.steps
     steps["worker"].add(Presence)
     _add_tasks(app)
@@ -99,25 +105,27 @@ def _attempt_policy(app: Celery, settings: WorkerSettings) -> AttemptPolicy:
         soft, hard = settings.time_limits(lane_of(queue))
         return min(soft + SOFT_LIMIT_MARGIN_SECONDS, hard), hard
 
-    def give_up(job_id: str, error: Exception) -> None:
-        app.backend.mark_as_failure(job_id, error)
+    def note(job_id: str) -> None:
         _store().finish(job_id, keep_scores=True)
 
     def end_vanished(job_id: str) -> bool:
         try:
             return _end_vanished(app, job_id)
-        except STORE_ERRORS as error:
+        except Exception as error:  # noqa: BLE001 - the boundary: it is called from the event loop, and again
             logger.warning("job %s vanished; not answered yet: %s", job_id, type(error).__name__)
             return False
 
     transport.set_vanished_handler(end_vanished)
-    return AttemptPolicy(settings.max_attempts, limits, settings.max_payload_bytes, answer_failure=give_up)
+    return AttemptPolicy(limits, settings.max_payload_bytes, on_failure=note)
 
 
 def _end_vanished(app: Celery, job_id: str) -> bool:
-    """Answer a job whose message is nowhere; True when it has an answer."""
-    if app.backend.get_task_meta(job_id)["status"] in states.READY_STATES:
+    """Answer a job whose message is nowhere; True when it has an answer, or is sure to get one."""
+    answers = app.tasks[RERANK_TASK].backend
+    if answers.get_task_meta(job_id)["status"] in states.READY_STATES:
         return True  # a worker of an older release answered it, and did not take it off the list
+    if _store().is_untold(job_id):
+        return True  # it was set aside, and is answered as that
     error: RerankError = JobFailed(
         f"job {job_id} vanished from Redis before it was done: its lane or its message was purged, deleted, "
         "evicted or renamed away; submit the job again",
@@ -128,12 +136,17 @@ def _end_vanished(app: Celery, job_id: str) -> bool:
         error = Cancelled(f"job {job_id} was cancelled")
     # In this order: whoever submits it again begins a new record as soon as the answer is there.
     _store().finish(job_id, keep_scores=True)
-    app.backend.mark_as_failure(job_id, error)
+    answers.mark_as_failure(job_id, error)
     return True
 
 
 def _add_tasks(app: Celery) -> None:
-    options: dict[str, Any] = {"bind": True, "shared": False, "base": AnsweringTask, "throws": (RerankError,)}
+    options: dict[str, Any] = {
+        "bind": True,
+        "shared": False,
+        "base": AnsweringTask,
+        "throws": (RerankError, AnswerNotStored),
+    }
     app.task(name=RERANK_TASK, **options)(rerank)
     app.task(name=PACK_TASK, **options)(rerank_pack)
 
@@ -300,7 +313,7 @@ def _note_success(sender: "Task[..., Any]", **_: object) -> None:
 @task_failure.connect
 def _note_failure(task_id: str, exception: BaseException, **_: object) -> None:
     """A job failed in the child, or was killed at its hard limit by the parent."""
-    if not isinstance(exception, STORE_ERRORS):  # not answered: it is tried again
+    if not isinstance(exception, NO_ANSWER):  # not answered: it is tried again
         _store().finish(task_id, keep_scores=True)
 
 

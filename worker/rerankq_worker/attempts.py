@@ -1,9 +1,9 @@
 """What the Celery parent does with a message around its task: count, refuse, limit, set aside, try again.
 
-The life of a failing job: its child, its worker or the engine is lost; the message comes back with a higher
-`x-deliveries` after a pause; delivery number `max_attempts + 1` is not run but answered with `JobFailed`, and the
-message lies with the dead letters. A message that is no job of ours (unreadable, unknown task, forbidden content)
-goes there at once. A job whose answer could not be stored is tried again. Nothing that lies on a lane can end this
+The life of a failing job: its child, its worker or the engine is lost, or its answer cannot be stored; the message
+comes back with a higher `x-deliveries` after a pause; delivery number `max_attempts + 1` is not run: the message lies
+with the dead letters, and its caller is told `JobFailed`, now or as soon as that can be stored. A message that is no
+job of ours (unreadable, unknown task, forbidden content) goes there at once. Nothing that lies on a lane can end this
 process or come back for ever.
 
 Knows Celery's consumer; knows neither the engine nor what a job contains.
@@ -11,27 +11,32 @@ Knows Celery's consumer; knows neither the engine nor what a job contains.
 
 import logging
 import math
+import os
+import time
+import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import redis
 from billiard.einfo import ExceptionWithTraceback
-from celery import Task
+from celery import Celery, Task, states
 from celery.exceptions import BackendError, TimeLimitExceeded
 from celery.worker import consumer as celery_consumer
 from celery.worker import request as celery_request
-from celery.worker.state import active_requests, reserved_requests, task_ready
+from celery.worker.state import active_requests, maybe_shutdown, reserved_requests, task_ready
 from kombu.exceptions import OperationalError
 
 from rerankq.contract import keys, transport
-from rerankq.contract.dead_letters import DeadLetter, is_summary, letter_for
+from rerankq.contract.dead_letters import DeadLetter, DeadLetters, is_summary, letter_for, unusable
 from rerankq.contract.errors import JobFailed, PayloadTooLarge, RerankError
+from rerankq.contract.transport.envelope import job_id
 from rerankq_worker.headers import (
     TimeLimits,
     bounded,
-    is_id,
+    is_task_body,
     seconds_until,
     with_those_of_the_body,
     wrong_header,
@@ -39,12 +44,26 @@ from rerankq_worker.headers import (
 
 logger = logging.getLogger(__name__)
 
-# What a broken Redis raises. KeyError is missing on purpose: kombu counts it among its connection errors, and a
-# message without an id would then make the worker reconnect and fetch it again, for ever.
-OUTAGE = (redis.ConnectionError, redis.TimeoutError, OperationalError, OSError)
-# What keeps an answer from being stored: no Redis, a full one, or Celery's own word for either.
-STORE_ERRORS = (*OUTAGE, redis.RedisError, BackendError)
 ANSWER_AGAIN_SECONDS = 5.0
+CONNECT_AGAIN_SECONDS = 0.5
+# From the parent, which renews leases as well: one answer, and all that are due at one time.
+STORE_AGAIN = {"timeout": 1.0, "interval_start": 0.0, "interval_step": 0.2, "interval_max": 0.2}
+TELL_FOR_SECONDS = 1.0
+
+
+class AnswerNotStored(BackendError):
+    """Whatever was raised while an answer was stored: the job has not been answered."""
+
+    def __init__(self, cause: str, is_passing: bool) -> None:
+        super().__init__(cause, is_passing)
+        self.cause = cause
+        """What kind of error it was; its text may quote the answer."""
+        self.is_passing = is_passing
+        """Redis was away or full, which is not the job's doing."""
+
+
+# What no `AnsweringTask` raises itself: where one of these comes from its child, something around the task raised it.
+NO_ANSWER = (BackendError, redis.RedisError, OperationalError)
 _LIMITS_UNSET = (None, None)
 
 
@@ -54,14 +73,13 @@ def _no_limits(queue: str) -> TimeLimits:  # noqa: ARG001 - the default of Attem
 
 @dataclass(frozen=True, slots=True)
 class AttemptPolicy:
-    """How often a job may be tried, for how long each time, and how large it may be."""
+    """For how long a job may be tried each time, and how large it may be; how often is for the transport."""
 
-    max_attempts: int = 3
     time_limits: Callable[[str], TimeLimits] = _no_limits
     """(soft, hard) seconds for a message from this queue; one that brings limits of its own can only lower them."""
     max_body_bytes: float = math.inf
-    answer_failure: Callable[[str, Exception], None] | None = None
-    """Tells the caller of this job id; None stores the error in Celery's result backend."""
+    on_failure: Callable[[str], None] | None = None
+    """Called for the id of a job that was set aside, once its error is stored as its answer."""
 
 
 def consumer_with(policy: AttemptPolicy) -> type["Consumer"]:
@@ -76,26 +94,31 @@ class Request(celery_request.Request):
     """
 
     _is_given_back = False
+    _is_storing = False
+    _is_ack_due = False
+
+    def acknowledge(self) -> None:
+        """Let the message go; while its answer is being stored, only afterwards."""
+        if self._is_storing:
+            self._is_ack_due = True
+        else:
+            super().acknowledge()
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         # Celery reports a hard limit here as well, would acknowledge before it answers, and tell it twice.
         raised = _raised(exc_info)
         if self._is_given_back or isinstance(raised, TimeLimitExceeded):
-            return None
-        if isinstance(raised, JobFailed) and raised.details.get("dead"):
-            self._set_aside(raised)
-        if isinstance(raised, STORE_ERRORS) and isinstance(self.task, AnsweringTask):
-            return self._try_again(raised)
-        try:
-            return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
-        except STORE_ERRORS:
-            return self._try_again(raised)
+            return
+        with self._or_again():
+            if isinstance(raised, JobFailed) and raised.details.get("dead"):
+                self._set_aside(raised)
+            if isinstance(raised, NO_ANSWER) and isinstance(self.task, AnsweringTask):
+                raise raised
+            super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
 
     def on_timeout(self, soft: bool, timeout: float) -> Any:
-        try:
-            return super().on_timeout(soft, timeout)
-        except STORE_ERRORS as error:
-            return self._try_again(error)
+        with self._or_again():
+            super().on_timeout(soft, timeout)
 
     def terminate(self, pool: Any, signal: Any = None) -> None:  # noqa: ARG002 - Celery's signature
         """Kill the child: one that survived another signal would answer again."""
@@ -105,31 +128,44 @@ class Request(celery_request.Request):
         """What `celery inspect` prints of a job: its summary, never what its user wrote."""
         return super().info(safe=True)
 
-    def _try_again(self, error: BaseException) -> None:
+    def _announce_revoked(self, *args: Any, **kwargs: Any) -> None:
+        with self._or_again():
+            super()._announce_revoked(*args, **kwargs)
+        self._already_revoked = True  # whatever comes of its answer, it is not run here
+
+    @contextmanager
+    def _or_again(self) -> Generator[None]:
+        """Give the message back if its answer cannot be stored, whatever is raised by the attempt."""
+        self._is_storing = True
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - the boundary: a job that is not answered must not be let go
+            self._is_storing = False
+            self._try_again(error)
+        else:
+            self._is_storing = False
+            if self._is_ack_due:
+                self.acknowledge()
+
+    def _try_again(self, error: Exception) -> None:
         """Give the message back: uncounted if Redis was away or full, for that is not the job's doing."""
-        logger.warning("job %s: its answer could not be stored after %s", self.id, type(error).__name__)
+        reason = error if isinstance(error, AnswerNotStored) else _not_stored(error)
+        logger.warning("job %s: its answer could not be stored after %s", self.id, reason.cause)
         task_ready(self)
         self._is_given_back = True
-        if self.acknowledged:
-            return
-        if _is_passing(error):
-            self.message.channel.hand_back(self.message.delivery_tag, ANSWER_AGAIN_SECONDS)
+        if not self.acknowledged:
+            _give_back(self.message, reason)
             self.acknowledged = True
-        else:
-            self.reject(requeue=True)
 
     def _set_aside(self, error: JobFailed) -> None:
         """Keep the message of a job that was given up while it ran; its caller has been answered already."""
-        message: Any = self.message
-        qos = getattr(message.channel, "qos", None)
-        if qos is None or self.acknowledged:  # the connection is away: nobody could keep it
-            return
-        qos.bury(message.delivery_tag, _letter(message, error))
-        self.acknowledged = True
+        if not self.acknowledged:
+            self.message.channel.set_aside(self.message.delivery_tag, _letter(self.message, error))
+            self.acknowledged = True
 
 
 class AnsweringTask(Task):  # pyright: ignore[reportMissingTypeArgument]
-    """A task that raises none of `STORE_ERRORS` itself: where one comes from its child, its answer was not stored.
+    """A task that raises none of `NO_ANSWER` itself: where one comes from its child, its answer was not stored.
 
     Celery's child would store that as the answer as soon as Redis is back, and its parent acknowledge it. It is none:
     the parent gives the message back, and the next attempt answers.
@@ -138,25 +174,77 @@ class AnsweringTask(Task):  # pyright: ignore[reportMissingTypeArgument]
     @property  # Celery's own can be set, and never is
     def backend(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The result backend, deaf to failures of itself."""
-        return _Answers(self.app.backend)
+        return _Answers(self.app)
 
 
 class _Answers:
-    def __init__(self, backend: Any) -> None:
-        self._backend = backend
+    """A result backend that raises nothing but `AnswerNotStored` while it stores an answer."""
+
+    parents: ClassVar[tuple[int, Any]] = (0, None)
+    """The Celery parent's process id, and a backend of its own."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+
+    @property
+    def _backend(self) -> Any:
+        pid, backend = self.parents
+        return backend if pid == os.getpid() else self._app.backend
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)
 
-    def mark_as_failure(self, task_id: str, exc: BaseException, *args: Any, **kwargs: Any) -> Any:
-        if not isinstance(exc, STORE_ERRORS):
-            self._backend.mark_as_failure(task_id, exc, *args, **kwargs)
+    def mark_as_done(self, *args: Any, **kwargs: Any) -> None:
+        self._store("mark_as_done", *args, **kwargs)
+
+    def mark_as_revoked(self, *args: Any, **kwargs: Any) -> None:
+        self._store("mark_as_revoked", *args, **kwargs)
+
+    def mark_as_failure(self, task_id: str, exc: BaseException, *args: Any, **kwargs: Any) -> None:
+        if not isinstance(exc, NO_ANSWER):
+            self._store("mark_as_failure", task_id, exc, *args, **kwargs)
+
+    def has_ranking(self, task_id: str) -> bool:
+        """Whether an earlier attempt has stored one; False where that cannot be told."""
+        try:
+            return self._backend.get_task_meta(task_id, cache=False)["status"] == states.SUCCESS
+        except Exception:  # noqa: BLE001 - a backend's own, whatever they are
+            return False
+
+    def _store(self, how: str, *args: Any, **kwargs: Any) -> None:
+        try:
+            getattr(self._backend, how)(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - the boundary: whatever it was, nothing is stored
+            reason = _not_stored(error)
+            if not reason.is_passing:
+                # Where it happened, not what it says: an exception's own text may carry the answer.
+                where = "".join(traceback.format_tb(error.__traceback__))
+                logger.error("storing an answer raised %s\n%s", reason.cause, where)
+            raise reason from None
 
 
-def _is_passing(error: BaseException) -> bool:
-    """Whether Redis was away or full, so that the same call may succeed later."""
-    is_refusal = isinstance(error, redis.ResponseError) and not isinstance(error, redis.OutOfMemoryError)
-    return isinstance(error, STORE_ERRORS) and not is_refusal
+def _hasty(app: Celery) -> Any:
+    """A result backend for the parent: while it waits for a Redis that is away, nobody renews this worker's leases."""
+    backend: Any = app._get_backend()  # pyright: ignore[reportPrivateUsage] - `app.backend` is one for all
+    backend.max_retries, backend.retry_policy = 0, STORE_AGAIN
+    parameters = getattr(backend, "connparams", {})
+    timeouts = {"socket_timeout", "socket_connect_timeout"} & set(parameters)  # a unix socket takes but one
+    parameters |= dict.fromkeys(timeouts, STORE_AGAIN["timeout"])
+    return backend
+
+
+def _not_stored(error: BaseException) -> AnswerNotStored:
+    # Celery's own word for a Redis that stayed away, and for a value that is too large: only one has a cause.
+    cause = error.__cause__ if isinstance(error, BackendError) else error
+    return AnswerNotStored(type(cause or error).__name__, transport.is_passing(cause))
+
+
+def _give_back(message: Any, reason: AnswerNotStored) -> None:
+    if reason.is_passing:
+        message.channel.hand_back(message.delivery_tag, ANSWER_AGAIN_SECONDS)
+    else:
+        message.channel.basic_reject(message.delivery_tag, requeue=True)
+    message._state = "REQUEUED"
 
 
 def _raised(exc_info: Any) -> BaseException:
@@ -170,8 +258,11 @@ class Consumer(celery_consumer.Consumer):
     policy: ClassVar[AttemptPolicy] = AttemptPolicy()
     app: Any
     event_dispatcher: Any
+    task_consumer: Any
+    first_connection_attempt: bool
 
     def update_strategies(self) -> None:
+        _Answers.parents = (os.getpid(), _hasty(self.app))
         for task in self.app.tasks.values():
             task.Request = Request
         super().update_strategies()
@@ -188,13 +279,38 @@ class Consumer(celery_consumer.Consumer):
                 if not _is_put_off(message):
                     receive(message)
             except RerankError as error:
-                self._give_up(message, error)
-            except OUTAGE:
+                self._set_aside(message, error)
+            except AnswerNotStored as error:
+                _give_back(message, error)
+            except transport.UNREACHABLE:
                 raise
             except Exception as error:  # noqa: BLE001 - the boundary: no message may end or stall the worker
-                self._give_up(message, _unusable(message, f"reading it raised {type(error).__name__}"))
+                self._set_aside(message, _unusable(message, f"reading it raised {type(error).__name__}"))
 
         return receive_or_give_up
+
+    def ensure_connected(self, conn: Any) -> Any:
+        """The connection, as soon as Redis is there and takes writes: a replica, say, is as good as none."""
+        while True:
+            maybe_shutdown()
+            try:
+                conn.ensure_connection(max_retries=0)
+                channel = conn.default_channel
+                with channel.conn_or_acquire() as client:
+                    channel.leases.probe(client)
+            except (*conn.connection_errors, *conn.channel_errors, OperationalError) as error:
+                transport.outage.note(error)
+                conn.collect()
+                time.sleep(CONNECT_AGAIN_SECONDS)
+            else:
+                transport.outage.is_over()
+                self.first_connection_attempt = False
+                return conn
+
+    def register_with_event_loop(self, hub: Any) -> None:
+        super().register_with_event_loop(hub)
+        transport.set_teller(self._tell)
+        hub.call_repeatedly(ANSWER_AGAIN_SECONDS, self._tell_the_untold)
 
     def on_connection_error_after_connected(self, exc: Exception) -> Any:
         waiting = {request for request in tuple(reserved_requests) if not request.acknowledged}
@@ -210,28 +326,21 @@ class Consumer(celery_consumer.Consumer):
     # -- Celery's own signals that a message is unusable
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
-        self._give_up(message, _unusable(message, f"its body cannot be decoded ({type(exc).__name__})"))
+        self._set_aside(message, _unusable(message, f"its body cannot be decoded ({type(exc).__name__})"))
 
     def on_unknown_message(self, body: Any, message: Any) -> None:  # noqa: ARG002 - Celery's signature
-        self._give_up(message, _unusable(message, "it is no task message"))
+        self._set_aside(message, _unusable(message, "it is no task message"))
 
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:  # noqa: ARG002
-        self._give_up(message, _unusable(message, "no worker here knows its task"))
+        self._set_aside(message, _unusable(message, "no worker here knows its task"))
 
     def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:  # noqa: ARG002
-        self._give_up(message, _unusable(message, f"it is not acceptable ({type(exc).__name__})"))
+        self._set_aside(message, _unusable(message, f"it is not acceptable ({type(exc).__name__})"))
 
     # -- ours
 
     def _check(self, message: Any) -> None:
         """Raise what the caller is to be told if this message must not run."""
-        attempts = transport.deliveries(message.headers) - 1
-        if attempts >= self.policy.max_attempts:
-            raise JobFailed(
-                f"given up after {attempts} attempts: the worker or the engine was lost each time; "
-                f"`rerankq dead show {_id_of(message) or message.delivery_tag}` tells more",
-                {"attempts": attempts, "where": "worker", "dead": True},
-            )
         wrong = wrong_header(message.headers)
         if wrong:
             raise _unusable(message, f"its header {wrong} has the wrong type")
@@ -239,6 +348,8 @@ class Consumer(celery_consumer.Consumer):
             raise PayloadTooLarge(
                 f"expected a message of at most {self.policy.max_body_bytes:,} bytes, got {len(message.body):,}"
             )
+        if "task" in message.headers and not is_task_body(message.payload):
+            raise _unusable(message, "its body is not that of a task")
 
     def _limit(self, message: Any) -> None:
         """Hold a message to what its lane allows, which is the one it lay on, whatever its sender says."""
@@ -247,36 +358,45 @@ class Consumer(celery_consumer.Consumer):
         message.headers = {**message.headers, "timelimit": limits}
         message.delivery_info = {**message.delivery_info, "routing_key": queue}
 
-    def _give_up(self, message: Any, error: RerankError) -> None:
-        """Answer with `error` and set the message aside; in this order, so that a crash between repeats both."""
+    def _set_aside(self, message: Any, error: RerankError) -> None:
+        """Move the message to the dead letters and tell its caller, now or later."""
         if message.acknowledged:
             return
-        job_id, letter = _id_of(message), _letter(message, error)
-        logger.error(
-            "job %s on %s set aside after %d deliveries: %s", letter.id, letter.lane, letter.attempts, error
-        )
+        untold = error if job_id(_as_envelope(message)) else None
+        message.channel.set_aside(message.delivery_tag, _letter(message, error), untold)
         message._state = "REJECTED"
-        if job_id and not self._answered(job_id, error):
-            message.channel.hand_back(message.delivery_tag, ANSWER_AGAIN_SECONDS)
-        else:
-            message.channel.qos.bury(message.delivery_tag, letter)
 
-    def _answered(self, job_id: str, error: RerankError) -> bool:
-        """Whether the answer is stored; a full Redis refuses it, and then it is stored later."""
+    def _tell_the_untold(self) -> None:
+        """Tell who could not be told when their jobs were set aside, by this worker or another."""
+        give_up_at = time.monotonic() + TELL_FOR_SECONDS
         try:
-            self._answer(job_id, error)
-        except redis.ResponseError:
-            logger.exception("job %s: its answer was refused; next try in %g s", job_id, ANSWER_AGAIN_SECONDS)
-            return False
-        return True
+            for job, error in self._letters().untold():
+                self._answer(job, error)
+                if time.monotonic() >= give_up_at:
+                    return
+        except Exception as error:  # noqa: BLE001 - the boundary: told when it was set aside, and tried again
+            logger.debug("some jobs' callers are told later: %s", type(error).__name__)
 
-    def _answer(self, job_id: str, error: RerankError) -> None:
-        if self.policy.answer_failure:
-            self.policy.answer_failure(job_id, error)
-        else:
-            self.app.backend.mark_as_failure(job_id, error)
+    def _tell(self, job: str, error: RerankError) -> None:
+        try:
+            self._answer(job, error)
+        except Exception as raised:  # noqa: BLE001 - the boundary: whatever it is, the job is noted as untold
+            cause = raised.cause if isinstance(raised, AnswerNotStored) else type(raised).__name__
+            logger.warning("job %s: that it was set aside could not be stored (%s); told later", job, cause)
+
+    def _answer(self, job: str, error: RerankError) -> None:
+        answers = _Answers(self.app)
+        if not answers.has_ranking(job):  # lost at its last attempt, after it was answered
+            answers.mark_as_failure(job, error)
+        if self.policy.on_failure:
+            self.policy.on_failure(job)
+        self._letters().settle(job)
         if self.event_dispatcher and self.event_dispatcher.enabled:
-            self.event_dispatcher.send("task-failed", uuid=job_id, exception=repr(error), traceback="")
+            self.event_dispatcher.send("task-failed", uuid=job, exception=repr(error), traceback="")
+
+    def _letters(self) -> DeadLetters:
+        channel = self.task_consumer.channel
+        return DeadLetters(redis.Redis(connection_pool=channel.pool), channel.global_keyprefix)
 
 
 def _hide_text(message: Any) -> None:
@@ -300,25 +420,18 @@ def _is_put_off(message: Any) -> bool:
 
 
 def _unusable(message: Any, why: str) -> JobFailed:
-    return JobFailed(
-        f"the message is not usable: {why}; `rerankq dead show {_id_of(message) or message.delivery_tag}` tells more",
-        {"attempts": 0, "where": "worker", "dead": True},
-    )
+    return unusable(job_id(_as_envelope(message)) or message.delivery_tag, why)
 
 
 def _letter(message: Any, error: Exception) -> DeadLetter:
+    reason = f"{type(error).__name__}: {error}"
     return letter_for(
-        message.delivery_tag,
-        _queue_of(message),
-        message.body or b"",
-        {"headers": message.headers},
-        f"{type(error).__name__}: {error}",
+        message.delivery_tag, _queue_of(message), message.body or b"", _as_envelope(message), reason
     )
 
 
-def _id_of(message: Any) -> str | None:
-    job_id = message.headers.get("id")
-    return job_id if is_id(job_id) else None
+def _as_envelope(message: Any) -> dict[str, Any]:
+    return {"headers": message.headers, "properties": message.properties}
 
 
 def _queue_of(message: Any) -> str:

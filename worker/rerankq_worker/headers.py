@@ -1,4 +1,4 @@
-"""Which headers of a message Celery can use without tripping, and how far its sender's wishes go.
+"""Which headers and bodies Celery can use without tripping, and how far a sender's wishes go.
 
 Pure; knows no message and no consumer.
 """
@@ -6,6 +6,8 @@ Pure; knows no message and no consumer.
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
+
+from rerankq.contract.transport.envelope import is_id
 
 TimeLimits = tuple[float | None, float | None]
 """(soft, hard) seconds; None: no limit. The other way round than in a header of Celery's."""
@@ -61,13 +63,19 @@ def wrong_header(headers: Mapping[str, Any]) -> str | None:
     return next((name for name, fits in is_fit.items() if not fits(headers.get(name))), None)
 
 
+def is_task_body(body: Any) -> bool:
+    """Whether a body is that of a task, in the form of protocol 2 or of one that mixes both.
+
+    Celery acknowledges one whose keyword arguments are no table, and tells nobody.
+    """
+    if isinstance(body, dict):
+        return True  # Celery checks it by itself
+    args, kwargs, embed = body if isinstance(body, list | tuple) and len(body) == 3 else (None, None, None)
+    return isinstance(args, list | tuple) and isinstance(kwargs, dict) and isinstance(embed, dict | None)
+
+
 def _is_text(value: Any) -> bool:
     return isinstance(value, str)
-
-
-def is_id(value: Any) -> bool:
-    """Whether this can name a job: in a Redis key, in a log line."""
-    return isinstance(value, str) and 0 < len(value) <= 200 and value.isprintable()
 
 
 def _is_text_or_none(value: Any) -> bool:

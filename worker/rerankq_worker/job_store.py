@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 from rerankq.contract import keys, wire
 from rerankq.contract.calling_off import call_off
 from rerankq.contract.clock import RedisClock
+from rerankq.contract.dead_letters import UNTOLD_KEY
 from rerankq.contract.errors import InvalidRequest, JobFailed, PayloadTooLarge
 from rerankq.contract.messages import Lane
 from rerankq_worker.ranking import Logits
@@ -97,6 +98,14 @@ class JobStore:
             is_answered=answered is not None,
             is_cancelled=bool(cancelled),
         )
+
+    def is_untold(self, job_id: str) -> bool:
+        """Whether the job was set aside and its caller is still to be told.
+
+        Raises:
+            RedisError
+        """
+        return self._broker.zscore(UNTOLD_KEY, job_id) is not None
 
     def start(self, job_id: str, lane: str, worker: str, attempt: int, rows: Sequence[Row]) -> Logits:
         """Note that the job runs, and where; the scores an earlier attempt left behind, NaN where there is none."""

@@ -2,8 +2,12 @@
 
 A listing holds no user text: the message lies under a key of its own and is read only to send it again. Setting
 aside is one script that moves the message out of its lease, so it works on a full Redis and cannot half happen.
+The same script notes that somebody must still be told (`rerankq:untold`): whoever sets aside tells at once, and what
+could not be told then is told by any worker later.
 """
 
+import builtins
+import random
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -11,12 +15,17 @@ from typing import Any
 
 import redis
 
+from rerankq.contract import wire
+from rerankq.contract.errors import JobFailed, RerankError, from_wire, to_wire
 from rerankq.contract.transport.envelope import (
     DELIVERIES_HEADER,
+    LONGEST_ID,
     PUSHED,
     Envelope,
     Undecodable,
     deliveries,
+    is_id,
+    job_id,
     open_envelope,
     payload_key,
     seal_envelope,
@@ -25,8 +34,8 @@ from rerankq.contract.transport.leases import Leases, bell_of
 from rerankq.contract.transport.scripts import Script
 
 INDEX_KEY = "rerankq:dead"
+UNTOLD_KEY = "rerankq:untold"
 DEAD_LETTER_TTL_SECONDS = 7 * 24 * 3600
-_LONGEST_ID = 200
 _OUR_SUMMARY = re.compile(
     r"\w+=[\w.]+( \w+=[\w.]+)*"
 )  # `docs=50 chars=45k`; anything else may quote the user
@@ -55,8 +64,8 @@ class NotReplayable(ValueError):
     """The message itself is broken; sending it again could only set it aside again."""
 
 
-# KEYS: held, leases, index, letter, message, [payload key]; ARGV: tag, id, TTL in seconds, name, value, ...
-# Returns 0 when another worker has the message by now.
+# KEYS: held, leases, index, letter, message, untold, [payload key]; ARGV: tag, id, TTL in seconds, 1 = somebody must be
+# told, name, value, ... Returns 0 when another worker has the message by now.
 BURY = Script("""
 local held = redis.call('HGET', KEYS[1], ARGV[1])
 if not held then return 0 end
@@ -66,17 +75,19 @@ local now = redis.call('TIME')
 now = now[1] + now[2] / 1e6
 redis.call('SET', KEYS[5], held, 'EX', ARGV[3])
 redis.call('DEL', KEYS[4])
-redis.call('HSET', KEYS[4], 'died_at', now, unpack(ARGV, 4))
+redis.call('HSET', KEYS[4], 'died_at', now, unpack(ARGV, 5))
 redis.call('EXPIRE', KEYS[4], ARGV[3])
 redis.call('ZADD', KEYS[3], now, ARGV[2])
-redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now - ARGV[3])
-if KEYS[6] then redis.call('EXPIRE', KEYS[6], ARGV[3]) end
+if ARGV[4] == '1' then redis.call('ZADD', KEYS[6], now, ARGV[2]) end
+for _, index in ipairs({KEYS[3], KEYS[6]}) do redis.call('ZREMRANGEBYSCORE', index, '-inf', now - ARGV[3]) end
+if KEYS[7] then redis.call('EXPIRE', KEYS[7], ARGV[3]) end
 return 1
 """)
 
-# KEYS: index, letter, message, list, bell; ARGV: id, message. Returns 0 when it is gone already.
+# KEYS: index, letter, message, list, bell, untold; ARGV: id, message. Returns 0 when it is gone already.
 REVIVE = Script("""
 redis.call('ZREM', KEYS[1], ARGV[1])
+redis.call('ZREM', KEYS[6], ARGV[1])
 if redis.call('DEL', KEYS[3]) == 0 then return 0 end
 redis.call('DEL', KEYS[2])
 redis.call('LPUSH', KEYS[4], ARGV[2])
@@ -87,11 +98,11 @@ return 1
 
 
 def letter_for(tag: str, lane: str, raw: bytes, envelope: Envelope | None, reason: str) -> DeadLetter:
-    """What to tell of a message; `envelope` is None where the bytes could not be read."""
+    """What to tell of a message; `envelope` is as much of it as could be read."""
     headers: Mapping[str, Any] = (envelope or {}).get("headers") or {}
     return DeadLetter(
-        id=_short_text(headers.get("id")) or tag,
-        task=_short_text(headers.get("task")) or "unknown",
+        id=job_id(envelope or {}) or tag,
+        task=headers["task"] if is_id(headers.get("task")) else "unknown",
         lane=lane,
         attempts=deliveries(dict(headers)),
         reason=reason,
@@ -106,15 +117,39 @@ def bury(
     tag: str,
     letter: DeadLetter,
     *,
+    untold: RerankError | None = None,
     headers: Envelope | None = None,
     ttl_seconds: int = DEAD_LETTER_TTL_SECONDS,
     prefix: str = "",
 ) -> bool:
-    """Move a held message to the dead letters. False when another worker has it by now."""
+    """Move a held message to the dead letters. False when another worker has it by now.
+
+    Args:
+        untold: what whoever waits for the job must still be told; see `DeadLetters.untold`.
+    """
     payload = payload_key(headers)
-    keys = [leases.held_key, leases.leases_key, *_keys_of(letter.id, prefix), *([payload] if payload else [])]
-    told = [text for name, value in _as_fields(letter).items() for text in (name, value)]
-    return bool(BURY(client, keys, [tag, letter.id, ttl_seconds, *told]))
+    keys = [leases.held_key, leases.leases_key, *_keys_of(letter.id, prefix), prefix + UNTOLD_KEY]
+    error = {"error": wire.encode(to_wire(untold)).decode()} if untold else {}
+    told = [text for name, value in (_as_fields(letter) | error).items() for text in (name, value)]
+    arguments = [tag, letter.id, ttl_seconds, int(untold is not None), *told]
+    return bool(BURY(client, [*keys, *([payload] if payload else [])], arguments))
+
+
+def unusable(letter_id: str, why: str) -> JobFailed:
+    """What is told of a message that no worker could read or run."""
+    return JobFailed(
+        f"the message is not usable: {why}; `rerankq dead show {letter_id}` tells more",
+        {"attempts": 0, "where": "worker", "dead": True},
+    )
+
+
+def given_up(letter_id: str, attempts: int) -> JobFailed:
+    """What is told of a job that has had all its attempts."""
+    return JobFailed(
+        f"given up after {attempts} attempts: each time the worker or the engine was lost, or the answer could not be "
+        f"stored; `rerankq dead show {letter_id}` tells more",
+        {"attempts": attempts, "where": "worker", "dead": True},
+    )
 
 
 class DeadLetters:
@@ -144,6 +179,28 @@ class DeadLetters:
         held: Any = self._client.get(_keys_of(letter_id, self._prefix)[2])
         return held.partition(b"\n")[2] if held else None
 
+    def untold(self, limit: int = 100) -> builtins.list[tuple[str, RerankError]]:
+        """Jobs that were given up and whose callers have not been told, with what they are to be told.
+
+        Any of them, at most `limit`: so that some that can never be told do not keep the others waiting.
+        """
+        key = self._prefix + UNTOLD_KEY
+        count: Any = self._client.zcard(key)
+        start = random.randrange(max(count - limit, 0) + 1)  # noqa: S311 - no secret
+        ids: Any = self._client.zrange(key, start, start + limit - 1)
+        return [(job.decode(), self._error_of(job.decode())) for job in ids]
+
+    def settle(self, letter_id: str) -> None:
+        """Note that the caller has been told."""
+        self._client.zrem(self._prefix + UNTOLD_KEY, letter_id)
+
+    def _error_of(self, letter_id: str) -> RerankError:
+        told: Any = self._client.hget(_keys_of(letter_id, self._prefix)[1], "error")
+        if told is None:
+            return JobFailed("given up; its dead letter is gone", {"where": "worker", "dead": True})
+        error = wire.decode(told)
+        return from_wire(error["type"], (error["message"], error["details"]))
+
     def retry(self, letter_id: str) -> bool:
         """Send the message again with all its attempts before it. False when there is no such letter.
 
@@ -156,6 +213,7 @@ class DeadLetters:
             return False
         list_key, _, raw = held.partition(b"\n")
         keys = [index, letter, message, list_key.decode(), bell_of(list_key.decode())]
+        keys.append(self._prefix + UNTOLD_KEY)
         return bool(REVIVE(self._client, keys, [letter_id, _as_new(letter_id, raw)]))
 
     def drop(self, letter_id: str) -> bool:
@@ -205,7 +263,7 @@ def _from_fields(told: Mapping[str, str]) -> DeadLetter:
 
 def is_summary(text: str) -> bool:
     """Whether a text is a producer's summary (`docs=50 chars=45k`) and so safe to show."""
-    return len(text) <= _LONGEST_ID and _OUR_SUMMARY.fullmatch(text) is not None
+    return len(text) <= LONGEST_ID and _OUR_SUMMARY.fullmatch(text) is not None
 
 
 def _summary(headers: Mapping[str, Any]) -> str | None:
@@ -214,9 +272,3 @@ def _summary(headers: Mapping[str, Any]) -> str | None:
         if isinstance(text, str) and is_summary(text):
             return text
     return None
-
-
-def _short_text(value: Any) -> str | None:
-    """A name from a message, or None if it is none that a listing should print."""
-    is_name = isinstance(value, str) and 0 < len(value) <= _LONGEST_ID and value.isprintable()
-    return value if is_name else None

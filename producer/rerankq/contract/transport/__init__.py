@@ -25,20 +25,24 @@ from rerankq.contract.transport.envelope import (
     deliveries,
 )
 from rerankq.contract.transport.open_jobs import set_vanished_handler
-from rerankq.contract.transport.outage import carry_over, hand_back_later
-from rerankq.contract.transport.qos import set_ready_gate
+from rerankq.contract.transport.outage import UNREACHABLE, carry_over, hand_back_later, is_passing, outage
+from rerankq.contract.transport.qos import set_ready_gate, set_teller
 
 __all__ = [
     "DELIVERIES_HEADER",
     "PAYLOAD_HEADER",
     "PAYLOAD_KEY_PREFIX",
     "RECORD_HEADER",
+    "UNREACHABLE",
     "UnknownKombu",
     "carry_over",
     "deliveries",
     "hand_back_later",
     "install",
+    "is_passing",
+    "outage",
     "set_ready_gate",
+    "set_teller",
     "set_vanished_handler",
 ]
 

@@ -12,9 +12,17 @@ from typing import Any, Literal
 
 from kombu.transport import redis as kombu_redis
 from kombu.utils.uuid import uuid
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ResponseError
 
-from rerankq.contract.dead_letters import DEAD_LETTER_TTL_SECONDS, DeadLetter, bury, letter_for
+from rerankq.contract.dead_letters import (
+    DEAD_LETTER_TTL_SECONDS,
+    DeadLetter,
+    bury,
+    given_up,
+    letter_for,
+    unusable,
+)
+from rerankq.contract.errors import RerankError
 from rerankq.contract.keys import open_jobs
 from rerankq.contract.transport.envelope import (
     Envelope,
@@ -26,13 +34,13 @@ from rerankq.contract.transport.envelope import (
     seal_envelope,
 )
 from rerankq.contract.transport.leases import Leases, Source, bell_of, fetched
-from rerankq.contract.transport.outage import adopt_carried
-from rerankq.contract.transport.qos import QoS
+from rerankq.contract.transport.outage import ASK_AGAIN_SECONDS, adopt_carried, outage
+from rerankq.contract.transport.qos import QoS, tell_untold
 from rerankq.contract.transport.scripts import FETCH, PUSH
 
 BELL_WAIT_SECONDS = 1  # also how long a message from a client that rings no bell can wait
 RENEWALS_PER_LEASE = 3
-OUR_OPTIONS = ("delayed_key", "backoff_seconds", "dead_letter_ttl_seconds", "bury_after_deliveries")
+OUR_OPTIONS = ("delayed_key", "backoff_seconds", "dead_letter_ttl_seconds", "max_deliveries")
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +57,7 @@ class LeasedChannel(kombu_redis.Channel):
     unacked_restore_interval = 2
     backoff_seconds: Sequence[float] = (0.0, 1.0)
     dead_letter_ttl_seconds = DEAD_LETTER_TTL_SECONDS
-    bury_after_deliveries = 10
+    max_deliveries = 3
     fetch_tag: str | None = None
 
     from_transport_options = (*kombu_redis.Channel.from_transport_options, *OUR_OPTIONS)
@@ -162,7 +170,12 @@ class LeasedChannel(kombu_redis.Channel):
             self._queues_are_empty = False
             self.client.connection.disconnect()  # the next poll connects anew
             raise
+        except ResponseError:
+            self._queues_are_empty = False
+            raise
         self._fetch_in_full = False
+        if outage.is_over():
+            adopt_carried(self)
         return reply
 
     def _sources_of(self, queues: Sequence[str]) -> list[Source]:
@@ -177,41 +190,62 @@ class LeasedChannel(kombu_redis.Channel):
         qos: Any = self.qos
         qos.hand_back(delivery_tag, delay_seconds)
 
+    def set_aside(self, delivery_tag: str, letter: DeadLetter, untold: RerankError | None = None) -> None:
+        """Move a held message to the dead letters; `untold` is what its caller must still be told."""
+        qos: Any = self.qos
+        qos.set_aside(delivery_tag, letter, untold)
+
     def _delivery(self, source: Source, raw: bytes, tag: str) -> Envelope | None:
-        """The message for kombu; None if it is none, and then it lies with the dead letters."""
+        """The message for kombu; None if it must not be delivered, and then it lies with the dead letters."""
         try:
             envelope = open_envelope(raw)
-            self._check_deliveries(envelope)
         except Undecodable as error:
-            self._bury_undecodable(source, raw, tag, error)
+            self._refuse(
+                source, raw, tag, error.envelope, unusable(job_id(error.envelope) or tag, str(error))
+            )
+            return None
+        # Here and not in the worker: what kills its reader must be stopped before it is read any further.
+        attempts = deliveries(envelope["headers"]) - 1
+        if attempts >= self.max_deliveries:
+            self._refuse(source, raw, tag, envelope, given_up(job_id(envelope) or tag, attempts))
             return None
         envelope["properties"]["delivery_tag"] = tag
         envelope["properties"]["delivery_info"]["queue"] = source.queue
         return envelope
 
-    def _check_deliveries(self, envelope: Envelope) -> None:
-        """Stop what kills its reader before a worker can count and answer it."""
-        if deliveries(envelope["headers"]) > self.bury_after_deliveries:
-            raise Undecodable(f"delivered {self.bury_after_deliveries} times, and no worker outlived it")
-
-    def _bury_undecodable(self, source: Source, raw: bytes, tag: str, error: Undecodable) -> None:
-        reason = f"Undecodable: {error}"
-        logger.error("message %s on %s set aside: %s", tag, source.queue, reason)
+    def _refuse(self, source: Source, raw: bytes, tag: str, envelope: Envelope, error: RerankError) -> None:
+        """Set aside what cannot be delivered, and have its caller told, if it names one."""
+        letter = letter_for(tag, source.queue, raw, envelope, f"{type(error).__name__}: {error}")
         if source.is_acknowledged:
-            self.bury(tag, letter_for(tag, source.queue, raw, None, reason), None)
+            untold = error if job_id(envelope) else None
+            self.bury(tag, letter, untold, envelope.get("headers"))
 
-    def bury(self, tag: str, letter: DeadLetter, headers: Envelope | None) -> bool:
-        """Move a held message to the dead letters. False when another worker has it by now."""
+    def bury(
+        self, tag: str, letter: DeadLetter, untold: RerankError | None, headers: Envelope | None
+    ) -> bool:
+        """Move a message under this lease to the dead letters. False when another worker has it by now."""
         with self.conn_or_acquire() as client:
-            return bury(
+            is_ours = bury(
                 client,
                 self.leases,
                 tag,
                 letter,
+                untold=untold,
                 headers=headers,
                 ttl_seconds=self.dead_letter_ttl_seconds,
                 prefix=self.global_keyprefix,
             )
+        if is_ours:
+            logger.error(
+                "job %s on %s set aside at delivery %d: %s",
+                letter.id,
+                letter.lane,
+                letter.attempts,
+                letter.reason,
+            )
+        if is_ours and untold:
+            tell_untold(letter.id, untold)
+        return is_ours
 
     # -- publishing
 
@@ -224,7 +258,7 @@ class LeasedChannel(kombu_redis.Channel):
         others = [self._q_for_pri(queue, step) for step in self.priority_steps] if expires_ms else []
         keys = [self._named(key) for key in (list_key, bell_of(queue), *others)]
         arguments: list[Any] = [seal_envelope(message), expires_ms]
-        record, name = record_key(message.get("headers")), job_id(message.get("headers"))
+        record, name = record_key(message.get("headers")), job_id(message)
         if record and name and not expires_ms:
             keys += [open_jobs(self._named(list_key)), record]
             arguments.append(name)
@@ -270,14 +304,43 @@ class Poller(kombu_redis.MultiChannelPoller):
     _renewed_at = float("-inf")
     _restore_messages_tref: Any = None
     _renew_tref: Any = None
+    _loop: Any = None
 
     def keep_time(self, loop: Any, sweep_every_seconds: float, renew_every_seconds: float) -> None:
         """Sweep and renew from the event loop, in place of the timers of kombu and of a lost connection."""
         for timer in (self._restore_messages_tref, self._renew_tref):
             if timer is not None:
                 timer.cancel()
+        self._loop = loop
         self._restore_messages_tref = loop.call_repeatedly(sweep_every_seconds, self.maybe_restore_messages)
         self._renew_tref = loop.call_repeatedly(renew_every_seconds, self.renew_leases)
+
+    def on_poll_start(self) -> None:
+        try:
+            super().on_poll_start()
+        except ResponseError as error:
+            self._note_refusal(error)
+
+    def on_readable(self, fileno: int) -> Any:
+        try:
+            return super().on_readable(fileno)
+        except ResponseError as error:
+            self._note_refusal(error)
+            return None
+
+    def maybe_refresh_binding_expiry(self) -> None:
+        for channel in list(self._channels):
+            try:
+                channel.maybe_refresh_binding_expiry()
+            except (ResponseError, *channel.connection_errors):
+                return  # the poll finds out; kombu writes a traceback every second
+
+    def _note_refusal(self, error: ResponseError) -> None:
+        """Redis answered with an error: ask again in a moment. The connection is as good as before."""
+        outage.note(error)
+        outage.pause()
+        if self._loop is not None:
+            self._loop.call_later(ASK_AGAIN_SECONDS, _wake)
 
     def get(self, callback: Any, timeout: float | None = None) -> Any:
         """One round without an event loop: nothing else would renew the leases here."""
@@ -294,7 +357,14 @@ class Poller(kombu_redis.MultiChannelPoller):
                 channel.qos.renew()
             except channel.connection_errors:
                 return  # the poll that follows finds the connection broken and says so
+            except ResponseError as error:
+                self._note_refusal(error)
+                return
         self._renewed_at = monotonic()
+
+
+def _wake() -> None:
+    """End a wait of the event loop: it looks at its channels afterwards."""
 
 
 class LeasedTransport(kombu_redis.Transport):

@@ -31,12 +31,18 @@ PUSHED = "pushed"
 """Where in its envelope a message that is missed when it vanishes says when it was put on its list."""
 
 LARGEST_BODY_BYTES = 128_000_000
+LONGEST_ID = 200
 
 Envelope = dict[str, Any]
 
 
 class Undecodable(ValueError):
-    """The bytes on the list are no message: retrying cannot help, only a person can."""
+    """The bytes on the list are no message that can be delivered: retrying cannot help, only a person can."""
+
+    def __init__(self, reason: str, envelope: Envelope | None = None) -> None:
+        super().__init__(reason)
+        self.envelope = envelope or {}
+        """As much of it as could be read: headers and properties, where they are tables."""
 
 
 def open_envelope(raw: bytes) -> Envelope:
@@ -45,18 +51,12 @@ def open_envelope(raw: bytes) -> Envelope:
     Raises:
         Undecodable: `raw` is no envelope; the text says which part is wrong and quotes nothing of it.
     """
+    envelope = _table(_parsed(raw), "the envelope")
     try:
-        envelope = loads(raw.decode())
-    except (ValueError, TypeError, RecursionError) as error:
-        raise Undecodable(f"expected a JSON object, got {len(raw)} bytes that are none") from error
-    envelope = _table(envelope, "the envelope")
-    envelope["headers"] = _table(envelope.get("headers") or {}, "headers")
-    properties = envelope["properties"] = _table(envelope.get("properties") or {}, "properties")
-    properties["delivery_info"] = _table(properties.get("delivery_info") or {}, "delivery_info")
-    _check_text(envelope, "content-type")
-    _check_text(envelope, "content-encoding")
-    body = _decoded_body(envelope.get("body"), properties.get("body_encoding"))
-    _check_compression(envelope["headers"].get("compression"), body)
+        _check(envelope)
+    except Undecodable as error:
+        tables = {name: part for name, part in envelope.items() if isinstance(part, dict)}
+        raise Undecodable(str(error), tables) from error
     return envelope
 
 
@@ -84,6 +84,23 @@ def mark_redelivered(envelope: Envelope, *, counted: bool) -> Envelope:
     }
 
 
+def is_id(value: Any) -> bool:
+    """Whether this can name a job: in a Redis key, in a log line."""
+    return isinstance(value, str) and 0 < len(value) <= LONGEST_ID and value.isprintable()
+
+
+def job_id(envelope: Envelope) -> str | None:
+    """The job that somebody waits for, if the message names one.
+
+    Celery writes it among the properties as well, and in its first protocol nowhere else outside the body.
+    """
+    named = (
+        (envelope.get("headers") or {}).get("id"),
+        (envelope.get("properties") or {}).get("correlation_id"),
+    )
+    return next(filter(is_id, named), None)
+
+
 def payload_key(headers: Envelope | None) -> str | None:
     """The key that is to go with the ack of the message with these headers, if it names a proper one."""
     key = (headers or {}).get(PAYLOAD_HEADER)
@@ -96,10 +113,22 @@ def record_key(headers: Envelope | None) -> str | None:
     return key if isinstance(key, str) and key.startswith(RECORD_KEY_PREFIX) else None
 
 
-def job_id(headers: Envelope | None) -> str | None:
-    """The id of the job with these headers, if it is text."""
-    value = (headers or {}).get("id")
-    return value if isinstance(value, str) else None
+def _parsed(raw: bytes) -> Any:
+    try:
+        return loads(raw.decode())
+    except Exception as error:  # kombu's JSON revives dates and decimals as well; each fails in its own way
+        raise Undecodable(f"expected a JSON object, got {len(raw)} bytes that are none") from error
+
+
+def _check(envelope: Envelope) -> None:
+    """Refuse what kombu would trip over, and fill in what may be absent."""
+    envelope["headers"] = _table(envelope.get("headers") or {}, "headers")
+    properties = envelope["properties"] = _table(envelope.get("properties") or {}, "properties")
+    properties["delivery_info"] = _table(properties.get("delivery_info") or {}, "delivery_info")
+    _check_text(envelope, "content-type")
+    _check_text(envelope, "content-encoding")
+    body = _decoded_body(envelope.get("body"), properties.get("body_encoding"))
+    _check_compression(envelope["headers"].get("compression"), body)
 
 
 def _table(value: Any, name: str) -> Envelope:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import redis
 
 from rerankq.contract.transport.open_jobs import OpenJob
-from rerankq.contract.transport.scripts import ACK, FETCH, PUT_BACK, RENEW, SWEEP, RedisArgument
+from rerankq.contract.transport.scripts import ACK, FETCH, PUT_BACK, RENEW, SWEEP, RedisArgument, execute
 
 BELL_SUFFIX = ".bell"
 PRIORITY_SEPARATOR = "\x06\x16"
@@ -94,6 +94,10 @@ class Leases:
         keys = [self.held_key, self.leases_key, self.delayed_key]
         reply = SWEEP(client, keys, [SWEEP_AT_MOST, BELL_SUFFIX, self.lease_seconds])
         return [_held(tag, value) for tag, value in zip(reply[::2], reply[1::2], strict=True)]
+
+    def probe(self, client: redis.Redis) -> None:
+        """Raise what Redis would answer to a write: a replica, say, still answers to reads."""
+        execute(client, "ZREM", self.leases_key, "")
 
     def delay_before(self, delivery: int) -> float:
         """Seconds to wait before delivery number `delivery` (2 is the first repetition)."""

@@ -39,7 +39,7 @@ class OpenJob(NamedTuple):
 
 def open_job(envelope: Envelope, list_key: str) -> OpenJob | None:
     """The job of a message that would be missed; None for one of any other sender."""
-    pushed, name = envelope.get(PUSHED), job_id(envelope["headers"])
+    pushed, name = envelope.get(PUSHED), job_id(envelope)
     if not isinstance(pushed, int) or name is None or record_key(envelope["headers"]) is None:
         return None
     return OpenJob(keys.open_jobs(list_key), name, pushed)

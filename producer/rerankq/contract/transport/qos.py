@@ -23,15 +23,14 @@ from rerankq.contract.transport.envelope import (
 )
 from rerankq.contract.transport.leases import Held
 from rerankq.contract.transport.open_jobs import OpenJob, end_vanished, open_job
-from rerankq.contract.transport.outage import adopt_carried, send_later
+from rerankq.contract.transport.outage import adopt_carried, is_passing, outage, send_later
 
 if TYPE_CHECKING:
     from rerankq.contract.dead_letters import DeadLetter
+    from rerankq.contract.errors import RerankError
     from rerankq.contract.transport.channel import LeasedChannel
 
 logger = logging.getLogger(__name__)
-
-UNREACHABLE = (redis.ConnectionError, redis.TimeoutError, OSError)
 
 
 def _always_ready() -> bool:
@@ -50,6 +49,27 @@ def set_ready_gate(is_ready: Callable[[], bool] | None) -> None:
     _is_ready = is_ready or _always_ready
 
 
+def _leave_untold(job_id: str, error: "RerankError") -> None:
+    """Nobody here can tell; a worker does so later."""
+
+
+_tell: "Callable[[str, RerankError], None]" = _leave_untold
+
+
+def set_teller(tell: "Callable[[str, RerankError], None] | None") -> None:
+    """Have `tell(job_id, error)` called for each job that the transport of this process sets aside; None ends that.
+
+    Called from the event loop, so it must be quick and must not raise.
+    """
+    global _tell
+    _tell = tell or _leave_untold
+
+
+def tell_untold(job_id: str, error: "RerankError") -> None:
+    """Have a job's caller told that it was set aside."""
+    _tell(job_id, error)
+
+
 class QoS(kombu_redis.QoS):
     """The messages a channel holds under leases."""
 
@@ -60,7 +80,7 @@ class QoS(kombu_redis.QoS):
     _in_touch_since = float("-inf")
 
     def can_consume(self) -> bool:
-        if self.channel.acknowledges and not _is_ready():
+        if self.channel.acknowledges and not (_is_ready() and outage.is_time_to_ask()):
             return False
         return super().can_consume()
 
@@ -87,14 +107,13 @@ class QoS(kombu_redis.QoS):
                 self._tell_fenced(delivery_tag, "reject")
             virtual.QoS.ack(self, delivery_tag)
 
-    def bury(self, delivery_tag: str, letter: "DeadLetter") -> bool:
+    def set_aside(self, delivery_tag: str, letter: "DeadLetter", untold: "RerankError | None" = None) -> None:
         """Move a message to the dead letters; its payload stays for a retry."""
-        message = self._delivered[delivery_tag]
-        is_ours = self.channel.bury(delivery_tag, letter, message.headers)
-        if not is_ours:
-            self._tell_fenced(delivery_tag, "burial")
-        virtual.QoS.ack(self, delivery_tag)
-        return is_ours
+        with self._or_later(delivery_tag, "set_aside", letter=letter, untold=untold):
+            headers = self._delivered[delivery_tag].headers
+            if not self.channel.bury(delivery_tag, letter, untold, headers):
+                self._tell_fenced(delivery_tag, "burial")
+            virtual.QoS.ack(self, delivery_tag)
 
     def let_go(self, delivery_tag: str) -> Any:
         """Forget a message without touching its lease; the message, or None if it is not held here."""
@@ -129,13 +148,17 @@ class QoS(kombu_redis.QoS):
         """Put back what dead workers held and end what vanished; kombu calls this at its own pace, so we keep ours."""
         if monotonic() - self._swept_at < self.channel.unacked_restore_interval / 2:
             return
-        with self.channel.conn_or_acquire() as client:
-            expired = self.channel.leases.sweep(client)
-            if self._may_judge():
-                for held in expired:
-                    self._put_back_expired(client, held)
-            for list_key in self.channel.held_lists:
-                end_vanished(client, self.channel.leases, list_key)
+        try:
+            with self.channel.conn_or_acquire() as client:
+                expired = self.channel.leases.sweep(client)
+                if self._may_judge():
+                    for held in expired:
+                        self._put_back_expired(client, held)
+                for list_key in self.channel.held_lists:
+                    end_vanished(client, self.channel.leases, list_key)
+        except redis.ResponseError as error:
+            if not is_passing(error):
+                logger.warning("the messages of dead workers cannot be looked for: %s", error)
 
     def _may_judge(self) -> bool:
         """Whether an expired lease means a dead worker: only after one lease time of unbroken contact.
@@ -193,11 +216,14 @@ class QoS(kombu_redis.QoS):
 
     @contextmanager
     def _or_later(self, delivery_tag: str, verdict: str, **arguments: Any) -> Generator[None]:
-        """Note the verdict for the next renewal if Redis cannot be reached; nobody else would repeat it."""
+        """Note the verdict for later if Redis does not take it; nobody else would repeat it."""
         try:
             yield
-        except UNREACHABLE as error:
-            logger.warning("message %s: Redis did not take its %s (%s)", delivery_tag, verdict, error)
+        except (redis.RedisError, OSError) as error:
+            if is_passing(error):
+                outage.note(error)
+            else:
+                logger.warning("message %s: Redis did not take its %s (%s)", delivery_tag, verdict, error)
             send_later(self, delivery_tag, verdict, arguments)
 
     def _tell_fenced(self, delivery_tag: str, verb: str) -> None:

@@ -126,7 +126,9 @@ return 1
 # KEYS: held, leases, delayed; ARGV: most messages to handle, suffix of a bell, lease seconds.
 # Puts delayed messages whose time has come on their list; returns tag, held message, ... of expired leases. What is
 # held without a lease (somebody deleted or evicted them) gets one, which its worker renews if it lives.
+# The first line writes nothing, and is refused where nobody can renew a lease either: no worker is judged there.
 SWEEP = Script("""
+redis.call('ZREM', KEYS[2], '')
 local now = redis.call('TIME')
 now = now[1] + now[2] / 1e6
 for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now, 'LIMIT', 0, ARGV[1])) do
