@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -20,6 +21,7 @@ from rerankq.local.stack import LocalStack
 from rerankq.outgoing import outgoing_job
 from tests.cli.conftest import Command
 from tests.cli.test_local_parts import is_gone, wait_until
+from tests.model_dirs import build_model_dir
 
 QUERY, WRONG, RIGHT = "中国的首都是哪里？", "西红柿炒蛋是一道家常菜。", "北京是中国的政治中心和首都。"
 
@@ -245,6 +247,22 @@ def test_a_worker_that_cannot_start_says_why(rerankq_alone: Command) -> None:
 
     assert "ended with exit code" in done.err
     assert "/no/such/model" in done.err
+
+
+def test_a_model_that_does_not_load_is_said_once_by_the_engine_s_line(
+    rerankq_alone: Command, tmp_path: Path
+) -> None:
+    """Its files look right; only who loads them finds that two of its three layers were left out of config.json."""
+    directory = build_model_dir(tmp_path / "cut")
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))
+
+    done = rerankq_alone.run("rerank", "q", "d", "--local", "--model", str(directory), exit_code=3)
+
+    assert "ended with exit code 78" in done.err
+    assert (
+        len(re.findall("rerankq-worker: .* for which the model of config.json has no place", done.err)) == 1
+    )
 
 
 def test_the_demo_answers_its_three_jobs_and_says_what_comes_next(rerankq_alone: Command) -> None:

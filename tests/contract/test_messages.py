@@ -77,6 +77,14 @@ BAD = {
     "top_n as a fraction": ({"top_n": 2.0}, "top_n: expected a valid integer"),
     "top_n beyond counting": ({"top_n": 10**30}, "top_n: expected less than or equal to 1000000000"),
     "a deadline that never comes": ({"deadline": float("inf")}, "deadline: expected a finite number"),
+    "unknown field of a document": (
+        {"documents": [{"text": "a", "title": "b"}]},
+        "documents[0].title: no such field; known: text, id",
+    ),
+    "misspelt field of a document": (
+        {"documents": [{"txt": "a"}]},
+        "documents[0].txt: no such field; did you mean text?",
+    ),
     "unknown field": ({"topn": 3}, "topn: no such field; did you mean top_n?"),
     "top_n as text": ({"top_n": "3"}, "top_n: expected a valid integer"),
     "top_n of zero": ({"top_n": 0}, "top_n: expected greater than or equal to 1"),

@@ -1,6 +1,7 @@
 """Published scores: what is known, and what counts as giving them. No real weights are needed here."""
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +12,16 @@ from rerankq_worker.engine import Engine
 from rerankq_worker.engine.errors import EngineDrifted
 from rerankq_worker.engine.golden import golden_pairs, refuse_drift, verify
 from rerankq_worker.engine.linears import can_compute_int8
+from rerankq_worker.model_files import KNOWN_REVISIONS
+
+HUB_ID = "BAAI/bge-reranker-v2-m3"
 
 
 @dataclass
 class Info:
     model: str
     dtype: str = "fp32"
+    revision: str = "0123456789abcdef"
 
 
 class Scorer:
@@ -28,7 +33,7 @@ class Scorer:
 
     def score_pairs(self, pairs: list[tuple[str, str]]) -> np.ndarray:
         known = {(pair.query, pair.document): pair.logit for pair in golden_pairs(self.info.model)}
-        logits = np.array([known[pair] for pair in pairs], dtype=np.float32)
+        logits = np.array([known.get(pair, 0.0) for pair in pairs], dtype=np.float32)
         if len(logits):
             logits[0] += self.moved_by
         return logits
@@ -75,15 +80,54 @@ def test_the_figures_are_the_published_ones(shared: Path) -> None:
         assert pair.source
 
 
-@pytest.mark.parametrize("moved_by", [0.06, float("nan")])
-def test_an_engine_that_drifts_is_kept_out_of_service(moved_by: float) -> None:
+@pytest.fixture
+def known_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit whose scores somebody has compared."""
+    monkeypatch.setitem(KNOWN_REVISIONS, HUB_ID, Info(HUB_ID).revision)
+
+
+@pytest.mark.usefixtures("known_commit")
+def test_known_weights_that_drift_are_kept_out_of_service() -> None:
     with pytest.raises(EngineDrifted, match="is known; check the weights"):
-        refuse_drift(Scorer("BAAI/bge-reranker-v2-m3", moved_by))
+        refuse_drift(Scorer(HUB_ID, moved_by=0.06))
 
 
-@pytest.mark.parametrize("model", ["BAAI/bge-reranker-v2-m3", "my/own-reranker"])
+@pytest.mark.usefixtures("known_commit")
+@pytest.mark.parametrize("model", [HUB_ID, "my/own-reranker"])
 def test_an_engine_as_it_should_be_is_let_into_service(model: str) -> None:
     refuse_drift(Scorer(model))
+
+
+def test_at_an_unknown_commit_the_hub_id_of_published_scores_is_warned_of_and_served(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    refuse_drift(Scorer(HUB_ID, moved_by=3.0))
+
+    assert "is published; at commit 0123456789abcdef nobody has compared yet, so it is served" in caplog.text
+
+
+@pytest.mark.parametrize("model", ["bge-reranker-v2-m3", "my/bge-reranker-v2-m3", "small"])
+def test_a_fine_tune_may_be_called_like_its_parent(caplog: pytest.LogCaptureFixture, model: str) -> None:
+    refuse_drift(Scorer(model, moved_by=3.0))
+
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("model", [HUB_ID, "bge-reranker-v2-m3", "my/own-reranker", "small"])
+def test_no_model_is_served_that_gives_no_numbers(model: str) -> None:
+    with pytest.raises(EngineDrifted, match="gives no number"):
+        refuse_drift(Scorer(model, moved_by=float("nan")))
+
+
+@pytest.mark.parametrize("name", ["small", "bge-reranker-v2-m3"])
+def test_other_weights_in_a_directory_of_a_known_name_are_served(
+    tiny_dir: Path, tmp_path: Path, name: str
+) -> None:
+    engine = Engine.load(Path(shutil.copytree(tiny_dir, tmp_path / "copy" / name)), device="cpu")
+
+    refuse_drift(engine)
+
+    assert engine.info.model == name
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16", "int8"])

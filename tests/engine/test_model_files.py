@@ -1,16 +1,28 @@
 """A model that cannot be served is refused in one line, before anything heavy is imported."""
 
+import errno
 import json
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from huggingface_hub.errors import HfHubHTTPError
+from safetensors.numpy import load_file, save_file
 
-from rerankq_worker.model_files import ModelBroken, ModelError, ModelNotFound, find_model, fingerprint
+from rerankq_worker.model_files import (
+    HubAway,
+    ModelBroken,
+    ModelError,
+    ModelNotFound,
+    find_model,
+    fingerprint,
+)
 from rerankq_worker.small_model import WEIGHTS_SHA256
 
 
@@ -19,9 +31,27 @@ def model_dir(tiny_dir: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_dir, tmp_path / "my-reranker"))
 
 
+def hub_error(status: int) -> HfHubHTTPError:
+    error = HfHubHTTPError.__new__(HfHubHTTPError)  # whatever HTTP library it comes from
+    error.response = SimpleNamespace(status_code=status)  # type: ignore[assignment]
+    return error
+
+
 def change_config(directory: Path, **changes: Any) -> None:
     file = directory / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def drop_from_config(directory: Path, key: str) -> None:
+    file = directory / "config.json"
+    file.write_text(
+        json.dumps({name: value for name, value in json.loads(file.read_text()).items() if name != key})
+    )
+
+
+def as_integers(directory: Path) -> None:
+    weights = directory / "model.safetensors"
+    save_file({name: (tensor * 100).astype(np.int8) for name, tensor in load_file(weights).items()}, weights)
 
 
 def cut_weights(directory: Path) -> None:
@@ -56,6 +86,36 @@ BREAKAGES = [
     ),
     pytest.param(leave_pickle_only, "only pickled weights", id="pickled weights"),
     pytest.param(lambda d: (d / "model.safetensors").unlink(), "has no model.safetensors", id="no weights"),
+    pytest.param(
+        lambda d: change_config(d, quantization_config={"quant_method": "bitsandbytes"}),
+        "asks for quantized weights",
+        id="quantization",
+    ),
+    pytest.param(
+        lambda d: drop_from_config(d, "max_position_embeddings"),
+        "expected max_position_embeddings to be a number of at least 18 in .*, got None",
+        id="no positions",
+    ),
+    pytest.param(
+        lambda d: change_config(d, num_hidden_layers="three"),
+        "expected num_hidden_layers to be a number",
+        id="a size in words",
+    ),
+    pytest.param(
+        lambda d: change_config(d, num_labels=["one"]),
+        "cannot be read as a model .TypeError",
+        id="a list of labels",
+    ),
+    pytest.param(
+        lambda d: change_config(d, is_decoder=True), "expected is_decoder to be False", id="decoder"
+    ),
+    pytest.param(lambda d: (d / "config.json").write_bytes(b"\xff\xfe"), "is not JSON", id="config in bytes"),
+    pytest.param(
+        lambda d: ((d / "config.json").unlink(), (d / "config.json").mkdir()),
+        "cannot be read as a model .IsADirectoryError",
+        id="config is a directory",
+    ),
+    pytest.param(as_integers, "holds classifier.dense.bias as I8: quantized", id="weights as integers"),
     pytest.param(cut_weights, "is cut off", id="cut-off weights"),
     pytest.param(
         lambda d: (d / "model.safetensors").write_bytes(b"x" * 40), "is cut off", id="no safetensors"
@@ -122,6 +182,63 @@ def test_a_hub_model_that_is_not_cached_names_both_ways_out(
         ModelNotFound, match=r"not in the local cache; run `rerankq model pull .*or give a model directory"
     ):
         find_model("BAAI/bge-reranker-v2-m3", offline=True)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        pytest.param(OSError("Network is unreachable"), HubAway, id="network"),
+        pytest.param(hub_error(503), HubAway, id="the hub is down"),
+        pytest.param(hub_error(429), HubAway, id="too many requests"),
+        pytest.param(hub_error(404), ModelNotFound, id="no such commit"),
+    ],
+)
+def test_a_hub_in_trouble_is_told_from_a_model_that_it_does_not_have(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type[ModelNotFound]
+) -> None:
+    """The one ends a worker with 69 and is tried again, the other with 78 and is not."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+
+    with pytest.raises(ModelNotFound) as caught:
+        find_model("some/reranker")
+
+    assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.ENOMEM])
+def test_a_host_in_trouble_is_not_said_of_the_model(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def fail(*_: object, **__: object) -> str:
+        raise OSError(number, "in trouble")
+
+    monkeypatch.setattr(Path, "read_text", fail)
+
+    with pytest.raises(OSError, match="in trouble"):
+        find_model(model_dir)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_files_that_may_not_be_read_are_said_of_the_model(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """As root nothing is forbidden, so the refusal is made up."""
+    for method in ("read_text", "read_bytes", "open"):
+        plain = getattr(Path, method)
+
+        def guarded(self: Path, *args: Any, plain: Any = plain, **options: Any) -> Any:
+            if self.name == name:
+                raise PermissionError(errno.EACCES, "Permission denied", str(self))
+            return plain(self, *args, **options)
+
+        monkeypatch.setattr(Path, method, guarded)
+
+    with pytest.raises(ModelBroken, match=f"Permission denied.*{name}"):
+        find_model(model_dir)
 
 
 def test_a_cached_hub_model_is_found_offline_under_its_commit(

@@ -1,8 +1,9 @@
 """Per device one engine process and its Celery workers, started, watched, restarted and stopped in order.
 
 The life of a process here: started; when it ends, started anew after 1 s, then 2, 4 and so on up to 30 as long as
-it does not last; a configuration error of any of them stops all. Stopping: the Celery workers finish the job they
-hold while the engines go on; what is not done after the grace is handed back to the queue; then the engines go.
+it does not last; a configuration error of a worker, or of all the engines, stops all. Stopping: the Celery workers
+finish the job they hold while the engines go on; what is not done after the grace is handed back to the queue; then
+the engines go.
 
 Knows processes, signals and status files: no torch, no model, no job.
 """
@@ -63,6 +64,11 @@ class Child:
     def is_running(self) -> bool:
         """Whether there is a process, as far as we have noticed."""
         return self._process is not None
+
+    @property
+    def has_given_up(self) -> bool:
+        """Whether it ended because it cannot run as configured, and is not to be started again."""
+        return self._start_at == math.inf
 
     def tend(self) -> int | None:
         """Start it when its time has come, notice its end; the exit code if it has just ended."""
@@ -145,12 +151,17 @@ class Launcher:
         return exit_code
 
     def _tend(self, children: Iterable[Child]) -> int:
-        """One look at each; `EX_CONFIG` when one of them cannot run as configured."""
+        """One look at each; `EX_CONFIG` when nothing can run as configured."""
         for child in children:
             self._kill_if_frozen(child)
-            if child.tend() == os.EX_CONFIG:
-                log.error("%s cannot run as configured (it says why above); stopping", child.name)
-                return os.EX_CONFIG
+            if child.tend() != os.EX_CONFIG:
+                continue
+            if child in self.engines and not all(engine.has_given_up for engine in self.engines):
+                # what is configured is the same for all: where another can run, this one's device is to blame
+                log.error("%s cannot run as configured (it says why above); the others go on", child.name)
+                continue
+            log.error("%s cannot run as configured (it says why above); stopping", child.name)
+            return os.EX_CONFIG
         return os.EX_OK
 
     def _kill_if_frozen(self, child: Child) -> None:

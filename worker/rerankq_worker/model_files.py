@@ -3,14 +3,17 @@
 Reads config.json and the head of the weights file; knows no torch and no tensor.
 
     ModelError
-    ├── ModelNotFound   there is no such directory, or the Hub cannot be reached or does not know it
+    ├── ModelNotFound   there is no such directory, or the Hub does not know it
+    │   └── HubAway     the Hub, or the way to it, is in trouble: a later try may succeed
     └── ModelBroken     the files are there and cannot be served: wrong architecture, pickled or cut-off weights, ...
 """
 
 import errno
 import hashlib
+import http
 import importlib
 import json
+import os
 import re
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -36,12 +39,40 @@ PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE,
 LONGEST_REASON_CHARACTERS = 300
 
 
+CONVERT = (
+    'python -c "from transformers import AutoModelForSequenceClassification as M, AutoTokenizer as T; '
+    "M.from_pretrained('{source}').save_pretrained('{target}'); "
+    "T.from_pretrained('{source}').save_pretrained('{target}')\""
+)
+ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+HELD_AS = ("F64", "F32", "F16", "BF16")
+SMALLEST = {
+    "max_position_embeddings": FIRST_POSITION + 16,
+    "vocab_size": 1,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "hidden_size": 1,
+    "intermediate_size": 1,
+}
+READ_BEFORE_LOADING = ("max_position_embeddings", "vocab_size")
+"""Of these transformers' own defaults would do, silently, if they happened to fit."""
+
+
 class ModelError(Exception):
     """The model cannot be served."""
+
+    exit_code = os.EX_CONFIG
+    """Of a process that ends with it."""
 
 
 class ModelNotFound(ModelError):
     """There is no such model where we may look."""
+
+
+class HubAway(ModelNotFound):
+    """The Hub could not be asked now."""
+
+    exit_code = os.EX_UNAVAILABLE
 
 
 class ModelBroken(ModelError):
@@ -67,8 +98,11 @@ def find_model(model: str | Path, revision: str | None = None, offline: bool = F
     """
     if model == SHIPPED_MODEL:
         return _shipped_model()
-    directory = Path(model).expanduser()
-    if directory.is_dir():
+    directory = Path(model)
+    with reading(directory):
+        directory = directory.expanduser()
+        is_there = directory.is_dir()
+    if is_there:
         return _checked(directory, name=directory.resolve().name, revision=revision)
     if isinstance(model, Path) or not HUB_ID.fullmatch(model):
         raise ModelNotFound(
@@ -93,8 +127,7 @@ def reading(directory: Path) -> Generator[None]:
     except Exception as error:  # the libraries raise whatever they like, at whatever is in the files
         if isinstance(error, OSError) and error.errno in PASSING:
             raise
-        lines = str(error).strip().splitlines() or ["no reason given"]
-        reason = f"{type(error).__name__}: {lines[0]}"[:LONGEST_REASON_CHARACTERS]
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:LONGEST_REASON_CHARACTERS]
         raise ModelBroken(f"{directory} cannot be read as a model ({reason})") from error
 
 
@@ -105,7 +138,7 @@ def read_json_object(file: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise ModelBroken(f"{file} is missing; {file.parent} is no model directory") from error
     except ValueError as error:
-        raise ModelBroken(f"{file} is not JSON ({error}); fetch it again") from error
+        raise ModelBroken(f"{file} is not JSON ({error}); {_anew(file)}") from error
     if not isinstance(content, dict):
         raise ModelBroken(f"expected {file} to hold a JSON object, got {type(content).__name__}")
     return cast(dict[str, Any], content)
@@ -133,12 +166,7 @@ def weight_files(directory: Path) -> list[Path]:
     if index.is_file():
         shards = cast(dict[str, str], read_json_object(index).get("weight_map", {}))
         return [directory / name for name in sorted(set(shards.values()))]
-    if any(directory.glob("*.bin")):
-        raise ModelBroken(
-            f"{directory} has only pickled weights (*.bin), which can run code when read; "
-            "convert them to model.safetensors"
-        )
-    raise ModelBroken(f"{directory} has no model.safetensors; `rerankq model pull` fetches a whole model")
+    raise ModelBroken(_without_weights(directory))
 
 
 def fingerprint(directory: Path) -> str:
@@ -161,11 +189,83 @@ def fingerprint(directory: Path) -> str:
 
 
 def _checked(directory: Path, name: str, revision: str | None) -> ModelFiles:
-    _check_architecture(directory)
-    _check_tokenizer(directory)
-    for file in weight_files(directory):
-        _check_safetensors(file)
-    return ModelFiles(path=directory, name=name, revision=revision or fingerprint(directory))
+    with reading(directory):
+        _check_adapters(directory)
+        _check_config(directory)
+        _check_tokenizer(directory)
+        for file in weight_files(directory):
+            _check_safetensors(file)
+        return ModelFiles(path=directory, name=name, revision=revision or fingerprint(directory))
+
+
+def _repository(directory: Path) -> Path | None:
+    """The folder of the Hub's cache that a snapshot belongs to."""
+    return next((folder for folder in directory.parents if folder.name.startswith("models--")), None)
+
+
+def _hub_id(repository: Path) -> str:
+    return repository.name.removeprefix("models--").replace("--", "/")
+
+
+def _anew(file: Path) -> str:
+    """How to get a damaged file once more; the Hub's library takes what it finds in its cache for whole."""
+    repository = _repository(file)
+    if repository is None:
+        return "copy or save it there once more"
+    return f"delete {repository} and run `rerankq model pull {_hub_id(repository)}`"
+
+
+def _convert(directory: Path) -> str:
+    """The command that has transformers write a model's files as they are wanted here."""
+    repository = _repository(directory)
+    if repository is None:
+        return "convert them: " + CONVERT.format(source=directory, target=directory)
+    name = _hub_id(repository)
+    target = name.rsplit("/", 1)[-1]
+    return f"convert them: {CONVERT.format(source=name, target=target)} and give the directory {target}"
+
+
+def _without_weights(directory: Path) -> str:
+    repository = _repository(directory)
+    if repository is not None:
+        name = _hub_id(repository)
+        return (
+            f"{name} has no model.safetensors in {directory}; run `rerankq model pull {name}` where the Hub can be "
+            "reached, and if that says so too, its weights are pickles (*.bin), which can run code when read: "
+            f"if you trust them, {_convert(directory)}"
+        )
+    if any(directory.glob("*.bin")):
+        return (
+            f"{directory} has only pickled weights (*.bin), which can run code when read; "
+            f"if you trust them, {_convert(directory)}"
+        )
+    return f"{directory} has no model.safetensors; give a directory that a model was saved to, or a Hub id"
+
+
+def _check_adapters(directory: Path) -> None:
+    """Nothing here would apply an adapter: the base weights alone would be served under its name."""
+    found = [name for name in ADAPTERS if (directory / name).is_file()]
+    if not found:
+        return
+    merge = (
+        'merge it (pip install peft): python -c "from peft import AutoPeftModelForSequenceClassification as M; '
+        f"M.from_pretrained('{directory}', num_labels=1).merge_and_unload().save_pretrained('{directory}-merged')\" "
+        "and put the tokenizer's files there"
+    )
+    alone = (
+        f", or delete {' and '.join(found)} to serve the weights beside it" if _has_weights(directory) else ""
+    )
+    raise ModelBroken(f"{directory} holds an adapter (LoRA) that is not part of any weights; {merge}{alone}")
+
+
+def _has_weights(directory: Path) -> bool:
+    return any((directory / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json"))
+
+
+def shipped_revision() -> str:
+    """The revision of the model in the box."""
+    room = importlib.import_module("rerankq_worker.small_model")
+    return f"sha256:{cast(str, room.WEIGHTS_SHA256)[:REVISION_DIGITS]}"
 
 
 def _shipped_model() -> ModelFiles:
@@ -178,10 +278,13 @@ def _shipped_model() -> ModelFiles:
         raise ModelNotFound(
             "this build carries no small model; give a model directory or a Hub id"
         ) from error
-    pinned = cast(str, room.WEIGHTS_SHA256)
-    return _checked(
-        cast(Path, room.materialise()), name=SHIPPED_MODEL, revision=f"sha256:{pinned[:REVISION_DIGITS]}"
-    )
+    try:
+        directory = cast(Path, room.materialise())
+    except OSError as error:
+        raise ModelNotFound(
+            f"the small model cannot be written ({error}); set RERANKQ_CACHE_DIR to a directory that can be"
+        ) from error
+    return _checked(directory, name=SHIPPED_MODEL, revision=shipped_revision())
 
 
 def _from_hub(model: str, revision: str | None, offline: bool) -> Path:
@@ -199,39 +302,65 @@ def _from_hub(model: str, revision: str | None, offline: bool) -> Path:
             snapshot_download(model, revision=revision, allow_patterns=HUB_PATTERNS, local_files_only=offline)
         )
     except LocalEntryNotFoundError as error:
-        where = (
-            "is not in the local cache"
-            if offline
-            else "is not in the local cache and the Hub was not reached"
-        )
-        raise ModelNotFound(f"model {model} {where}; {ways_out}") from error
+        if offline:
+            raise ModelNotFound(f"model {model} is not in the local cache; {ways_out}") from error
+        raise HubAway(
+            f"model {model} is not in the local cache and the Hub was not reached; {ways_out}"
+        ) from error
     except RepositoryNotFoundError as error:
         raise ModelNotFound(
             f"the Hub knows no public model {model}; check its name, or set HF_TOKEN"
         ) from error
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise ModelNotFound(
-            f"model {model} could not be fetched ({type(error).__name__}); {ways_out}"
-        ) from error
+        kind = HubAway if _may_pass(error) else ModelNotFound
+        raise kind(f"model {model} could not be fetched ({type(error).__name__}); {ways_out}") from error
 
 
-def _check_architecture(directory: Path) -> None:
-    config = read_config(directory)
+def _may_pass(error: Exception) -> bool:
+    """Whether it is the network, the Hub's own trouble, or a request too many; not what was asked for."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status is None:
+        return isinstance(error, OSError)
+    return status == http.HTTPStatus.TOO_MANY_REQUESTS or status >= http.HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+def _check_config(directory: Path) -> None:
+    config, file = read_config(directory), directory / "config.json"
     architectures = config.get("architectures")
     if architectures != [ARCHITECTURE]:
-        raise ModelBroken(f"expected {directory / 'config.json'} to say {ARCHITECTURE}, got {architectures}")
+        raise ModelBroken(
+            f"expected {file} to say {ARCHITECTURE}, got {architectures}; no other architecture is served, "
+            "give a reranker of this one, such as BAAI/bge-reranker-v2-m3"
+        )
+    if config.get("quantization_config"):
+        raise ModelBroken(
+            f"{file} asks for quantized weights (quantization_config), which are not served; save the model without, "
+            "or remove that key if its weights are plain fp32 or fp16: RERANKQ_DTYPE chooses what is computed in"
+        )
     labels = _number_of_labels(config)
     if labels != 1:
-        raise ModelBroken(f"expected a reranker with 1 label, got {labels} in {directory / 'config.json'}")
+        raise ModelBroken(f"expected a reranker with 1 label, got {labels} in {file}")
     expected = {
+        "model_type": "xlm-roberta",
         "hidden_act": "gelu",
         "position_embedding_type": "absolute",
         "pad_token_id": FIRST_POSITION - 1,
+        "is_decoder": False,
     }
     for key, value in expected.items():
         if config.get(key, value) != value:
+            raise ModelBroken(f"expected {key} to be {value!r} in {file}, got {config[key]!r}")
+    _check_sizes(config, file)
+
+
+def _check_sizes(config: dict[str, Any], file: Path) -> None:
+    for key, smallest in SMALLEST.items():
+        if key not in config and key not in READ_BEFORE_LOADING:
+            continue
+        value = config.get(key)
+        if not isinstance(value, int) or value < smallest:
             raise ModelBroken(
-                f"expected {key} to be {value!r} in {directory / 'config.json'}, got {config[key]!r}"
+                f"expected {key} to be a number of at least {smallest} in {file}, got {value!r}"
             )
 
 
@@ -244,15 +373,16 @@ def _number_of_labels(config: dict[str, Any]) -> int:
 def _check_tokenizer(directory: Path) -> None:
     if not (directory / "tokenizer.json").is_file():
         raise ModelBroken(
-            f"{directory} has no tokenizer.json; save it with AutoTokenizer.from_pretrained(...).save_pretrained(...)"
+            f"{directory} has no tokenizer.json; install what reads older files (pip install sentencepiece protobuf) "
+            f"and {_convert(directory)}"
         )
 
 
 def _check_safetensors(file: Path) -> None:
     """The head of a safetensors file: 8 bytes of length, JSON, then exactly as many bytes as it promises."""
-    cut_off = f"{file} is cut off or no safetensors file; fetch it again"
+    cut_off = f"{file} is cut off or no safetensors file; {_anew(file)}"
     if not file.is_file():
-        raise ModelBroken(f"{file} is missing; `rerankq model pull` fetches a whole model")
+        raise ModelBroken(f"{file} is missing; {_anew(file)}")
     with file.open("rb") as stream:
         head_bytes = int.from_bytes(stream.read(8), "little")
         if head_bytes > 100_000_000:  # the format's own limit
@@ -260,8 +390,15 @@ def _check_safetensors(file: Path) -> None:
         head = stream.read(head_bytes)
     try:
         tensors: dict[str, Any] = json.loads(head)
-        end = max(tensor["data_offsets"][1] for name, tensor in tensors.items() if name != "__metadata__")
+        tensors.pop("__metadata__", None)
+        end = max(tensor["data_offsets"][1] for tensor in tensors.values())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelBroken(cut_off) from error
     if file.stat().st_size != 8 + head_bytes + end:
         raise ModelBroken(cut_off)
+    for name, tensor in tensors.items():
+        if name.endswith((".weight", ".bias")) and tensor["dtype"] not in HELD_AS:
+            raise ModelBroken(
+                f"{file} holds {name} as {tensor['dtype']}: quantized weights are not served; save the model in "
+                "fp32, fp16 or bf16"
+            )

@@ -319,9 +319,8 @@ def parse_request(fields: Mapping[str, Any]) -> RerankRequest:
 
 def _as_invalid_request(error: ValidationError) -> InvalidRequest:
     problems = error.errors(include_url=False, include_input=False)
-    first = max(
-        problems, key=lambda problem: len(problem["loc"])
-    )  # of a union's complaints the deepest says most
+    # of a union's complaints the deepest says most, and of a misspelt field its name rather than the one it should have
+    first = max(problems, key=lambda problem: (len(problem["loc"]), problem["type"] == "extra_forbidden"))
     field = _field_name(first["loc"])
     others = {_field_name(problem["loc"]) for problem in problems} - {field}
     more = f" (and {len(others)} more fields)" if others else ""
@@ -332,8 +331,11 @@ def _reason(problem: "ErrorDetails", field: str) -> str:
     if problem["type"] == "missing":
         return "is missing"
     if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(field, [*RerankRequest.model_fields, *Document.model_fields], n=1)
-        return "no such field" + (f"; did you mean {near[0]}?" if near else "")
+        where, _, name = field.rpartition(".")
+        known = list((Document if where else RerankRequest).model_fields)
+        near = difflib.get_close_matches(name, known, n=1)
+        meant = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+        return f"no such field; {meant}"
     if re.fullmatch(r"documents\[\d+\]", field) and problem["type"] != "value_error":
         return "expected a string or {text, id}"
     return problem["msg"].removeprefix("Value error, ").replace("Input should be", "expected")

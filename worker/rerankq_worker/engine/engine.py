@@ -31,7 +31,7 @@ from rerankq_worker.engine.errors import (
 from rerankq_worker.engine.loading import Forward, load_forward
 from rerankq_worker.engine.memory import PROBE_TOKENS, Budget, CudaMemory, Memory, filler_rows
 from rerankq_worker.engine.precision import choose_device, choose_precision
-from rerankq_worker.model_files import find_model, read_config, usable_length_tokens
+from rerankq_worker.model_files import find_model, read_config
 from rerankq_worker.planner import plan
 from rerankq_worker.tokenizer import PairTokenizer, TokenIds
 
@@ -125,7 +125,10 @@ class Engine:
         where = choose_device(device)
         precision = choose_precision(dtype, where)
         config = read_config(files.path)
-        length = min(max_length_tokens, usable_length_tokens(config))
+        tokenizer = PairTokenizer.from_model_dir(
+            files.path, max_length_tokens
+        )  # refuses sooner than the weights
+        length = tokenizer.max_length_tokens
         info = EngineInfo(
             model=files.name,
             revision=files.revision,
@@ -145,7 +148,7 @@ class Engine:
         return cls(
             forward=packed,
             info=info,
-            tokenizer=PairTokenizer.from_model_dir(files.path, length),
+            tokenizer=tokenizer,
             vocabulary_size=int(config["vocab_size"]),
             # A CPU computes in fp32, or in bf16 that reaches as far: what is not finite there is so exactly.
             exactly=[partial(packed.exactly, where), partial(packed.exactly, CPU)] if on_cuda else [],

@@ -1,6 +1,8 @@
 """From a checked model directory to a forward function on a device. Knows files and precisions; scores nothing."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from logging import CRITICAL
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from rerankq_worker.engine.attention import choose_attention
-from rerankq_worker.engine.errors import first_line
+from rerankq_worker.engine.errors import first_line, is_out_of_memory
 from rerankq_worker.engine.linears import choose_linear
 from rerankq_worker.engine.packed_model import PackedModel
 from rerankq_worker.engine.precision import Precision
-from rerankq_worker.model_files import ModelBroken
+from rerankq_worker.engine.tensor_names import refuse_unfit
+from rerankq_worker.model_files import ModelBroken, reading
 from rerankq_worker.tokenizer import TokenIds
 
 Forward = Callable[[Sequence[TokenIds]], Tensor]
@@ -31,26 +34,56 @@ def load_reference(directory: Path) -> nn.Module:
     """transformers' own model in fp32 on the CPU: the definition of the score.
 
     Always fp32 first: transformers 5 loads a half-precision checkpoint in half by default, and the head needs more.
+
+    Raises:
+        ModelBroken: it does not load, or not as the whole that config.json says.
     """
     # imported here, because it takes seconds and only an engine's start needs it
     from transformers import AutoConfig, AutoModelForSequenceClassification
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()  # a worker's log is read by people and machines
-    try:
-        config: Any = AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+    transformers_logging.set_verbosity(CRITICAL)  # what it tells in a table of many lines is said in one
+    with reading(directory), _memory_apart():
+        config: Any = AutoConfig.from_pretrained(
+            directory,
+            trust_remote_code=False,
+            local_files_only=True,
+            attn_implementation="eager",  # whichever it was trained with: attention is ours
+        )
         loaded: Any = AutoModelForSequenceClassification.from_pretrained(
             directory,
             config=config,
             dtype=torch.float32,
+            attn_implementation="eager",
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, by name
         )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise ModelBroken(f"{directory} does not load: {first_line(error)}; fetch it again") from error
-    model, report = loaded
-    if report["missing_keys"]:  # transformers would go on with random numbers in their place
-        raise ModelBroken(f"{directory} lacks weights: {sorted(report['missing_keys'])[0]}; fetch it again")
+        model, report = loaded
+        refuse_unfit(directory, report["missing_keys"], report["unexpected_keys"], report["mismatched_keys"])
+        _refuse_broken_numbers(directory, model)
     return model.eval()
+
+
+@contextmanager
+def _memory_apart() -> Generator[None]:
+    """torch says "out of memory" in many ways; the files are not to blame for any of them."""
+    try:
+        yield
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise MemoryError(first_line(error)) from error
+        raise
+
+
+def _refuse_broken_numbers(directory: Path, model: nn.Module) -> None:
+    for name, tensor in model.named_parameters():
+        # the sum first: it needs no second tensor, and no whole one overflows it
+        if not torch.isfinite(tensor.data.sum()) and not torch.isfinite(tensor.data).all():
+            raise ModelBroken(
+                f"{directory}: {name} holds what is no number (NaN or infinite), as a training that went wrong "
+                "leaves behind; serve an earlier checkpoint"
+            )

@@ -1,0 +1,189 @@
+"""What a message tells people to do is done here, to the letter, and then the model is served."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from rerankq_worker.engine import Engine
+from rerankq_worker.model_files import ModelBroken, ModelNotFound, find_model
+
+PAIRS = [("panda", "The giant panda is a bear."), ("什么是大熊猫？", "大熊猫是熊科动物。")]
+
+
+@pytest.fixture
+def model_dir(tiny_dir: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_dir, tmp_path / "reranker"))
+
+
+def rename(directory: Path, rule: Callable[[str], str]) -> None:
+    file = directory / "model.safetensors"
+    save_file({rule(name): tensor for name, tensor in load_file(file).items()}, file, {"format": "pt"})
+
+
+def refusal(model: Path | str, *, offline: bool = False) -> str:
+    with pytest.raises((ModelBroken, ModelNotFound)) as caught:
+        Engine.load(model, device="cpu", offline=offline)
+    return str(caught.value)
+
+
+def follow(message: str, within: Path) -> None:
+    """Run the command that a message quotes, as a shell would."""
+    (command,) = re.findall(r'python (-c ".*")', message)
+    done = subprocess.run(
+        f"{sys.executable} {command}",
+        shell=True,
+        cwd=within,
+        env={**os.environ, "PYTHONWARNINGS": "ignore", "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def scores(model: Path | str) -> list[float]:
+    return Engine.load(model, device="cpu").score_pairs(PAIRS).tolist()
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod."])
+def test_weights_with_a_wrapper_in_their_names_are_renamed(
+    tiny: Engine, model_dir: Path, prefix: str
+) -> None:
+    rename(model_dir, lambda name: prefix + name)
+
+    message = refusal(model_dir)
+    follow(message, model_dir)
+
+    assert f"their names begin with {prefix!r}" in message
+    assert scores(model_dir) == tiny.score_pairs(PAIRS).tolist()
+
+
+def test_pickled_weights_are_converted(tiny: Engine, model_dir: Path) -> None:
+    torch.save(load_file(model_dir / "model.safetensors"), model_dir / "pytorch_model.bin")
+    (model_dir / "model.safetensors").unlink()
+
+    follow(refusal(model_dir), model_dir)
+
+    assert scores(model_dir) == tiny.score_pairs(PAIRS).tolist()
+
+
+@pytest.fixture
+def cached(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The snapshot of some/reranker in a cache of the Hub's library."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "cache" / "models--some--reranker"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    shutil.move(model_dir, repository / "snapshots" / commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    return repository / "snapshots" / commit
+
+
+def test_a_repository_of_pickles_is_converted_to_a_directory(
+    tiny: Engine, cached: Path, tmp_path: Path
+) -> None:
+    weights = load_file(cached / "model.safetensors")
+    (cached / "model.safetensors").unlink()  # as it is pulled: *.bin is never fetched
+
+    message = refusal("some/reranker", offline=True)
+    torch.save(weights, cached / "pytorch_model.bin")  # which transformers fetches
+    follow(message, tmp_path)
+
+    assert "`rerankq model pull some/reranker`" in message
+    assert "give the directory reranker" in message
+    assert scores(tmp_path / "reranker") == tiny.score_pairs(PAIRS).tolist()
+
+
+def test_a_damaged_file_of_the_cache_is_deleted_before_it_is_fetched_again(cached: Path) -> None:
+    """The Hub's library takes a file that is there for whole, and would fetch nothing."""
+    (cached / "model.safetensors").write_bytes(b"cut")
+
+    message = refusal("some/reranker", offline=True)
+
+    assert f"delete {cached.parents[1]} and run `rerankq model pull some/reranker`" in message
+
+
+def test_a_model_without_a_head_is_called_one(model_dir: Path) -> None:
+    file = model_dir / "model.safetensors"
+    body = {name: tensor for name, tensor in load_file(file).items() if not name.startswith("classifier.")}
+    save_file(body, file, {"format": "pt"})
+
+    assert "a model without its head gives vectors, not scores" in refusal(model_dir)
+
+
+def test_weights_named_by_other_code_are_called_so(shared: Path) -> None:
+    message = refusal(shared / "models" / "jina-like")
+
+    assert "names them otherwise (roberta.encoder.layers.0." in message
+    assert "fetch" not in message
+
+
+def test_weights_beside_an_adapter_are_served_alone_once_it_is_deleted(tiny: Engine, model_dir: Path) -> None:
+    (model_dir / "adapter_config.json").write_text("{}")
+    (model_dir / "adapter_model.safetensors").write_bytes(b"")
+
+    message = refusal(model_dir)
+    for name in re.findall(r"adapter_\w+\.\w+", message.split("or delete")[1]):
+        (model_dir / name).unlink()
+
+    assert scores(model_dir) == tiny.score_pairs(PAIRS).tolist()
+
+
+def test_an_adapter_alone_is_called_one(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+
+    message = refusal(tmp_path)
+
+    assert "holds an adapter (LoRA) that is not part of any weights; merge it" in message
+    assert "delete" not in message
+
+
+def test_a_quantization_of_plain_weights_is_removed_from_the_config(shared: Path, tmp_path: Path) -> None:
+    directory = Path(shutil.copytree(shared / "models" / "quantcfg", tmp_path / "quantcfg"))
+    config = json.loads((directory / "config.json").read_text())
+
+    assert "remove that key" in refusal(directory)
+    (directory / "config.json").chmod(0o644)
+    del config["quantization_config"]
+    (directory / "config.json").write_text(json.dumps(config))
+
+    assert len(scores(directory)) == len(PAIRS)
+
+
+@pytest.mark.parametrize("name", ["bert", "modernbert", "Qwen3-Reranker-template"])
+def test_another_architecture_is_refused_with_the_one_that_is_served(shared: Path, name: str) -> None:
+    with pytest.raises(
+        ModelBroken, match=r"to say XLMRobertaForSequenceClassification, got .* no other .* is served"
+    ):
+        find_model(shared / "models" / name)
+
+
+def test_the_vocabulary_of_sentencepiece_becomes_a_tokenizer(model_dir: Path) -> None:
+    """To be followed where the message's first half has been: with sentencepiece and protobuf installed."""
+    (model_dir / "tokenizer.json").unlink()
+    message = refusal(model_dir)
+    assert "pip install sentencepiece protobuf" in message
+
+    spm = pytest.importorskip("sentencepiece")
+    text = model_dir / "corpus.txt"
+    text.write_text("\n".join(f"{query} {document}" for query, document in PAIRS))
+    spm.SentencePieceTrainer.train(
+        input=str(text),
+        model_prefix=str(model_dir / "sentencepiece.bpe"),
+        vocab_size=60,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    follow(message, model_dir)
+
+    assert len(scores(model_dir)) == len(PAIRS)

@@ -1,0 +1,86 @@
+"""Weights that are not those of the model that config.json describes: refused, with what they seem to be.
+
+transformers would go on: with random numbers for what is missing, and without what it has no place for. Knows names.
+"""
+
+import difflib
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from rerankq_worker.model_files import ModelBroken, weight_files
+
+OURS = ("roberta.encoder.", "roberta.embeddings.", "classifier.")
+"""Where a tensor without a place is a part of the score that would be left out; others belong to a training."""
+BUFFERS = ("position_ids", "token_type_ids")
+
+
+def refuse_unfit(
+    directory: Path,
+    missing: Collection[str],
+    unexpected: Collection[str],
+    mismatched: Collection[tuple[str, Any, Any]],
+) -> None:
+    """What transformers reports of loading weights, taken seriously.
+
+    Raises:
+        ModelBroken: some weights are missing, of another shape, or left out.
+    """
+    if missing:
+        raise ModelBroken(
+            f"{directory} lacks weights: {_told(sorted(missing))}{_why(directory, missing, unexpected)}"
+        )
+    if mismatched:
+        name, found, wanted = min(mismatched)
+        raise ModelBroken(
+            f"{directory}: the weights hold {name} in the shape {list(found)}, config.json makes it {list(wanted)}; "
+            "take both from the same checkpoint"
+        )
+    left_out = sorted(name for name in unexpected if _counts(name))
+    if left_out:
+        raise ModelBroken(
+            f"{directory}: the weights hold {_told(left_out)}, for which the model of config.json has no place; "
+            "take both from the same checkpoint, with adapters merged"
+        )
+
+
+def _why(directory: Path, missing: Collection[str], unexpected: Collection[str]) -> str:
+    prefix = _common_prefix(missing, unexpected)
+    if prefix:
+        files = [str(file) for file in weight_files(directory)]
+        return (
+            f'; their names begin with {prefix!r}, rename them: python -c "from safetensors.torch import *; '
+            f"[save_file({{k.removeprefix('{prefix}'): v for k, v in load_file(f).items()}}, f, {{'format': 'pt'}}) "
+            f'for f in {files}]"'
+        )
+    if all(name.startswith("classifier.") for name in missing) and len(missing) == HEAD_TENSORS:
+        return (
+            "; a model without its head gives vectors, not scores (an embedding model?): "
+            "give a reranker, such as BAAI/bge-reranker-v2-m3"
+        )
+    if unexpected:
+        (alike,) = difflib.get_close_matches(min(missing), unexpected, n=1, cutoff=0)
+        return (
+            f"; it names them otherwise ({alike}), as code of its own would: "
+            "give a model saved by transformers' own XLMRobertaForSequenceClassification"
+        )
+    return "; save or fetch the whole model once more"
+
+
+HEAD_TENSORS = 4  # weight and bias of dense and out_proj
+
+
+def _common_prefix(missing: Collection[str], unexpected: Collection[str]) -> str:
+    """What stands before every missing name among the unexpected ones; empty where nothing does."""
+    first = min(missing)
+    prefixes = (name.removesuffix(first) for name in sorted(unexpected) if name.endswith(first))
+    there = set(unexpected)
+    return next((prefix for prefix in prefixes if all(prefix + name in there for name in missing)), "")
+
+
+def _counts(name: str) -> bool:
+    return (name.startswith(OURS) and not name.endswith(BUFFERS)) or "lora_" in name
+
+
+def _told(names: list[str]) -> str:
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
