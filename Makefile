@@ -10,7 +10,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/$(TORCH)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install demo up test check fmt bench chaos soak env-example map clean
+.PHONY: help venv install demo up test check fmt bench chaos soak env-example redis-users map clean
 
 help: ## list these verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ soak: $(VENV)/installed-dev ## a long even load, watched for leaks: SECONDS=600
 
 env-example: $(VENV)/installed-dev ## write .env.example from the settings
 	$(BIN)/python deploy/env_example.py > .env.example
+
+redis-users: $(VENV)/installed-dev ## write deploy/redis/users.acl from the list of rights
+	$(BIN)/python deploy/redis_users.py > deploy/redis/users.acl
 
 map: $(VENV)/installed-dev ## draw the tree in docs/architecture.md anew
 	$(BIN)/python -m tests.house.tree

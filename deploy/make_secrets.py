@@ -1,46 +1,89 @@
 """Write the secrets that compose and Kubernetes hand out as files, with fresh passwords.
 
-    python deploy/make_secrets.py [DIRECTORY]
+    python deploy/make_secrets.py [DIRECTORY]                 # once; files that are there are kept
+    python deploy/make_secrets.py --rotate [DIRECTORY]        # fresh passwords beside the old ones
+    python deploy/make_secrets.py --forget-old [DIRECTORY]    # the fresh ones alone
 
-Knows file formats only; needs nothing but Python. A file that exists is kept, so a second run changes nothing.
+Knows file formats only; needs nothing but Python. What each user of Redis may do comes from redis/users.acl, at every
+run: the rights of a new release reach `redis_users` by either option.
 """
 
 import argparse
+import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 DIRECTORY = Path(__file__).parent / "secrets"
-
-# What rerankq and Celery need of Redis, and no more: neither FLUSHALL nor KEYS nor CONFIG SET.
-RIGHTS = "~* &* +@all -@admin -@dangerous +info +config|get +client|setname +client|id +client|list"
-USERS = """\
-user default off
-user rerankq on >{redis} {rights}
-user health on nopass -@all +ping
-"""
+USERS = Path(__file__).parent / "redis" / "users.acl"
+ROTATED = ("producer", "worker")  # an administrator whose password changed could not say so to Redis
 
 
 def secret_files() -> dict[str, str]:
     """File name to content, made of fresh passwords. No file ends in a newline that a reader could take along."""
-    redis, flower, grafana = (secrets.token_urlsafe(24) for _ in range(3))
+    passwords = {name: secrets.token_urlsafe(24) for name in ("admin", *ROTATED)}
+    flower, grafana = (secrets.token_urlsafe(24) for _ in range(2))
     return {
-        "redis_users": USERS.format(redis=redis, rights=RIGHTS),
-        "redis_password": redis,
-        "rerankq_broker_url": f"redis://rerankq:{redis}@redis:6379/0",
+        "redis_users": users_acl({name: [password] for name, password in passwords.items()}),
+        "redis_admin_password": passwords["admin"],
+        **_login_files(passwords),
         "flower_basic_auth": f"admin:{flower}",
         "grafana_admin_password": grafana,
     }
 
 
+def rotated(users: str) -> dict[str, str]:
+    """The files to write so that producer and worker have fresh passwords and the old ones still hold."""
+    old = passwords_in(users)
+    fresh = {name: secrets.token_urlsafe(24) for name in ROTATED}
+    both = {name: [fresh[name], *old[name]] for name in ROTATED}
+    return {"redis_users": users_acl(old | both), **_login_files(fresh)}
+
+
+def without_old_passwords(users: str) -> dict[str, str]:
+    """The file to write so that each user has the latest password alone."""
+    return {"redis_users": users_acl({name: found[:1] for name, found in passwords_in(users).items()})}
+
+
+def users_acl(passwords: Mapping[str, Sequence[str]]) -> str:
+    """The rights of this release with these passwords."""
+    users = USERS.read_text()
+    for name, words in passwords.items():
+        users = users.replace(f">{name.upper()}_PASSWORD", " ".join(f">{word}" for word in words))
+    return users
+
+
+def passwords_in(users: str) -> dict[str, list[str]]:
+    """The passwords of each user of an ACL file, the latest first.
+
+    Raises:
+        SystemExit: it is of another kind than this script writes.
+    """
+    found = {
+        name: re.findall(r">(\S+)", rest) for name, rest in re.findall(r"(?m)^user (\S+) on (>.*)$", users)
+    }
+    if found.keys() != {"admin", *ROTATED}:
+        raise SystemExit(
+            f"expected redis_users to name admin, producer and worker, found {', '.join(found) or 'none'}; "
+            "remove the secrets for fresh ones"
+        )
+    return found
+
+
+def _login_files(passwords: Mapping[str, str]) -> dict[str, str]:
+    return {
+        "redis_password": passwords["producer"],
+        "rerankq_broker_url": f"redis://worker:{passwords['worker']}@redis:6379/0",
+        "rerankq_producer_url": f"redis://producer:{passwords['producer']}@redis:6379/0",
+    }
+
+
 def write(files: Mapping[str, str], directory: Path) -> list[Path]:
-    """Write all files, or none where one is there already; returns those written."""
+    """Write the files in place; a container holds on to the very file that it was given."""
     directory.mkdir(parents=True, exist_ok=True)
     # Containers run as other users than you: the files are readable, their directory is yours alone.
     directory.chmod(0o700)
     paths = {directory / name: content for name, content in files.items()}
-    if any(path.exists() for path in paths):
-        return []
     for path, content in paths.items():
         path.write_text(content)
         path.chmod(0o644)
@@ -51,12 +94,27 @@ def main() -> None:
     """Write the secrets and say where they are."""
     parser = argparse.ArgumentParser(description="Write the secrets that compose and Kubernetes hand out.")
     parser.add_argument("directory", nargs="?", type=Path, default=DIRECTORY)
-    directory = parser.parse_args().directory
-    written = write(secret_files(), directory)
-    for path in written:
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--rotate", action="store_true", help="fresh passwords beside the old ones")
+    how.add_argument("--forget-old", action="store_true", help="take the old passwords away")
+    options = parser.parse_args()
+    for path in write(_chosen(options), options.directory):
         print(f"wrote {path}")
-    if not written:
-        print(f"{directory} already holds secrets; remove them all first for fresh ones")
+
+
+def _chosen(options: argparse.Namespace) -> dict[str, str]:
+    """File name to content."""
+    fresh, users = secret_files(), options.directory / "redis_users"
+    if options.rotate or options.forget_old:
+        if not users.exists():
+            raise SystemExit(f"{options.directory} holds no secrets yet; run without an option first")
+        return rotated(users.read_text()) if options.rotate else without_old_passwords(users.read_text())
+    if any((options.directory / name).exists() for name in fresh):
+        print(
+            f"{options.directory} already holds secrets; --rotate changes them, removing all makes them anew"
+        )
+        return {}
+    return fresh
 
 
 if __name__ == "__main__":

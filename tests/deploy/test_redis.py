@@ -1,5 +1,7 @@
-"""deploy/redis/redis.conf and the users that make_secrets.py writes, tried on a real Redis."""
+"""deploy/redis/redis.conf and the users that make_secrets.py writes, tried on a real Redis; the manual's procedures."""
 
+import os
+import re
 import stat
 import subprocess
 import sys
@@ -37,9 +39,15 @@ def make_secrets(directory: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def redis_url(secrets: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What /data is in the container of Redis."""
+    return tmp_path_factory.mktemp("redis")
+
+
+@pytest.fixture(scope="module")
+def redis_url(secrets: Path, data: Path) -> Iterator[str]:
     """The broker URL of the secrets, leading to a Redis with our redis.conf and our users."""
-    directory = tmp_path_factory.mktemp("redis")
+    directory = data
     conf = (ROOT / "deploy" / "redis" / "redis.conf").read_text()
     for was, becomes in {"/run/secrets": str(secrets), "dir /data": f"dir {directory}"}.items():
         assert was in conf
@@ -75,6 +83,19 @@ def client(redis_url: str) -> Iterator[redis.Redis]:
         yield client
 
 
+@pytest.fixture
+def admin(redis_url: str, secrets: Path) -> Iterator[redis.Redis]:
+    password = (secrets / "redis_admin_password").read_text()
+    with redis.Redis(
+        port=_port(redis_url), username="admin", password=password, decode_responses=True
+    ) as client:
+        yield client
+
+
+def _port(url: str) -> int:
+    return int(url.rpartition(":")[2].partition("/")[0])
+
+
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
@@ -85,8 +106,8 @@ def client(redis_url: str) -> Iterator[redis.Redis]:
         ("save", ""),
     ],
 )
-def test_redis_takes_the_setting(client: redis.Redis, setting: str, value: str) -> None:
-    assert client.config_get(setting) == {setting: value}
+def test_redis_takes_the_setting(admin: redis.Redis, setting: str, value: str) -> None:
+    assert admin.config_get(setting) == {setting: value}
 
 
 def test_a_celery_app_of_ours_may_send_and_be_asked(redis_url: str, client: redis.Redis) -> None:
@@ -114,16 +135,15 @@ def test_the_user_of_the_service_may_not_do_harm(client: redis.Redis, command: s
 
 
 def test_nobody_enters_without_a_password(redis_url: str) -> None:
-    port = int(redis_url.rpartition(":")[2].partition("/")[0])
-
-    with redis.Redis(port=port, retry=Retry(NoBackoff(), 0)) as stranger, pytest.raises(AuthenticationError):
+    with (
+        redis.Redis(port=_port(redis_url), retry=Retry(NoBackoff(), 0)) as stranger,
+        pytest.raises(AuthenticationError),
+    ):
         stranger.ping()
 
 
 def test_the_user_of_the_health_check_may_only_ping(redis_url: str) -> None:
-    port = int(redis_url.rpartition(":")[2].partition("/")[0])
-
-    with redis.Redis(port=port, username="health", password="none") as health:
+    with redis.Redis(port=_port(redis_url), username="health", password="none") as health:
         assert health.ping()
         with pytest.raises(NoPermissionError):
             health.get("celery")
@@ -150,3 +170,144 @@ def test_every_secret_of_compose_and_kubernetes_is_written(secrets: Path) -> Non
     wanted |= {Path(file).name for made in kustomization["secretGenerator"] for file in made.get("files", [])}
 
     assert wanted == {path.name for path in secrets.iterdir()}
+
+
+# -- the procedures of the manual, word for word, with the container played by this machine
+
+DOCKER = """#!/usr/bin/env python3
+import os, shutil, subprocess, sys
+secrets, data = os.environ["SECRETS"], os.environ["DATA"]
+match sys.argv[1:]:
+    case ["compose", "exec", "-T", "redis", *command]:
+        sys.exit(subprocess.run([word.replace("/run/secrets", secrets) for word in command]).returncode)
+    case ["compose", "cp", source, target]:
+        assert source == "redis:/data", source
+        shutil.copytree(data, target)
+    case ["compose", *words] if "up" in words:
+        pass
+    case other:
+        sys.exit(f"a docker that knows no {other}")
+"""
+
+
+class Operator:
+    """Types what docs/operations.md says, in a directory that looks like the repository."""
+
+    def __init__(self, home: Path, redis_url: str, secrets: Path, data: Path) -> None:
+        self.home = home
+        (home / "deploy").symlink_to(ROOT / "deploy")
+        programs = home / "programs"
+        programs.mkdir()
+        redis_cli = (
+            f'#!/bin/sh\nexec {Path(find_redis_server()).with_name("redis-cli")} -p {_port(redis_url)} "$@"\n'
+        )
+        python = f'#!/bin/sh\nexec {sys.executable} "$@" {secrets}\n'
+        for name, text in {"docker": DOCKER, "redis-cli": redis_cli, "python": python}.items():
+            (programs / name).write_text(text)
+            (programs / name).chmod(0o755)
+        path = f"{programs}:{os.environ['PATH']}"
+        self._environment = {**os.environ, "PATH": path, "SECRETS": str(secrets), "DATA": str(data)}
+
+    def types(self, *texts: str) -> str:
+        """Follow these procedures, one after the other; what they printed."""
+        done = subprocess.run(
+            ["bash", "-ec", "\n".join(texts)],
+            cwd=self.home,
+            env=self._environment,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "(error)" not in done.stdout, done.stdout
+        assert "ERR" not in done.stdout, done.stdout
+        return done.stdout
+
+
+def _procedure(name: str) -> str:
+    """The first block of commands under this bold heading."""
+    text = (ROOT / "docs" / "operations.md").read_text()
+    found = re.search(rf"\*\*{name}\*\*.*?\n```\n(.*?)```", text, re.DOTALL)
+    assert found, f"the manual has no procedure called {name}"
+    return found[1]
+
+
+@pytest.fixture
+def operator(tmp_path: Path, redis_url: str, secrets: Path, data: Path) -> Operator:
+    return Operator(tmp_path, redis_url, secrets, data)
+
+
+def test_the_administrator_reads_who_was_refused_what(operator: Operator, client: redis.Redis) -> None:
+    with pytest.raises(NoPermissionError):
+        client.flushall()
+
+    assert "flushall" in operator.types(_procedure("The administrator")).lower()
+
+
+def test_a_backup_made_as_documented_holds_every_job(
+    operator: Operator, client: redis.Redis, secrets: Path
+) -> None:
+    client.lpush(queue_of("interactive"), "kept")
+
+    operator.types(_procedure("The administrator"), _procedure("Backup"))
+
+    backup = operator.home / "redis-backup"
+    port = free_port()
+    conf = (
+        (backup / "redis.conf").read_text().replace(f"dir {operator._environment['DATA']}", f"dir {backup}")
+    )
+    (backup / "redis.conf").write_text(conf)
+    restored = subprocess.Popen(
+        [find_redis_server(), str(backup / "redis.conf"), "--port", str(port)], stdout=subprocess.DEVNULL
+    )
+    try:
+        wait_for_pong(port)
+        password = (secrets / "rerankq_broker_url").read_text().split(":")[2].split("@")[0]
+        with redis.Redis(port=port, username="worker", password=password) as copy:
+            assert copy.lrange(queue_of("interactive"), 0, -1) == [b"kept"]
+    finally:
+        restored.kill()
+        restored.wait()
+
+
+def test_passwords_are_changed_as_documented_while_old_clients_go_on(
+    operator: Operator, redis_url: str, secrets: Path
+) -> None:
+    old_producer = (secrets / "rerankq_producer_url").read_text()
+    steps = _procedure("Changing the Redis passwords").splitlines()
+    middle = next(number for number, step in enumerate(steps) if step.startswith("docker"))
+
+    operator.types(_procedure("The administrator"), *steps[:middle])
+    assert _enters(redis_url, old_producer)
+    assert _enters(redis_url, (secrets / "rerankq_producer_url").read_text())
+
+    operator.types(_procedure("The administrator"), *steps[middle:])
+    assert not _enters(redis_url, old_producer)
+    assert _enters(redis_url, (secrets / "rerankq_producer_url").read_text())
+    assert _enters(redis_url, (secrets / "rerankq_broker_url").read_text())
+
+
+def _enters(redis_url: str, url: str) -> bool:
+    """Whether the Redis of this test lets this URL of a secret in."""
+    with redis.Redis.from_url(url.replace("@redis:6379", f"@127.0.0.1:{_port(redis_url)}")) as client:
+        try:
+            return bool(client.ping())
+        except AuthenticationError:
+            return False
+
+
+@pytest.mark.parametrize("option", ["--rotate", "--forget-old"])
+def test_users_of_another_kind_are_not_written_over(tmp_path: Path, option: str) -> None:
+    (tmp_path / "redis_users").write_text("user rerankq on >x ~* +@all\n")
+
+    done = subprocess.run(
+        [sys.executable, str(MAKE_SECRETS), option, str(tmp_path)],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode == 1
+    assert "expected redis_users to name admin, producer and worker" in done.stderr
+    assert (tmp_path / "redis_users").read_text() == "user rerankq on >x ~* +@all\n"

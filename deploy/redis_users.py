@@ -1,0 +1,93 @@
+"""Print `deploy/redis/users.acl`: which user may do what in our Redis, and no more.
+
+    python deploy/redis_users.py > deploy/redis/users.acl
+
+Knows commands and keys only. `make_secrets.py` puts the passwords in; `tests/deploy/test_redis_users.py` has every
+part of the service at work under these users and finds nothing refused.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from rerankq.contract import keys
+from rerankq.contract.broker import queue_of
+from rerankq.contract.messages import LANES
+
+
+class Right(NamedTuple):
+    """Something that a user does, with the commands and keys it takes."""
+
+    what: str
+    commands: str
+    keys: Sequence[str] = ()
+
+
+LANE_KEYS = [f"{queue_of(lane)}*" for lane in LANES]  # the list, its bell, its open jobs, kombu's priorities
+CELERY_KEYS = ["_kombu.*"]
+
+PRODUCER = (
+    Right("connect", "ping hello select client|setname multi exec discard"),
+    Right(
+        "put messages on lanes",
+        "eval evalsha script|load script|exists lpush ltrim pexpire sadd smembers",
+        LANE_KEYS + CELERY_KEYS,
+    ),
+    Right("keep the index of open jobs, and see what of it vanished", "zadd zrange zscore", LANE_KEYS),
+    Right("count what waits, KEDA too", "llen type", LANE_KEYS),
+    Right("see workers, pace, memory and the clock", "hgetall time info", [keys.WORKERS, keys.PACE]),
+    Right(
+        "keep records of its jobs, large bodies and cancellations",
+        "hset hsetnx hget hmget hgetall hexists hdel set del exists expire",
+        [keys.job("*"), keys.payload("*"), keys.cancel("*")],
+    ),
+    Right(
+        "read answers, and wait for them as any Celery client does",
+        "get mget set setex del unlink expire exists subscribe unsubscribe psubscribe punsubscribe",
+        [keys.result("*")],
+    ),
+)
+
+WORKER = (
+    *PRODUCER,
+    Right(
+        "take, hold, put back and set aside messages; look at dead letters",
+        "rpop rpush brpop hlen zadd zrem zscore zcard zrevrange zrangebyscore zremrangebyscore",
+        [f"{keys.PREFIX}*"],
+    ),
+    Right("notice messages that vanished", "lindex hkeys hvals hlen zcard", LANE_KEYS),
+    Right("store and announce answers, send events", "publish"),
+    Right("be asked by `celery inspect` and Flower, and ask", "srem", ["*.celery.pidbox*", "celeryev.*"]),
+    Right("be scraped", "llen lindex hlen zcard hgetall time info", LANE_KEYS),
+)
+
+# Redis compares a pattern subscription with its rule word for word; the channels of Celery name database 0.
+PRODUCER_CHANNELS = [keys.result("*")]
+WORKER_CHANNELS = [*PRODUCER_CHANNELS, "/0.celery.pidbox", "/0.celeryev/*"]
+
+
+def users_acl() -> str:
+    """The whole text of `users.acl`; `NAME_PASSWORD` stands where a password belongs."""
+    lines = [
+        "user default off",
+        "user health on nopass -@all +ping",
+        "user admin on >ADMIN_PASSWORD ~* &* +@all",
+        _user("producer", PRODUCER, PRODUCER_CHANNELS),
+        _user("worker", WORKER, WORKER_CHANNELS),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _user(name: str, rights: Sequence[Right], channels: Sequence[str]) -> str:
+    words = ["user", name, "on", f">{name.upper()}_PASSWORD", "resetchannels"]
+    words += [f"&{channel}" for channel in channels]
+    words += _once(f"~{key}" for right in rights for key in right.keys)
+    words += ["-@all", *_once(f"+{command}" for right in rights for command in right.commands.split())]
+    return " ".join(words)
+
+
+def _once(words: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(words))
+
+
+if __name__ == "__main__":
+    print(users_acl(), end="")
