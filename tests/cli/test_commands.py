@@ -116,7 +116,7 @@ def test_a_local_service_has_no_memory_and_says_so(rerankq_alone: Command, comma
 
 
 def test_workers_and_lanes_are_listed(rerankq: Command) -> None:
-    workers = json.loads(rerankq.run("workers", "--json").out)
+    workers = json.loads(rerankq.run("workers", "--json").out)["workers"]
     table = rerankq.run("workers").out
     lanes = json.loads(rerankq.run("lanes", "--json").out)
 

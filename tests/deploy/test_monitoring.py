@@ -23,10 +23,15 @@ METRICS = {
     "rerankq_engine_tokens_total": {"device"},
     "rerankq_engine_batches_total": {"device"},
     "rerankq_engine_busy_seconds_total": {"device"},
+    "rerankq_engine_pairs_per_second": {"device"},
+    "rerankq_engine_waiting_rows": {"device", "lane"},
     "rerankq_engine_out_of_memory_total": {"device"},
+    "rerankq_engine_refused_jobs_total": {"device"},
     "rerankq_engine_starts_total": {"device"},
     "rerankq_broker_memory_bytes": set[str](),
     "rerankq_broker_memory_limit_bytes": set[str](),
+    "rerankq_redis_risk": {"store", "risk"},
+    "rerankq_scrape_errors_total": {"part"},
 }
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 GRAFANA = ROOT / "deploy" / "grafana"

@@ -15,6 +15,7 @@ from rerankq.contract import keys, wire
 from rerankq.settings import ClientSettings
 from rerankq_worker import health, metrics
 from rerankq_worker.health import EngineStatus
+from rerankq_worker.metrics import RedisMetrics
 from rerankq_worker.settings import WorkerSettings
 from tests.deploy.test_monitoring import METRICS
 from tests.redis_server import RedisServer, free_port
@@ -80,7 +81,7 @@ def report(runtime_dir: Path, **fields: object) -> None:
 def test_all_that_alerts_and_dashboard_speak_of_is_served(
     url: str, runtime_dir: Path, redis_server: RedisServer
 ) -> None:
-    report(runtime_dir)
+    report(runtime_dir, waiting_rows={"bulk": 3})
     about = dict.fromkeys(["device", "dtype", "model", "revision"], "")
     beat = {"seen": time.time(), "state": "ready", "lanes": ["interactive", "bulk"], **about}
     redis_server.client().hset(keys.WORKERS, "gpu0-bulk@host", wire.encode(beat))
@@ -137,6 +138,66 @@ def test_a_message_that_nobody_can_read_does_not_stop_the_metrics(
 def test_the_limit_of_the_broker_is_told_beside_its_memory(url: str) -> None:
     assert value(url, "rerankq_broker_memory_limit_bytes") == 64 * 1024 * 1024
     assert value(url, "rerankq_broker_memory_bytes") > 0
+
+
+def test_a_key_of_another_type_hides_its_own_series_and_says_so(url: str, redis_server: RedisServer) -> None:
+    redis = redis_server.client()
+    redis.delete("rerankq.interactive")
+    errors = value(url, "rerankq_scrape_errors_total", part="interactive jobs")
+    redis.set("rerankq.interactive", "no list")
+    try:
+        seen = samples(url)
+    finally:
+        redis.delete("rerankq.interactive")
+
+    def lane(name: str) -> tuple[str, frozenset[tuple[str, str]]]:
+        return "rerankq_lane_jobs", frozenset({("lane", name)})
+
+    assert lane("interactive") not in seen
+    assert lane("bulk") in seen
+    assert seen["rerankq_scrape_errors_total", frozenset({("part", "interactive jobs")})] == errors + 1
+    assert value(url, "rerankq_lane_jobs", lane="interactive") == 0
+
+
+@pytest.mark.parametrize(
+    ("refused", "parts", "hidden"),
+    [
+        ("llen", {"interactive jobs", "bulk jobs"}, {"lane_jobs"}),
+        ("lindex", {"oldest interactive job", "oldest bulk job"}, {"lane_oldest_seconds"}),
+        ("hlen", {"held jobs"}, {"unacked_jobs"}),
+        ("zcard", {"dead letters"}, {"dead_letters"}),
+        ("hgetall", {"workers"}, {"workers"}),
+        (
+            "info",
+            {"memory", "risks of broker"},
+            {"broker_memory_bytes", "broker_memory_limit_bytes", "redis_risk"},
+        ),
+    ],
+)
+def test_a_command_that_is_refused_hides_what_needs_it_and_no_more(
+    redis_server: RedisServer, refused: str, parts: set[str], hidden: set[str]
+) -> None:
+    everything = _parts(RedisMetrics({"broker": redis_server.client()}))
+    redis_server.client().execute_command(
+        "ACL", "SETUSER", "few", "on", "nopass", "~*", "+@all", f"-{refused}"
+    )
+    scrape = RedisMetrics({"broker": redis_server.client(username="few", password="any")})
+
+    seen = _parts(scrape)
+
+    assert {part for part, count in _errors(scrape).items() if count} == parts
+    assert everything - seen == {f"rerankq_{name}" for name in hidden}
+
+
+def _parts(scrape: RedisMetrics) -> set[str]:
+    """The metrics of a scrape that have a value."""
+    return {family.name for family in scrape.collect() if family.samples}
+
+
+def _errors(scrape: RedisMetrics) -> dict[str, float]:
+    """How often each part was not read, this scrape included."""
+    families = {family.name: family for family in scrape.collect()}
+    return {sample.labels["part"]: sample.value for sample in families["rerankq_scrape_errors"].samples}
 
 
 def test_a_redis_that_is_away_leaves_the_engines_to_be_seen(url: str, redis_server: RedisServer) -> None:

@@ -40,6 +40,7 @@ from rerankq_worker.job import Job, JobRunner, Superseded, stop_time
 from rerankq_worker.job_store import JobStore, Known
 from rerankq_worker.model_files import ModelError, find_model
 from rerankq_worker.presence import Presence
+from rerankq_worker.risk_log import RiskLog
 from rerankq_worker.settings import WorkerSettings
 from rerankq_worker.tokenizer import PairTokenizer
 
@@ -89,6 +90,7 @@ def build_app(settings: WorkerSettings) -> Celery:
     app.conf.broker_transport_options |= {"max_deliveries": settings.max_attempts}
     steps: Any = app.steps
     steps["worker"].add(Presence)
+    steps["worker"].add(RiskLog)
     _add_tasks(app)
     replace_revoke(lambda job_id: _store().call_off(job_id))
     return app

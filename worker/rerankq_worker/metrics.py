@@ -5,7 +5,9 @@ Engines come from their status files, lanes from Redis; what cannot be read is l
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,14 +16,15 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import ConnectionError, TimeoutError
 
 from rerankq.contract import keys
 from rerankq.contract.broker import queue_of
 from rerankq.contract.dead_letters import DeadLetters
 from rerankq.contract.errors import InvalidSettings
 from rerankq.contract.messages import LANES, Lane
-from rerankq.contract.stores import redis_client
+from rerankq.contract.risks import RISKS, read_risks, stores
+from rerankq.contract.transport.channel import LeasedChannel
 from rerankq_worker import health
 from rerankq_worker.health import EngineStatus, State
 from rerankq_worker.settings import WorkerSettings
@@ -30,6 +33,18 @@ log = logging.getLogger(__name__)
 
 REDIS_TIMEOUT_SECONDS = 1.0  # a scrape must not hang; Prometheus itself gives up after 10 s
 STATES: tuple[State, ...] = get_args(State)
+Sample = tuple[str, list[str], float]
+"""Name, values of its labels, value."""
+GAUGES: Mapping[str, tuple[str, list[str]]] = {
+    "rerankq_lane_jobs": ("Jobs that wait.", ["lane"]),
+    "rerankq_lane_oldest_seconds": ("Age of the next job in line.", ["lane"]),
+    "rerankq_unacked_jobs": ("Jobs that a worker holds.", []),
+    "rerankq_dead_letters": ("Jobs set aside.", []),
+    "rerankq_workers": ("Celery workers heard of lately.", ["state"]),
+    "rerankq_broker_memory_bytes": ("Memory that Redis uses.", []),
+    "rerankq_broker_memory_limit_bytes": ("Its maxmemory; 0: none.", []),
+    "rerankq_redis_risk": ("1: this Redis may lose what it holds.", ["store", "risk"]),
+}
 ENGINE_COUNTERS = {
     "pairs": "Query-document pairs scored.",
     "tokens": "Tokens of scored pairs.",
@@ -49,9 +64,7 @@ def serve(settings: WorkerSettings, devices: Sequence[str]) -> None:
     """
     registry = CollectorRegistry()
     registry.register(EngineMetrics(settings.runtime_path, devices))
-    registry.register(
-        LaneMetrics(redis_client(settings.broker_url.get_secret_value(), REDIS_TIMEOUT_SECONDS))
-    )
+    registry.register(RedisMetrics(stores(settings, REDIS_TIMEOUT_SECONDS)))
     address = f"{settings.metrics_host}:{settings.metrics_port}"
     try:
         start_http_server(settings.metrics_port or 0, settings.metrics_host, registry)
@@ -91,29 +104,43 @@ class EngineMetrics(Collector):
         return up
 
 
-class LaneMetrics(Collector):
-    """What waits in Redis, and who is there to take it. Every launcher reports the same: take the max."""
+class RedisMetrics(Collector):
+    """What waits in Redis, who is there to take it, and how Redis is. Every launcher reports the same: take the max."""
 
-    def __init__(self, redis: "Redis") -> None:
-        self._redis = redis
+    def __init__(self, stores: Mapping[str, "Redis"]) -> None:
+        broker = stores["broker"]
+        self._readings = {part: partial(read, broker) for part, read in READINGS.items()}
+        for store, redis in stores.items():
+            self._readings[f"risks of {store}"] = partial(_risks, store, redis)
+        self._errors = dict.fromkeys(self._readings, 0)
 
     def collect(self) -> Iterator[Metric]:
-        """All metrics of the queue, freshly read; none when Redis does not answer."""
-        try:
-            yield from list(self._read())
-        except RedisError as error:
-            log.warning("metrics: Redis was not read (%s)", type(error).__name__)
-
-    def _read(self) -> Iterator[Metric]:
-        yield from _lanes(self._redis)
-        yield _gauge(
-            "rerankq_unacked_jobs", "Jobs that a worker holds.", _number(self._redis.hlen("unacked"))
+        """All metrics of the queue, freshly read; what cannot be read is left out, counted and said."""
+        gauges = {
+            name: GaugeMetricFamily(name, what, labels=labels) for name, (what, labels) in GAUGES.items()
+        }
+        for name, labels, value in self._samples():
+            gauges[name].add_metric(labels, value)
+        yield from (gauge for gauge in gauges.values() if gauge.samples)
+        errors = CounterMetricFamily(
+            "rerankq_scrape_errors", "Parts of a scrape that could not be read.", labels=["part"]
         )
-        yield _gauge("rerankq_dead_letters", "Jobs set aside.", DeadLetters(self._redis).count())
-        yield _workers(self._redis)
-        memory: Any = self._redis.info("memory")
-        yield _gauge("rerankq_broker_memory_bytes", "Memory that Redis uses.", memory["used_memory"])
-        yield _gauge("rerankq_broker_memory_limit_bytes", "Its maxmemory; 0: none.", memory["maxmemory"])
+        for part, count in self._errors.items():
+            errors.add_metric([part], count)
+        yield errors
+
+    def _samples(self) -> Iterator[Sample]:
+        away: Exception | None = None
+        for part, read in self._readings.items():
+            try:
+                if away is not None:
+                    raise away  # each part would wait for its time-out, and the scrape for all of them
+                yield from list(read())
+            except Exception as error:  # noqa: BLE001 - the boundary: a part hides its own series and no other
+                if isinstance(error, ConnectionError | TimeoutError):
+                    away = error
+                self._errors[part] += 1
+                log.warning("metrics: %s not read: %s", part, type(error).__name__)
 
 
 def _states(statuses: Iterable[EngineStatus]) -> Metric:
@@ -147,46 +174,71 @@ def _waiting(statuses: Iterable[EngineStatus]) -> Metric:
     return waiting
 
 
-def _lanes(redis: "Redis") -> Iterator[Metric]:
-    jobs = GaugeMetricFamily("rerankq_lane_jobs", "Jobs that wait.", labels=["lane"])
-    oldest = GaugeMetricFamily("rerankq_lane_oldest_seconds", "Age of the next job in line.", labels=["lane"])
-    for lane in LANES:
-        jobs.add_metric([lane], _number(redis.llen(queue_of(lane))))
-        age_seconds = _age_of_the_next(redis, lane)
-        if age_seconds is not None:
-            oldest.add_metric([lane], age_seconds)
-    yield jobs
-    yield oldest
+def _waiting_jobs(lane: Lane, redis: "Redis") -> Iterator[Sample]:
+    waiting: Any = redis.llen(queue_of(lane))
+    yield "rerankq_lane_jobs", [lane], waiting
 
 
-def _age_of_the_next(redis: "Redis", lane: Lane) -> float | None:
-    """0 when nothing waits; None when its producer has left no record."""
+def _oldest_job(lane: Lane, redis: "Redis") -> Iterator[Sample]:
+    """0 when nothing waits; nothing when the producer of the next in line has left no record."""
     message: Any = redis.lindex(queue_of(lane), -1)
     if message is None:
-        return 0.0
+        yield "rerankq_lane_oldest_seconds", [lane], 0.0
+        return
+    job_id = _job_id(message)
+    submitted: Any = None if job_id is None else redis.hget(keys.job(job_id), "submitted")
+    if submitted is not None:
+        seconds, microseconds = redis.time()  # pyright: ignore[reportGeneralTypeIssues] - redis-py
+        age_seconds = seconds + microseconds / 1e6 - float(submitted)
+        yield "rerankq_lane_oldest_seconds", [lane], max(age_seconds, 0.0)
+
+
+def _job_id(message: bytes) -> str | None:
     try:
-        job_id = orjson.loads(message)["headers"]["id"]
+        return str(orjson.loads(message)["headers"]["id"])
     except (ValueError, TypeError, KeyError):
         return None
-    submitted: Any = redis.hget(keys.job(str(job_id)), "submitted")
-    now: Any = redis.time()
-    return None if submitted is None else max(now[0] - float(submitted), 0.0)
 
 
-def _workers(redis: "Redis") -> Metric:
-    """Heartbeats younger than a dead worker's."""
-    beats: Any = redis.hvals(keys.WORKERS)
+def _held_jobs(redis: "Redis") -> Iterator[Sample]:
+    held: Any = redis.hlen(LeasedChannel.unacked_key)
+    yield "rerankq_unacked_jobs", [], held
+
+
+def _dead_letters(redis: "Redis") -> Iterator[Sample]:
+    yield "rerankq_dead_letters", [], DeadLetters(redis).count()
+
+
+def _workers(redis: "Redis") -> Iterator[Sample]:
+    beats: Any = redis.hgetall(keys.WORKERS)
     now: Any = redis.time()
-    alive = [beat for beat in map(orjson.loads, beats) if now[0] - beat["seen"] <= keys.HEARTBEAT_TTL_SECONDS]
-    count = GaugeMetricFamily("rerankq_workers", "Celery workers heard of lately.", labels=["state"])
+    states = Counter(
+        beat["state"]
+        for beat in map(orjson.loads, beats.values())
+        if now[0] - beat["seen"] <= keys.HEARTBEAT_TTL_SECONDS
+    )
     for state in STATES:
-        count.add_metric([state], sum(beat["state"] == state for beat in alive))
-    return count
+        yield "rerankq_workers", [state], states[state]
 
 
-def _gauge(name: str, what: str, value: float) -> Metric:
-    return GaugeMetricFamily(name, what, value=value)
+def _memory(redis: "Redis") -> Iterator[Sample]:
+    memory: Any = redis.info("memory")
+    yield "rerankq_broker_memory_bytes", [], memory["used_memory"]
+    yield "rerankq_broker_memory_limit_bytes", [], memory["maxmemory"]
 
 
-def _number(reply: Any) -> float:
-    return float(reply)  # redis-py types every reply as perhaps awaitable
+def _risks(store: str, redis: "Redis") -> Iterator[Sample]:
+    found = {risk.name for risk in read_risks(redis)}
+    for risk in RISKS:
+        yield "rerankq_redis_risk", [store, risk], float(risk in found)
+
+
+READINGS: Mapping[str, Callable[["Redis"], Iterator[Sample]]] = {
+    **{f"{lane} jobs": partial(_waiting_jobs, lane) for lane in LANES},
+    **{f"oldest {lane} job": partial(_oldest_job, lane) for lane in LANES},
+    "held jobs": _held_jobs,
+    "dead letters": _dead_letters,
+    "workers": _workers,
+    "memory": _memory,
+}
+"""The parts of a scrape of the broker, each read by itself."""

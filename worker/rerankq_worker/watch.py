@@ -128,11 +128,13 @@ class Watch:
     def forward_pass(self, pairs: int, tokens: int) -> Generator[None]:
         """One forward pass runs in here; longer than `stuck_after_seconds` ends the process."""
         self._work = work = _Work(time.monotonic(), self._stuck_after_seconds, "a forward pass")
+        scored = (0, 0)  # by a pass that raises
         try:
             yield
+            scored = (pairs, tokens)
         finally:
             self._work = None
-            self.tally.add_pass(pairs, tokens, work.age_seconds)
+            self.tally.add_pass(*scored, work.age_seconds)
 
     def report(self) -> None:
         """Write the status file now; a full disk is told and ends nothing."""

@@ -2,24 +2,53 @@
 
 import dataclasses
 import json
+from typing import TYPE_CHECKING
 
 from rerankq.cli import options
 from rerankq.cli.connection import connected
 from rerankq.cli.screen import out, plain_table, short
 
+if TYPE_CHECKING:
+    from rerankq.door import WorkerStatus
+    from rerankq.settings import ClientSettings
+
 
 def workers(
     as_json: options.Json = False, local: options.Local = False, model: options.StackModel = None
 ) -> None:
-    """List the workers heard of in the last seconds.
+    """List the workers heard of in the last seconds, and say what their Redis may lose.
 
-    [bold]Example:[/] rerankq workers --json | jq '.[].state'
+    [bold]Example:[/] rerankq workers --json | jq '.workers[].state'
     """
     with connected(local=local, model=model) as client:
-        found = client.workers()
+        found, risks = client.workers(), _risks(client.settings)
     if as_json:
-        print(json.dumps([dataclasses.asdict(worker) for worker in found]))
+        print(json.dumps({"workers": [dataclasses.asdict(worker) for worker in found], "risks": risks}))
         return
+    _show(found)
+    for risk in risks:
+        line = f"the {risk['store']} Redis may lose what it holds: {risk['text']}"
+        out.print(line, markup=False, soft_wrap=True)
+
+
+def _risks(settings: "ClientSettings") -> list[dict[str, str]]:
+    from redis.exceptions import RedisError
+
+    from rerankq.contract.risks import read_risks, stores
+
+    found: list[dict[str, str]] = []
+    for store, redis in stores(settings, settings.redis_timeout_seconds).items():
+        try:
+            with redis:
+                found += [{"store": store, **dataclasses.asdict(risk)} for risk in read_risks(redis)]
+        except RedisError as error:
+            found.append(
+                {"store": store, "name": "unknown", "text": f"it did not say ({type(error).__name__})"}
+            )
+    return found
+
+
+def _show(found: "list[WorkerStatus]") -> None:
     if not found:
         out.print("no worker has been heard of lately; `rerankq-worker` starts one")
         return

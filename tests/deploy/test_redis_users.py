@@ -1,0 +1,210 @@
+"""The Redis users of deploy/redis/users.acl: everything runs under them with nothing refused, and they can no more."""
+
+import asyncio
+import importlib.util
+import json
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery
+
+from rerankq import AsyncRerankClient, RerankClient
+from rerankq.bulk import BulkRun, Task
+from rerankq.contract import keys
+from rerankq.contract.broker import celery_app, queue_of
+from rerankq.contract.dead_letters import DeadLetters
+from rerankq.contract.transport.envelope import DELIVERIES_HEADER
+from rerankq.outgoing import outgoing_job
+from rerankq.settings import ClientSettings
+from tests.bulk.test_run import rows, write
+from tests.deploy.compose_rules import ROOT
+from tests.guarded_redis import USERS_ACL, GuardedRedis
+from tests.redis_server import free_port
+from tests.service import Service
+
+METRICS_PORT = free_port()
+# What KEDA's `redis` trigger asks.
+KEDA = """
+local listName = KEYS[1]
+local listType = redis.call('type', listName).ok
+local cmd = {zset = 'zcard', set = 'scard', list = 'llen', hash = 'hlen', none = 'llen'}
+return redis.call(cmd[listType], listName)
+"""
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Service]:
+    """A service whose Redis knows these users alone; its own client is the worker's user."""
+    engine = "rerankq_worker.doubles:slow?batch_ms=20"
+    with Service(engine=engine, redis=GuardedRedis(), metrics_port=METRICS_PORT) as running:
+        yield running
+
+
+@pytest.fixture
+def guarded(service: Service) -> GuardedRedis:
+    assert isinstance(service.redis, GuardedRedis)
+    return service.redis
+
+
+@pytest.fixture
+def producer(guarded: GuardedRedis) -> Iterator[RerankClient]:
+    with RerankClient(settings=_patient(guarded.url_of("producer"))) as client:
+        yield client
+
+
+def _patient(url: str) -> ClientSettings:
+    return ClientSettings(broker_url=url, redis_timeout_seconds=5.0)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_refused(guarded: GuardedRedis) -> Iterator[None]:
+    with redis.Redis.from_url(guarded.url_of("admin")) as admin:
+        admin.script_flush()  # each user may be the first to ask after a restart of Redis
+    yield
+    # redis-py tells every server the version of itself, and does not mind who refuses to hear it.
+    assert {what for what in guarded.refused() if not what[2].startswith("client")} == set()
+
+
+def test_a_producer_asks_waits_and_calls_off(guarded: GuardedRedis, producer: RerankClient) -> None:
+    assert producer.rerank("q", ["a", "b"], timeout=20).complete
+    long = producer.submit("q", ["word " * 40] * 4_000, lane="bulk")  # its body travels beside its message
+    assert producer.submit("q", ["word " * 40] * 4_000, lane="bulk", job_id=long.job_id).job_id == long.job_id
+    assert long.progress()[1] == 4_000
+    long.cancel()
+    assert producer.workers()
+    assert producer.lanes()["interactive"] == 0
+    assert long.status().state == "cancelled"
+
+
+def test_a_producer_asks_from_asyncio(guarded: GuardedRedis) -> None:
+    async def ask() -> bool:
+        async with AsyncRerankClient(settings=_patient(guarded.url_of("producer"))) as client:
+            return (await client.rerank("q", ["a", "b"], timeout=20)).complete
+
+    assert asyncio.run(ask())
+
+
+def test_a_producer_works_through_a_file(
+    guarded: GuardedRedis, producer: RerankClient, tmp_path: Path
+) -> None:
+    given = write(tmp_path / "in.jsonl", rows(40))
+
+    summary = BulkRun(Task(given, str(tmp_path / "out.jsonl"), pack_pairs=12), producer).run()
+
+    assert summary.rows == 40
+
+
+def test_any_celery_client_asks_as_a_producer(guarded: GuardedRedis) -> None:
+    url = guarded.url_of("producer")
+    with Celery("stranger", broker=url, backend=url) as plain:
+        job = plain.send_task(
+            "rerankq.rerank", kwargs={"query": "q", "documents": ["a"]}, queue="rerankq.interactive"
+        )
+        assert job.get(timeout=20)["scored"] == 1
+        job.forget()
+
+
+def test_keda_counts_a_lane_as_a_producer(guarded: GuardedRedis) -> None:
+    with redis.Redis.from_url(guarded.url_of("producer")) as keda:
+        assert keda.eval(KEDA, 1, queue_of("bulk")) == 0
+
+
+def test_a_worker_that_dies_is_stood_in_for(
+    service: Service, guarded: GuardedRedis, producer: RerankClient
+) -> None:
+    job = producer.submit("q", ["word"] * 1_500, lane="bulk")
+    service.wait_until(lambda: job.status().state == "running")
+
+    service.kill(service.celery_worker("bulk"))
+
+    assert job.result(60).scored == 1_500
+
+
+def test_a_dead_letter_is_found_shown_sent_again_and_dropped(
+    service: Service, guarded: GuardedRedis, producer: RerankClient
+) -> None:
+    job_id = _submit_worn_out(producer, guarded.url_of("producer"))
+    with redis.Redis.from_url(guarded.url_of("worker")) as operator:
+        letters = DeadLetters(operator)
+        service.wait_until(lambda: letters.show(job_id))
+        assert letters.message(job_id)
+
+    assert json.loads(_rerankq(service, "dead", "list", "--json"))[0]["id"] == job_id
+    _rerankq(service, "dead", "retry", job_id)
+    assert producer.job(job_id).result(20).scored == 1
+    with redis.Redis.from_url(guarded.url_of("admin")) as admin:
+        admin.lpush(queue_of("bulk"), b"no message at all")
+    service.wait_until(lambda: json.loads(_rerankq(service, "dead", "list", "--json")))
+    letter = json.loads(_rerankq(service, "dead", "list", "--json"))[0]
+    _rerankq(service, "dead", "drop", letter["id"])
+
+
+def _submit_worn_out(client: RerankClient, url: str) -> str:
+    """A job whose message says that it was delivered too often already."""
+    message = outgoing_job(client.request("q", ["a"]), None, client.clock)
+    client._broker.hset(keys.job(message.job_id), mapping=message.record())
+    with celery_app("test", url, url, socket_timeout_seconds=5, result_ttl_seconds=60) as app:
+        app.send_task(message.task, **(message.send_options() | {"headers": {DELIVERIES_HEADER: 4}}))
+    return message.job_id
+
+
+def _rerankq(service: Service, *words: str) -> str:
+    """The command of an operator, who is the worker's user."""
+    command = [sys.executable, "-m", "rerankq.cli", *words]
+    environment = {**service.environment, "RERANKQ_REDIS_TIMEOUT_SECONDS": "10"}
+    return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+
+
+def test_an_operator_inspects_controls_and_watches(service: Service, guarded: GuardedRedis) -> None:
+    with celery_app(
+        "operator", guarded.url, guarded.url, socket_timeout_seconds=5, result_ttl_seconds=60
+    ) as app:
+        assert len(app.control.ping(timeout=3)) == 2
+        assert app.control.inspect(timeout=3).active()
+        app.control.revoke("nobody")
+        with app.connection_for_read() as connection:
+            receiver = app.events.Receiver(connection, handlers={"*": lambda _: _stop(receiver)})
+            receiver.capture(limit=None, timeout=20, wakeup=True)
+
+
+def _stop(receiver: Any) -> None:
+    receiver.should_stop = True
+
+
+def test_a_worker_is_scraped_in_every_part(guarded: GuardedRedis, producer: RerankClient) -> None:
+    producer.submit("q", ["a"], lane="bulk")
+
+    with urllib.request.urlopen(f"http://127.0.0.1:{METRICS_PORT}/metrics") as answer:
+        served = answer.read().decode()
+
+    errors = [line for line in served.splitlines() if line.startswith("rerankq_scrape_errors_total")]
+    assert errors
+    assert all(line.endswith(" 0.0") for line in errors), errors
+
+
+def test_a_worker_stops_in_good_order(service: Service, guarded: GuardedRedis) -> None:
+    service.stop_launcher()
+
+    with redis.Redis.from_url(guarded.url) as worker:
+        assert worker.hlen(keys.WORKERS) == 0
+
+
+def test_the_file_is_what_the_list_of_rights_prints() -> None:
+    assert USERS_ACL.read_text() == _redis_users().users_acl(), "make redis-users writes it anew"
+
+
+def _redis_users() -> ModuleType:
+    """`deploy/redis_users.py`, which is a script and no package."""
+    spec = importlib.util.spec_from_file_location("redis_users", ROOT / "deploy" / "redis_users.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
