@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from rerankq.contract import keys
 from rerankq.contract.errors import RerankError
 from rerankq.contract.messages import Ranking
 from tests.deploy.test_monitoring import METRICS
@@ -20,6 +21,7 @@ from tests.witness import token_of
 BATCH_SECONDS = 0.4
 BATCH_PAIRS = 4
 DOCUMENTS = 24
+DEAD_LETTER_TTL_SECONDS = 3600
 TOO_LARGE = "zanzibarium"
 PORT = free_port()
 
@@ -39,6 +41,8 @@ class Seen:
     log: str
     workers: str
     workers_json: str
+    dead_letter_ttls: set[int]
+    """Seconds to live of all that is kept of a dead letter."""
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +53,7 @@ def seen() -> Iterator[Seen]:
         redis=RedisServer(maxmemory="64mb", maxmemory_policy="volatile-lru"),
         metrics_port=PORT,
         max_batch_pairs=BATCH_PAIRS,
+        dead_letter_ttl_seconds=DEAD_LETTER_TTL_SECONDS,
     ) as service:
         idle = _when(service, lambda now: _of(now, "rerankq_workers", state="ready") == 2)
         jobs = [service.client.submit(f"q{n}", _documents(), lane="bulk") for n in range(2)]
@@ -68,7 +73,9 @@ def seen() -> Iterator[Seen]:
         service.kill(service.engine())
         restarted = _when(service, lambda now: _of(now, "rerankq_engine_starts_total", device="cpu0") == 2)
         said = [service.log(), _rerankq(service, "workers"), _rerankq(service, "workers", "--json")]
-        yield Seen(idle, at_work, through, restarted, rankings, *said)
+        with service.redis.client() as client:
+            ttls = {client.ttl(key) for key in client.keys(keys.dead_letter("*"))}
+        yield Seen(idle, at_work, through, restarted, rankings, *said, ttls)
 
 
 def _documents() -> list[str]:
@@ -247,3 +254,8 @@ def test_the_list_of_workers_ends_with_what_redis_may_lose(seen: Seen) -> None:
         "eviction": "broker",
         "no_log": "broker",
     }
+
+
+def test_a_dead_letter_is_kept_for_as_long_as_the_setting_says(seen: Seen) -> None:
+    assert seen.dead_letter_ttls
+    assert all(DEAD_LETTER_TTL_SECONDS - 300 < ttl <= DEAD_LETTER_TTL_SECONDS for ttl in seen.dead_letter_ttls)

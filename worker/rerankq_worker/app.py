@@ -60,6 +60,7 @@ def build_app(settings: WorkerSettings) -> Celery:
         result_ttl_seconds=settings.result_ttl_seconds,
         lease_seconds=settings.lease_seconds,
     )
+    app.conf.broker_transport_options |= {"dead_letter_ttl_seconds": settings.dead_letter_ttl_seconds}
     app.conf.update(
         task_queues=[_queue(lane) for lane in LANES],  # without -Q: interactive first, then bulk
         task_acks_late=True,

@@ -54,7 +54,7 @@ class WorkerSettings(SharedSettings):
     """Deliveries of one job before it is set aside as a dead letter."""
     lease_seconds: float = Field(default=15.0, ge=1)
     """A worker silent for this long has lost what it held; its job runs elsewhere."""
-    dead_letter_ttl_seconds: int = Field(default=30 * 24 * 3600, ge=60)
+    dead_letter_ttl_seconds: int = Field(default=7 * 24 * 3600, ge=60)
     """How long a dead letter is kept."""
     load_timeout_seconds: float = Field(default=600.0, gt=0)
     """How long an engine may take to load and warm up before it is started anew."""
