@@ -258,4 +258,6 @@ def test_the_list_of_workers_ends_with_what_redis_may_lose(seen: Seen) -> None:
 
 def test_a_dead_letter_is_kept_for_as_long_as_the_setting_says(seen: Seen) -> None:
     assert seen.dead_letter_ttls
-    assert all(DEAD_LETTER_TTL_SECONDS - 300 < ttl <= DEAD_LETTER_TTL_SECONDS for ttl in seen.dead_letter_ttls)
+    assert all(
+        DEAD_LETTER_TTL_SECONDS - 300 < ttl <= DEAD_LETTER_TTL_SECONDS for ttl in seen.dead_letter_ttls
+    )

@@ -72,7 +72,9 @@ def test_every_setting_is_read_by_its_side(settings: type[SharedSettings]) -> No
 
 
 def test_a_setting_that_nobody_reads_is_seen() -> None:
-    taken = set(read_of_settings(ast.parse("channel.dead_letter_ttl_seconds; settings.limits; _settings().model")))
+    taken = set(
+        read_of_settings(ast.parse("channel.dead_letter_ttl_seconds; settings.limits; _settings().model"))
+    )
 
     missing = without_a_reader(WorkerSettings, taken)
 

@@ -1,7 +1,7 @@
 """The Celery side: two tasks, their limits, the answer. Never imports torch.
 
 `celery -A rerankq_worker.app worker --pool prefork --concurrency 1` runs it under a process manager of your own,
-beside `rerankq-worker --engine-only`; `celery -A rerankq_worker.app flower` shows it.
+beside `rerankq-worker --engine-only`; `celery -A rerankq_worker.app flower --read_only=true` shows it.
 """
 
 import contextlib

@@ -57,8 +57,8 @@ def _show(found: "list[WorkerStatus]") -> None:
             worker.name,
             worker.state,
             ", ".join(worker.lanes),
-            f"{worker.device} {worker.dtype}",
-            f"{worker.model} {short(worker.revision)}",
+            f"{worker.device} {worker.dtype}".strip(),
+            f"{worker.model} {short(worker.revision)}".strip(),
             f"{worker.seen_seconds_ago:.0f} s ago",
         )
         for worker in found

@@ -15,6 +15,7 @@ from rerankq.cli.screen import err, out, short
 from rerankq.local.failure import Unavailable
 
 if TYPE_CHECKING:
+    from rerankq.door import WorkerStatus
     from rerankq.local.stack import LocalStack
 
 FLOWER_PORT = 5555
@@ -80,12 +81,12 @@ def _any_free_port() -> int:
 
 def _start_flower(stack: "LocalStack", port: int) -> None:
     app = [sys.executable, "-m", "celery", "-A", "rerankq_worker.app:app"]
-    stack.start_child("flower", [*app, "flower", "--address=127.0.0.1", f"--port={port}"])
+    # As it is deployed: nobody has logged in, so its buttons could only fail.
+    stack.start_child("flower", [*app, "flower", "--read_only=true", "--address=127.0.0.1", f"--port={port}"])
 
 
 def _show_addresses(stack: "LocalStack", flower_port: int | None) -> None:
-    with stack.client() as client:
-        worker = client.workers()[0]
+    worker = _worker_in_service(stack)
     out.print("rerankq is up; Ctrl-C stops all of it.", style="bold")
     lines = {
         "worker": f"{worker.device} {worker.dtype}, model {worker.model} {short(worker.revision)}",
@@ -104,6 +105,21 @@ def _show_addresses(stack: "LocalStack", flower_port: int | None) -> None:
     )
 
 
+def _worker_in_service(stack: "LocalStack") -> "WorkerStatus":
+    """The first worker whose engine has told what it serves; one that has last seen it loading knows no model.
+
+    Raises:
+        Unavailable: a part of the service has died.
+    """
+    with stack.client() as client:
+        while True:
+            for worker in client.workers():
+                if worker.model:
+                    return worker
+            _refuse_a_dead_child(stack)
+            time.sleep(LOG_PERIOD_SECONDS)
+
+
 def _follow(stack: "LocalStack") -> None:
     """Print the worker's log as it grows.
 
@@ -114,10 +130,12 @@ def _follow(stack: "LocalStack") -> None:
         while True:
             sys.stdout.write(log.read())
             sys.stdout.flush()
-            dead = stack.dead_child()
-            if dead is not None:
-                lines = "\n  ".join(dead.last_lines())
-                raise Unavailable(
-                    f"{dead.name} ended with exit code {dead.exit_code}; its last lines:\n  {lines}"
-                )
+            _refuse_a_dead_child(stack)
             time.sleep(LOG_PERIOD_SECONDS)
+
+
+def _refuse_a_dead_child(stack: "LocalStack") -> None:
+    dead = stack.dead_child()
+    if dead is not None:
+        lines = "\n  ".join(dead.last_lines())
+        raise Unavailable(f"{dead.name} ended with exit code {dead.exit_code}; its last lines:\n  {lines}")

@@ -1,0 +1,72 @@
+"""What `rerankq up` says when it is up, and what its Flower shows."""
+
+import re
+import signal
+import subprocess
+import urllib.request
+
+import pytest
+
+from tests.cli.conftest import Command
+from tests.cli.test_local_parts import wait_until
+from tests.redis_server import free_port
+
+
+def addresses(process: "subprocess.Popen[str]") -> dict[str, str]:
+    """The lines that it prints once it is up, by their first word."""
+    found: dict[str, str] = {}
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("In another terminal"):
+            return found
+        if line.startswith("  ") and len(line.split()) > 1:
+            name, value = line.split(maxsplit=1)
+            found[name] = value.strip()
+    raise AssertionError(f"it ended before it was up: {process.stderr and process.stderr.read()}")
+
+
+@pytest.fixture
+def rerankq(rerankq_alone: Command) -> Command:
+    """With an engine that takes its time, so that workers beat before it is there."""
+    rerankq_alone.environment["RERANKQ_ENGINE_FACTORY"] = "rerankq_worker.doubles:slow?load_ms=1500"
+    rerankq_alone.environment["PYTHONUNBUFFERED"] = "1"
+    return rerankq_alone
+
+
+@pytest.mark.parametrize("start", range(3))
+def test_it_names_device_precision_and_model_at_every_start(rerankq: Command, start: int) -> None:
+    with rerankq.start("up", "--no-flower") as process:
+        found = addresses(process)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+
+    assert found["worker"] == "cpu0 none, model double 0", start
+
+
+def test_flower_shows_no_button_that_could_not_work(rerankq: Command) -> None:
+    port = free_port()
+    with rerankq.start("up", "--port", str(port)) as process:
+        flower = addresses(process)["flower"]
+        try:
+            wait_until(lambda: _names(flower) != set())
+            page = _get(f"{flower}/worker/{min(_names(flower))}")
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=60)
+
+    assert "Pool size" in page
+    assert "Shut Down" not in page
+    assert "<button" not in page.partition("<tbody>")[2]
+
+
+def _names(flower: str) -> set[str]:
+    """The workers that Flower knows of."""
+    try:
+        return set(re.findall(r"/worker/([^\"\']+)", _get(f"{flower}/workers")))
+    except OSError:  # it has not opened its port yet
+        return set()
+
+
+def _get(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return answer.read().decode()
