@@ -108,8 +108,9 @@ class Mailbox:
         """The subscription to all that is awaited; made anew after an outage, when answers may have been missed."""
         if self._pubsub is None:
             self._pubsub = self._results.pubsub()
-            # A channel that nobody uses keeps the connection open while nothing is awaited.
-            self._pubsub.subscribe("rerankq:bulk", *self._awaited)
+            # A channel that nobody uses keeps the connection open while nothing is awaited. It is named as an answer
+            # is, since a producer may listen to nothing else.
+            self._pubsub.subscribe(keys.result(""), *self._awaited)
             self._look_at = 0.0
         return self._pubsub
 
