@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from rerankq.contract import keys
 from rerankq.contract.errors import RerankError
 from rerankq.contract.messages import Ranking
 from tests.deploy.test_monitoring import METRICS
@@ -74,7 +73,7 @@ def seen() -> Iterator[Seen]:
         restarted = _when(service, lambda now: _of(now, "rerankq_engine_starts_total", device="cpu0") == 2)
         said = [service.log(), _rerankq(service, "workers"), _rerankq(service, "workers", "--json")]
         with service.redis.client() as client:
-            ttls = {client.ttl(key) for key in client.keys(keys.dead_letter("*"))}
+            ttls = {client.ttl(key) for key in client.keys("rerankq:dead:*")}
         yield Seen(idle, at_work, through, restarted, rankings, *said, ttls)
 
 
