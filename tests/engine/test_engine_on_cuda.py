@@ -4,7 +4,6 @@ On a host with a GPU and no Redis: `python -m pytest --confcutdir=tests/engine t
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -131,7 +130,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_its_size_remembered(
     little_memory: Engine, exact: Engine
 ) -> None:
     rows = random_rows([1024] * 16)
-    little_memory.info = replace(little_memory.info, max_batch_tokens=16 * 1024)
+    little_memory._budget.tokens = 16 * 1024
 
     logits = little_memory.score(rows)
 

@@ -10,6 +10,7 @@ import torch
 
 from rerankq_worker.engine import Engine, EngineBroken, EngineInfo
 from rerankq_worker.engine.attention import per_row
+from rerankq_worker.engine.engine import exact_forward
 from rerankq_worker.engine.linears import Linear, plain_linear
 from rerankq_worker.engine.loading import load_reference
 from rerankq_worker.engine.memory import GROWS_AFTER_BATCHES, SHARE_OF_FREE
@@ -18,7 +19,7 @@ from rerankq_worker.engine.precision import Precision
 from rerankq_worker.tokenizer import PairTokenizer, TokenIds
 from tests.engine.definition import plain_model, random_rows
 
-CPU = torch.device("cpu")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 INFO = EngineInfo(
     model="double",
@@ -67,10 +68,10 @@ class Card:
         return self.free
 
 
-def engine_on(device: Device, tokenizer: PairTokenizer, *exactly: Device, **more: Any) -> Engine:
-    """With the exact forwards of the card and of the CPU, as far as a test should need them."""
-    ways = [lambda rows, exact=exact: exact(rows) + EXACT for exact in exactly]
-    return Engine(device, INFO, tokenizer, vocabulary_size=100, exactly=ways, **more)
+def engine_on(device: Device, tokenizer: PairTokenizer, exact: Device | None = None, **more: Any) -> Engine:
+    """With an exact forward, if a test should need one."""
+    load_exact = None if exact is None else lambda: lambda rows: exact(rows) + EXACT
+    return Engine(device, INFO, tokenizer, 100, load_exact, **more)
 
 
 @pytest.fixture
@@ -109,7 +110,8 @@ def test_the_size_that_fitted_is_remembered(tokenizer: PairTokenizer) -> None:
 
 def test_a_single_pair_that_does_not_fit_is_scored_on_the_cpu(tokenizer: PairTokenizer) -> None:
     full = Device(out_of_memory_above(0))
-    engine = engine_on(full, tokenizer, full, Device())
+    exact = exact_forward(lambda where, rows: (Device() if where == CPU else full)(rows) + EXACT, CUDA)
+    engine = Engine(full, INFO, tokenizer, 100, lambda: exact)
 
     assert engine.score(rows(5)).tolist() == [5 + EXACT]
 
@@ -286,7 +288,7 @@ def test_a_probe_that_does_not_fit_is_halved(tokenizer: PairTokenizer) -> None:
 
 def test_a_card_too_full_for_any_probe_serves_one_pair_at_a_time(tokenizer: PairTokenizer) -> None:
     full = Device(out_of_memory_above(0))
-    engine = engine_on(full, tokenizer, full, Device(), memory=Card(free_bytes=0))
+    engine = engine_on(full, tokenizer, Device(), memory=Card(free_bytes=0))
 
     engine.warm_up()
 

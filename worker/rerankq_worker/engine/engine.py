@@ -70,26 +70,27 @@ class Engine:
         info: EngineInfo,
         tokenizer: PairTokenizer,
         vocabulary_size: int,
-        exactly: Sequence[Forward] = (),
+        load_exact: Callable[[], Forward] | None = None,
+        memory: Memory | torch.device | None = None,
+        *,
         pads: bool = False,
-        memory: Memory | None = None,
     ) -> None:
         """`Engine.load` builds one; tests pass a forward function of their own.
 
         Args:
             forward: rows to logits on the device.
-            exactly: the same in fp32 arithmetic, for a single row that `forward` cannot do; the next where memory
-                does not suffice for one.
+            load_exact: gives the same in fp32 arithmetic, for a row that `forward` cannot do; called at most once.
+            memory: what `warm_up` turns into a token budget: a CUDA device's.
             pads: whether a batch takes the memory of as many rows of its longest row's length.
-            memory: what `warm_up` turns into a token budget, on CUDA.
         """
         self.info = info
         self.tokenizer = tokenizer
         self._forward = forward
         self._vocabulary_size = vocabulary_size
-        self._exactly = exactly
+        self._load_exact = load_exact
+        self._exact: Forward | None = None
         self._pads = pads
-        self._memory = memory
+        self._memory = CudaMemory(memory) if isinstance(memory, torch.device) else memory
         tokens, length = info.max_batch_tokens, info.max_length_tokens
         most_tokens = tokens if memory is None else info.max_batch_pairs * length
         self._budget = Budget(tokens, least_tokens=length, most_tokens=most_tokens)
@@ -151,9 +152,9 @@ class Engine:
             tokenizer=tokenizer,
             vocabulary_size=int(config["vocab_size"]),
             # A CPU computes in fp32, or in bf16 that reaches as far: what is not finite there is so exactly.
-            exactly=[partial(packed.exactly, where), partial(packed.exactly, CPU)] if on_cuda else [],
+            load_exact=(lambda: exact_forward(packed.exactly, where)) if on_cuda else None,
+            memory=where if on_cuda and max_batch_tokens is None else None,
             pads=packed.pads,
-            memory=CudaMemory(where) if on_cuda and max_batch_tokens is None else None,
         )
 
     def warm_up(self) -> None:
@@ -278,12 +279,12 @@ class Engine:
         return np.concatenate([self.score(half) for half in (rows[:middle], rows[middle:])])
 
     def _score_exactly(self, row: TokenIds) -> float | None:
-        """In fp32 arithmetic, alone; NaN where that is not finite either, None where there is no memory for it."""
-        for forward in self._exactly:
-            logit = _or_broken(lambda forward=forward: float(forward([row]).item()))
-            if logit is not None:
-                return logit if math.isfinite(logit) else math.nan
-        return None
+        """In fp32 arithmetic, alone; NaN where that is not finite either, None where there is no way to do it."""
+        if self._load_exact is None:
+            return None
+        exact = self._exact = self._exact or self._load_exact()
+        logit = _or_broken(lambda: float(exact([row]).item()))
+        return logit if logit is None or math.isfinite(logit) else math.nan
 
     def _cost_tokens(self, rows: Sequence[TokenIds]) -> int:
         """What a batch takes of the budget."""
@@ -319,6 +320,21 @@ class Engine:
                 before,
             )
             self.info = replace(self.info, max_batch_tokens=now)
+
+
+def exact_forward(
+    exactly: Callable[[torch.device, Sequence[TokenIds]], Tensor], device: torch.device
+) -> Forward:
+    """fp32 arithmetic on the device, or where that lacks the memory on the CPU."""
+
+    def score(rows: Sequence[TokenIds]) -> Tensor:
+        logits = _or_broken(lambda: exactly(device, rows).cpu())
+        if logits is not None:
+            return logits
+        log.warning("a pair of %d tokens does not fit on %s and is computed on the CPU", len(rows[0]), device)
+        return exactly(CPU, rows)
+
+    return score
 
 
 def _or_broken(step: Callable[[], _T]) -> _T | None:
