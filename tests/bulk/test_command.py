@@ -16,7 +16,7 @@ from tests.bulk.answering import AnsweringWorker
 from tests.bulk.test_run import read, rows, write
 from tests.redis_server import RedisServer
 
-ALL_DONE, SOME_FAILED, WRONG_USAGE, UNAVAILABLE, INTERRUPTED = 0, 1, 2, 3, 130
+ALL_DONE, SOME_FAILED, WRONG_USAGE, UNAVAILABLE = 0, 1, 2, 3
 
 
 @pytest.fixture
@@ -80,8 +80,9 @@ def test_no_worker_is_unavailable_and_the_way_on_is_told(command: Any, tmp_path:
     assert "To go on: rerankq bulk" in complaints
 
 
-def test_ctrl_c_keeps_what_is_done_and_tells_the_command_that_goes_on(
-    command: Any, redis_server: RedisServer, tmp_path: Path
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_keeps_what_is_done_and_tells_the_command_that_goes_on(
+    command: Any, redis_server: RedisServer, tmp_path: Path, number: signal.Signals
 ) -> None:
     given, out = write(tmp_path / "in.jsonl", rows(300)), tmp_path / "out.jsonl"
     with AnsweringWorker(redis_server, seconds_per_pack=0.05):
@@ -89,10 +90,10 @@ def test_ctrl_c_keeps_what_is_done_and_tells_the_command_that_goes_on(
         give_up_at = time.monotonic() + 20
         while not (out.exists() and out.stat().st_size) and time.monotonic() < give_up_at:
             time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, complaints = process.communicate(timeout=60)
 
-        assert process.returncode == INTERRUPTED
+        assert process.returncode == 128 + number
         assert f"To go on: rerankq bulk {given} {out} --pack-pairs 9" in complaints
         assert 0 < len(read(out)) < 300
         again = command(given, out, "--pack-pairs", 9)
@@ -112,6 +113,30 @@ def test_a_pipe_takes_rows_and_gives_answers_and_nothing_else(
     output, complaints = process.communicate(lines, timeout=60)
 
     assert [json.loads(line)["id"] for line in output.splitlines()] == [f"r{number}" for number in range(10)]
+    assert "by-length@1" in complaints
+
+
+def test_a_reader_that_leaves_ends_the_run_without_a_traceback(
+    command: Any, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    given = write(tmp_path / "in.jsonl", rows(300))
+    with AnsweringWorker(redis_server, seconds_per_pack=0.05):
+        with command(given, "-", "--pack-pairs", 9) as process:
+            process.stdout.readline()
+            process.stdout.close()
+            complaints = process.stderr.read()
+
+    assert process.returncode == 128 + signal.SIGPIPE
+    assert "Traceback" not in complaints
+
+
+def test_a_summary_on_stdout_stands_there_alone(
+    command: Any, worker: AnsweringWorker, tmp_path: Path
+) -> None:
+    process = command(write(tmp_path / "in.jsonl", rows(5)), tmp_path / "out.jsonl", "--summary-json", "-")
+    output, complaints = process.communicate(timeout=60)
+
+    assert json.loads(output)["rows"] == 5
     assert "by-length@1" in complaints
 
 

@@ -149,8 +149,12 @@ def test_fields_may_have_other_names(tmp_path: Path) -> None:
 
 
 BROKEN = {
-    "no JSON": (b"{", "expected a JSON object, got none"),
-    "no object": (b"[1]", "expected a JSON object, got another value"),
+    "no JSON": (b"{", "expected a line with a JSON object, got something else"),
+    "no object": (b"[1]", "expected a line with a JSON object, got something else"),
+    "no UTF-8": (
+        b'{"query": "\xff", "documents": ["a"]}',
+        "expected a line with a JSON object, got something else",
+    ),
     "no query": (b'{"documents": ["a"]}', "query: is missing"),
     "no documents": (b'{"query": "q"}', "documents: is missing"),
     "documents as text": (
@@ -171,10 +175,11 @@ def test_a_broken_row_says_what_is_wrong_with_it(
 ) -> None:
     (tmp_path / "in.jsonl").write_bytes(lines(REQUESTS[:1]) + line + b"\n" + lines(REQUESTS[1:]))
 
-    run(client, tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    summary = run(client, tmp_path / "in.jsonl", tmp_path / "out.jsonl")
 
-    error = read(tmp_path / "out.jsonl.errors.jsonl")[0]["rerankq_error"]
-    assert error == {"row": 1, "type": "InvalidRequest", "message": reason}
+    assert (summary.failures, summary.reasons) == ({"InvalidRequest": 1}, [f"row 1: {reason}"])
+    failed = (tmp_path / "out.jsonl.errors.jsonl").read_bytes().rstrip()
+    assert failed.startswith(line.rstrip(b"}"))
     assert [line["id"] for line in read(tmp_path / "out.jsonl")] == ["q1", "q2"]
 
 

@@ -264,7 +264,18 @@ def test_a_parquet_output_is_there_only_once_it_is_whole(
 
     run(client, given, out)
     assert parquet.read_table(out).column("id").to_pylist() == [line["id"] for line in unbroken]
-    out.unlink()  # as when the run is killed between its last row and the file
+
+
+def test_a_parquet_output_is_made_of_its_lines_by_the_next_run_if_the_first_was_killed_before(
+    client: RerankClient, worker: AnsweringWorker, given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    out = tmp_path / "out.parquet"
+    with monkeypatch.context() as killed:
+        killed.setattr(BulkRun, "_finish", lambda *_: None)
+        run(client, given, out)
+    assert not out.exists()
+
     run(client, given, out)
 
     assert parquet.read_table(out).num_rows == ROWS

@@ -42,7 +42,7 @@ def read(path: Path) -> list[Any]:
 
 
 def run(client: RerankClient, given: Path | str, out: Path | str, **options: Any) -> Summary:
-    how = {name: options.pop(name) for name in ("restart", "retry_errors") if name in options}
+    how = {name: options.pop(name) for name in ("restart", "overwrite", "retry_errors") if name in options}
     options.setdefault("pack_pairs", 12)
     return BulkRun(Task(str(given), str(out), **options), client).run(**how)
 
@@ -75,9 +75,10 @@ def test_a_failing_row_fails_alone_and_leaves_its_line_in_the_errors_file(
     assert summary.failures == {"JobFailed": 1, "InvalidRequest": 3}
     done = [line["id"] for line in read(tmp_path / "out.jsonl")]
     assert done == [f"r{number}" for number in range(20) if number not in (3, 5, 9)]
-    errors = read(tmp_path / "out.jsonl.errors.jsonl")
-    assert [error["rerankq_error"]["row"] for error in errors] == [3, 5, 9, 20]
+    *errors, broken = read(tmp_path / "out.jsonl.errors.jsonl")
+    assert [error["rerankq_error"]["row"] for error in errors] == [3, 5, 9]
     assert {name: errors[0][name] for name in given[3]} == given[3]
+    assert broken == "no object"
 
 
 def test_the_errors_are_asked_again_when_told_and_only_then(
@@ -206,10 +207,11 @@ def test_an_output_of_somebody_else_is_not_overwritten(
     given, out = write(tmp_path / "in.jsonl", rows(3)), tmp_path / "out.jsonl"
     out.write_text("precious\n")
 
-    with pytest.raises(InvalidRequest, match="--restart overwrites it"):
-        run(client, given, out)
-    assert out.read_text() == "precious\n"
-    run(client, given, out, restart=True)
+    for how in ({}, {"restart": True}):
+        with pytest.raises(InvalidRequest, match=r"not begun by `rerankq bulk`; .* --restart --overwrite"):
+            run(client, given, out, **how)
+        assert out.read_text() == "precious\n"
+    run(client, given, out, restart=True, overwrite=True)
     assert len(read(out)) == 3
 
 

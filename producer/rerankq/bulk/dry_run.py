@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from rerankq.bulk.output.tally import SHOWN_REASONS
 from rerankq.bulk.plan import Plan, Task
 from rerankq.bulk.rows import Entry
 from rerankq.bulk.run import readable
@@ -16,7 +17,6 @@ ASCII_CHARACTERS_PER_TOKEN = 4.2
 OTHER_CHARACTERS_PER_TOKEN = 1.25
 SPECIAL_TOKENS = 4  # <s> query </s></s> document </s>
 DEFAULT_MAX_LENGTH_TOKENS = 1024  # a worker's RERANKQ_MAX_LENGTH_TOKENS is not known here
-SHOWN_REASONS = 5
 
 
 @dataclass(slots=True)

@@ -1,14 +1,16 @@
 """What a run is asked to do, and the parts that do it: reader, writer, the settings that its output depends on."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from rerankq.bulk import STANDARD_STREAM
 from rerankq.bulk.formats import Reader, Writer, errors_reader, input_format, output_format
 from rerankq.bulk.formats.names import FieldNames, Layout
-from rerankq.bulk.formats.source import Given, Source
+from rerankq.bulk.formats.source import Given, Source, is_same_file
+from rerankq.bulk.output.ledger import gathered_path, written_paths
 from rerankq.contract.errors import InvalidRequest
 
 
@@ -32,6 +34,13 @@ class Task:
     options: dict[str, Any] = field(default_factory=dict[str, Any])
     """Fields of `RerankRequest` for every row that does not set them itself."""
     pack_pairs: int | None = None
+    also_written: Sequence[str] = ()
+    """Files that whoever asks will write himself."""
+
+    @property
+    def read_paths(self) -> list[str]:
+        """Every file that is read."""
+        return [path for path in (self.input, self.queries, self.corpus, self.qrels) if path is not None]
 
 
 class Plan:
@@ -43,6 +52,7 @@ class Plan:
             InvalidRequest: a file is missing or its format cannot be told.
         """
         self.task = task
+        self._refuse_reading_what_is_written()
         self.source = Source(task.input)
         self.read_as = input_format(task.input, self.source.first_line, task.format)
         self.write_as = output_format(task.output, self.read_as, task.output_format)
@@ -78,7 +88,7 @@ class Plan:
     def lines_path(self) -> Path:
         """Where lines are appended."""
         out = Path(self.task.output)
-        return out.with_name(f"{out.name}.rerankq.lines.jsonl") if self.gather else out
+        return gathered_path(out) if self.gather else out
 
     def settings(self) -> dict[str, Any]:
         """What the output depends on, besides input and model."""
@@ -99,6 +109,19 @@ class Plan:
     def rows_total(self) -> int | None:
         """How many rows the input has, where that is quickly counted."""
         return self.source.lines_if_small() if self.read_as.is_json_lines else None
+
+    def _refuse_reading_what_is_written(self) -> None:
+        """By inode: the same file under another name, through a link, or as standard input, is the same file."""
+        out = Path(self.task.output)
+        written = [Path(path) for path in self.task.also_written if path != STANDARD_STREAM]
+        if self.task.output != STANDARD_STREAM:
+            written += written_paths(out)
+        for read, path in product(self.task.read_paths, written):
+            if is_same_file(read, path):
+                raise InvalidRequest(
+                    f"{read} is to be read and would be written as {path}; name another OUT",
+                    {"field": "output"},
+                )
 
     def _refuse_what_cannot_be(self) -> None:
         if self.is_stream and self.gather:

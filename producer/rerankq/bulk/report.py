@@ -16,6 +16,7 @@ def summary_lines(summary: Summary) -> Lines:
         ("output", summary.output),
         ("jobs", f"{summary.rows:,}{resumed}"),
         ("failed", _failed(summary)),
+        *[("", reason) for reason in summary.reasons],
         ("pairs", f"{summary.pairs:,}, {summary.pairs_per_second:,.0f} a second"),
         ("tokens", f"{summary.tokens:,}"),
         ("cut documents", f"{summary.truncated_documents:,}"),

@@ -16,6 +16,8 @@ class Row:
 
     source: Mapping[str, Any]
     """The row as it goes to the errors file: in input form, so that it can be mended and run again."""
+    line: bytes | None = None
+    """The row's own bytes, where it is a line of its own: what fails goes to the errors file as it came."""
     query: Any = None
     documents: Sequence[Any] = ()
     """Strings, or `{text, id?}`."""
@@ -49,9 +51,13 @@ class Entry:
         return 0 if self.request is None else len(self.request.documents)
 
 
-def broken_row(source: Mapping[str, Any], reason: str, size_bytes: int = 0) -> Row:
+def broken_row(
+    source: Mapping[str, Any], reason: str, size_bytes: int = 0, *, line: bytes | None = None
+) -> Row:
     """A row that could not be read."""
-    return Row(source=source, size_bytes=size_bytes, error=InvalidRequest(reason, {"field": "row"}))
+    return Row(
+        source=source, line=line, size_bytes=size_bytes, error=InvalidRequest(reason, {"field": "row"})
+    )
 
 
 def document_key(entry_id: str | None, index: int) -> str:

@@ -3,7 +3,7 @@
 import csv
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,18 @@ from rerankq.bulk.evaluate import Evaluator, can_evaluate, read_qrels
 from rerankq.bulk.formats import Reader
 from rerankq.bulk.formats.source import READ_ERRORS
 from rerankq.bulk.output import sidecar as state
-from rerankq.bulk.output.ledger import FileLedger, Ledger, StreamLedger, clear_away, errors_path, retry_path
+from rerankq.bulk.output.ledger import (
+    FileLedger,
+    Ledger,
+    StreamLedger,
+    clear_away,
+    errors_path,
+    refuse_changed_output,
+    refuse_foreign,
+    retry_path,
+)
 from rerankq.bulk.output.outcome import Outcome, Scribe
-from rerankq.bulk.output.sidecar import Sidecar
+from rerankq.bulk.output.sidecar import Sidecar, sidecar_path
 from rerankq.bulk.output.tally import Tally
 from rerankq.bulk.plan import Plan, Task
 from rerankq.bulk.progress import Meter, Progress, Silence
@@ -43,6 +52,8 @@ class Summary:
     rows: int
     failed: int
     failures: dict[str, int]
+    reasons: list[str]
+    """Of the first rows that failed."""
     pairs: int
     tokens: int
     cached_pairs: int
@@ -84,11 +95,12 @@ class BulkRun:
         self._evaluator = _evaluator(task)
         self._began = time.monotonic()
 
-    def run(self, *, restart: bool = False, retry_errors: bool = False) -> Summary:
+    def run(self, *, restart: bool = False, overwrite: bool = False, retry_errors: bool = False) -> Summary:
         """Do the task, or what is left of it.
 
         Args:
             restart: forget what an earlier run has done, and overwrite it.
+            overwrite: with `restart`, also what no run of ours has begun.
             retry_errors: once all is answered, ask again what failed.
 
         Raises:
@@ -97,11 +109,14 @@ class BulkRun:
         """
         if self._plan.is_stream:
             return self._to_stream()
-        out = Path(self._task.output)
+        out, lines_path = Path(self._task.output), self._plan.lines_path
+        if not (restart and overwrite) and not sidecar_path(out).exists():
+            refuse_foreign(out)
         if restart:
-            clear_away(out, self._plan.lines_path)
+            clear_away(out, lines_path)
         earlier = None if restart else self._earlier(out)
         if earlier is not None and earlier.is_complete and not (retry_errors and earlier.tally.failed):
+            refuse_changed_output(lines_path, out, earlier)
             self._write_gathered(out)
             return self._summary(earlier.tally, earlier.tally, earlier.model)
         sidecar = self._begin_or_go_on(out, earlier)
@@ -120,13 +135,9 @@ class BulkRun:
     def _earlier(self, out: Path) -> Sidecar | None:
         """The state to resume, checked against input and settings."""
         earlier = state.load(out)
-        if earlier is None and out.exists() and out.stat().st_size:
-            raise InvalidRequest(
-                f"{out} is there already and was not begun by `rerankq bulk`; --restart overwrites it",
-                {"field": "output"},
-            )
         if earlier is not None:
-            state.refuse_changed(earlier, self._plan.settings(), self._plan.reader().identities())
+            inputs = [source.identity() for source in self._plan.reader().sources()]
+            state.refuse_changed(earlier, self._plan.settings(), inputs)
         return earlier
 
     def _begin_or_go_on(self, out: Path, earlier: Sidecar | None) -> Sidecar:
@@ -138,7 +149,7 @@ class BulkRun:
                 model=model,
                 settings=self._plan.settings(),
                 pack_pairs=self._task.pack_pairs or _pack_pairs(workers),
-                inputs=self._plan.reader().identities(),
+                inputs=[source.identity(is_whole=True) for source in self._plan.reader().sources()],
             )
         state.refuse_other_model(earlier, model)
         if self._task.pack_pairs not in (None, earlier.pack_pairs):
@@ -154,7 +165,8 @@ class BulkRun:
         is_retry = sidecar.round > 1
         reader = self._plan.retry_reader(retry_path(out, sidecar.round)) if is_retry else self._plan.reader()
         name = f"{sidecar.run} round {sidecar.round}"
-        packs = cut(self._entries(reader, sidecar.first_open), PackSize(max_pairs=sidecar.pack_pairs))
+        entries = self._entries(reader, sidecar.first_open, sidecar.first_free if is_retry else None)
+        packs = cut(entries, PackSize(max_pairs=sidecar.pack_pairs))
         open_packs = (pack for pack in packs if not sidecar.covers((pack.start, pack.stop)))
         is_ordered = self._task.is_ordered and not is_retry
         flight = Flight(self._client, name)
@@ -201,20 +213,32 @@ class BulkRun:
         finally:
             flight.clear(ledger.commit())
 
-    def _entries(self, reader: Reader, start: int) -> Iterator[Entry]:
-        """The rows from a position on; those before are passed over without a look."""
+    def _entries(self, reader: Reader, start: int, first_free: int | None = None) -> Iterator[Entry]:
+        """The rows from a position on; those before are passed over without a look.
+
+        Args:
+            first_free: of an errors file, the place of its first row, should the row not tell its own.
+        """
         records = islice(readable(reader, self._task.input), start, None)
         for position, record in enumerate(records, start=start):
-            yield validated(position, reader.row(record), self._client, self._task.options)
+            row = reader.row(record)
+            if first_free is not None and row.first_position is None:
+                row = replace(row, first_position=first_free + position)
+            yield validated(position, row, self._client, self._task.options)
 
     def _finish(self, out: Path, ledger: FileLedger) -> None:
         ledger.drop_empty_errors()
-        self._write_gathered(out)
+        if self._write_gathered(out):
+            ledger.note_whole_file(out)
+            if not ledger.tally.failed:  # else rows asked again are added to them
+                self._plan.lines_path.unlink()
 
-    def _write_gathered(self, out: Path) -> None:
+    def _write_gathered(self, out: Path) -> bool:
         """Turn the lines gathered for a format that cannot be appended to into the output, unless that is done."""
-        if self._plan.gather and not out.exists():
+        is_due = self._plan.gather is not None and not out.exists()
+        if self._plan.gather and is_due:
             self._plan.gather(self._plan.lines_path, out)
+        return is_due
 
     def _remove_gathered(self, out: Path) -> None:
         """The output of a run that goes on is there only once it is whole."""
@@ -246,6 +270,7 @@ class BulkRun:
             rows=tally.rows,
             failed=tally.failed,
             failures=dict(tally.failures),
+            reasons=list(tally.reasons),
             pairs=tally.pairs,
             tokens=tally.tokens,
             cached_pairs=tally.cached_pairs,

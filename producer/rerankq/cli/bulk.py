@@ -1,7 +1,9 @@
 """`rerankq bulk`: a file in, a file out."""
 
 import json
+import os
 import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -70,6 +72,9 @@ _WindowMegabytes = Annotated[
     int, _option("Megabytes of input that may be under way.", _RUN, "--window-megabytes", min=1)
 ]
 _Restart = Annotated[bool, _option("Forget an earlier run and overwrite its output.", _RUN, "--restart")]
+_Overwrite = Annotated[
+    bool, _option("With --restart: also files that no run of `bulk` has begun.", _RUN, "--overwrite")
+]
 _RetryErrors = Annotated[bool, _option("Ask again what failed.", _RUN, "--retry-errors")]
 _DryRun = Annotated[bool, _option("Read, validate, count and estimate; send nothing.", _RUN, "--dry-run")]
 _PairsPerSecond = Annotated[
@@ -110,6 +115,7 @@ def bulk(
     pack_pairs: _PackPairs = None,
     window_megabytes: _WindowMegabytes = 32,
     restart: _Restart = False,
+    overwrite: _Overwrite = False,
     retry_errors: _RetryErrors = False,
     dry_run: _DryRun = False,
     pairs_per_second: _PairsPerSecond = H100_PAIRS_PER_SECOND,
@@ -154,6 +160,7 @@ def bulk(
         with_documents=return_documents,
         options={name: value for name, value in requested.items() if value is not None},
         pack_pairs=pack_pairs,
+        also_written=[] if summary_json is None else [str(summary_json)],
     )
     if dry_run:
         _show_findings(task, pairs_per_second, summary_json)
@@ -163,6 +170,7 @@ def bulk(
         window_bytes=window_megabytes * 1_000_000,
         progress=progress,
         restart=restart,
+        overwrite=overwrite,
         retry_errors=retry_errors,
         local=local,
         model=model,
@@ -178,6 +186,7 @@ def _run_or_leave(
     window_bytes: int,
     progress: Kind,
     restart: bool,
+    overwrite: bool,
     retry_errors: bool,
     local: bool,
     model: str | None,
@@ -188,19 +197,47 @@ def _run_or_leave(
 
     shown = None
     try:
+        _end_in_order_when_told_to()
         with connected(local=local, model=model) as client:
             shown = progress_of(progress)
             run = BulkRun(task, client, progress=shown, window_bytes=window_bytes)
-            return run.run(restart=restart, retry_errors=retry_errors)
-    except KeyboardInterrupt:
-        raise _end(INTERRUPTED, "interrupted", task) from None
+            return run.run(restart=restart, overwrite=overwrite, retry_errors=retry_errors)
+    except KeyboardInterrupt as interrupt:
+        raise _end(_code_of(interrupt), "interrupted", task) from None
     except RerankError as error:
         raise _end(exit_code(error), in_words(error), task) from error
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains of it at its end
+        raise _end(128 + signal.SIGPIPE, "whoever read the output is gone", task) from None
     except OSError as error:
         raise _end(UNAVAILABLE, f"the output cannot be written: {error}", task) from error
     finally:
         if shown is not None:
             shown.close()
+
+
+class _Told(KeyboardInterrupt):
+    """A signal that asks a program to end, as Ctrl-C does."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _end_in_order_when_told_to() -> None:
+    """SIGTERM (a scheduler) and SIGHUP (a closed terminal) end a run as Ctrl-C does: safe, and told how to go on."""
+
+    def end(number: int, _frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)  # once is enough; a second must not break the order
+        raise _Told(number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` has SIGHUP ignored, and means it
+            signal.signal(number, end)
+
+
+def _code_of(interrupt: KeyboardInterrupt) -> int:
+    return 128 + interrupt.number if isinstance(interrupt, _Told) else INTERRUPTED
 
 
 def _show_findings(task: "Task", pairs_per_second: float, summary_json: Path | None) -> None:
@@ -210,7 +247,7 @@ def _show_findings(task: "Task", pairs_per_second: float, summary_json: Path | N
 
     with RerankClient() as client:
         findings = dry_run(task, client, pairs_per_second)
-    _print(finding_lines(findings), to_stderr=False)
+    _print(finding_lines(findings), to_stderr=str(summary_json) == STANDARD_STREAM)
     _write_json(findings.as_json(), summary_json)
     if findings.failed:
         raise typer.Exit(JOB_FAILED)
@@ -219,7 +256,8 @@ def _show_findings(task: "Task", pairs_per_second: float, summary_json: Path | N
 def _show(summary: "Summary", summary_json: Path | None) -> None:
     from rerankq.bulk.report import summary_lines
 
-    _print(summary_lines(summary), to_stderr=summary.output == STANDARD_STREAM)
+    is_taken = STANDARD_STREAM in (summary.output, str(summary_json))  # stdout holds one thing at a time
+    _print(summary_lines(summary), to_stderr=is_taken)
     _write_json(summary.as_json(), summary_json)
 
 
@@ -244,6 +282,6 @@ def _end(code: int, reason: str, task: "Task") -> typer.Exit:
     """Say why the run ended before its time, and how it is taken up again."""
     print(reason, file=sys.stderr)
     if code != WRONG_INPUT and task.output != STANDARD_STREAM:
-        again = [word for word in sys.argv[1:] if word != "--restart"]
+        again = [word for word in sys.argv[1:] if word not in ("--restart", "--overwrite")]
         print(f"What is done is safe. To go on: {shlex.join(['rerankq', *again])}", file=sys.stderr)
     return typer.Exit(code)

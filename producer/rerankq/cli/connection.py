@@ -32,7 +32,8 @@ def local_stack(model: str | None) -> Generator["LocalStack"]:
     from rerankq.local.stack import LocalStack
 
     for signal_number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signal_number, _leave)
+        if signal.getsignal(signal_number) is signal.SIG_DFL:  # a command may have its own way to end
+            signal.signal(signal_number, _leave)
     with ExitStack() as service:
         with progress() as show:
             stack = service.enter_context(LocalStack(model=model, on_progress=show))

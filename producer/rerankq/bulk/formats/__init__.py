@@ -19,7 +19,7 @@ from rerankq.bulk.formats.names import (
     Layout,
     extension_of,
 )
-from rerankq.bulk.formats.source import Given, Identity
+from rerankq.bulk.formats.source import Given, Source
 from rerankq.bulk.rows import Entry, Row
 from rerankq.contract import wire
 from rerankq.contract.errors import InvalidRequest
@@ -37,8 +37,8 @@ class Reader(Protocol):
         """What a record says; a broken one gives a row with an error, never an exception."""
         ...
 
-    def identities(self) -> list[Identity]:
-        """What tells every file that was read from a changed one."""
+    def sources(self) -> list[Source]:
+        """Every file that is read."""
         ...
 
     def fraction_read(self) -> float | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from rerankq.bulk import STANDARD_STREAM
 from rerankq.bulk.formats.json_lines import canonical_row
-from rerankq.bulk.formats.source import Given, Identity
+from rerankq.bulk.formats.source import Given, Source
 from rerankq.bulk.rows import Row
 from rerankq.contract import wire
 from rerankq.contract.errors import InvalidRequest, InvalidSettings
@@ -44,9 +44,9 @@ class _Columns:
         fields = wire.decode(wire.encode(_as_json(record)))
         return canonical_row(fields, self._names, len(wire.encode(fields)))
 
-    def identities(self) -> list[Identity]:
-        """That of the one file."""
-        return [self._source.identity()]
+    def sources(self) -> list[Source]:
+        """The one file."""
+        return [self._source]
 
     def fraction_read(self) -> float | None:
         """By rows, where the file says how many there are."""

@@ -1,15 +1,18 @@
 """JSON lines in three dialects, each answered in kind: our own, OpenAI batch lines, rank_llm's query and candidates."""
 
+import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from rerankq.bulk.formats.names import FieldNames, Layout
-from rerankq.bulk.formats.source import Given, Identity
+from rerankq.bulk.formats.source import Given, Source
 from rerankq.bulk.rows import ERROR_KEY, Entry, Row, broken_row, place_of, text_at
 from rerankq.contract import wire
 from rerankq.contract.messages import RankedDocument, Ranking
 
+_LONG_NUMBER = re.compile(rb"[:,\[\s]-?\d{19}")  # may not fit into 64 bits
 _BATCH_OPTIONS = (
     "top_n",
     "max_tokens_per_doc",
@@ -32,25 +35,23 @@ class JsonLinesReader:
 
     def row(self, record: bytes) -> Row:
         """What one line says."""
-        try:
-            fields = wire.decode(record)
-        except ValueError:
-            return broken_row({"line": record.decode(errors="replace")}, "expected a JSON object, got none")
+        fields = _decoded(record)
         if not isinstance(fields, dict):
-            return broken_row(
-                {"line": record.decode(errors="replace")}, "expected a JSON object, got another value"
-            )
+            return broken_row({}, "expected a line with a JSON object, got something else", line=record)
         failed: Any = fields.pop(ERROR_KEY, None)
         row = self._understood(fields, len(record))
-        return (
-            replace(row, first_position=failed["row"])
-            if isinstance(failed, dict) and "row" in failed
-            else row
+        if not isinstance(failed, dict):
+            return replace(row, line=record)
+        place = failed.get("row")
+        return replace(
+            row,
+            line=_without_reason(record, fields),
+            first_position=place if isinstance(place, int) else None,
         )
 
-    def identities(self) -> list[Identity]:
-        """That of the one file."""
-        return [self._source.identity()]
+    def sources(self) -> list[Source]:
+        """The one file."""
+        return [self._source]
 
     def fraction_read(self) -> float | None:
         """By bytes."""
@@ -175,6 +176,31 @@ class RankLlmWriter:
         return line_of({**entry.row.source, "candidates": ranked})
 
 
+def failed_line(row: Row, reason: Mapping[str, Any]) -> bytes:
+    """The row as it came, to the byte, its reason as the last key; a line that is no object has no room for one."""
+    if row.line is None:
+        return line_of({**row.source, ERROR_KEY: reason})
+    if not row.source:
+        return row.line + b"\n"
+    head, _, _ = row.line.rpartition(b"}")
+    return head.rstrip() + b"," + line_of({ERROR_KEY: reason})[1:]
+
+
+def _without_reason(record: bytes, fields: Mapping[str, Any]) -> bytes:
+    """The line before its reason was put in; told anew where somebody has moved the reason about."""
+    head = record[: record.rindex(f'"{ERROR_KEY}"'.encode())].rstrip().removesuffix(b",") + b"}"
+    return head if _decoded(head) == fields else wire.encode(fields)
+
+
+def _decoded(record: bytes) -> Any:
+    """The value of a line, None for what is none; whole numbers of any length stay what they are."""
+    try:
+        value = wire.decode(record)
+    except ValueError:
+        return None
+    return json.loads(record) if _LONG_NUMBER.search(record) else value
+
+
 def is_batch(line: Mapping[str, Any]) -> bool:
     """Whether a line is one of an OpenAI batch."""
     return "custom_id" in line and "body" in line
@@ -249,7 +275,10 @@ def name_of(entry: Entry) -> dict[str, Any]:
 
 def line_of(fields: Any) -> bytes:
     """One line of JSON."""
-    return wire.encode(fields) + b"\n"
+    try:
+        return wire.encode(fields) + b"\n"
+    except TypeError:  # a whole number of more than 64 bits, which a caller may well have as an id
+        return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
 def _batch_result(entry: Entry, result: RankedDocument, with_documents: bool) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from rerankq.bulk.formats.names import Layout
 from rerankq.bulk.formats.on_disk import SeenIds
-from rerankq.bulk.formats.source import Given, Identity
+from rerankq.bulk.formats.source import Given, Source
 from rerankq.bulk.rows import Entry, Row, document_key, place_of, text_at
 from rerankq.contract.errors import InvalidRequest
 from rerankq.contract.messages import RankedDocument, Ranking
@@ -68,9 +68,9 @@ class TableReader:
         names = self._names
         return (names.id, names.query, names.document_id, names.text)
 
-    def identities(self) -> list[Identity]:
-        """That of the one file."""
-        return [self._source.identity()]
+    def sources(self) -> list[Source]:
+        """The one file."""
+        return [self._source]
 
     def fraction_read(self) -> float | None:
         """By bytes."""

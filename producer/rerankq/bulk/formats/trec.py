@@ -6,7 +6,7 @@ from typing import Any
 
 from rerankq.bulk.formats.names import Layout
 from rerankq.bulk.formats.on_disk import SeenIds, TextsById
-from rerankq.bulk.formats.source import Given, Identity, Source
+from rerankq.bulk.formats.source import Given, Source
 from rerankq.bulk.rows import Entry, Row, broken_row, document_key, place_of
 from rerankq.contract import wire
 from rerankq.contract.errors import InvalidRequest
@@ -71,9 +71,9 @@ class TrecReader:
         size = len(query) + sum(len(document["text"] or "") for document in documents)
         return Row(source=fields, size_bytes=size, **fields)
 
-    def identities(self) -> list[Identity]:
-        """Those of run, queries and corpus."""
-        return [source.identity() for source in (self._run, self._queries, self._corpus)]
+    def sources(self) -> list[Source]:
+        """Run, queries and corpus."""
+        return [self._run, self._queries, self._corpus]
 
     def fraction_read(self) -> float | None:
         """By the bytes of the run."""

@@ -10,6 +10,8 @@ import sys
 import time
 from dataclasses import dataclass, field
 from glob import escape
+from hashlib import blake2b
+from io import BytesIO
 from pathlib import Path
 from shutil import copyfile
 from typing import Any, Protocol, Self
@@ -51,9 +53,10 @@ class Ledger(Protocol):
 class AppendedFile:
     """A file that is good up to a point that its owner knows; whatever stands behind it is cut off."""
 
-    def __init__(self, path: Path, safe_bytes: int, *, is_optional: bool = False) -> None:
+    def __init__(self, path: Path, safe_bytes: int | None, *, is_optional: bool = False) -> None:
         """
         Args:
+            safe_bytes: what stands behind them is cut off; None leaves the file as it is.
             is_optional: without anything to write there will be no such file.
 
         Raises:
@@ -61,8 +64,12 @@ class AppendedFile:
         """
         self.path = path
         self._descriptor: int | None = None
-        if not is_optional or path.exists() or safe_bytes:
-            self._cut_torn_end(self._open(), safe_bytes)
+        if path.exists() or not is_optional:
+            descriptor = self._open()
+            if safe_bytes is not None:
+                self._cut_torn_end(descriptor, safe_bytes)
+        elif safe_bytes:
+            raise changed(path, safe_bytes, None)
 
     def write_at(self, safe_bytes: int, data: bytes) -> int:
         """Bring the data to the disk behind the safe point; the length of the file then.
@@ -102,11 +109,7 @@ class AppendedFile:
     def _cut_torn_end(self, descriptor: int, safe_bytes: int) -> None:
         length = os.fstat(descriptor).st_size
         if length < safe_bytes:
-            raise InvalidRequest(
-                f"expected {self.path} to have at least {safe_bytes:,} bytes, got {length:,}; it was changed "
-                "since; --restart begins anew",
-                {"field": "output"},
-            )
+            raise changed(self.path, safe_bytes, length)
         os.ftruncate(descriptor, safe_bytes)
 
     def _packed(self, data: bytes) -> bytes:
@@ -142,7 +145,10 @@ class FileLedger:
         self._out = out
         self._header = header
         self._lines = AppendedFile(lines_path, sidecar.out_bytes)
-        self._errors = AppendedFile(errors_path(out), sidecar.errors_bytes, is_optional=True)
+        # Of a round that is through, the errors file is the user's: mended in place, it is what comes next.
+        errors_safe = None if sidecar.is_complete else sidecar.errors_bytes
+        self._errors_digest = _digest_of(errors_path(out), errors_safe, sidecar.errors_digest)
+        self._errors = AppendedFile(errors_path(out), errors_safe, is_optional=True)
         self._page = Page(sidecar)
         self._tally = sidecar.tally.model_copy(deep=True)
         self._commit_at = time.monotonic() + COMMIT_PERIOD_SECONDS
@@ -180,15 +186,18 @@ class FileLedger:
         self._commit(is_complete=True)
 
     def begin_retry(self) -> None:
-        """Put the errors aside as the next round's input."""
+        """Put the errors aside, as they stand now, as the next round's input."""
         sidecar = self.sidecar
         copyfile(errors_path(self._out), retry_path(self._out, sidecar.round + 1))
+        self._errors_digest = blake2b()
         tally = sidecar.tally.model_copy(deep=True)
-        tally.rows, tally.failed, tally.failures = tally.rows - tally.failed, 0, {}
+        tally.rows, tally.failed, tally.failures, tally.reasons = tally.rows - tally.failed, 0, {}, []
         anew = {
             "round": sidecar.round + 1,
+            "first_free": sidecar.first_free + sum(stop - start for start, stop in sidecar.done),
             "done": [],
             "errors_bytes": 0,
+            "errors_digest": self._errors_digest.hexdigest(),
             "is_complete": False,
             "tally": tally,
         }
@@ -198,6 +207,10 @@ class FileLedger:
     def end_retry(self) -> None:
         """What the round read is of no more use."""
         retry_path(self._out, self.sidecar.round).unlink(missing_ok=True)
+
+    def note_whole_file(self, path: Path) -> None:
+        """Remember the file that the gathered lines were turned into."""
+        self._turn_to(self.sidecar.model_copy(update={"whole_bytes": path.stat().st_size}))
 
     def drop_empty_errors(self) -> None:
         """No errors, no errors file."""
@@ -220,13 +233,17 @@ class FileLedger:
         header = self._header if page.sidecar.out_bytes == 0 else b""
         lines = header + b"".join(outcome.lines for outcome in page.waiting)
         error_lines = b"".join(outcome.error_lines for outcome in page.waiting)
+        digest = self._errors_digest.copy()
+        digest.update(error_lines)
         safe = {
             "out_bytes": self._lines.write_at(page.sidecar.out_bytes, lines),
             "errors_bytes": self._errors.write_at(page.sidecar.errors_bytes, error_lines),
+            "errors_digest": digest.hexdigest(),
             "is_complete": is_complete,
             **_sums(page),
         }
         self._turn_to(page.sidecar.model_copy(update=safe))
+        self._errors_digest = digest
         self._commit_at = time.monotonic() + COMMIT_PERIOD_SECONDS
         return [job_id for outcome in page.waiting for job_id in outcome.job_ids]
 
@@ -289,17 +306,89 @@ def retry_path(out: Path, round_number: int) -> Path:
     return out.with_name(f"{out.name}.errors.round{round_number}.jsonl")
 
 
+def gathered_path(out: Path) -> Path:
+    """Where lines are gathered for an output that cannot be appended to."""
+    return out.with_name(f"{out.name}.rerankq.lines.jsonl")
+
+
+def written_paths(out: Path) -> list[Path]:
+    """Every file that a run of this output may write, empty or remove."""
+    leftovers = out.parent.glob(f"{escape(out.name)}.errors.round*.jsonl")
+    unfinished = (path.with_name(f"{path.name}.unfinished") for path in (out, state.sidecar_path(out)))
+    return [out, gathered_path(out), errors_path(out), state.sidecar_path(out), *leftovers, *unfinished]
+
+
+def refuse_foreign(out: Path) -> None:
+    """Refuse to touch files that no run began.
+
+    Raises:
+        InvalidRequest: naming the first.
+    """
+    for path in written_paths(out):
+        if path.exists() and (not path.is_file() or path.stat().st_size):
+            raise InvalidRequest(
+                f"{path} is there already and was not begun by `rerankq bulk`; choose another OUT, "
+                "or say --restart --overwrite to lose it",
+                {"field": "output"},
+            )
+
+
+def refuse_changed_output(lines_path: Path, whole: Path, sidecar: Sidecar) -> None:
+    """Refuse to call done what is not there any more.
+
+    Raises:
+        InvalidRequest: the output of a complete run is gone, or shorter than it was.
+    """
+    path, expected = lines_path, sidecar.out_bytes
+    if sidecar.whole_bytes is not None and (whole.exists() or not lines_path.exists()):
+        path, expected = whole, sidecar.whole_bytes
+    length = path.stat().st_size if path.exists() else None
+    if (length or 0) < expected:
+        raise changed(path, expected, length)
+
+
+def changed(path: Path, expected_bytes: int, got_bytes: int | None) -> InvalidRequest:
+    """A file of the run's own is not as it was left."""
+    got = "it is gone" if got_bytes is None else f"got {got_bytes:,}"
+    return InvalidRequest(
+        f"expected {path} to have at least {expected_bytes:,} bytes, {got}; it was changed since; "
+        "--restart begins anew",
+        {"field": "output"},
+    )
+
+
 def clear_away(out: Path, lines_path: Path) -> None:
-    """Forget an earlier run, unless it is still going on; the files themselves are emptied by the next one.
+    """Forget an earlier run, unless it is still going on; the output itself is emptied by the next one.
 
     Raises:
         InvalidRequest: somebody is writing it.
     """
     if lines_path.exists():
-        AppendedFile(lines_path, lines_path.stat().st_size).close()
-    leftovers = out.parent.glob(f"{escape(out.name)}.errors.round*.jsonl")
-    for path in [state.sidecar_path(out), errors_path(out), *leftovers]:
-        path.unlink(missing_ok=True)
+        AppendedFile(lines_path, None).close()
+    for path in written_paths(out):
+        if path != out:
+            path.unlink(missing_ok=True)
+
+
+def _digest_of(path: Path, length: int | None, expected: str | None) -> Any:
+    """A digest of a file's first bytes, to be added to.
+
+    Raises:
+        InvalidRequest: it is not the one that was expected.
+    """
+    digest = blake2b()
+    if length:
+        with path.open("rb") if path.exists() else BytesIO() as file:
+            while length and (part := file.read(min(length, 1 << 20))):
+                digest.update(part)
+                length -= len(part)
+        if expected is not None and digest.hexdigest() != expected:
+            raise InvalidRequest(
+                f"{path} was changed before the run is through; put it back as it was and finish the run: "
+                "--retry-errors reads it then as you have mended it",
+                {"field": "output"},
+            )
+    return digest
 
 
 def _write_fully(descriptor: int, data: bytes) -> None:

@@ -1,13 +1,13 @@
 """What an answered pack leaves behind: lines for the output, lines for the errors file, sums."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rerankq.bulk.evaluate import Evaluator
 from rerankq.bulk.formats import Writer
-from rerankq.bulk.formats.json_lines import line_of, name_of
-from rerankq.bulk.output.tally import Quality, Tally
-from rerankq.bulk.rows import ERROR_KEY, Entry, place_of
+from rerankq.bulk.formats.json_lines import failed_line, line_of, name_of
+from rerankq.bulk.output.tally import SHOWN_REASONS, Quality, Tally
+from rerankq.bulk.rows import Entry, place_of
 from rerankq.bulk.sending.flight import Answer, Landed
 from rerankq.contract.errors import RerankError, to_wire
 from rerankq.contract.messages import Ranking
@@ -64,7 +64,7 @@ class Scribe:
         return line_of({**name_of(entry), "error": to_wire(answer)})
 
     def _tally(
-        self, ranked: Sequence[tuple[Entry, Ranking]], failed: Iterable[tuple[Entry, RerankError]]
+        self, ranked: Sequence[tuple[Entry, Ranking]], failed: Sequence[tuple[Entry, RerankError]]
     ) -> Tally:
         usages = [ranking.usage for _, ranking in ranked]
         failures: dict[str, int] = {}
@@ -79,6 +79,7 @@ class Scribe:
             cached_pairs=sum(usage.cached_pairs for usage in usages),
             truncated_documents=sum(usage.truncated_documents for usage in usages),
             failures=failures,
+            reasons=[f"row {place_of(entry)}: {error.message}" for entry, error in failed[:SHOWN_REASONS]],
             quality=Quality() if self._evaluator is None else self._evaluator.quality(ranked),
         )
 
@@ -86,4 +87,4 @@ class Scribe:
 def error_line(entry: Entry, error: RerankError) -> bytes:
     """The row as it came, with the reason beside it: mended or not, it can be run again."""
     reason = {"row": place_of(entry), "type": type(error).__name__, "message": error.message}
-    return line_of({**entry.row.source, ERROR_KEY: reason})
+    return failed_line(entry.row, reason)

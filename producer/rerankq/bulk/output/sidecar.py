@@ -37,8 +37,14 @@ class Sidecar(BaseModel):
     """1 reads the input; each further one the errors that the one before left."""
     done: list[Span] = Field(default_factory=list)
     """Positions of this round whose rows are safe."""
+    first_free: int = 0
+    """Places from here on belong to no row of the input; rows of an errors file that lost theirs are numbered so."""
     out_bytes: int = 0
     errors_bytes: int = 0
+    errors_digest: str | None = None
+    """Of those bytes of the errors file; None in a sidecar of before."""
+    whole_bytes: int | None = None
+    """Length of a file made of gathered lines, once it is there."""
     is_complete: bool = False
     """This round has reached the end of what it reads."""
     tally: Tally = Field(default_factory=Tally)

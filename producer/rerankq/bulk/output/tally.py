@@ -2,6 +2,8 @@
 
 from pydantic import BaseModel, Field
 
+SHOWN_REASONS = 5
+
 
 class Quality(BaseModel):
     """Sums of nDCG@10 and MRR@10 over the judged queries."""
@@ -38,6 +40,8 @@ class Tally(BaseModel):
     truncated_documents: int = 0
     failures: dict[str, int] = Field(default_factory=dict)
     """Failed rows by the error's name."""
+    reasons: list[str] = Field(default_factory=list)
+    """Of the first rows that failed."""
     quality: Quality = Field(default_factory=Quality)
 
     def add(self, other: "Tally") -> None:
@@ -50,4 +54,5 @@ class Tally(BaseModel):
         self.truncated_documents += other.truncated_documents
         for name, count in other.failures.items():
             self.failures[name] = self.failures.get(name, 0) + count
+        self.reasons = [*self.reasons, *other.reasons][:SHOWN_REASONS]
         self.quality.add(other.quality)
