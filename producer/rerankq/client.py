@@ -28,10 +28,11 @@ from rerankq.contract.errors import (
     RerankError,
     ResultTimeout,
 )
+from rerankq.contract.heartbeats import WorkerStatus
 from rerankq.contract.messages import LANES, Document, Lane, Ranking, RerankRequest, parse_request
 from rerankq.contract.stores import redis_client
 from rerankq.contract.transport.scripts import Script
-from rerankq.door import Door, WorkerStatus
+from rerankq.door import Door
 from rerankq.outgoing import Outgoing, check_size, outgoing_job, outgoing_pack
 from rerankq.settings import ClientSettings
 

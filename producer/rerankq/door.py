@@ -4,17 +4,16 @@ The judgement is pure; one class reads what it judges by.
 """
 
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from redis import Redis
 
-from rerankq.contract import keys, wire
-from rerankq.contract.broker import queue_of
 from rerankq.contract.clock import RedisClock
 from rerankq.contract.errors import QueueFull
+from rerankq.contract.heartbeats import Heartbeats, WorkerStatus
+from rerankq.contract.keys import queue_of
 from rerankq.contract.messages import LANES, Lane
 from rerankq.settings import ClientSettings
 
@@ -22,21 +21,6 @@ SURROUNDINGS_AGE_SECONDS = (
     1.0  # workers, pace and memory change slowly; the lane's length is asked for every time
 )
 _UNKNOWN_MEMORY_RETRY_SECONDS = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerStatus:
-    """What one Celery worker last said of itself."""
-
-    name: str
-    state: str
-    """`loading`, `ready`, `busy`, `stuck` or `broken`: its engine's own word."""
-    lanes: tuple[Lane, ...]
-    device: str
-    dtype: str
-    model: str
-    revision: str
-    seen_seconds_ago: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +59,7 @@ class Door:
         self._broker = broker
         self._settings = settings
         self.clock = RedisClock()
+        self._heartbeats = Heartbeats(broker, self.clock)
         self._around = Surroundings()
         self._read_at = float("-inf")
 
@@ -99,62 +84,25 @@ class Door:
         return self._around
 
     def _read(self) -> Surroundings:
-        pipeline = self._broker.pipeline(transaction=False)
-        pipeline.time()
-        pipeline.hgetall(keys.WORKERS)
-        pipeline.hgetall(keys.PACE)
-        pipeline.info("memory")
-        asked_at = time.monotonic()
-        now, workers, paces, memory = pipeline.execute()
-        self.clock.learn(now, asked_at)
-        alive = read_workers(workers, now[0])
+        workers, memory = self._heartbeats.alive(), self._broker.info("memory")
         return Surroundings(
-            workers=alive,
-            seconds_per_job=_lane_paces(paces, alive),
-            memory_fraction=memory["used_memory"]
+            workers=workers,
+            seconds_per_job=_lane_paces(workers),
+            memory_fraction=memory["used_memory"]  # pyright: ignore[reportIndexIssue] - redis-py
             / (memory.get("maxmemory") or self._settings.max_broker_bytes),
         )
 
 
-def read_workers(heartbeats: Mapping[bytes, bytes], now: float) -> tuple[WorkerStatus, ...]:
-    """The workers heard of lately, by name; one whose words nobody here understands is left out.
-
-    Args:
-        heartbeats: the hash at `keys.WORKERS`.
-        now: Redis's own clock, Unix seconds.
-    """
-    alive: list[WorkerStatus] = []
-    for name, beat in heartbeats.items():
-        with suppress(ValueError, KeyError, TypeError):  # a worker of another release
-            alive.append(_worker_status(name.decode(), wire.decode(beat), now))
-    alive = [status for status in alive if status.seen_seconds_ago <= keys.HEARTBEAT_TTL_SECONDS]
-    return tuple(sorted(alive, key=lambda status: status.name))
-
-
-def _worker_status(name: str, beat: Mapping[str, Any], now: float) -> WorkerStatus:
-    return WorkerStatus(
-        name=name,
-        state=beat["state"],
-        lanes=tuple(beat["lanes"]),
-        device=beat["device"],
-        dtype=beat["dtype"],
-        model=beat["model"],
-        revision=beat["revision"],
-        seen_seconds_ago=max(now - beat["seen"], 0.0),
-    )
-
-
-def _lane_paces(paces: Mapping[bytes, bytes], alive: tuple[WorkerStatus, ...]) -> dict[str, float]:
+def _lane_paces(workers: Sequence[WorkerStatus]) -> dict[str, float]:
     """Seconds until one more job of a lane is done, all its workers together."""
-    names = {status.name for status in alive}
-    own = [wire.decode(pace) for name, pace in paces.items() if name.decode() in names]
+    paces = [worker.seconds_per_job for worker in workers]
     return {
-        lane: seconds for lane in LANES if (seconds := _together([p[lane] for p in own if lane in p])) > 0
+        lane: seconds for lane in LANES if (seconds := _together([p[lane] for p in paces if lane in p])) > 0
     }
 
 
 def _together(seconds_per_job: list[float]) -> float:
-    rate = sum(1 / seconds for seconds in seconds_per_job if seconds > 0)
+    rate = sum(1 / seconds for seconds in seconds_per_job)
     return 1 / rate if rate else 0.0
 
 

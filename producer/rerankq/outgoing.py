@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rerankq.contract import keys, wire
-from rerankq.contract.broker import PACK_TASK, RERANK_TASK, queue_of
+from rerankq.contract.broker import PACK_TASK, RERANK_TASK
 from rerankq.contract.clock import RedisClock
 from rerankq.contract.errors import InvalidRequest, PayloadTooLarge
 from rerankq.contract.messages import Lane, RerankRequest, thousands
@@ -43,7 +43,7 @@ class Outgoing:
         return {
             "kwargs": self.kwargs,
             "task_id": self.job_id,
-            "queue": queue_of(self.lane),
+            "queue": keys.queue_of(self.lane),
             "serializer": wire.SERIALIZER,
             "compression": "zstd" if self.compress else None,
             "argsrepr": "()",

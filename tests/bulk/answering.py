@@ -15,6 +15,7 @@ from typing import Any, Self
 import redis
 
 from rerankq.contract import keys, wire
+from rerankq.contract.heartbeats import Heartbeats, WorkerStatus
 from tests.redis_server import RedisServer
 
 MODEL = {"name": "by-length", "revision": "1"}
@@ -71,16 +72,16 @@ class AnsweringWorker:
 
     def _beat(self) -> None:
         self._beat_at = time.monotonic() + 1
-        beat = {
-            "seen": time.time(),
-            "state": "ready",
-            "lanes": ["bulk"],
-            "device": "cpu",
-            "dtype": "fp32",
-            "model": self._model["name"],
-            "revision": self._model["revision"],
-        }
-        self._redis.hset(keys.WORKERS, "w@test", wire.encode(beat))
+        worker = WorkerStatus(
+            name="w@test",
+            state="ready",
+            lanes=("bulk",),
+            device="cpu",
+            dtype="fp32",
+            model=self._model["name"],
+            revision=self._model["revision"],
+        )
+        Heartbeats(self._redis).tell(worker)
 
     def _answer(self, envelope: dict[str, Any]) -> None:
         job_id = envelope["headers"]["id"]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from rerankq.contract.broker import queue_of
+from rerankq.contract.keys import queue_of
 from rerankq.contract.messages import LANES
 from rerankq.contract.settings import PREFIX
 from rerankq.contract.variables import VARIABLES

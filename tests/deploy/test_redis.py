@@ -16,7 +16,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError
 from redis.retry import Retry
 
-from rerankq.contract.broker import celery_app, queue_of
+from rerankq.contract.broker import celery_app
+from rerankq.contract.keys import queue_of
 from tests.deploy.compose_rules import ROOT
 from tests.redis_server import find_redis_server, free_port
 

@@ -14,8 +14,11 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from rerankq import RerankClient, RerankError
-from rerankq.contract.broker import PACK_TASK, RERANK_TASK, queue_of
+from rerankq.contract.broker import PACK_TASK, RERANK_TASK
 from rerankq.contract.dead_letters import DeadLetters
+from rerankq.contract.heartbeats import Heartbeats
+from rerankq.contract.keys import PACE, WORKERS, queue_of
+from tests.contract.test_heartbeats import STRANGE
 from tests.service import Service
 
 FEW = settings(
@@ -206,3 +209,21 @@ def test_an_unknown_task_is_answered_and_set_aside(
     stranger.send_task("os.system", args=["true"], task_id=job_id, queue=queue_of("bulk"))
 
     service.wait_until(lambda: client.status(job_id).state == "dead")
+
+
+def test_strange_heartbeats_disturb_no_worker(service: Service, redis: "Redis") -> None:
+    heartbeats, quiet = Heartbeats(redis), _lines_of_trouble(service)
+    ours = {worker.name for worker in heartbeats.alive()}
+    for number, strange in enumerate(STRANGE):
+        for key in (WORKERS, PACE):
+            redis.hset(key, f"other{number}@host", strange.values[0])
+    before = redis.hmget(WORKERS, *ours)
+
+    service.wait_until(lambda: not set(before) & set(redis.hmget(WORKERS, *ours)))
+
+    assert {worker.name for worker in heartbeats.alive()} == ours
+    assert _lines_of_trouble(service) == quiet
+
+
+def _lines_of_trouble(service: Service) -> list[str]:
+    return [line for line in service.log().splitlines() if "ERROR" in line or "onnection" in line]

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from rerankq import InvalidRequest, RerankClient
-from rerankq.contract.broker import queue_of
+from rerankq.contract.keys import queue_of
 from tests.faults.conftest import documents
 from tests.service import Service
 

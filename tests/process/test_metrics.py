@@ -11,12 +11,14 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from rerankq import RerankClient
-from rerankq.contract import keys, wire
+from rerankq.contract import keys
+from rerankq.contract.heartbeats import Heartbeats, WorkerStatus
 from rerankq.settings import ClientSettings
 from rerankq_worker import health, metrics
 from rerankq_worker.health import EngineStatus
 from rerankq_worker.metrics import RedisMetrics
 from rerankq_worker.settings import WorkerSettings
+from tests.contract.test_heartbeats import STRANGE
 from tests.deploy.test_monitoring import METRICS
 from tests.redis_server import RedisServer, free_port
 
@@ -82,9 +84,8 @@ def test_all_that_alerts_and_dashboard_speak_of_is_served(
     url: str, runtime_dir: Path, redis_server: RedisServer
 ) -> None:
     report(runtime_dir, waiting_rows={"bulk": 3})
-    about = dict.fromkeys(["device", "dtype", "model", "revision"], "")
-    beat = {"seen": time.time(), "state": "ready", "lanes": ["interactive", "bulk"], **about}
-    redis_server.client().hset(keys.WORKERS, "gpu0-bulk@host", wire.encode(beat))
+    worker = WorkerStatus(name="gpu0-bulk@host", state="ready", lanes=("interactive", "bulk"))
+    Heartbeats(redis_server.client()).tell(worker)
 
     served = {(name, frozenset(label for label, _ in labels)) for name, labels in samples(url)}
 
@@ -133,6 +134,18 @@ def test_a_message_that_nobody_can_read_does_not_stop_the_metrics(
 
     assert value(url, "rerankq_lane_jobs", lane="interactive") == 1
     assert ("rerankq_lane_oldest_seconds", frozenset({("lane", "interactive")})) not in samples(url)
+
+
+@pytest.mark.parametrize("key", [keys.WORKERS, keys.PACE])
+@pytest.mark.parametrize("told", STRANGE)
+def test_a_strange_heartbeat_leaves_the_other_workers_counted(
+    url: str, redis_server: RedisServer, key: str, told: bytes
+) -> None:
+    redis = redis_server.client()
+    Heartbeats(redis).tell(WorkerStatus(name="ours@host", state="stuck", lanes=("bulk",)))
+    redis.hset(key, "other@host", told)
+
+    assert value(url, "rerankq_workers", state="stuck") == 1
 
 
 def test_the_limit_of_the_broker_is_told_beside_its_memory(url: str) -> None:

@@ -21,7 +21,7 @@ from kombu.entity import Exchange, Queue
 from redis.exceptions import RedisError
 
 from rerankq.contract import keys, transport, wire
-from rerankq.contract.broker import PACK_TASK, RERANK_TASK, celery_app, lane_of, queue_of
+from rerankq.contract.broker import PACK_TASK, RERANK_TASK, celery_app
 from rerankq.contract.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -31,6 +31,7 @@ from rerankq.contract.errors import (
     of_revoked,
     to_wire,
 )
+from rerankq.contract.keys import lane_of, queue_of
 from rerankq.contract.messages import LANES, Lane, Ranking
 from rerankq.contract.stores import redis_client
 from rerankq_worker.attempts import NO_ANSWER, AnsweringTask, AnswerNotStored, AttemptPolicy, consumer_with

@@ -18,8 +18,8 @@ from redis.exceptions import RedisError
 from rerankq.contract import keys, wire
 from rerankq.contract.calling_off import call_off
 from rerankq.contract.clock import RedisClock
-from rerankq.contract.dead_letters import UNTOLD_KEY
 from rerankq.contract.errors import InvalidRequest, JobFailed, PayloadTooLarge
+from rerankq.contract.heartbeats import Heartbeats
 from rerankq.contract.messages import Lane
 from rerankq_worker.ranking import Logits
 from rerankq_worker.tokenizer import Row
@@ -105,7 +105,7 @@ class JobStore:
         Raises:
             RedisError
         """
-        return self._broker.zscore(UNTOLD_KEY, job_id) is not None
+        return self._broker.zscore(keys.UNTOLD, job_id) is not None
 
     def start(self, job_id: str, lane: str, worker: str, attempt: int, rows: Sequence[Row]) -> Logits:
         """Note that the job runs, and where; the scores an earlier attempt left behind, NaN where there is none."""
@@ -168,8 +168,7 @@ class JobStore:
         if time.monotonic() - self._pace_told_at < PACE_PERIOD_SECONDS:
             return
         self._pace_told_at = time.monotonic()
-        pace = wire.encode(dict(seconds_per_job))
-        self._if_there(lambda: self._broker.hset(keys.PACE, worker, pace.decode()), None)
+        self._if_there(lambda: Heartbeats(self._broker).tell_pace(worker, seconds_per_job), None)
 
     def _finish(self, job_id: str, keep_scores: bool) -> None:
         key = keys.job(job_id)

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from rerankq.contract import leash
 from rerankq.contract.errors import InvalidSettings
+from rerankq.contract.keys import queue_of
 from rerankq_worker import health
 from rerankq_worker.devices import CPU, Device
 from rerankq_worker.health import EngineStatus
@@ -265,8 +266,6 @@ def _engine(settings: WorkerSettings, device: Device) -> Child:
 
 
 def _celery_workers(settings: WorkerSettings, device: Device) -> list[Child]:
-    from rerankq.contract.broker import queue_of  # brings Celery, which `health` and `engine` do without
-
     interactive, bulk = queue_of("interactive"), queue_of("bulk")
     bulk_workers = settings.bulk_workers
     if bulk_workers is None:

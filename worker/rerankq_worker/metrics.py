@@ -19,9 +19,10 @@ from redis import Redis
 from redis.exceptions import ConnectionError, TimeoutError
 
 from rerankq.contract import keys
-from rerankq.contract.broker import queue_of
 from rerankq.contract.dead_letters import DeadLetters
 from rerankq.contract.errors import InvalidSettings
+from rerankq.contract.heartbeats import Heartbeats
+from rerankq.contract.keys import queue_of
 from rerankq.contract.messages import LANES, Lane
 from rerankq.contract.risks import RISKS, read_risks, stores
 from rerankq.contract.transport.channel import LeasedChannel
@@ -210,13 +211,7 @@ def _dead_letters(redis: "Redis") -> Iterator[Sample]:
 
 
 def _workers(redis: "Redis") -> Iterator[Sample]:
-    beats: Any = redis.hgetall(keys.WORKERS)
-    now: Any = redis.time()
-    states = Counter(
-        beat["state"]
-        for beat in map(orjson.loads, beats.values())
-        if now[0] - beat["seen"] <= keys.HEARTBEAT_TTL_SECONDS
-    )
+    states = Counter(worker.state for worker in Heartbeats(redis).alive())
     for state in STATES:
         yield "rerankq_workers", [state], states[state]
 

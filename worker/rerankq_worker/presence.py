@@ -10,15 +10,15 @@ from typing import Any, ClassVar
 from celery import bootsteps
 from redis.exceptions import RedisError
 
-from rerankq.contract import keys, transport, wire
-from rerankq.contract.broker import lane_of
+from rerankq.contract import transport
 from rerankq.contract.errors import InvalidSettings
+from rerankq.contract.heartbeats import Heartbeats, WorkerStatus
+from rerankq.contract.keys import HEARTBEAT_PERIOD_SECONDS, lane_of
 from rerankq.contract.stores import redis_client
 from rerankq_worker import health
 from rerankq_worker.settings import WorkerSettings
 
 HEARTBEAT_TIMEOUT_SECONDS = 1.0  # the main process renews leases too and must not hang
-FORGET_AFTER_SECONDS = 3600.0
 GATE_SECONDS = 0.2  # how long a look at the engine's status is good for; the gate is asked for at every poll
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,8 @@ class Presence(bootsteps.StartStopStep):
     def __init__(self, parent: Any, **kwargs: Any) -> None:
         super().__init__(parent, **kwargs)
         self._settings = WorkerSettings.load()
-        self._redis = redis_client(self._settings.broker_url.get_secret_value(), HEARTBEAT_TIMEOUT_SECONDS)
+        broker = redis_client(self._settings.broker_url.get_secret_value(), HEARTBEAT_TIMEOUT_SECONDS)
+        self._heartbeats = Heartbeats(broker)
         self._beat: Any = None
         self._was_ready = False
         self._looked_at = float("-inf")
@@ -41,15 +42,14 @@ class Presence(bootsteps.StartStopStep):
         """Close the gate until the engine is ready, and begin to beat."""
         transport.set_ready_gate(self._is_ready)
         self._tell(parent)
-        self._beat = parent.timer.call_repeatedly(keys.HEARTBEAT_PERIOD_SECONDS, self._tell, (parent,))
+        self._beat = parent.timer.call_repeatedly(HEARTBEAT_PERIOD_SECONDS, self._tell, (parent,))
 
     def stop(self, parent: Any) -> None:
         """Say goodbye, so that nobody waits for a heartbeat to grow old."""
         if self._beat is not None:
             self._beat.cancel()
         try:
-            self._redis.hdel(keys.WORKERS, parent.hostname)
-            self._redis.hdel(keys.PACE, parent.hostname)
+            self._heartbeats.leave(parent.hostname)
         except RedisError as error:
             logger.warning("could not take this worker off the list: %s", type(error).__name__)
 
@@ -68,29 +68,19 @@ class Presence(bootsteps.StartStopStep):
 
     def _tell(self, parent: Any) -> None:
         try:
-            now, microseconds = self._redis.time()
-            beat = self._heartbeat(parent, now + microseconds / 1e6)
-            self._redis.hset(keys.WORKERS, parent.hostname, wire.encode(beat).decode())
-            self._forget_the_long_gone(now)
+            self._heartbeats.tell(self._status(parent))
         except RedisError as error:
             logger.warning("heartbeat not sent: %s", type(error).__name__)
 
-    def _heartbeat(self, parent: Any, now: float) -> dict[str, Any]:
+    def _status(self, parent: Any) -> WorkerStatus:
         engine = self._engine()
         queues: Any = parent.app.amqp.queues.consume_from
-        return {
-            "seen": now,
-            "state": engine.state,
-            "lanes": [lane_of(queue) for queue in queues],
-            "device": engine.device,
-            "dtype": engine.dtype,
-            "model": engine.model,
-            "revision": engine.revision,
-        }
-
-    def _forget_the_long_gone(self, now: float) -> None:
-        beats: Any = self._redis.hgetall(keys.WORKERS)
-        for name, beat in beats.items():
-            if now - wire.decode(beat)["seen"] > FORGET_AFTER_SECONDS:
-                self._redis.hdel(keys.WORKERS, name)
-                self._redis.hdel(keys.PACE, name)
+        return WorkerStatus(
+            name=parent.hostname,
+            state=engine.state,
+            lanes=tuple(lane_of(queue) for queue in queues),
+            device=engine.device,
+            dtype=engine.dtype,
+            model=engine.model,
+            revision=engine.revision,
+        )

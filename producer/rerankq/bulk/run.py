@@ -34,8 +34,8 @@ from rerankq.bulk.sending.packing import PAIRS_ON_CPU, PAIRS_ON_GPU, Pack, PackS
 from rerankq.bulk.sending.patience import Patience
 from rerankq.client import RerankClient
 from rerankq.contract.errors import BrokerUnavailable, InvalidRequest, InvalidSettings, RerankError
+from rerankq.contract.heartbeats import WorkerStatus
 from rerankq.contract.messages import ModelInfo, Ranking
-from rerankq.door import WorkerStatus
 from rerankq.outgoing import new_job_id
 
 LOADING_PERIOD_SECONDS = 0.5

@@ -9,7 +9,7 @@ from rerankq.cli.connection import connected
 from rerankq.cli.screen import out, plain_table, short
 
 if TYPE_CHECKING:
-    from rerankq.door import WorkerStatus
+    from rerankq.contract.heartbeats import WorkerStatus
     from rerankq.settings import ClientSettings
 
 

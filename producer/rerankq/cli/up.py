@@ -15,7 +15,7 @@ from rerankq.cli.screen import err, out, short
 from rerankq.local.failure import Unavailable
 
 if TYPE_CHECKING:
-    from rerankq.door import WorkerStatus
+    from rerankq.contract.heartbeats import WorkerStatus
     from rerankq.local.stack import LocalStack
 
 FLOWER_PORT = 5555

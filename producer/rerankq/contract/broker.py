@@ -6,7 +6,7 @@ from celery import Celery
 
 from rerankq.contract import transport, wire
 from rerankq.contract.address import RedisAddress, read_address
-from rerankq.contract.messages import LANES, Lane
+from rerankq.contract.keys import queue_of
 from rerankq.contract.stores import asked_once
 
 RERANK_TASK = "rerankq.rerank"
@@ -14,19 +14,6 @@ PACK_TASK = "rerankq.rerank_pack"
 
 LEASE_SECONDS = 15  # a worker silent for this long has lost what it held; renewed every third of it
 SWEEP_SECONDS = 2
-
-
-def queue_of(lane: Lane) -> str:
-    """The Redis list of a lane."""
-    return f"rerankq.{lane}"
-
-
-def lane_of(queue: str) -> Lane:
-    """The lane of a Redis list; an unknown one is bulk, the patient lane."""
-    for lane in LANES:
-        if queue_of(lane) == queue:
-            return lane
-    return "bulk"
 
 
 def celery_app(

@@ -15,7 +15,7 @@ from typing import Any
 
 import redis
 
-from rerankq.contract import wire
+from rerankq.contract import keys, wire
 from rerankq.contract.errors import JobFailed, RerankError, from_wire, to_wire
 from rerankq.contract.transport.envelope import (
     DELIVERIES_HEADER,
@@ -30,11 +30,9 @@ from rerankq.contract.transport.envelope import (
     payload_key,
     seal_envelope,
 )
-from rerankq.contract.transport.leases import Leases, bell_of
+from rerankq.contract.transport.leases import Leases
 from rerankq.contract.transport.scripts import Script
 
-INDEX_KEY = "rerankq:dead"
-UNTOLD_KEY = "rerankq:untold"
 DEAD_LETTER_TTL_SECONDS = 7 * 24 * 3600
 _OUR_SUMMARY = re.compile(
     r"\w+=[\w.]+( \w+=[\w.]+)*"
@@ -128,11 +126,11 @@ def bury(
         untold: what whoever waits for the job must still be told; see `DeadLetters.untold`.
     """
     payload = payload_key(headers)
-    keys = [leases.held_key, leases.leases_key, *_keys_of(letter.id, prefix), prefix + UNTOLD_KEY]
+    touched = [leases.held_key, leases.leases_key, *_keys_of(letter.id, prefix), prefix + keys.UNTOLD]
     error = {"error": wire.encode(to_wire(untold)).decode()} if untold else {}
     told = [text for name, value in (_as_fields(letter) | error).items() for text in (name, value)]
     arguments = [tag, letter.id, ttl_seconds, int(untold is not None), *told]
-    return bool(BURY(client, [*keys, *([payload] if payload else [])], arguments))
+    return bool(BURY(client, [*touched, *([payload] if payload else [])], arguments))
 
 
 def unusable(letter_id: str, why: str) -> JobFailed:
@@ -162,12 +160,12 @@ class DeadLetters:
 
     def list(self, limit: int = 100) -> list[DeadLetter]:
         """The latest letters first."""
-        ids: Any = self._client.zrevrange(self._prefix + INDEX_KEY, 0, max(limit, 1) - 1)
+        ids: Any = self._client.zrevrange(self._prefix + keys.DEAD, 0, max(limit, 1) - 1)
         found = [self.show(letter_id.decode()) for letter_id in ids]
         return [letter for letter in found if letter is not None]
 
     def count(self) -> int:
-        return int(self._client.zcard(self._prefix + INDEX_KEY))  # pyright: ignore[reportArgumentType] - redis-py
+        return int(self._client.zcard(self._prefix + keys.DEAD))  # pyright: ignore[reportArgumentType] - redis-py
 
     def show(self, letter_id: str) -> DeadLetter | None:
         """The letter of that id; None when there is none or it has expired."""
@@ -184,7 +182,7 @@ class DeadLetters:
 
         Any of them, at most `limit`: so that some that can never be told do not keep the others waiting.
         """
-        key = self._prefix + UNTOLD_KEY
+        key = self._prefix + keys.UNTOLD
         count: Any = self._client.zcard(key)
         start = random.randrange(max(count - limit, 0) + 1)  # noqa: S311 - no secret
         ids: Any = self._client.zrange(key, start, start + limit - 1)
@@ -192,7 +190,7 @@ class DeadLetters:
 
     def settle(self, letter_id: str) -> None:
         """Note that the caller has been told."""
-        self._client.zrem(self._prefix + UNTOLD_KEY, letter_id)
+        self._client.zrem(self._prefix + keys.UNTOLD, letter_id)
 
     def _error_of(self, letter_id: str) -> RerankError:
         told: Any = self._client.hget(_keys_of(letter_id, self._prefix)[1], "error")
@@ -212,9 +210,9 @@ class DeadLetters:
         if not held:
             return False
         list_key, _, raw = held.partition(b"\n")
-        keys = [index, letter, message, list_key.decode(), bell_of(list_key.decode())]
-        keys.append(self._prefix + UNTOLD_KEY)
-        return bool(REVIVE(self._client, keys, [letter_id, _as_new(letter_id, raw)]))
+        touched = [index, letter, message, list_key.decode(), keys.bell_of(list_key.decode())]
+        touched.append(self._prefix + keys.UNTOLD)
+        return bool(REVIVE(self._client, touched, [letter_id, _as_new(letter_id, raw)]))
 
     def drop(self, letter_id: str) -> bool:
         """Delete the letter and its message. False when there was none."""
@@ -238,8 +236,8 @@ def _as_new(letter_id: str, raw: bytes) -> str:
 
 
 def _keys_of(letter_id: str, prefix: str) -> list[str]:
-    letter = f"{prefix}{INDEX_KEY}:{letter_id}"
-    return [prefix + INDEX_KEY, letter, f"{letter}:message"]
+    names = [keys.DEAD, keys.dead_letter(letter_id), keys.dead_message(letter_id)]
+    return [prefix + name for name in names]
 
 
 def _as_fields(letter: DeadLetter) -> dict[str, str]:

@@ -2,18 +2,28 @@
 
 | key                      | type   | holds                                        | lives                |
 |--------------------------|--------|----------------------------------------------|----------------------|
-| rerankq:job:<id>         | hash   | state, lane, counts: what `status` tells      | JOB_TTL, then result |
-| rerankq:checkpoint:<id>  | string | float32 logits scored so far, NaN = not yet   | CHECKPOINT_TTL       |
-| rerankq:cancel:<id>      | string | "1": the job was called off                   | JOB_TTL, till answer |
-| rerankq:payload:<id>     | string | zstd body of a large message (claim check)    | JOB_TTL              |
-| rerankq:workers          | hash   | worker name -> its last heartbeat as JSON     | pruned by age        |
-| rerankq:pace             | hash   | worker name -> seconds a job takes, by lane   | with its worker      |
-| <list>.open              | zset   | jobs pushed onto the list, not answered yet   | until answered       |
-| <list>.looked            | string | "1": their messages were looked for           | two seconds          |
+| rerankq.<lane>           | list   | messages that wait                           | until taken          |
+| rerankq.<lane>.bell      | list   | rings that idle workers wait on              | until answered       |
+| rerankq.<lane>.open      | zset   | jobs pushed onto the list, not answered yet  | until answered       |
+| rerankq.<lane>.looked    | string | "1": their messages were looked for          | two seconds          |
+| rerankq:held             | hash   | delivery -> the message a worker holds       | until answered       |
+| rerankq:leases           | zset   | delivery -> when its worker has lost it      | with what is held    |
+| rerankq:delayed          | zset   | message -> when it is due again              | until due            |
+| rerankq:dead             | zset   | id of a message set aside -> when            | DEAD_LETTER_TTL      |
+| rerankq:dead:<id>        | hash   | why, after how many attempts                 | DEAD_LETTER_TTL      |
+| rerankq:dead:<id>:message| string | the message itself                           | DEAD_LETTER_TTL      |
+| rerankq:untold           | zset   | jobs set aside whose caller must be told     | until told           |
+| rerankq:job:<id>         | hash   | state, lane, counts: what `status` tells     | JOB_TTL, then result |
+| rerankq:checkpoint:<id>  | string | float32 logits scored so far, NaN = not yet  | CHECKPOINT_TTL       |
+| rerankq:cancel:<id>      | string | "1": the job was called off                  | JOB_TTL, till answer |
+| rerankq:payload:<id>     | string | zstd body of a large message (claim check)   | JOB_TTL              |
+| rerankq:workers          | hash   | worker name -> its last heartbeat as JSON    | pruned by age        |
+| rerankq:pace             | hash   | worker name -> seconds a job takes, by lane  | with its worker      |
 
-The transport's own (docs/transport.md): the two lanes and their bells, `rerankq:held`, `rerankq:leases`,
-`rerankq:delayed`, `rerankq:dead*`. Celery's own: `celery-task-meta-<id>`, `_kombu.*`.
+Celery's own: `celery-task-meta-<id>`, `_kombu.*`.
 """
+
+from rerankq.contract.messages import LANES, Lane
 
 PREFIX = "rerankq:"
 
@@ -22,6 +32,45 @@ JOB_TTL_SECONDS = 7 * 24 * 3600
 CHECKPOINT_TTL_SECONDS = 24 * 3600
 HEARTBEAT_TTL_SECONDS = 15  # a worker not heard of for this long is taken for dead
 HEARTBEAT_PERIOD_SECONDS = 3
+
+HELD = f"{PREFIX}held"
+LEASES = f"{PREFIX}leases"
+DELAYED = f"{PREFIX}delayed"
+DEAD = f"{PREFIX}dead"
+UNTOLD = f"{PREFIX}untold"
+WORKERS = f"{PREFIX}workers"
+PACE = f"{PREFIX}pace"
+
+BELL_SUFFIX = ".bell"
+PRIORITY_SEPARATOR = "\x06\x16"  # kombu's, between a queue and the priority of one of its lists
+
+
+def queue_of(lane: Lane) -> str:
+    """The Redis list of a lane."""
+    return f"rerankq.{lane}"
+
+
+def lane_of(queue: str) -> Lane:
+    """The lane of a Redis list; an unknown one is bulk, the patient lane."""
+    for lane in LANES:
+        if queue_of(lane) == queue:
+            return lane
+    return "bulk"
+
+
+def bell_of(list_key: str) -> str:
+    """The list that a producer pushes to when it has put a message on `list_key`; idle workers wait on it."""
+    return list_key.split(PRIORITY_SEPARATOR, 1)[0] + BELL_SUFFIX
+
+
+def dead_letter(letter_id: str) -> str:
+    """What is told of a message that was set aside."""
+    return f"{DEAD}:{letter_id}"
+
+
+def dead_message(letter_id: str) -> str:
+    """The message that was set aside."""
+    return f"{DEAD}:{letter_id}:message"
 
 
 def job(job_id: str) -> str:
@@ -52,10 +101,6 @@ def open_jobs(list_key: str) -> str:
 def looked(list_key: str) -> str:
     """Present when somebody has just looked for the messages of a list's open jobs."""
     return f"{list_key}.looked"
-
-
-WORKERS = f"{PREFIX}workers"
-PACE = f"{PREFIX}pace"
 
 
 def result(job_id: str) -> str:

@@ -27,9 +27,9 @@ from rerankq.contract.errors import (
     QueueFull,
     RerankError,
 )
+from rerankq.contract.heartbeats import WorkerStatus
 from rerankq.contract.messages import Ranking
 from rerankq.contract.stores import redis_client
-from rerankq.door import WorkerStatus
 
 Answer = Ranking | RerankError
 

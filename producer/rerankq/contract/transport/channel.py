@@ -14,6 +14,7 @@ from kombu.transport import redis as kombu_redis
 from kombu.utils.uuid import uuid
 from redis.exceptions import NoScriptError, ResponseError
 
+from rerankq.contract import keys
 from rerankq.contract.dead_letters import (
     DEAD_LETTER_TTL_SECONDS,
     DeadLetter,
@@ -23,7 +24,7 @@ from rerankq.contract.dead_letters import (
     unusable,
 )
 from rerankq.contract.errors import RerankError
-from rerankq.contract.keys import open_jobs
+from rerankq.contract.keys import bell_of, open_jobs
 from rerankq.contract.transport.envelope import (
     Envelope,
     Undecodable,
@@ -33,7 +34,7 @@ from rerankq.contract.transport.envelope import (
     record_key,
     seal_envelope,
 )
-from rerankq.contract.transport.leases import Leases, Source, bell_of, fetched
+from rerankq.contract.transport.leases import Leases, Source, fetched
 from rerankq.contract.transport.outage import ASK_AGAIN_SECONDS, adopt_carried, outage
 from rerankq.contract.transport.qos import QoS, tell_untold
 from rerankq.contract.transport.scripts import FETCH, PUSH
@@ -50,9 +51,9 @@ class LeasedChannel(kombu_redis.Channel):
 
     QoS = QoS
 
-    unacked_key = "rerankq:held"
-    unacked_index_key = "rerankq:leases"
-    delayed_key = "rerankq:delayed"
+    unacked_key = keys.HELD
+    unacked_index_key = keys.LEASES
+    delayed_key = keys.DELAYED
     visibility_timeout = 15
     unacked_restore_interval = 2
     backoff_seconds: Sequence[float] = (0.0, 1.0)

@@ -11,7 +11,7 @@ from typing import Any
 
 from kombu.utils.json import dumps, loads
 
-from rerankq.contract import wire
+from rerankq.contract import keys, wire
 
 DELIVERIES_HEADER = "x-deliveries"
 """How often the message has been handed to a worker. Absent means once."""
@@ -19,7 +19,7 @@ DELIVERIES_HEADER = "x-deliveries"
 PAYLOAD_HEADER = "rerankq-payload"
 """The key of a payload that travels outside its message, deleted with the ack."""
 
-PAYLOAD_KEY_PREFIX = "rerankq:payload:"
+PAYLOAD_KEY_PREFIX = keys.payload("")
 """What a payload key must begin with: a message must not be able to name any other key for deletion."""
 
 RECORD_HEADER = "rerankq-record"

@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 
 import redis
 
+from rerankq.contract.keys import BELL_SUFFIX, bell_of
 from rerankq.contract.transport.open_jobs import OpenJob
 from rerankq.contract.transport.scripts import ACK, FETCH, PUT_BACK, RENEW, SWEEP, RedisArgument, execute
 
-BELL_SUFFIX = ".bell"
-PRIORITY_SEPARATOR = "\x06\x16"
 SWEEP_AT_MOST = 100  # a sweep of many dead workers must not block Redis for long
 
 
@@ -31,11 +30,6 @@ class Held(NamedTuple):
     tag: str
     list_key: str
     raw: bytes
-
-
-def bell_of(list_key: str) -> str:
-    """The list that a producer pushes to when it has put a message on `list_key`; idle workers wait on it."""
-    return list_key.split(PRIORITY_SEPARATOR, 1)[0] + BELL_SUFFIX
 
 
 @dataclass(frozen=True, slots=True)

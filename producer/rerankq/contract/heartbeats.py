@@ -1,0 +1,172 @@
+"""What Celery workers say of themselves in Redis, and how long a job takes them: told, read and pruned here alone.
+
+Anybody can write there: a later release, another program, a hand. What is not understood is left out and left alone.
+"""
+
+import math
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from redis import Redis
+from redis.exceptions import ResponseError
+
+from rerankq.contract import keys, wire
+from rerankq.contract.clock import RedisClock
+from rerankq.contract.messages import LANES, Lane
+
+FORGET_AFTER_SECONDS = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerStatus:
+    """What one Celery worker last said of itself."""
+
+    name: str
+    state: str
+    """`loading`, `ready`, `busy`, `stuck` or `broken`: its engine's own word."""
+    lanes: tuple[Lane, ...]
+    device: str = ""
+    dtype: str = ""
+    model: str = ""
+    revision: str = ""
+    seen_seconds_ago: float = 0.0
+    seconds_per_job: Mapping[Lane, float] = field(default_factory=dict[Lane, float])
+    """How long a job took here of late, by lane; absent where it has run none."""
+
+
+class _Beat(BaseModel):
+    """A heartbeat as it lies in Redis; a later release may say more."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+
+    seen: float
+    """By Redis' own clock, Unix seconds."""
+    state: str
+    lanes: list[str]
+    device: str = ""
+    dtype: str = ""
+    model: str = ""
+    revision: str = ""
+
+
+class Heartbeats:
+    """The workers of one Redis."""
+
+    def __init__(self, redis: "Redis", clock: RedisClock | None = None) -> None:
+        """`clock` learns from what is asked here anyway."""
+        self._redis = redis
+        self._clock = clock or RedisClock()
+
+    def tell(self, worker: WorkerStatus) -> None:
+        """Say that this worker lives, and how it is; forget those not heard of for an hour.
+
+        Raises:
+            RedisError: nobody was told.
+        """
+        now = self._now()
+        told = {name: getattr(worker, name) for name in _Beat.model_fields if name != "seen"}
+        self._set(keys.WORKERS, worker.name, told | {"seen": now})
+        self._forget_the_long_gone(now)
+
+    def tell_pace(self, name: str, seconds_per_job: Mapping[Lane, float]) -> None:
+        """Say how long a job takes this worker.
+
+        Raises:
+            RedisError: nobody was told.
+        """
+        self._set(keys.PACE, name, dict(seconds_per_job))
+
+    def leave(self, name: str) -> None:
+        """Take this worker off the list, so that nobody waits for its heartbeat to grow old.
+
+        Raises:
+            RedisError: it stays there until it has.
+        """
+        self._redis.hdel(keys.WORKERS, name)
+        self._redis.hdel(keys.PACE, name)
+
+    def alive(self) -> tuple[WorkerStatus, ...]:
+        """The workers heard of lately, by name.
+
+        Raises:
+            RedisError: Redis did not answer.
+        """
+        now, paces = self._now(), self._all(keys.PACE)
+        found = [
+            _worker_status(name, beat, _pace(paces.get(name, b"")), now)
+            for name, beat in _understood(self._all(keys.WORKERS)).items()
+            # A beat from the future is no sign of life either: it would never grow old.
+            if abs(now - beat.seen) <= keys.HEARTBEAT_TTL_SECONDS
+        ]
+        return tuple(sorted(found, key=lambda worker: worker.name))
+
+    def _forget_the_long_gone(self, now: float) -> None:
+        for name, beat in _understood(self._all(keys.WORKERS)).items():
+            if abs(now - beat.seen) > FORGET_AFTER_SECONDS:
+                self._redis.hdel(keys.WORKERS, name)
+                self._redis.hdel(keys.PACE, name)
+
+    def _now(self) -> float:
+        asked_at = time.monotonic()
+        told: Any = self._redis.time()
+        self._clock.learn(told, asked_at)
+        return self._clock.now()
+
+    def _all(self, key: str) -> dict[bytes, bytes]:
+        try:
+            told: Any = self._redis.hgetall(key)
+        except ResponseError as error:
+            if not _is_of_another_type(error):
+                raise
+            return {}
+        return told
+
+    def _set(self, key: str, name: str, value: Any) -> None:
+        text = wire.encode(value).decode()
+        try:
+            self._redis.hset(key, name, text)
+        except ResponseError as error:
+            if not _is_of_another_type(error):
+                raise
+            self._redis.delete(key)  # whatever it is, nobody could be told for as long as it stays
+            self._redis.hset(key, name, text)
+
+
+def _understood(beats: Mapping[bytes, bytes]) -> dict[bytes, _Beat]:
+    found: dict[bytes, _Beat] = {}
+    for name, beat in beats.items():
+        with suppress(ValidationError):
+            found[name] = _Beat.model_validate_json(beat)
+    return found
+
+
+def _worker_status(name: bytes, beat: _Beat, pace: Mapping[Lane, float], now: float) -> WorkerStatus:
+    return WorkerStatus(
+        name=name.decode(errors="replace"),
+        lanes=tuple(lane for lane in LANES if lane in beat.lanes),
+        seen_seconds_ago=max(now - beat.seen, 0.0),
+        seconds_per_job=pace,
+        **beat.model_dump(exclude={"seen", "lanes"}),
+    )
+
+
+def _pace(told: bytes) -> dict[Lane, float]:
+    try:
+        by_lane = wire.decode(told)
+    except ValueError:
+        return {}
+    if not isinstance(by_lane, dict):
+        return {}
+    return {lane: float(by_lane[lane]) for lane in LANES if _is_a_time(by_lane.get(lane))}
+
+
+def _is_a_time(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value) and value > 0
+
+
+def _is_of_another_type(error: ResponseError) -> bool:
+    return str(error).startswith("WRONGTYPE")
