@@ -31,6 +31,7 @@ from rerankq.contract import keys
 from rerankq.contract.address import read_address
 from rerankq.contract.errors import BrokerUnavailable, ResultTimeout
 from rerankq.contract.messages import Ranking
+from rerankq.contract.stores import reply_or
 from rerankq.outgoing import new_job_id
 from rerankq.settings import ClientSettings
 
@@ -132,14 +133,15 @@ class AsyncRerankClient:
         pipeline.exists(keys.cancel(job_id))
         pipeline.time()
         asked_at = time.monotonic()
-        record, cancelled, now = await pipeline.execute()
-        self._sync.clock.learn(now, asked_at)
+        record, cancelled, now = await pipeline.execute(raise_on_error=False)
+        self._sync.clock.learn(reply_or(now, None), asked_at)
         meta: Any = await self._results.get(keys.result(job_id))
+        record = reply_or(record, {})
         if not record:
             record = await asyncio.to_thread(self._sync.record_of_the_lost, job_id)
         elif meta is None and keep_open:
             await asyncio.to_thread(self._sync.keep_open, job_id, record)
-        return meta, read_status(job_id, meta, record, bool(cancelled), self._sync.clock)
+        return meta, read_status(job_id, meta, record, bool(reply_or(cancelled, 0)), self._sync.clock)
 
     async def cancel(self, job_id: str) -> None:
         """Call a job off."""

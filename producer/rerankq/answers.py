@@ -1,18 +1,20 @@
 """Read what Redis holds of a job: its answer, its status. No I/O: both clients share it."""
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from rerankq.contract import wire
 from rerankq.contract.clock import RedisClock
 from rerankq.contract.errors import Cancelled, DeadlineExceeded, JobFailed, RerankError, from_wire, of_revoked
-from rerankq.contract.messages import Lane, Ranking
+from rerankq.contract.messages import LANES, Lane, Ranking
+from rerankq.contract.stores import number_in
 
 State = Literal["queued", "running", "done", "failed", "dead", "cancelled", "expired", "unknown"]
 
 ANSWER_IS_LATE_SECONDS = 60.0  # between a worker's last word on a job and its answer being stored
-_ANSWERED = frozenset({"SUCCESS", "FAILURE", "REVOKED"})
+_ANSWERED = ("SUCCESS", "FAILURE", "REVOKED")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +34,8 @@ class JobStatus:
 
 
 def is_answer(meta: bytes | None) -> bool:
-    """Whether Celery's record of a task holds its end."""
-    return meta is not None and wire.decode(meta)["status"] in _ANSWERED
+    """Whether Celery's record of a task holds its end; one that nobody can read holds none."""
+    return _fields(meta).get("status") in _ANSWERED
 
 
 def is_lost(meta: bytes) -> bool:
@@ -48,10 +50,11 @@ def read_answer(job_id: str, meta: bytes) -> dict[str, Any]:
     Raises:
         RerankError: the job did not end in an answer; the error is the one the worker raised.
     """
-    fields = wire.decode(meta)
-    if fields["status"] == "SUCCESS":
-        return fields["result"]
-    raise _error_in(job_id, fields)
+    fields = _fields(meta)
+    if fields.get("status") != "SUCCESS":
+        raise _error_in(job_id, fields)
+    with _readable(job_id):
+        return _table(fields["result"])
 
 
 def read_ranking(job_id: str, meta: bytes) -> Ranking:
@@ -60,7 +63,9 @@ def read_ranking(job_id: str, meta: bytes) -> Ranking:
     Raises:
         RerankError: the job did not end in a ranking.
     """
-    return Ranking.model_validate(read_answer(job_id, meta))
+    answer = read_answer(job_id, meta)
+    with _readable(job_id):
+        return Ranking.model_validate(answer)
 
 
 def read_pack(job_id: str, meta: bytes) -> list[Ranking | RerankError]:
@@ -69,7 +74,9 @@ def read_pack(job_id: str, meta: bytes) -> list[Ranking | RerankError]:
     Raises:
         RerankError: the pack as a whole failed.
     """
-    return [_member(answer) for answer in read_answer(job_id, meta)["answers"]]
+    answer = read_answer(job_id, meta)
+    with _readable(job_id):
+        return [_member(_table(member)) for member in answer["answers"]]
 
 
 def read_status(
@@ -83,18 +90,17 @@ def read_status(
         cancelled: whether the job was called off.
         clock: the one by which the record was written.
     """
-    fields = {name.decode(): value.decode() for name, value in record.items()}
+    fields = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in record.items()}
+    submitted, total = number_in(fields.get("submitted")), _count(fields, "total")
     state, error = _state(job_id, meta, fields, cancelled, clock.now())
-    total = int(fields.get("total", 0))
-    lane: Any = fields.get("lane")
     return JobStatus(
         job_id=job_id,
         state=state,
-        scored=total if state == "done" else int(fields.get("scored", 0)),
+        scored=total if state == "done" else _count(fields, "scored"),
         total=total,
-        lane=lane,
-        submitted_at=clock.to_ours(float(fields["submitted"])) if "submitted" in fields else None,
-        attempts=int(fields.get("attempts", 0)),
+        lane=next((lane for lane in LANES if lane == fields.get("lane")), None),
+        submitted_at=None if submitted is None else clock.to_ours(submitted),
+        attempts=_count(fields, "attempts"),
         worker=fields.get("worker"),
         error=error,
     )
@@ -104,10 +110,11 @@ def _state(
     job_id: str, meta: bytes | None, fields: Mapping[str, str], cancelled: bool, now: float
 ) -> tuple[State, str | None]:
     if meta is not None and is_answer(meta):
-        return _end_state(job_id, wire.decode(meta))
+        return _end_state(job_id, _fields(meta))
     if not fields:
         return "unknown", None
-    if "answered" in fields and now - float(fields["answered"]) > ANSWER_IS_LATE_SECONDS:
+    answered = number_in(fields.get("answered"))
+    if answered is not None and now - answered > ANSWER_IS_LATE_SECONDS:
         return "unknown", None  # it was answered once, and the answer has expired
     if cancelled:
         return "cancelled", None
@@ -129,14 +136,49 @@ def _end_state(job_id: str, fields: Mapping[str, Any]) -> tuple[State, str | Non
 
 
 def _error_in(job_id: str, fields: Mapping[str, Any]) -> RerankError:
-    result: Mapping[str, Any] = fields["result"] or {}
+    told = fields.get("result")
+    result: dict[str, Any] = told if isinstance(told, dict) else {}
+    message = result.get("exc_message")
+    if not isinstance(message, list):
+        message = [message] if isinstance(message, str) else []
     if fields["status"] == "REVOKED":
-        return of_revoked(job_id, *result.get("exc_message") or (None,))
-    return from_wire(str(result.get("exc_type")), result.get("exc_message") or ())
+        return of_revoked(job_id, next(iter(message), None))
+    return from_wire(str(result.get("exc_type")), message)
 
 
 def _member(answer: Mapping[str, Any]) -> Ranking | RerankError:
     if "ranking" in answer:
         return Ranking.model_validate(answer["ranking"])
     error = answer["error"]
-    return from_wire(error["type"], (error["message"], error.get("details")))
+    return from_wire(str(error["type"]), (error["message"], error.get("details")))
+
+
+def _fields(meta: bytes | None) -> dict[str, Any]:
+    """Celery's record; empty where it is none."""
+    try:
+        return _table(wire.decode(meta or b"{}"))
+    except (ValueError, TypeError):
+        return {}
+
+
+def _table(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"expected a JSON object, got {type(value).__name__}")
+    return value  # pyright: ignore[reportUnknownVariableType] - JSON
+
+
+def _count(fields: Mapping[str, str], name: str) -> int:
+    return int(number_in(fields.get(name)) or 0)
+
+
+@contextmanager
+def _readable(job_id: str) -> Generator[None]:
+    """Tell an answer that is none by name; who wrote it, and what it says, is not known."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise JobFailed(
+            f"the answer of job {job_id} cannot be read ({type(error).__name__}); something else has written there, "
+            "or a worker of another release",
+            {"where": "result"},
+        ) from error

@@ -30,7 +30,7 @@ from rerankq.contract.errors import (
 )
 from rerankq.contract.heartbeats import WorkerStatus
 from rerankq.contract.messages import LANES, Document, Lane, Ranking, RerankRequest, parse_request
-from rerankq.contract.stores import redis_client
+from rerankq.contract.stores import redis_client, reply_or
 from rerankq.contract.transport.scripts import Script
 from rerankq.door import Door
 from rerankq.outgoing import Outgoing, check_size, outgoing_job, outgoing_pack
@@ -210,11 +210,11 @@ class RerankClient:
         pipeline.exists(keys.cancel(job_id))
         pipeline.time()
         asked_at = time.monotonic()
-        record, cancelled, now = pipeline.execute()
-        self.clock.learn(now, asked_at)
+        record, cancelled, now = pipeline.execute(raise_on_error=False)
+        self.clock.learn(reply_or(now, None), asked_at)
         # Read last: a job that ends in between has its answer seen.
         meta: Any = self._results.get(keys.result(job_id))
-        return meta, record or self.record_of_the_lost(job_id), bool(cancelled)
+        return meta, reply_or(record, {}) or self.record_of_the_lost(job_id), bool(reply_or(cancelled, 0))
 
     def status(self, job_id: str) -> JobStatus:
         """Where a job stands.

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from rerankq.answers import read_answer, read_pack, read_status
+from rerankq.answers import is_answer, read_answer, read_pack, read_ranking, read_status
 from rerankq.contract import wire
 from rerankq.contract.clock import RedisClock
 from rerankq.contract.errors import Cancelled, DeadlineExceeded, InvalidRequest, JobFailed, RerankError
@@ -95,3 +95,49 @@ def test_a_pack_gives_an_error_for_one_and_the_rest_their_rankings() -> None:
     assert not isinstance(first, RerankError)
     assert first.id == "p.0"
     assert isinstance(second, InvalidRequest)
+
+
+STRANGE_METAS = [
+    pytest.param(b"\xff no json", id="no JSON"),
+    pytest.param(b"[1]", id="a list"),
+    pytest.param(b"{}", id="nothing said"),
+    pytest.param(wire.encode({"status": ["SUCCESS"]}), id="a list of states"),
+]
+UNREADABLE = [
+    pytest.param(wire.encode({"status": "SUCCESS"}), id="no result"),
+    pytest.param(meta("SUCCESS", 5), id="a number"),
+    pytest.param(meta("SUCCESS", {"results": "none"}), id="no ranking"),
+    pytest.param(meta("SUCCESS", {"answers": [3]}), id="no members"),
+    pytest.param(meta("SUCCESS", {"answers": [{"error": 3}]}), id="no error"),
+]
+STRANGE_RECORD = {
+    b"total": b"many", b"scored": b"\xff", b"submitted": b"nan", b"attempts": b"", b"answered": b"soon",
+    b"lane": b"express", b"\xff": b"\xff",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("record", STRANGE_METAS)
+def test_a_record_of_celery_that_nobody_can_read_is_no_answer(record: bytes) -> None:
+    assert not is_answer(record)
+    assert read_status("j", record, {}, cancelled=False, clock=RedisClock()).state == "unknown"
+
+
+@pytest.mark.parametrize("record", UNREADABLE)
+def test_an_answer_that_is_none_is_a_named_error(record: bytes) -> None:
+    for read in (read_ranking, read_pack):
+        with pytest.raises(JobFailed, match="cannot be read"):
+            read("j", record)
+
+
+@pytest.mark.parametrize("told", [None, 3, ["why"], {"exc_type": "JobFailed", "exc_message": "why"},
+                                  {"exc_type": "JobFailed", "exc_message": [1, 2, 3]}], ids=str)  # fmt: skip
+def test_a_failure_that_is_told_strangely_is_a_named_error(told: object) -> None:
+    with pytest.raises(JobFailed):
+        read_answer("j", meta("FAILURE", told))
+
+
+def test_strange_fields_of_a_record_say_nothing() -> None:
+    status = read_status("j", None, STRANGE_RECORD, cancelled=False, clock=RedisClock())
+
+    assert (status.state, status.total, status.scored, status.attempts) == ("queued", 0, 0, 0)
+    assert (status.submitted_at, status.lane) == (None, None)

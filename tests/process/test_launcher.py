@@ -246,7 +246,9 @@ def test_every_celery_worker_is_named_for_its_device_and_lane(tmp_path: Path) ->
 
     commands = [" ".join(worker.command(1)) for worker in launcher_for(settings, [CPU]).celery_workers]
 
-    names_and_queues = [re.search(r"-n (\S+)@%h -Q (\S+)", command).groups() for command in commands]  # type: ignore[union-attr]
+    names_and_queues = [
+        re.search(r"-n (\S+)@%h~[0-9a-f]{6} -Q (\S+)", command).groups() for command in commands
+    ]  # type: ignore[union-attr]
     assert names_and_queues == [
         ("cpu0-interactive", "rerankq.interactive"),
         ("cpu0-bulk", "rerankq.interactive,rerankq.bulk"),

@@ -21,6 +21,7 @@ from rerankq.contract.clock import RedisClock
 from rerankq.contract.errors import InvalidRequest, JobFailed, PayloadTooLarge
 from rerankq.contract.heartbeats import Heartbeats
 from rerankq.contract.messages import Lane
+from rerankq.contract.stores import is_of_another_type, number_in, reply_or
 from rerankq_worker.ranking import Logits
 from rerankq_worker.tokenizer import Row
 
@@ -90,12 +91,12 @@ class JobStore:
         pipeline.exists(keys.cancel(job_id))
         pipeline.time()
         asked_at = time.monotonic()
-        (submitted, answered), cancelled, now = self._if_there(pipeline.execute, ((None, None), 0, None))
+        (submitted, answered), cancelled, now = self._ask(pipeline, ((None, None), 0, None))
         if now is not None:
             self.clock.learn(now, asked_at)
         return Known(
-            submitted=None if submitted is None else float(submitted),
-            is_answered=answered is not None,
+            submitted=number_in(submitted),
+            is_answered=number_in(answered) is not None,
             is_cancelled=bool(cancelled),
         )
 
@@ -124,7 +125,7 @@ class JobStore:
         pipeline.expire(key, keys.JOB_TTL_SECONDS)
         # A full Redis refuses the writes and still knows the scores.
         saved, *_ = self._if_there(lambda: pipeline.execute(raise_on_error=False), [None])
-        if not isinstance(saved, bytes) or saved[:DIGEST_BYTES] != _digest(rows):
+        if not isinstance(saved, bytes) or saved[:DIGEST_BYTES] != _digest(rows) or len(saved) != _size(rows):
             return np.full(len(rows), np.nan, dtype=np.float32)
         return np.frombuffer(saved[DIGEST_BYTES:], dtype="<f4").astype(np.float32)
 
@@ -133,10 +134,10 @@ class JobStore:
         pipeline = self._broker.pipeline(transaction=False)
         pipeline.exists(keys.cancel(job_id))
         pipeline.hmget(keys.job(job_id), "attempts", "answered")
-        cancelled, (latest, answered) = self._if_there(pipeline.execute, (0, (None, None)))
+        cancelled, (latest, answered) = self._ask(pipeline, (0, (None, None)))
         if cancelled:
             return "cancelled"
-        is_overtaken = answered is not None or (latest is not None and int(latest) > attempt)
+        is_overtaken = number_in(answered) is not None or (number_in(latest) or 0) > attempt
         return "superseded" if is_overtaken else None
 
     def save_checkpoint(self, job_id: str, rows: Sequence[Row], logits: Logits) -> None:
@@ -188,15 +189,30 @@ class JobStore:
             self.clock.learn(told, asked_at)
         return self.clock.now()
 
+    def _ask(self, pipeline: Any, otherwise: tuple[Any, ...]) -> Any:
+        """Its replies; `otherwise` in the place of each whose key holds something of another type."""
+
+        def replies() -> list[Any]:
+            told = pipeline.execute(raise_on_error=False)
+            return [reply_or(reply, instead) for reply, instead in zip(told, otherwise, strict=True)]
+
+        return self._if_there(replies, otherwise)
+
     def _if_there(self, call: Callable[[], Any], otherwise: _T) -> Any | _T:
         if time.monotonic() < self._leave_alone_until:
             return otherwise
         try:
             return call()
         except RedisError as error:
+            if is_of_another_type(error):  # this job's key alone: the next job's record is kept
+                return otherwise
             self._leave_alone_until = time.monotonic() + LEFT_ALONE_SECONDS
             logger.warning("a job's record is not kept for now: Redis raised %s", type(error).__name__)
             return otherwise
+
+
+def _size(rows: Sequence[Row]) -> int:
+    return DIGEST_BYTES + 4 * len(rows)
 
 
 def _digest(rows: Sequence[Row]) -> bytes:

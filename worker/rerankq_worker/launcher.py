@@ -23,6 +23,7 @@ from pathlib import Path
 
 from rerankq.contract import leash
 from rerankq.contract.errors import InvalidSettings
+from rerankq.contract.heartbeats import unique_ending
 from rerankq.contract.keys import queue_of
 from rerankq_worker import health
 from rerankq_worker.devices import CPU, Device
@@ -274,11 +275,17 @@ def _celery_workers(settings: WorkerSettings, device: Device) -> list[Child]:
         **dict.fromkeys(_numbered(f"{device.name}-interactive", settings.interactive_workers), interactive),
         **dict.fromkeys(_numbered(f"{device.name}-bulk", bulk_workers), f"{interactive},{bulk}"),
     }
-    return [_celery_worker(settings, device, name, queues) for name, queues in names.items()]
+    node_ending = (
+        unique_ending()
+    )  # one for the life of this launcher: a worker that is started anew keeps its name
+    return [
+        _celery_worker(settings, device, name, f"{name}@%h{node_ending}", queues)
+        for name, queues in names.items()
+    ]
 
 
-def _celery_worker(settings: WorkerSettings, device: Device, name: str, queues: str) -> Child:
-    command = [*CELERY, "worker", "--pool", "prefork", "--concurrency", "1", "-n", f"{name}@%h", "-Q", queues]
+def _celery_worker(settings: WorkerSettings, device: Device, name: str, node: str, queues: str) -> Child:
+    command = [*CELERY, "worker", "--pool", "prefork", "--concurrency", "1", "-n", node, "-Q", queues]
     command += ["--without-gossip", "--without-mingle", "-E", "--loglevel", "INFO"]
     return Child(f"worker {name}", lambda _: command, _environment(settings, device))
 

@@ -25,6 +25,7 @@ from rerankq.contract.heartbeats import Heartbeats
 from rerankq.contract.keys import queue_of
 from rerankq.contract.messages import LANES, Lane
 from rerankq.contract.risks import RISKS, read_risks, stores
+from rerankq.contract.stores import number_in
 from rerankq.contract.transport.channel import LeasedChannel
 from rerankq_worker import health
 from rerankq_worker.health import EngineStatus, State
@@ -187,10 +188,11 @@ def _oldest_job(lane: Lane, redis: "Redis") -> Iterator[Sample]:
         yield "rerankq_lane_oldest_seconds", [lane], 0.0
         return
     job_id = _job_id(message)
-    submitted: Any = None if job_id is None else redis.hget(keys.job(job_id), "submitted")
+    told: Any = None if job_id is None else redis.hget(keys.job(job_id), "submitted")
+    submitted = number_in(told)
     if submitted is not None:
         seconds, microseconds = redis.time()  # pyright: ignore[reportGeneralTypeIssues] - redis-py
-        age_seconds = seconds + microseconds / 1e6 - float(submitted)
+        age_seconds = seconds + microseconds / 1e6 - submitted
         yield "rerankq_lane_oldest_seconds", [lane], max(age_seconds, 0.0)
 
 

@@ -8,11 +8,12 @@ import time
 from typing import Any, ClassVar
 
 from celery import bootsteps
+from celery.signals import celeryd_init
 from redis.exceptions import RedisError
 
 from rerankq.contract import transport
 from rerankq.contract.errors import InvalidSettings
-from rerankq.contract.heartbeats import Heartbeats, WorkerStatus
+from rerankq.contract.heartbeats import UNIQUE_MARK, Heartbeats, WorkerStatus, unique_ending
 from rerankq.contract.keys import HEARTBEAT_PERIOD_SECONDS, lane_of
 from rerankq.contract.stores import redis_client
 from rerankq_worker import health
@@ -22,6 +23,17 @@ HEARTBEAT_TIMEOUT_SECONDS = 1.0  # the main process renews leases too and must n
 GATE_SECONDS = 0.2  # how long a look at the engine's status is good for; the gate is asked for at every poll
 
 logger = logging.getLogger(__name__)
+
+
+@celeryd_init.connect
+def _name_uniquely(instance: Any, **_: object) -> None:
+    """Two workers of one name would answer for each other, and the first to stop would take both off the list.
+
+    A host's name proves nothing: containers share it. The launcher gives its workers a name that is unique already
+    and outlives their restarts.
+    """
+    if UNIQUE_MARK not in instance.hostname:
+        instance.hostname += unique_ending()
 
 
 class Presence(bootsteps.StartStopStep):

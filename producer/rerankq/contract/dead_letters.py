@@ -17,6 +17,7 @@ import redis
 
 from rerankq.contract import keys, wire
 from rerankq.contract.errors import JobFailed, RerankError, from_wire, to_wire
+from rerankq.contract.stores import is_of_another_type, number_in
 from rerankq.contract.transport.envelope import (
     DELIVERIES_HEADER,
     LONGEST_ID,
@@ -161,7 +162,7 @@ class DeadLetters:
     def list(self, limit: int = 100) -> list[DeadLetter]:
         """The latest letters first."""
         ids: Any = self._client.zrevrange(self._prefix + keys.DEAD, 0, max(limit, 1) - 1)
-        found = [self.show(letter_id.decode()) for letter_id in ids]
+        found = [self.show(letter_id.decode(errors="replace")) for letter_id in ids]
         return [letter for letter in found if letter is not None]
 
     def count(self) -> int:
@@ -169,8 +170,13 @@ class DeadLetters:
 
     def show(self, letter_id: str) -> DeadLetter | None:
         """The letter of that id; None when there is none or it has expired."""
-        told: Any = self._client.hgetall(_keys_of(letter_id, self._prefix)[1])
-        return _from_fields({name.decode(): value.decode() for name, value in told.items()}) if told else None
+        try:
+            told: Any = self._client.hgetall(_keys_of(letter_id, self._prefix)[1])
+        except redis.ResponseError as error:
+            if not is_of_another_type(error):
+                raise
+            return None
+        return _from_fields(letter_id, _as_text(told)) if told else None
 
     def message(self, letter_id: str) -> bytes | None:
         """The message as it lay on its list: this is the user's text."""
@@ -246,17 +252,21 @@ def _as_fields(letter: DeadLetter) -> dict[str, str]:
     }
 
 
-def _from_fields(told: Mapping[str, str]) -> DeadLetter:
+def _from_fields(letter_id: str, told: Mapping[str, str]) -> DeadLetter:
     return DeadLetter(
-        id=told["id"],
-        task=told["task"],
-        lane=told["lane"],
-        attempts=int(told["attempts"]),
-        reason=told["reason"],
-        summary=told["summary"],
-        size_bytes=int(told["size_bytes"]),
-        died_at=float(told["died_at"]),
+        id=letter_id,
+        task=told.get("task", "unknown"),
+        lane=told.get("lane", "unknown"),
+        attempts=int(number_in(told.get("attempts")) or 0),
+        reason=told.get("reason", "unknown"),
+        summary=told.get("summary", ""),
+        size_bytes=int(number_in(told.get("size_bytes")) or 0),
+        died_at=number_in(told.get("died_at")) or 0.0,
     )
+
+
+def _as_text(told: Mapping[bytes, bytes]) -> dict[str, str]:
+    return {name.decode(errors="replace"): value.decode(errors="replace") for name, value in told.items()}
 
 
 def is_summary(text: str) -> bool:

@@ -132,7 +132,8 @@ def from_wire(type_name: str, arguments: tuple[Any, ...] | list[Any]) -> RerankE
     """The error of that name, or a `JobFailed` naming it when it is none of ours (say, a broken worker)."""
     known = BY_NAME.get(type_name)
     if known is not None:
-        return known(*arguments)
+        message = next((part for part in arguments if isinstance(part, str)), "it does not say why")
+        return known(message, next((part for part in arguments if isinstance(part, dict)), None))
     if type_name in ("TimeLimitExceeded", "SoftTimeLimitExceeded"):
         return DeadlineExceeded("the worker's hard time limit ended the job", {"limit": "hard"})
     return JobFailed(f"the worker raised {type_name}; its log has the traceback", {"where": "worker"})

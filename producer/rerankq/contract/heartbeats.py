@@ -4,6 +4,7 @@ Anybody can write there: a later release, another program, a hand. What is not u
 """
 
 import math
+import secrets
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,7 +18,9 @@ from redis.exceptions import ResponseError
 from rerankq.contract import keys, wire
 from rerankq.contract.clock import RedisClock
 from rerankq.contract.messages import LANES, Lane
+from rerankq.contract.stores import is_of_another_type
 
+UNIQUE_MARK = "~"
 FORGET_AFTER_SECONDS = 3600.0
 
 
@@ -51,6 +54,11 @@ class _Beat(BaseModel):
     dtype: str = ""
     model: str = ""
     revision: str = ""
+
+
+def unique_ending() -> str:
+    """What makes a worker's name unlike any other: six hex digits behind a mark that no host's name holds."""
+    return UNIQUE_MARK + secrets.token_hex(3)
 
 
 class Heartbeats:
@@ -120,7 +128,7 @@ class Heartbeats:
         try:
             told: Any = self._redis.hgetall(key)
         except ResponseError as error:
-            if not _is_of_another_type(error):
+            if not is_of_another_type(error):
                 raise
             return {}
         return told
@@ -130,7 +138,7 @@ class Heartbeats:
         try:
             self._redis.hset(key, name, text)
         except ResponseError as error:
-            if not _is_of_another_type(error):
+            if not is_of_another_type(error):
                 raise
             self._redis.delete(key)  # whatever it is, nobody could be told for as long as it stays
             self._redis.hset(key, name, text)
@@ -166,7 +174,3 @@ def _pace(told: bytes) -> dict[Lane, float]:
 
 def _is_a_time(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value) and value > 0
-
-
-def _is_of_another_type(error: ResponseError) -> bool:
-    return str(error).startswith("WRONGTYPE")

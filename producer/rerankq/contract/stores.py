@@ -1,9 +1,11 @@
 """A plain Redis client for an address that Celery also understands."""
 
+import math
 from typing import Any
 
 from redis import Redis
 from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
@@ -36,6 +38,33 @@ def asked_once(timeout_seconds: float) -> dict[str, Any]:
         "socket_connect_timeout": timeout_seconds,
         "retry": _NEVER_RESEND,
     }
+
+
+def reply_or(reply: Any, otherwise: Any) -> Any:
+    """A reply of a pipeline that was told not to raise; `otherwise` where the key holds something of another type.
+
+    Raises:
+        RedisError: any other that came as the reply.
+    """
+    if isinstance(reply, RedisError) and is_of_another_type(reply):
+        return otherwise
+    if isinstance(reply, RedisError):
+        raise reply
+    return reply
+
+
+def is_of_another_type(error: RedisError) -> bool:
+    """Whether a command was refused for what a key holds, rather than for how Redis is."""
+    return isinstance(error, ResponseError) and "WRONGTYPE" in str(error)
+
+
+def number_in(text: bytes | str | None) -> float | None:
+    """The number that a field of ours holds; None where it holds none."""
+    try:
+        number = float(text or "")
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 class _Master(Redis):

@@ -25,7 +25,7 @@ PAYLOAD_KEY_PREFIX = keys.payload("")
 RECORD_HEADER = "rerankq-record"
 """The key of the record that its producer keeps of a job; a message that names one is missed when it vanishes."""
 
-RECORD_KEY_PREFIX = "rerankq:job:"
+RECORD_KEY_PREFIX = keys.job("")
 
 PUSHED = "pushed"
 """Where in its envelope a message that is missed when it vanishes says when it was put on its list."""
