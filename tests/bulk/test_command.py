@@ -120,11 +120,13 @@ def test_a_reader_that_leaves_ends_the_run_without_a_traceback(
     command: Any, redis_server: RedisServer, tmp_path: Path
 ) -> None:
     given = write(tmp_path / "in.jsonl", rows(300))
-    with AnsweringWorker(redis_server, seconds_per_pack=0.05):
-        with command(given, "-", "--pack-pairs", 9) as process:
-            process.stdout.readline()
-            process.stdout.close()
-            complaints = process.stderr.read()
+    with (
+        AnsweringWorker(redis_server, seconds_per_pack=0.05),
+        command(given, "-", "--pack-pairs", 9) as process,
+    ):
+        process.stdout.readline()
+        process.stdout.close()
+        complaints = process.stderr.read()
 
     assert process.returncode == 128 + signal.SIGPIPE
     assert "Traceback" not in complaints
