@@ -143,6 +143,16 @@ def loading_is_not_death(cluster: Cluster) -> Iterator[str]:
                 yield f"{name}: expected {probe} to wait above {needed:g} s, got {patience} s"
 
 
+def each_probe_asks_its_own_question(cluster: Cluster) -> Iterator[str]:
+    """An outage of Redis takes a worker out of service and restarts none."""
+    asked = {"startupProbe": "--live", "livenessProbe": "--live", "readinessProbe": "--ready"}
+    for name, pod in cluster.workers():
+        for probe, option in asked.items():
+            command = pod["containers"][0].get(probe, {}).get("exec", {}).get("command")
+            if command != ["rerankq-worker", "health", option]:
+                yield f"{name}: expected {probe} to ask `rerankq-worker health {option}`, got {command}"
+
+
 def every_pod_is_confined(cluster: Cluster) -> Iterator[str]:
     """Not root, read-only roots, no capability, no account token, no privilege to gain."""
     for name, pod in cluster.pods():
@@ -188,6 +198,7 @@ RULES = [
     every_variable_is_a_setting,
     grace_outlasts_the_longest_job,
     loading_is_not_death,
+    each_probe_asks_its_own_question,
     every_pod_is_confined,
     every_container_has_a_memory_limit,
     images_are_pinned,

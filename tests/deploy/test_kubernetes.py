@@ -90,6 +90,10 @@ def _kill_while_loading(cluster: Cluster) -> None:
     _pod(cluster, "worker-gpu")["containers"][0]["livenessProbe"]["failureThreshold"] = 3
 
 
+def _restart_in_an_outage(cluster: Cluster) -> None:
+    _pod(cluster, "worker-gpu")["containers"][0]["livenessProbe"]["exec"]["command"][-1] = "--ready"
+
+
 def _run_as_root(cluster: Cluster) -> None:
     _pod(cluster, "redis")["securityContext"]["runAsUser"] = 0
 
@@ -130,6 +134,12 @@ BREAKAGES: list[tuple[Any, Callable[[Cluster], None], str]] = [
         rules.loading_is_not_death,
         _kill_while_loading,
         "worker-gpu: expected livenessProbe to wait above 600 s, got 90 s",
+    ),
+    (
+        rules.each_probe_asks_its_own_question,
+        _restart_in_an_outage,
+        "worker-gpu: expected livenessProbe to ask `rerankq-worker health --live`, "
+        "got ['rerankq-worker', 'health', '--ready']",
     ),
     (rules.every_pod_is_confined, _run_as_root, "redis may run as root"),
     (rules.every_pod_is_confined, _write_to_the_root, "redis may write to its root"),

@@ -19,7 +19,7 @@ from rerankq_worker.watch import BROKEN, Watch
 
 @pytest.fixture
 def watch(tmp_path: Path) -> Watch:
-    status = EngineStatus(state="loading", pid=1, device="gpu0", boot="b", starts=1, started_unix=0.0)
+    status = EngineStatus(state="loading", pid=1, device="gpu0", boot="b", starts=1, started_monotonic=0.0)
     return Watch(tmp_path / "gpu0.json", status, stuck_after_seconds=60, parent_pid=None)
 
 

@@ -304,8 +304,8 @@ def test_a_frozen_engine_is_stuck_once_its_heartbeat_is_old(start_engine: StartE
     engine = start_engine("noop")
     last_words = engine.status
 
-    in_time = health.judged(last_words, last_words.heartbeat_unix + 1)
-    too_late = health.judged(last_words, last_words.heartbeat_unix + health.SILENT_AFTER_SECONDS + 1)
+    in_time = health.judged(last_words, last_words.heartbeat_monotonic + 1)
+    too_late = health.judged(last_words, last_words.heartbeat_monotonic + health.SILENT_AFTER_SECONDS + 1)
 
     assert (in_time.state, too_late.state) == ("ready", "stuck")
 

@@ -1,5 +1,6 @@
 """The launcher: what it starts, restarts, refuses and stops, and in which order."""
 
+import contextlib
 import os
 import re
 import signal
@@ -247,7 +248,7 @@ def test_every_celery_worker_is_named_for_its_device_and_lane(tmp_path: Path) ->
     commands = [" ".join(worker.command(1)) for worker in launcher_for(settings, [CPU]).celery_workers]
 
     names_and_queues = [
-        re.search(r"-n (\S+)@%h~[0-9a-f]{6} -Q (\S+)", command).groups() for command in commands
+        re.search(r"-n (\S+)@\S+~[0-9a-f]{6} -Q (\S+)", command).groups() for command in commands
     ]  # type: ignore[union-attr]
     assert names_and_queues == [
         ("cpu0-interactive", "rerankq.interactive"),
@@ -269,10 +270,10 @@ def test_a_gpu_gets_a_second_bulk_worker_so_that_it_never_waits_for_a_tokenizer(
 def test_health_is_0_while_ready_and_1_before_and_after(
     start: Start, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    before = run_command(environment, "health")
+    before = run_command(environment, "health", "--live")
     launcher = start("-m", "rerankq_worker", "--engine-only")
     one_score(tmp_path)
-    meanwhile = run_command(environment, "health")
+    meanwhile = run_command(environment, "health", "--live")
     launcher.send_signal(signal.SIGSTOP)  # so that it starts no other
     (engine,) = children_of(launcher)
     engine.kill()
@@ -280,14 +281,14 @@ def test_health_is_0_while_ready_and_1_before_and_after(
     launcher.kill()
     launcher.wait()
     eventually(lambda: not engine.is_running())
-    after = run_command(environment, "health")
+    after = run_command(environment, "health", "--live")
 
     assert (before.returncode, before.stdout) == (1, f"broken: no engine has reported in {tmp_path}\n")
     assert (meanwhile.returncode, meanwhile.stdout) == (0, "cpu0 ready\n")
     assert (after.returncode, after.stdout) == (1, "cpu0 broken\n")
 
 
-@pytest.mark.parametrize("command", [["health"], ["settings"]], ids=lambda words: words[0])
+@pytest.mark.parametrize("command", [["health", "--live"], ["settings"]], ids=lambda words: words[0])
 def test_a_light_command_imports_nothing_heavy(environment: dict[str, str], command: list[str]) -> None:
     code = (
         "import sys; from rerankq_worker.__main__ import main; main(sys.argv[1:]);"
@@ -309,3 +310,63 @@ def test_settings_tell_values_and_sources_and_hide_passwords(environment: dict[s
     assert '"RERANKQ_DEVICES": {"value": "cpu", "source": "environment"}' in done.stdout
     assert '"RERANKQ_MAX_BATCH_PAIRS": {"value": 32, "source": "default"}' in done.stdout
     assert "hidden" not in done.stdout
+
+
+def test_telling_that_one_lives_makes_no_new_file(start: Start, tmp_path: Path) -> None:
+    start("-m", "rerankq_worker", "--engine-only")
+    one_score(tmp_path)
+    file, before = tmp_path / "cpu0.json", health.read(tmp_path / "cpu0.json")
+    made = file.stat().st_ino, tmp_path.stat().st_mtime_ns
+
+    eventually(lambda: health.read(file) != before)
+
+    assert (file.stat().st_ino, tmp_path.stat().st_mtime_ns) == made
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, 64 KiB large."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"a file system cannot be mounted here: {mounted.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+def fill(disk: Path) -> None:
+    with (disk / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+        while filler.write(bytes(1024)):
+            pass
+    assert os.statvfs(disk).f_bavail == 0
+
+
+def test_a_disk_that_fills_up_leaves_a_healthy_engine_in_service(start: Start, small_disk: Path) -> None:
+    launcher = start(
+        "-m",
+        "rerankq_worker",
+        "--engine-only",
+        RERANKQ_RUNTIME_DIR=str(small_disk),
+        RERANKQ_STUCK_AFTER_SECONDS="1",
+    )
+    one_score(small_disk)
+    fill(small_disk)
+    before = health.read(small_disk / "cpu0.json")
+    assert before is not None
+    later = before.heartbeat_monotonic + 2
+    eventually(lambda: (health.read(small_disk / "cpu0.json") or before).heartbeat_monotonic > later)
+
+    assert one_score(small_disk) == [-3]
+    assert [engine.pid for engine in children_of(launcher)] == [before.pid]
+
+
+def test_a_full_disk_is_told_at_the_start_in_one_line(environment: dict[str, str], small_disk: Path) -> None:
+    fill(small_disk)
+
+    refused = run_command({**environment, "RERANKQ_RUNTIME_DIR": str(small_disk)}, "--engine-only")
+
+    assert refused.returncode == os.EX_CONFIG
+    assert f"nothing can be written in {small_disk} (No space left on device)" in refused.stderr

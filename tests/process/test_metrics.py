@@ -75,7 +75,7 @@ def report(runtime_dir: Path, **fields: object) -> None:
         "pid": os.getpid(),
         "device": "gpu0",
         "boot": "b",
-        "heartbeat_unix": time.time(),
+        "heartbeat_monotonic": time.monotonic(),
     }
     health.write(runtime_dir / "gpu0.json", EngineStatus(**{**known, **fields}))  # type: ignore[arg-type]
 

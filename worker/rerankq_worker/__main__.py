@@ -52,11 +52,16 @@ def _parser() -> argparse.ArgumentParser:
         help="start the engines alone, for Celery workers under a process manager of your own",
     )
     commands = parser.add_subparsers(title="commands", metavar="")
-    _add(
+    health = _add(
         commands,
         "health",
         _health,
-        "say how the engines are: loading, ready, busy, stuck, broken; exit 0 or 1",
+        "say how the engines, the Celery workers of this host and Redis are; exit 0 when all serve, else 1",
+    )
+    which = health.add_mutually_exclusive_group()
+    which.add_argument("--ready", action="store_true", help="whether jobs are answered here; the default")
+    which.add_argument(
+        "--live", action="store_true", help="the same without Redis, whose outage a restart would not end"
     )
     settings = _add(commands, "settings", _settings, "print every setting, its value and where it came from")
     settings.add_argument("--json", action="store_true", help="as one JSON object, for programs")
@@ -88,7 +93,7 @@ def _add(
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from rerankq_worker import launcher, metrics
+    from rerankq_worker import launcher, metrics, redis_health
     from rerankq_worker.devices import chosen_devices
     from rerankq_worker.model_files import find_model
     from rerankq_worker.settings import WorkerSettings
@@ -99,6 +104,9 @@ def _serve(options: argparse.Namespace) -> int:
     if settings.engine_factory == WorkerSettings.model_fields["engine_factory"].default:
         # Refused here in a moment, and fetched here once: each engine would take seconds to come to it.
         find_model(settings.model, settings.model_revision, settings.offline)
+    if not options.engine_only:
+        for line in redis_health.trouble(settings):  # a wrong password ends us; an outage is waited out
+            logging.warning("%s yet", line)
     with launcher.sole_launcher(settings.make_runtime_dir()):
         processes = launcher.launcher_for(settings, devices, engine_only=options.engine_only)
         logging.info("time limits: %s", "; ".join(_limits_in_words(settings)))
@@ -129,17 +137,27 @@ def _engine(options: argparse.Namespace) -> int:
     )
 
 
-def _health(_options: argparse.Namespace) -> int:
+def _health(options: argparse.Namespace) -> int:
     from rerankq_worker import health
     from rerankq_worker.settings import WorkerSettings
 
-    runtime_dir = WorkerSettings.load().runtime_path
-    statuses = health.engines(runtime_dir)
+    settings = WorkerSettings.load()
+    statuses, beats = health.engines(settings.runtime_path), health.beats(settings.runtime_path)
     for status in statuses:
         print(f"{status.device} {status.state}")
+    for beat in beats:
+        print(f"{beat.node} {beat.state}")
     if not statuses:
-        print(f"broken: no engine has reported in {runtime_dir}")
-    return 0 if health.is_healthy(statuses) else 1
+        print(f"broken: no engine has reported in {settings.runtime_path}")
+    alive: tuple[str, ...] = ("ready", "cut off") if options.live else ("ready",)
+    is_healthy = health.is_healthy(statuses) and all(beat.state in alive for beat in beats)
+    if not options.live:
+        from rerankq_worker import redis_health
+
+        for line in redis_health.trouble(settings):
+            print(line)
+            is_healthy = False
+    return 0 if is_healthy else 1
 
 
 def _settings(options: argparse.Namespace) -> int:

@@ -89,7 +89,7 @@ def serve(settings: WorkerSettings, device: str, *, starts: int = 1, parent_pid:
             device=device,
             boot=uuid.uuid4().hex,
             starts=starts,
-            started_unix=time.time(),
+            started_monotonic=time.monotonic(),
         )
         watch = Watch(health.status_file(socket_path), status, settings.stuck_after_seconds, parent_pid)
         watch.start()
@@ -121,7 +121,13 @@ class EngineProcess:
         signal.signal(signal.SIGTERM, self._on_stop_signal)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the launcher decides
         socket_path.unlink(missing_ok=True)  # of a predecessor that was killed
-        listener = Listener(str(socket_path), "AF_UNIX", WAITING_CONNECTIONS)
+        try:
+            listener = Listener(str(socket_path), "AF_UNIX", WAITING_CONNECTIONS)
+        except OSError as error:
+            raise InvalidSettings(
+                f"no socket can be made at {socket_path} ({error.strerror}); make room there, "
+                "or set RERANKQ_RUNTIME_DIR"
+            ) from error
         self._report_ready()  # before anybody is greeted: who was, finds it said
         threading.Thread(target=self._accept, args=(listener,), name="accept", daemon=True).start()
         while not self._is_over():
@@ -156,7 +162,7 @@ class EngineProcess:
         log.info(
             "engine %s: ready after %.1f s, %s (%s) in %s on %s, at most %d pairs and %d tokens a batch",
             self._device,
-            time.time() - self._watch.status.started_unix,
+            time.monotonic() - self._watch.status.started_monotonic,
             known.model,
             known.revision,
             known.dtype,

@@ -1,4 +1,7 @@
-"""How an engine is, told by a small file that it renews four times a second, and read without asking the engine.
+"""How an engine and its Celery workers are, told by small files that they renew, and read without asking them.
+
+A file is made once, at its full size, and written over in place: telling that one lives needs no room on a disk. Its
+age is told by the clock that all processes of a host share and nobody can set.
 
 Knows files and process ids: no torch, no Celery, no Redis. So a check costs milliseconds and stays true during a
 long job, when nobody would answer a ping.
@@ -6,17 +9,29 @@ long job, when nobody would answer a ping.
 
 import os
 import time
+import zlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import orjson
 
 State = Literal["loading", "ready", "busy", "stuck", "broken", "leaving"]
 
+_T = TypeVar("_T")
+
 IN_SERVICE: tuple[State, ...] = ("ready", "busy")
 HEARTBEAT_SECONDS = 0.25
+FILE_BYTES = 4096
+READ_ATTEMPTS = 5
+READ_AGAIN_SECONDS = 0.002
+BEAT_SUFFIX = ".beat"
+BEAT_SECONDS = 1.0
+BEAT_SILENT_AFTER_SECONDS = (
+    40.0  # a call to a Redis that hangs may take 5 s, and more than four came in a row
+)
+CUT_OFF_AFTER_SECONDS = 12.0  # and a frozen worker is not ready from here on
 SILENT_AFTER_SECONDS = 10.0  # frozen, or inside a C call that never gives the interpreter back
 
 
@@ -30,8 +45,8 @@ class EngineStatus:
     boot: str
     starts: int = 1
     """How often an engine of this device has been started since the launcher began."""
-    heartbeat_unix: float = 0.0
-    started_unix: float = 0.0
+    heartbeat_monotonic: float = 0.0
+    started_monotonic: float = 0.0
     pass_age_seconds: float | None = None
     """How long the current forward pass has been running; None between passes."""
     model: str = ""
@@ -55,31 +70,92 @@ class EngineStatus:
     refused_jobs: int = 0
 
 
-def write(file: Path, status: EngineStatus) -> None:
-    """Replace the status file in one step: a reader sees the old one or the new one."""
-    fresh = file.with_suffix(".json.new")
-    fresh.write_bytes(orjson.dumps(asdict(status)))
-    fresh.replace(file)
+def write(file: Path, told: "EngineStatus | Beat") -> None:
+    """Tell it in the file, in place.
+
+    Raises:
+        OSError: the file is not there and cannot be made.
+    """
+    text = orjson.dumps(asdict(told))
+    block = b"%08x %s" % (zlib.crc32(text), text)
+    if len(block) > FILE_BYTES:
+        raise ValueError(f"expected a status of at most {FILE_BYTES} bytes, got {len(block)}. This is a bug.")
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.pwrite(descriptor, block.ljust(FILE_BYTES), 0)
+    finally:
+        os.close(descriptor)
 
 
 def read(file: Path) -> EngineStatus | None:
     """The engine's last words, or None where there are none that can be read."""
-    try:
-        return EngineStatus(**orjson.loads(file.read_bytes()))
-    except (OSError, ValueError, TypeError):
-        return None
+    return _read(file, EngineStatus)
 
 
-def judged(status: EngineStatus, now_unix: float | None = None) -> EngineStatus:
+def _read(file: Path, kind: type[_T]) -> _T | None:
+    for _ in range(READ_ATTEMPTS):
+        try:
+            checksum, _, text = file.read_bytes().rstrip().partition(b" ")
+            if int(checksum, 16) == zlib.crc32(text):
+                return kind(**orjson.loads(text))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError):
+            pass  # it is being written at this moment, or is none of ours
+        time.sleep(READ_AGAIN_SECONDS)
+    return None
+
+
+def judged(status: EngineStatus, now_monotonic: float | None = None) -> EngineStatus:
     """The status with the state that holds now: dead is broken and silent is stuck, whatever the file says."""
-    now_unix = time.time() if now_unix is None else now_unix
+    now_monotonic = time.monotonic() if now_monotonic is None else now_monotonic
     if not is_alive(status.pid):
         return replace(status, state="stuck" if status.state == "stuck" else "broken")
     if status.state == "loading":  # libraries are loaded in long breaths; the engine limits this time itself
         return status
-    if now_unix - status.heartbeat_unix > SILENT_AFTER_SECONDS:
+    if now_monotonic - status.heartbeat_monotonic > SILENT_AFTER_SECONDS:
         return replace(status, state="stuck")
     return status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beat:
+    """What a Celery worker's main process last told; made by the launcher before there is one."""
+
+    pid: int
+    node: str
+    heartbeat_monotonic: float = 0.0
+    redis_monotonic: float | None = None
+    """When it last spoke to Redis; None: not yet."""
+
+    @property
+    def state(self) -> Literal["loading", "ready", "stuck", "broken", "cut off"]:
+        """How it is now. `cut off`: at work, and without Redis."""
+        now = time.monotonic()
+        if self.pid == 0:
+            return "loading"
+        if not is_alive(self.pid):
+            return "broken"
+        if now - self.heartbeat_monotonic > BEAT_SILENT_AFTER_SECONDS:
+            return "stuck"
+        spoke = self.redis_monotonic
+        return "cut off" if spoke is None or now - spoke > CUT_OFF_AFTER_SECONDS else "ready"
+
+
+def beat_file(runtime_dir: Path, node: str) -> Path:
+    """Where the Celery worker of this name tells that it lives."""
+    return runtime_dir / f"{node.replace('/', '_')}{BEAT_SUFFIX}"
+
+
+def read_beat(file: Path) -> Beat | None:
+    """A Celery worker's last beat, or None where there is none that can be read."""
+    return _read(file, Beat)
+
+
+def beats(runtime_dir: Path) -> list[Beat]:
+    """Every Celery worker that tells in this directory that it lives, by name."""
+    found = (read_beat(file) for file in sorted(runtime_dir.glob(f"*{BEAT_SUFFIX}")))
+    return [beat for beat in found if beat is not None]
 
 
 def status_file(socket_path: Path) -> Path:

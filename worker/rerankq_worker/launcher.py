@@ -13,6 +13,7 @@ import logging
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -27,7 +28,7 @@ from rerankq.contract.heartbeats import unique_ending
 from rerankq.contract.keys import queue_of
 from rerankq_worker import health
 from rerankq_worker.devices import CPU, Device
-from rerankq_worker.health import EngineStatus
+from rerankq_worker.health import Beat, EngineStatus
 from rerankq_worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ LASTING_AFTER_SECONDS = (
 BULK_WORKERS_ON_CPU, BULK_WORKERS_BESIDE_GPU = 1, 2
 HANDING_BACK_SECONDS = 10.0  # for a Celery worker to give its job back to the queue
 ENGINE_STOP_SECONDS = 10.0
+SLEPT_AFTER_SECONDS = 2.0  # between two looks: we were frozen ourselves
 SILENCE_BEYOND_LIMIT_SECONDS = 8.0  # an engine that has not ended itself by then never will
 
 CELERY = (sys.executable, "-m", "celery", "--quiet", "-A", "rerankq_worker.app:app")
@@ -56,6 +58,8 @@ class Child:
     environment: Mapping[str, str]
     status_file: Path | None = None
     """Of an engine: where it says how it is."""
+    beat_file: Path | None = None
+    """Of a Celery worker: where it tells that it lives."""
     starts: int = 0
     _process: "subprocess.Popen[bytes] | None" = None
     _started_at: float = 0.0
@@ -107,6 +111,15 @@ class Child:
         status = health.read(self.status_file)
         return status if status is not None and status.pid == self._process.pid else None
 
+    def silence_seconds(self) -> float | None:
+        """How long this very process, a Celery worker, has not told that it lives; None: it never has."""
+        if self.beat_file is None or self._process is None:
+            return None
+        beat = health.read_beat(self.beat_file)
+        if beat is None or beat.pid != self._process.pid:
+            return None
+        return time.monotonic() - beat.heartbeat_monotonic
+
     def _start(self) -> None:
         self.starts += 1
         tied = [sys.executable, "-I", "-S", leash.__file__, str(os.getpid()), *self.command(self.starts)]
@@ -140,20 +153,37 @@ class Launcher:
     stuck_after_seconds: float
     load_timeout_seconds: float
     _stop_signals: int = field(default=0, init=False)
+    _awake_since: float = field(default=0.0, init=False)
+    _looked_at: float = field(default=0.0, init=False)
 
     def run(self) -> int:
         """Keep all running until SIGTERM, SIGINT or SIGHUP; the exit code."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_stop_signal)
+        self._expect_beats()
         exit_code = os.EX_OK
         while not self._stop_signals and exit_code != os.EX_CONFIG:
             exit_code = self._tend([*self.engines, *self.celery_workers])
             time.sleep(TICK_SECONDS)
         self._stop()
+        for file in self._beat_files():
+            file.unlink(missing_ok=True)
         return exit_code
+
+    def _expect_beats(self) -> None:
+        """Name each worker before it lives, so that one that never does is missed, and so that there is room."""
+        for file in self._beat_files():
+            with _room_in(file.parent):
+                health.write(file, Beat(pid=0, node=file.stem))
+
+    def _beat_files(self) -> list[Path]:
+        return [worker.beat_file for worker in self.celery_workers if worker.beat_file is not None]
 
     def _tend(self, children: Iterable[Child]) -> int:
         """One look at each; `EX_CONFIG` when nothing can run as configured."""
+        if time.monotonic() - self._looked_at > SLEPT_AFTER_SECONDS:
+            self._awake_since = time.monotonic()
+        self._looked_at = time.monotonic()
         for child in children:
             self._kill_if_frozen(child)
             if child.tend() != os.EX_CONFIG:
@@ -167,12 +197,18 @@ class Launcher:
         return os.EX_OK
 
     def _kill_if_frozen(self, child: Child) -> None:
-        """End an engine that no longer writes its status: stopped from outside, it cannot end itself."""
-        status = child.last_words()
-        if status is None:
+        """End a process that no longer tells that it lives: stopped from outside, it cannot end itself.
+
+        Silence counts from when we were awake to hear it: frozen together and thawed, nobody is at fault.
+        """
+        silence_seconds, limit_seconds = child.silence_seconds(), health.BEAT_SILENT_AFTER_SECONDS
+        if (status := child.last_words()) is not None:
+            silence_seconds = time.monotonic() - status.heartbeat_monotonic
+            limit_seconds = (
+                self.load_timeout_seconds if status.state == "loading" else self.stuck_after_seconds
+            )
+        if silence_seconds is None or time.monotonic() - self._awake_since < SILENCE_BEYOND_LIMIT_SECONDS:
             return
-        limit_seconds = self.load_timeout_seconds if status.state == "loading" else self.stuck_after_seconds
-        silence_seconds = time.time() - status.heartbeat_unix
         if silence_seconds > limit_seconds + SILENCE_BEYOND_LIMIT_SECONDS:
             log.error("%s: silent for %.0f s, killed", child.name, silence_seconds)
             child.send(signal.SIGKILL)
@@ -236,9 +272,11 @@ def sole_launcher(runtime_dir: Path) -> Generator[None]:
     """Own the runtime directory; what dead engines left in it is removed.
 
     Raises:
-        InvalidSettings: another launcher owns it.
+        InvalidSettings: another launcher owns it, or its disk is full.
     """
-    with (runtime_dir / "launcher.lock").open("a+") as lock:
+    with _room_in(runtime_dir):
+        lock = (runtime_dir / "launcher.lock").open("a+")
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -247,11 +285,21 @@ def sole_launcher(runtime_dir: Path) -> Generator[None]:
                 f"another rerankq-worker (pid {lock.read().strip()}) runs in {runtime_dir}; stop it, "
                 "or set RERANKQ_RUNTIME_DIR to another directory"
             ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
+        with _room_in(runtime_dir):
+            lock.truncate(0)
+            os.write(lock.fileno(), str(os.getpid()).encode())
         _clear_away_the_dead(runtime_dir)
         yield
+
+
+@contextmanager
+def _room_in(runtime_dir: Path) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InvalidSettings(
+            f"nothing can be written in {runtime_dir} ({error.strerror}); make room there, or set RERANKQ_RUNTIME_DIR"
+        ) from error
 
 
 def _engine(settings: WorkerSettings, device: Device) -> Child:
@@ -279,7 +327,7 @@ def _celery_workers(settings: WorkerSettings, device: Device) -> list[Child]:
         unique_ending()
     )  # one for the life of this launcher: a worker that is started anew keeps its name
     return [
-        _celery_worker(settings, device, name, f"{name}@%h{node_ending}", queues)
+        _celery_worker(settings, device, name, f"{name}@{socket.gethostname()}{node_ending}", queues)
         for name, queues in names.items()
     ]
 
@@ -287,7 +335,8 @@ def _celery_workers(settings: WorkerSettings, device: Device) -> list[Child]:
 def _celery_worker(settings: WorkerSettings, device: Device, name: str, node: str, queues: str) -> Child:
     command = [*CELERY, "worker", "--pool", "prefork", "--concurrency", "1", "-n", node, "-Q", queues]
     command += ["--without-gossip", "--without-mingle", "-E", "--loglevel", "INFO"]
-    return Child(f"worker {name}", lambda _: command, _environment(settings, device))
+    beat_file = health.beat_file(settings.runtime_path, node)
+    return Child(f"worker {name}", lambda _: command, _environment(settings, device), beat_file=beat_file)
 
 
 def _numbered(name: str, count: int) -> list[str]:
@@ -312,6 +361,10 @@ def _how_it_ended(exit_code: int) -> str:
 
 
 def _clear_away_the_dead(runtime_dir: Path) -> None:
+    for file in runtime_dir.glob(f"*{health.BEAT_SUFFIX}"):
+        beat = health.read_beat(file)
+        if beat is None or not beat.pid or not health.is_alive(beat.pid):
+            file.unlink(missing_ok=True)
     for file in runtime_dir.glob("*.json"):
         status = health.read(file)
         if status is None or not health.is_alive(status.pid):

@@ -4,19 +4,22 @@ Runs in the worker's main process, which never computes, so a busy device cannot
 """
 
 import logging
+import os
 import time
+from pathlib import Path
 from typing import Any, ClassVar
 
 from celery import bootsteps
 from celery.signals import celeryd_init
-from redis.exceptions import RedisError
+from celery.worker.consumer import consumer as celery_consumer
+from redis.exceptions import AuthenticationError, RedisError
 
 from rerankq.contract import transport
 from rerankq.contract.errors import InvalidSettings
 from rerankq.contract.heartbeats import UNIQUE_MARK, Heartbeats, WorkerStatus, unique_ending
 from rerankq.contract.keys import HEARTBEAT_PERIOD_SECONDS, lane_of
 from rerankq.contract.stores import redis_client
-from rerankq_worker import health
+from rerankq_worker import health, redis_health
 from rerankq_worker.settings import WorkerSettings
 
 HEARTBEAT_TIMEOUT_SECONDS = 1.0  # the main process renews leases too and must not hang
@@ -46,24 +49,75 @@ class Presence(bootsteps.StartStopStep):
         self._settings = WorkerSettings.load()
         broker = redis_client(self._settings.broker_url.get_secret_value(), HEARTBEAT_TIMEOUT_SECONDS)
         self._heartbeats = Heartbeats(broker)
-        self._beat: Any = None
+        self._timers: list[Any] = []
+        self._file: Path | None = None
+        self._spoke_at: float | None = None
         self._was_ready = False
         self._looked_at = float("-inf")
 
     def start(self, parent: Any) -> None:
-        """Close the gate until the engine is ready, and begin to beat."""
+        """Close the gate until the engine is ready, and begin to beat.
+
+        Raises:
+            SystemExit: Redis refuses this user or password; it would say the same again for ever.
+        """
         transport.set_ready_gate(self._is_ready)
-        self._tell(parent)
-        self._beat = parent.timer.call_repeatedly(HEARTBEAT_PERIOD_SECONDS, self._tell, (parent,))
+        self._begin_to_beat(parent)
+        try:
+            self._heartbeats.tell(self._status(parent))
+        except AuthenticationError as error:
+            logger.critical("%s", redis_health.refused("RERANKQ_BROKER_URL", error))
+            raise SystemExit(os.EX_CONFIG) from error
+        except RedisError as error:
+            logger.warning("heartbeat not sent: %s", type(error).__name__)
+        else:
+            self._spoke_at = time.monotonic()
+        self._timers = [
+            parent.timer.call_repeatedly(HEARTBEAT_PERIOD_SECONDS, self._tell, (parent,)),
+            parent.timer.call_repeatedly(health.BEAT_SECONDS, self._beat, (parent,)),
+        ]
 
     def stop(self, parent: Any) -> None:
         """Say goodbye, so that nobody waits for a heartbeat to grow old."""
-        if self._beat is not None:
-            self._beat.cancel()
+        for timer in self._timers:
+            timer.cancel()
+        if self._file is not None:
+            self._file.unlink(missing_ok=True)
         try:
             self._heartbeats.leave(parent.hostname)
         except RedisError as error:
             logger.warning("could not take this worker off the list: %s", type(error).__name__)
+
+    def _begin_to_beat(self, parent: Any) -> None:
+        try:
+            self._file = health.beat_file(self._settings.make_runtime_dir(), parent.hostname)
+        except InvalidSettings as error:
+            logger.warning("nobody is told that this worker lives: %s", error)
+        self._beat(parent)
+        between_connections = celery_consumer.maybe_shutdown
+
+        def beat_and_maybe_shutdown() -> None:
+            # Called every second while Celery waits for Redis, when no timer runs.
+            self._beat(parent)
+            between_connections()
+
+        celery_consumer.maybe_shutdown = beat_and_maybe_shutdown
+
+    def _beat(self, parent: Any) -> None:
+        """Tell this host that the main process lives, and when it last spoke to Redis."""
+        if self._file is None:
+            return
+        beat = health.Beat(
+            pid=os.getpid(),
+            node=parent.hostname,
+            heartbeat_monotonic=time.monotonic(),
+            redis_monotonic=self._spoke_at,
+        )
+        try:
+            health.write(self._file, beat)
+        except OSError as error:
+            logger.warning("nobody is told any more that this worker lives (%s)", error)
+            self._file = None
 
     def _is_ready(self) -> bool:
         if time.monotonic() - self._looked_at > GATE_SECONDS:
@@ -81,6 +135,7 @@ class Presence(bootsteps.StartStopStep):
     def _tell(self, parent: Any) -> None:
         try:
             self._heartbeats.tell(self._status(parent))
+            self._spoke_at = time.monotonic()
         except RedisError as error:
             logger.warning("heartbeat not sent: %s", type(error).__name__)
 

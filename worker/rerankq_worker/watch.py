@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
+from rerankq.contract.errors import InvalidSettings
 from rerankq_worker import health
 from rerankq_worker.health import EngineStatus, State
 
@@ -102,11 +103,22 @@ class Watch:
         self._work: _Work | None = None
         self._is_stopped = threading.Event()
         self._writing = threading.Lock()
+        self._is_mute = False
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
     def start(self) -> None:
-        """Report at once, and with every heartbeat from now on."""
-        self.report()
+        """Report at once, and with every heartbeat from now on.
+
+        Raises:
+            InvalidSettings: there is no room for the status file, without which a healthy engine would seem dead.
+        """
+        try:
+            health.write(self._file, self._status_now())
+        except OSError as error:
+            raise InvalidSettings(
+                f"nothing can be written to {self._file} ({error.strerror}); make room there, "
+                "or set RERANKQ_RUNTIME_DIR"
+            ) from error
         self._thread.start()
 
     def stop(self) -> None:
@@ -137,12 +149,15 @@ class Watch:
             self.tally.add_pass(*scored, work.age_seconds)
 
     def report(self) -> None:
-        """Write the status file now; a full disk is told and ends nothing."""
+        """Write the status file now; what keeps it from that is told once and ends nothing."""
         with self._writing:
             try:
                 health.write(self._file, self._status_now())
+                self._is_mute = False
             except OSError as error:
-                log.warning("engine %s: no heartbeat could be written (%s)", self.status.device, error)
+                if not self._is_mute:
+                    log.warning("engine %s: no heartbeat could be written (%s)", self.status.device, error)
+                self._is_mute = True
 
     def end(self, state: State, exit_code: int, reason: str) -> NoReturn:
         """End the process as it stands: after this a device or a thread cannot be trusted to be cleaned up."""
@@ -183,7 +198,7 @@ class Watch:
         return replace(
             self.status,
             state="busy" if self.status.state == "ready" and is_busy else self.status.state,
-            heartbeat_unix=time.time(),
+            heartbeat_monotonic=time.monotonic(),
             pass_age_seconds=None if work is None else work.age_seconds,
             waiting_rows=queue.waiting_rows,
             jobs=queue.jobs,

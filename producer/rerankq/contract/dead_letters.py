@@ -200,10 +200,13 @@ class DeadLetters:
 
     def _error_of(self, letter_id: str) -> RerankError:
         told: Any = self._client.hget(_keys_of(letter_id, self._prefix)[1], "error")
-        if told is None:
-            return JobFailed("given up; its dead letter is gone", {"where": "worker", "dead": True})
-        error = wire.decode(told)
-        return from_wire(error["type"], (error["message"], error["details"]))
+        try:
+            error = wire.decode(told or b"")
+            return from_wire(error["type"], (error["message"], error["details"]))
+        except (ValueError, TypeError, KeyError):
+            return JobFailed(
+                "given up; its dead letter is gone or cannot be read", {"where": "worker", "dead": True}
+            )
 
     def retry(self, letter_id: str) -> bool:
         """Send the message again with all its attempts before it. False when there is no such letter.

@@ -1,0 +1,36 @@
+"""How the Redis of the settings is, as a worker would find it; asked within a second each."""
+
+from collections.abc import Iterator
+
+from redis.exceptions import AuthenticationError, RedisError
+
+from rerankq.contract.errors import InvalidSettings
+from rerankq.contract.stores import redis_client
+from rerankq_worker.settings import WorkerSettings
+
+ANSWERS_WITHIN_SECONDS = 1.0
+
+
+def trouble(settings: WorkerSettings) -> Iterator[str]:
+    """One line for each Redis that does not serve.
+
+    Raises:
+        InvalidSettings: one refuses its user or password.
+    """
+    asked = {settings.broker_url.get_secret_value(): "RERANKQ_BROKER_URL"}
+    asked.setdefault(settings.effective_result_url, "RERANKQ_RESULT_URL")
+    for url, setting in asked.items():
+        try:
+            with redis_client(url, ANSWERS_WITHIN_SECONDS) as client:
+                client.ping()
+        except AuthenticationError as error:
+            raise InvalidSettings(refused(setting, error)) from error
+        except (RedisError, OSError) as error:
+            yield f"the Redis of {setting} does not answer ({type(error).__name__})"
+
+
+def refused(setting: str, error: AuthenticationError) -> str:
+    """What to tell of a wrong password."""
+    return (
+        f"Redis refuses the user or password of {setting} ({str(error).partition(' ')[0]}); set the right one"
+    )
