@@ -6,6 +6,9 @@ scores, so repetitions are counted where they cost something. The last line is o
     accepted, answered      jobs (a pack is one) whose submission returned; those that ended in an answer
     never_answered          the difference, when nothing more was answered for PATIENCE_SECONDS in peace
     ranked                  of the answered, those that ended in a ranking rather than a named error
+    vanished                of the answered, those that were told that Redis lost them
+    failed                  of the answered, those that failed otherwise and are no poison
+    shifted_expired         jobs of producers with a wrong clock that ended as if their deadline had passed
     extra_runs              per job the times its most often scored row was scored beyond the first, summed
     poison_max_attempts     how often the worst job that kills its child, its worker or the engine was begun
     slowest_recovery_seconds  from the beginning of a fault to the answer of a job submitted after it, in either lane
@@ -18,6 +21,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -30,7 +35,9 @@ import psutil
 
 from rerankq import BrokerUnavailable, QueueFull, RerankClient, RerankError
 from rerankq.contract import transport
+from rerankq.contract.broker import queue_of
 from rerankq.contract.messages import LANES, Lane
+from tests import small_disk
 from tests.service import Service
 from tests.witness import token_of
 
@@ -42,6 +49,21 @@ PATIENCE_SECONDS = 90.0
 RECOVERS_WITHIN_SECONDS = 120.0
 LEASE_SECONDS = 3.0
 POISON_EVERY_SECONDS = 20.0
+MAY_NOT_ANSWER = "ACL SETUSER default resetkeys ~rerankq* ~_kombu* ~*pidbox* ~celeryev*"
+SHIFTED_PRODUCER = """
+import sys, time
+now, shift = time.time, float(sys.argv[2])
+time.time = lambda: now() + shift
+from rerankq import RerankClient, RerankError
+with RerankClient(sys.argv[1]) as client:
+    for number in range(4):
+        query = f"shifted {shift:g} {now()} {number}"
+        try:
+            job = client.submit(query, ["a", "b"], deadline=time.time() + 300)
+        except RerankError:
+            continue
+        print(job.job_id, query)
+"""
 LIMITS = {f"{lane}_{kind}_limit_seconds": 100 for lane in LANES for kind in ("soft", "hard")}
 POISONS = (KILLS_ITS_CHILD, KILLS_THE_ENGINE, KILLS_ITS_WORKER)
 ENDED = ("done", "failed", "dead", "expired", "cancelled")
@@ -54,6 +76,8 @@ class Ledger:
     accepted: dict[str, str] = field(default_factory=dict[str, str])
     """Queries by job id; of a pack, the first request's."""
     poisons: set[str] = field(default_factory=set[str])
+    shifted: set[str] = field(default_factory=set[str])
+    """Ids of the jobs of producers whose clock is off."""
     refused: int = 0
 
 
@@ -110,33 +134,50 @@ class Load:
 class Faults:
     """The things that may happen to a service."""
 
-    def __init__(self, service: Service, seed: int) -> None:
+    def __init__(self, service: Service, ledger: "Ledger", seed: int) -> None:
         self._service = service
+        self._ledger = ledger
         self._random = random.Random(seed)
+        self._kinds: dict[str, Callable[[], object]] = {
+            "kill_child": lambda: service.kill(service.celery_child(self._lane())),
+            "kill_worker": lambda: service.kill(self._worker()),
+            "kill_engine": lambda: service.kill(service.engine()),
+            "sigterm_worker": lambda: self._worker().send_signal(signal.SIGTERM),
+            "freeze_worker": lambda: self._freeze(self._worker()),
+            "freeze_and_kill_worker": self._freeze_and_kill,
+            "freeze_engine": lambda: self._freeze(service.engine()),
+            "kill_redis": self._kill_redis,
+            "freeze_redis": self._freeze_redis,
+            "fill_redis": lambda: self._told_to_redis("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"),
+            "make_redis_a_replica": lambda: self._told_to_redis("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
+            "refuse_answers": lambda: self._told_to_redis(MAY_NOT_ANSWER, "ACL SETUSER default allkeys"),
+            "delete_lane": lambda: self._told_to_redis(f"DEL {queue_of(self._lane())}"),
+            "evict_records": self._evict_records,
+            "shift_a_clock": self._submit_with_a_shifted_clock,
+        }
+        if small_disk.is_possible():
+            self._kinds["fill_runtime_disk"] = self._fill_runtime_disk
+        self._deck: list[str] = []
         self.happened: Counter[str] = Counter()
 
     def strike(self) -> str:
         """One of them, over when this returns; its name."""
-        kinds = {
-            "kill_child": lambda: self._service.kill(self._service.celery_child(self._lane())),
-            "kill_worker": lambda: self._service.kill(self._worker()),
-            "kill_engine": lambda: self._service.kill(self._service.engine()),
-            "sigterm_worker": lambda: self._worker().send_signal(signal.SIGTERM),
-            "freeze_worker": lambda: self._freeze(self._worker()),
-            "freeze_and_kill_worker": self._freeze_and_kill,
-            "freeze_engine": lambda: self._freeze(self._service.engine()),
-            "kill_redis": self._kill_redis,
-            "freeze_redis": self._freeze_redis,
-        }
-        kind = self._random.choice(list(kinds))
+        if not self._deck:
+            self._deck = self._random.sample(list(self._kinds), len(self._kinds))
+        kind = self._deck.pop()
         with contextlib.suppress(psutil.NoSuchProcess):
-            kinds[kind]()
+            self._kinds[kind]()
         self.happened[kind] += 1
         return kind
 
-    def pause_seconds(self) -> float:
+    @property
+    def have_all_happened(self) -> bool:
+        """Whether each kind has struck at least once."""
+        return len(self.happened) == len(self._kinds)
+
+    def pause_seconds(self, longest: float) -> float:
         """Until the next one."""
-        return self._random.uniform(1, 6)
+        return self._random.uniform(longest / 6, longest)
 
     def _lane(self) -> Lane:
         return self._random.choice(LANES)
@@ -169,9 +210,44 @@ class Faults:
         time.sleep(self._random.uniform(0.5, 4))
         self._service.redis.thaw()
 
+    def _told_to_redis(self, fault: str, mended: str | None = None) -> None:
+        """Say something terrible to Redis, and after a while, if need be, take it back."""
+        with self._service.redis.client() as redis:
+            redis.execute_command(*fault.split())
+            if mended:
+                time.sleep(self._random.uniform(0.5, 4))
+                redis.execute_command(*mended.split())
+
+    def _evict_records(self) -> None:
+        """What a Redis with an eviction policy does to keys that expire, while their messages stay."""
+        with self._service.redis.client() as redis:
+            found = [key for kind in ("job", "payload") for key in redis.scan_iter(f"rerankq:{kind}:*", 1000)]
+            redis.delete(*self._random.sample(sorted(found), min(len(found), 20)))
+
+    def _fill_runtime_disk(self) -> None:
+        with self._service.full_disk():
+            time.sleep(self._random.uniform(1, 4))
+
+    def _submit_with_a_shifted_clock(self) -> None:
+        """Jobs of a producer whose clock is seconds or hours off, with a deadline that is far enough by its own."""
+        shift = self._random.choice([-1, 1]) * self._random.choice([2, 300, 7200])
+        words = [sys.executable, "-c", SHIFTED_PRODUCER, self._service.redis.url, str(shift)]
+        told = subprocess.run(
+            words, env=self._service.environment, capture_output=True, text=True, check=False
+        )
+        for line in told.stdout.splitlines():
+            job_id, query = line.split(maxsplit=1)
+            self._ledger.accepted[job_id] = query
+            self._ledger.shifted.add(job_id)
+
 
 def run(
-    seed: int, seconds: float, *, is_stock: bool = False, say: Callable[[str], None] = print
+    seed: int,
+    seconds: float,
+    *,
+    longest_pause_seconds: float = 6.0,
+    is_stock: bool = False,
+    say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """One run; the counts."""
     poison = token_of(KILLS_THE_ENGINE)
@@ -181,14 +257,15 @@ def run(
         appendonly=True,
         lease_seconds=LEASE_SECONDS,
         max_batch_pairs=8,
+        has_small_disk=small_disk.is_possible(),
         **LIMITS,
     ) as service:
         load = Load(service.client)
-        faults = Faults(service, seed)
+        faults = Faults(service, load.ledger, seed)
         say(f"seed {seed}, {seconds:g} s, {'stock transport' if is_stock else 'ours'}")
-        recoveries = _under_fire(service, load, faults, seconds, say)
+        recoveries = _under_fire(service, load, faults, seconds, longest_pause_seconds, say)
         waiting = _in_peace(service.client, load.ledger, say)
-        return _counts(service, load.ledger, faults, waiting, recoveries) | {
+        return _counts(service, load.ledger, faults, waiting, recoveries, say) | {
             "seed": seed,
             "seconds": seconds,
             "transport": "stock" if is_stock else "rerankq",
@@ -196,14 +273,19 @@ def run(
 
 
 def _under_fire(
-    service: Service, load: Load, faults: Faults, seconds: float, say: Callable[[str], None]
+    service: Service,
+    load: Load,
+    faults: Faults,
+    seconds: float,
+    longest_pause_seconds: float,
+    say: Callable[[str], None],
 ) -> dict[str, float]:
     over_at = time.monotonic() + seconds
     recoveries: list[tuple[str, Future[float]]] = []
     load.start()
     with ThreadPoolExecutor(32) as probes:
-        while time.monotonic() < over_at:
-            time.sleep(faults.pause_seconds())
+        while time.monotonic() < over_at or not faults.have_all_happened:
+            time.sleep(faults.pause_seconds(longest_pause_seconds))
             struck_at = time.monotonic()
             kind = faults.strike()
             for lane in LANES:
@@ -246,16 +328,28 @@ def _in_peace(client: RerankClient, ledger: Ledger, say: Callable[[str], None]) 
 
 
 def _counts(
-    service: Service, ledger: Ledger, faults: Faults, waiting: set[str], recoveries: dict[str, float]
+    service: Service,
+    ledger: Ledger,
+    faults: Faults,
+    waiting: set[str],
+    recoveries: dict[str, float],
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
     told = service.testimony()
-    ranked = sum(service.client.status(job_id).state == "done" for job_id in ledger.accepted)
+    ends = {job_id: service.client.status(job_id) for job_id in ledger.accepted}
+    vanished = {job_id for job_id, end in ends.items() if "from Redis" in (end.error or "")}
+    failed = {job_id for job_id, end in ends.items() if end.state == "failed"} - vanished
+    for job_id in failed:
+        say(f"failed: {ledger.accepted[job_id]!r}, {ends[job_id].error}")
     scorings = [told.most_often_scored(query) for query in ledger.accepted.values()]
     return {
         "accepted": len(ledger.accepted),
         "answered": len(ledger.accepted) - len(waiting),
         "never_answered": len(waiting),
-        "ranked": ranked,
+        "ranked": sum(end.state == "done" for end in ends.values()),
+        "vanished": len(vanished),
+        "failed": len(failed),
+        "shifted_expired": sum(ends[job_id].state == "expired" for job_id in ledger.shifted),
         "extra_runs": sum(max(times - 1, 0) for times in scorings),
         "poison_jobs": len(ledger.poisons),
         "poison_max_attempts": max((told.most_often_begun(query) for query in ledger.poisons), default=0),

@@ -22,6 +22,7 @@ from rerankq import RerankClient
 from rerankq.contract import leash
 from rerankq.settings import ClientSettings
 from rerankq_worker import health
+from tests import small_disk
 from tests.conftest import REPOSITORY
 from tests.redis_server import RedisServer
 from tests.witness import Testimony, testimony
@@ -43,6 +44,7 @@ class Service:
         lease_seconds: float = 3.0,
         app: str | None = None,
         redis: RedisServer | None = None,
+        has_small_disk: bool = False,
         **settings: object,
     ) -> None:
         """
@@ -51,10 +53,12 @@ class Service:
                 writes to `witness_file`.
             app: another Celery app than the worker's own, as `module:name`.
             redis: a server of one's own making; `with` starts and stops it.
+            has_small_disk: the runtime directory is a small disk of its own, for `full_disk()`.
             settings: any other setting of the worker, by its field's name.
         """
         self.redis = redis or RedisServer(appendonly=appendonly)
         self._app = app
+        self._has_small_disk = has_small_disk
         self._directory = tempfile.TemporaryDirectory(prefix="rerankq-service-", ignore_cleanup_errors=True)
         self.log_file = Path(self._directory.name) / "log"
         self.witness_file = Path(self._directory.name) / "witnessed"
@@ -81,18 +85,21 @@ class Service:
         """What a process of this service finds in its environment."""
         mine = {name: value for name, value in os.environ.items() if not name.startswith("RERANKQ_")}
         kept = {name: os.environ[name] for name in ("RERANKQ_CACHE_DIR",) if name in os.environ}
-        runtime = str(Path(self._directory.name) / "run")
         return {
             **mine,
             **kept,
             **self._settings,
             "RERANKQ_BROKER_URL": self.redis.url,
-            "RERANKQ_RUNTIME_DIR": runtime,
+            "RERANKQ_RUNTIME_DIR": str(self.runtime_directory),
             "PYTHONWARNINGS": "default",
             "PYTHONPATH": os.pathsep.join(str(REPOSITORY / part) for part in (".", "producer", "worker")),
             "WITNESS_FILE": str(self.witness_file),
             **({"LAUNCHED_APP": self._app} if self._app else {}),
         }
+
+    @property
+    def runtime_directory(self) -> Path:
+        return Path(self._directory.name) / "run"
 
     def testimony(self) -> Testimony:
         """What the witness in the engine's place has scored."""
@@ -107,15 +114,13 @@ class Service:
 
     def start_launcher(self, *, wait: bool = True) -> None:
         """Start the worker side; by default wait until it takes jobs."""
+        program = "tests.launch" if self._app else "rerankq_worker"
+        command = [*TIED, str(os.getpid()), sys.executable, "-m", program]
+        if self._has_small_disk:
+            command = small_disk.on_small_disk(self.runtime_directory, command)
         with self.log_file.open("ab") as log:
             self._launcher = subprocess.Popen(
-                [
-                    *TIED,
-                    str(os.getpid()),
-                    sys.executable,
-                    "-m",
-                    "tests.launch" if self._app else "rerankq_worker",
-                ],
+                command,
                 cwd=REPOSITORY,
                 env=self.environment,
                 stdout=log,
@@ -204,6 +209,10 @@ class Service:
             with contextlib.suppress(psutil.NoSuchProcess):
                 member.kill()
         psutil.wait_procs(family, DIES_WITHIN_SECONDS)
+
+    def full_disk(self) -> contextlib.AbstractContextManager[None]:
+        """The runtime directory's disk without room for a single byte, for as long as this is open."""
+        return small_disk.filled(self.runtime_directory, self.launcher().pid)
 
     def log(self) -> str:
         """What launcher, engine and workers have written."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 LOOK_PERIOD_SECONDS = 2.0  # of all workers together
 LOOK_FOR_AT_MOST = 200
-ENDING_SECONDS = 0.25  # of a look; the main process that ends jobs also renews leases
+ENDING_SECONDS = 0.5  # of a look, 60 jobs or so; the main process that ends them also renews leases
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def set_vanished_handler(end: Callable[[str], bool] | None) -> None:
 
 
 def end_vanished(client: redis.Redis, leases: "Leases", list_key: str) -> None:
-    """End the open jobs of a list whose message is nowhere; as many as a quarter of a second allows."""
+    """End the open jobs of a list whose message is nowhere; as many as half a second allows."""
     if _end is _nobody_to_tell:
         return
     give_up_at = monotonic() + ENDING_SECONDS
