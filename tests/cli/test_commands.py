@@ -122,6 +122,7 @@ def test_workers_and_lanes_are_listed(rerankq: Command) -> None:
 
     assert {worker["device"] for worker in workers} == {"cpu0"}
     assert all(worker["name"].split("@")[0] in table for worker in workers)
+    assert "600 s, 60 s" in table
     assert lanes == {"interactive": 0, "bulk": 0}
 
 

@@ -67,7 +67,12 @@ def test_a_key_of_another_type_is_nobody_until_the_next_beat_replaces_it(redis: 
 
 def test_a_later_release_may_say_more_and_serve_other_lanes(redis: "Redis") -> None:
     now = redis.time()[0]
-    told = BEAT | {"seen": now, "state": "resting", "lanes": ["bulk", "nightly"], "limits": {"bulk": 3}}
+    told = BEAT | {
+        "seen": now,
+        "state": "resting",
+        "lanes": ["bulk", "nightly"],
+        "limits_seconds": {"nightly": 3},
+    }
     redis.hset(keys.WORKERS, "later@host", wire.encode(told))
 
     (worker,) = Heartbeats(redis).alive()

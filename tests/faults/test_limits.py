@@ -100,6 +100,15 @@ def test_an_interactive_job_that_outlives_its_soft_limit_fails_and_burns_no_furt
     assert 0 < scored <= service.testimony().rows_scored("outlives the soft limit") <= scored + 16
 
 
+def test_workers_say_how_long_a_job_may_take(service: Service, client: RerankClient) -> None:
+    def told() -> list[object]:
+        return [worker.limits_seconds for worker in client.workers() if "bulk" in worker.lanes]
+
+    service.wait_until(told)
+
+    assert told() == [{"interactive": 2.0, "bulk": 60.0}]
+
+
 @pytest.mark.parametrize("ahead_seconds", [1e6, 1e300], ids=["days", "for ever"])
 def test_a_deadline_far_ahead_leaves_a_job_the_time_of_its_lane(
     service: Service, client: RerankClient, ahead_seconds: float

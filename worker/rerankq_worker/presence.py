@@ -142,10 +142,12 @@ class Presence(bootsteps.StartStopStep):
     def _status(self, parent: Any) -> WorkerStatus:
         engine = self._engine()
         queues: Any = parent.app.amqp.queues.consume_from
+        lanes = tuple(lane_of(queue) for queue in queues)
         return WorkerStatus(
             name=parent.hostname,
             state=engine.state,
-            lanes=tuple(lane_of(queue) for queue in queues),
+            lanes=lanes,
+            limits_seconds={lane: self._settings.time_limits(lane)[0] for lane in lanes},
             device=engine.device,
             dtype=engine.dtype,
             model=engine.model,

@@ -57,13 +57,16 @@ def _show(found: "list[WorkerStatus]") -> None:
             worker.name,
             worker.state,
             ", ".join(worker.lanes),
+            ", ".join(
+                f"{worker.limits_seconds[lane]:g} s" for lane in worker.lanes if lane in worker.limits_seconds
+            ),
             f"{worker.device} {worker.dtype}".strip(),
             f"{worker.model} {short(worker.revision)}".strip(),
             f"{worker.seen_seconds_ago:.0f} s ago",
         )
         for worker in found
     ]
-    out.print(plain_table(("worker", "state", "lanes", "device", "model", "seen"), rows))
+    out.print(plain_table(("worker", "state", "lanes", "limits", "device", "model", "seen"), rows))
 
 
 def lanes(

@@ -36,6 +36,8 @@ class WorkerStatus:
     dtype: str = ""
     model: str = ""
     revision: str = ""
+    limits_seconds: Mapping[str, float] = field(default_factory=dict[str, float])
+    """How long a job may take here, by lane; absent in the words of an older worker."""
     seen_seconds_ago: float = 0.0
     seconds_per_job: Mapping[Lane, float] = field(default_factory=dict[Lane, float])
     """How long a job took here of late, by lane; absent where it has run none."""
@@ -54,6 +56,7 @@ class _Beat(BaseModel):
     dtype: str = ""
     model: str = ""
     revision: str = ""
+    limits_seconds: dict[str, float] = {}
 
 
 def unique_ending() -> str:
