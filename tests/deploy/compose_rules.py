@@ -104,6 +104,12 @@ def every_service_tells_its_health(compose: Compose) -> Iterator[str]:
         test = service.get("healthcheck", {}).get("test")
         if test is None and service.get("restart") != "no":
             yield f"{name} has no health check"
+        if (
+            name.startswith("worker")
+            and test is not None
+            and test[1:] != ["rerankq-worker", "health", "--ready"]
+        ):
+            yield f"{name}: expected `rerankq-worker health --ready`, got {test[1:]}"
         if test is not None and "inspect" in test:
             yield f"{name}: `inspect ping` says pong while the model loads; read the status file"
 
