@@ -116,7 +116,7 @@ def _attempt_policy(app: Celery, settings: WorkerSettings) -> AttemptPolicy:
         try:
             return _end_vanished(app, job_id)
         except Exception as error:  # noqa: BLE001 - the boundary: it is called from the event loop, and again
-            logger.warning("job %s vanished; not answered yet: %s", job_id, type(error).__name__)
+            logger.debug("job %s vanished, and is told so later: %s", job_id, type(error).__name__)
             return False
 
     transport.set_vanished_handler(end_vanished)
@@ -126,7 +126,7 @@ def _attempt_policy(app: Celery, settings: WorkerSettings) -> AttemptPolicy:
 def _end_vanished(app: Celery, job_id: str) -> bool:
     """Answer a job whose message is nowhere; True when it has an answer, or is sure to get one."""
     answers = app.tasks[RERANK_TASK].backend
-    if answers.get_task_meta(job_id)["status"] in states.READY_STATES:
+    if answers.get_task_meta(job_id, cache=False)["status"] in states.READY_STATES:
         return True  # a worker of an older release answered it, and did not take it off the list
     if _store().is_untold(job_id):
         return True  # it was set aside, and is answered as that
@@ -135,12 +135,12 @@ def _end_vanished(app: Celery, job_id: str) -> bool:
         "evicted or renamed away; submit the job again",
         {"where": "broker", "attempts": 0},
     )
-    logger.error("%s", error)
     if _store().look_up(job_id).is_cancelled:
         error = Cancelled(f"job {job_id} was cancelled")
     # In this order: whoever submits it again begins a new record as soon as the answer is there.
     _store().finish(job_id, keep_scores=True)
     answers.mark_as_failure(job_id, error)
+    logger.error("%s", error)
     return True
 
 
