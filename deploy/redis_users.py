@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from rerankq.contract import keys
-from rerankq.contract.broker import queue_of
 from rerankq.contract.messages import LANES
 
 
@@ -22,7 +21,7 @@ class Right(NamedTuple):
     keys: Sequence[str] = ()
 
 
-LANE_KEYS = [f"{queue_of(lane)}*" for lane in LANES]  # the list, its bell, its open jobs, kombu's priorities
+LANE_KEYS = [f"{keys.queue_of(lane)}*" for lane in LANES]  # bells, open jobs, priorities too
 CELERY_KEYS = ["_kombu.*"]
 
 PRODUCER = (

@@ -26,7 +26,6 @@ from rerankq.contract.keys import queue_of
 from rerankq.contract.messages import LANES, Lane
 from rerankq.contract.risks import RISKS, read_risks, stores
 from rerankq.contract.stores import number_in
-from rerankq.contract.transport.channel import LeasedChannel
 from rerankq_worker import health
 from rerankq_worker.health import EngineStatus, State
 from rerankq_worker.settings import WorkerSettings
@@ -204,7 +203,7 @@ def _job_id(message: bytes) -> str | None:
 
 
 def _held_jobs(redis: "Redis") -> Iterator[Sample]:
-    held: Any = redis.hlen(LeasedChannel.unacked_key)
+    held: Any = redis.hlen(keys.HELD)
     yield "rerankq_unacked_jobs", [], held
 
 
