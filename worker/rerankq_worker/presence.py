@@ -18,6 +18,7 @@ from rerankq.contract import transport
 from rerankq.contract.errors import InvalidSettings
 from rerankq.contract.heartbeats import UNIQUE_MARK, Heartbeats, WorkerStatus, unique_ending
 from rerankq.contract.keys import HEARTBEAT_PERIOD_SECONDS, lane_of
+from rerankq.contract.messages import Lane
 from rerankq.contract.stores import redis_client
 from rerankq_worker import health, redis_health
 from rerankq_worker.settings import WorkerSettings
@@ -142,7 +143,7 @@ class Presence(bootsteps.StartStopStep):
     def _status(self, parent: Any) -> WorkerStatus:
         engine = self._engine()
         queues: Any = parent.app.amqp.queues.consume_from
-        lanes = tuple(lane_of(queue) for queue in queues)
+        lanes: tuple[Lane, ...] = tuple(lane_of(queue) for queue in queues)
         return WorkerStatus(
             name=parent.hostname,
             state=engine.state,
