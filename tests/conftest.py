@@ -14,8 +14,9 @@ REPOSITORY = Path(__file__).parent.parent
 # Not in pyproject.toml, where it would demand pytest-timeout of a GPU host that runs the engine's tests alone.
 os.environ.setdefault("PYTEST_TIMEOUT", "180")
 
-# A shell's background jobs ignore Ctrl-C, and so would every program that such a test run starts.
+# A shell's background jobs ignore Ctrl-C, those of nohup a closed terminal, and so would every program started here.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

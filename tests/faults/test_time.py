@@ -21,7 +21,7 @@ def _no_reload(service: Service) -> Iterator[None]:
 
 
 def test_at_its_deadline_a_job_may_answer_with_what_is_scored(client: RerankClient) -> None:
-    ranking = client.rerank("partial", TOO_LONG, timeout=1.5, on_deadline="partial")
+    ranking = client.rerank("partial", TOO_LONG, timeout=3, on_deadline="partial")
 
     assert not ranking.complete
     assert 0 < ranking.scored < ranking.total == len(ranking.results) == 1500

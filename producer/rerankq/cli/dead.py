@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rerankq.cli import options
-from rerankq.cli.screen import out, plain_table
+from rerankq.cli.screen import facts, out, plain_table
 from rerankq.contract import keys
 from rerankq.contract.errors import BrokerUnavailable, InvalidRequest, JobUnknown
 
@@ -69,7 +69,7 @@ def show(
     elif as_json:
         print(json.dumps(dataclasses.asdict(letter)))
     else:
-        out.print(plain_table(("", ""), [(name, _in_words(name, value)) for name, value in _told(letter)]))
+        out.print(facts([(name, _in_words(name, value)) for name, value in _told(letter)]), soft_wrap=True)
 
 
 @dead.command()

@@ -99,6 +99,12 @@ def plain_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table
     return table
 
 
+def facts(told: Sequence[tuple[str, str]]) -> Text:
+    """Name and value, line by line; a value is never cut. Print it with `soft_wrap`."""
+    width = max(len(name) for name, _ in told)
+    return Text("\n".join(f"{name:{width}}  {_harmless(value)}" for name, value in told))
+
+
 def _score(result: RankedDocument) -> str:
     return "unscored" if result.relevance_score is None else f"{result.relevance_score:.4f}"
 
@@ -118,9 +124,13 @@ def _move(rank: int, result: RankedDocument) -> Text:
 
 
 def _printable(text: str) -> Text:
-    """On one line, and without the control characters by which a document could drive the terminal."""
-    kept = text[:_SHOWN_CHARACTERS]
-    return _one_line("".join(" " if unicodedata.category(c) in _CONTROLS else c for c in kept))
+    """On one line, cut where that ends."""
+    return _one_line(_harmless(text[:_SHOWN_CHARACTERS]))
+
+
+def _harmless(text: str) -> str:
+    """Without the control characters by which a text could drive the terminal."""
+    return "".join(" " if unicodedata.category(c) in _CONTROLS else c for c in text)
 
 
 def _one_line(text: str, style: str = "") -> Text:
