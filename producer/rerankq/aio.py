@@ -214,6 +214,7 @@ class Listener:
         self._pubsub = results.pubsub()
         self._watchers: dict[str, set[asyncio.Event]] = {}
         self._subscribed: dict[str, asyncio.Event] = {}
+        self._subscribing = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
     @asynccontextmanager
@@ -242,20 +243,28 @@ class Listener:
 
     async def _subscribe(self, channel: str) -> None:
         confirmed = self._subscribed.setdefault(channel, asyncio.Event())
-        try:
-            await self._pubsub.subscribe(channel)
-        except RedisError as error:
-            raise BrokerUnavailable("Redis did not answer while subscribing to an answer") from error
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._listen())
+        try:
+            await self._catch_up()
+        except RedisError:
+            return  # ridden out like any later outage; the listener tries again
         with contextlib.suppress(
             TimeoutError
         ):  # without it the answer is still found, by looking now and then
             await asyncio.wait_for(confirmed.wait(), POLL_SECONDS)
 
+    async def _catch_up(self) -> None:
+        """Subscribe to what is watched and is not subscribed to yet."""
+        async with self._subscribing:
+            missed = self._watchers.keys() - {channel.decode() for channel in self._pubsub.channels}
+            if missed:
+                await self._pubsub.subscribe(*missed)
+
     async def _listen(self) -> None:
         while True:
             try:
+                await self._catch_up()
                 message: Any = await self._pubsub.get_message(timeout=POLL_SECONDS)
             except RedisError:
                 await asyncio.sleep(_RECONNECT_SECONDS)  # redis-py subscribes again by itself
@@ -271,11 +280,15 @@ class Listener:
 
 
 def _async_redis(url: str, timeout_seconds: float) -> "Redis":
-    timeouts: dict[str, Any] = {"socket_timeout": timeout_seconds, "socket_connect_timeout": timeout_seconds}
+    limits: dict[str, Any] = {
+        "socket_timeout": timeout_seconds,
+        "socket_connect_timeout": timeout_seconds,
+        "retry": Retry(NoBackoff(), 0),  # by itself redis-py tries for eight seconds
+    }
     address = read_address(url)
-    options = address.for_redis_py() | timeouts
+    options = address.for_redis_py() | limits
     if address.is_sentinel:
-        sentinel = Sentinel(address.hosts, sentinel_kwargs={"retry": Retry(NoBackoff(), 0), **timeouts})
+        sentinel = Sentinel(address.hosts, sentinel_kwargs=limits)
         return sentinel.master_for(address.master_name, redis_class=_Master, **options)
     return Redis(**options)
 

@@ -209,3 +209,24 @@ def test_a_redis_that_is_away_refuses_within_its_timeout() -> None:
 def test_no_redis_at_all_is_broker_unavailable() -> None:
     with RerankClient("redis://127.0.0.1:1/0") as client, pytest.raises(BrokerUnavailable):
         client.submit("q", ["a"])
+
+
+def test_asyncio_begins_to_wait_while_redis_is_away() -> None:
+    async def ask(server: RedisServer, job_id: str) -> str:
+        async with AsyncRerankClient(server.url) as client:
+            server.freeze()
+            waiting = asyncio.create_task(client.job(job_id).result(timeout=30))
+            await asyncio.sleep(1)  # longer than a call may take
+            server.thaw()
+            with server.client() as redis:
+                redis.set(keys.result(job_id), answer)
+            with pytest.raises(InvalidRequest) as told:
+                await waiting
+        return str(told.value)
+
+    error = {"exc_type": "InvalidRequest", "exc_message": ["why", {}], "exc_module": "m"}
+    answer = wire.encode({"status": "FAILURE", "result": error})
+    with RedisServer() as server, RerankClient(server.url) as client:
+        job = client.submit("q", ["a"], lane="bulk")
+
+        assert asyncio.run(ask(server, job.job_id)) == "why"

@@ -222,3 +222,14 @@ def test_a_job_cannot_be_put_off_for_longer_than_it_is_kept(
 
     service.wait_until(lambda: DeadLetters(redis).show(job_id))
     assert end_of(service, job_id).state == "dead"
+
+
+@pytest.mark.parametrize("priority", [4, 9])
+def test_a_priority_of_a_strangers_own_costs_no_answer(
+    service: Service, stranger: Celery, priority: int
+) -> None:
+    """kombu puts such a message on a list that a worker with other steps does not read."""
+    fields = {"query": f"priority {priority}", "documents": ["a"]}
+    job = stranger.send_task(RERANK_TASK, kwargs=fields, queue=queue_of("bulk"), priority=priority)
+
+    assert end_of(service, job.id).state == "done"

@@ -58,6 +58,37 @@ def test_messages_come_in_the_order_they_were_sent_and_a_returned_one_comes_firs
     assert [get(connection).payload for _ in range(3)] == [1, 2, 3]
 
 
+@pytest.mark.parametrize("key", ["rerankq:held", "rerankq:leases"])
+def test_a_message_that_cannot_be_held_stays_on_its_list(
+    server: RedisServer, connect: Callable[..., Connection], key: str
+):
+    connection = connect()
+    publish(connection, "one")
+
+    with server.client() as client:
+        client.set(key, "something else")
+        with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+            get(connection)
+        client.delete(key)
+
+    assert get(connection).payload == "one"
+
+
+@pytest.mark.parametrize(("key", "delivery"), [("lane", 1), ("rerankq:delayed", 2)])
+def test_a_message_that_cannot_be_put_back_stays_held(
+    server: RedisServer, connect: Callable[..., Connection], key: str, delivery: int
+):
+    connection = connect()
+    publish(connection, "one", headers={"x-deliveries": delivery})
+    message = get(connection)
+
+    with server.client() as client:
+        client.set(key, "something else")
+        message.reject(requeue=True)
+
+        assert client.hlen("rerankq:held") == 1
+
+
 def test_only_an_expired_lease_is_put_back_and_counted(connect: Callable[..., Connection]):
     dead, alive = connect(), connect()
     publish(dead, "one")

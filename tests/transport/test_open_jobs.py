@@ -9,6 +9,7 @@ import pytest
 from kombu import Connection
 
 from rerankq.contract import keys, transport
+from rerankq.contract.dead_letters import DeadLetters
 from rerankq.contract.transport import open_jobs
 from tests.redis_server import RedisServer
 from tests.transport.test_channel import get, publish, sweep
@@ -83,6 +84,23 @@ def test_what_was_on_a_deleted_list_is_missed_and_what_was_held_is_not(
         assert ended == ["b", "c"]
         held.ack()
         assert client.exists(INDEX) == 0
+
+
+def test_a_dead_letter_that_was_sent_again_is_missed_only_when_it_vanishes(
+    server: RedisServer, connect: Callable[..., Connection], ended: list[str]
+) -> None:
+    connection = connect()
+    headers = {"id": "a", transport.RECORD_HEADER: keys.job("a"), "x-deliveries": 99}
+    publish(connection, "body", headers=headers)
+    assert get(connection) is None
+    with server.client() as client:
+        assert DeadLetters(client).retry("a")
+
+        look(connection)
+        assert ended == []
+        client.delete("lane")
+        look(connection)
+        assert ended == ["a"]
 
 
 def test_what_vanished_before_others_came_is_missed(

@@ -53,6 +53,7 @@ class Presence(bootsteps.StartStopStep):
         self._timers: list[Any] = []
         self._file: Path | None = None
         self._spoke_at: float | None = None
+        self._is_silent = False
         self._was_ready = False
         self._looked_at = float("-inf")
 
@@ -70,7 +71,7 @@ class Presence(bootsteps.StartStopStep):
             logger.critical("%s", redis_health.refused("RERANKQ_BROKER_URL", error))
             raise SystemExit(os.EX_CONFIG) from error
         except RedisError as error:
-            logger.warning("heartbeat not sent: %s", type(error).__name__)
+            self._note_silence(error)
         else:
             self._spoke_at = time.monotonic()
         self._timers = [
@@ -136,9 +137,16 @@ class Presence(bootsteps.StartStopStep):
     def _tell(self, parent: Any) -> None:
         try:
             self._heartbeats.tell(self._status(parent))
-            self._spoke_at = time.monotonic()
         except RedisError as error:
-            logger.warning("heartbeat not sent: %s", type(error).__name__)
+            self._note_silence(error)
+        else:
+            self._spoke_at, self._is_silent = time.monotonic(), False
+
+    def _note_silence(self, error: RedisError) -> None:
+        """Say once that no heartbeat goes out; that Redis serves again is the transport's line."""
+        if not self._is_silent:
+            logger.warning("no heartbeat is sent for now: %s", type(error).__name__)
+        self._is_silent = True
 
     def _status(self, parent: Any) -> WorkerStatus:
         engine = self._engine()

@@ -31,17 +31,17 @@ def rerank(
     [bold]Example:[/] rerankq rerank "capital of China" "Shanghai is large." "Beijing is the capital." --local
     """
     texts = read_documents(documents or [], file)
-    fields = request_fields(
-        top_n=top_n,
-        raw_scores=raw_scores,
-        max_tokens_per_doc=max_tokens_per_doc,
-        truncation=truncation,
-        deadline=deadline,
-        partial=partial,
-        lane=lane,
-        model=None if local else model,
-    )
     with connected(local=local, model=model) as client:
+        fields = request_fields(  # here, for a deadline counts from when the service is there
+            top_n=top_n,
+            raw_scores=raw_scores,
+            max_tokens_per_doc=max_tokens_per_doc,
+            truncation=truncation,
+            deadline=deadline,
+            partial=partial,
+            lane=lane,
+            model=None if local else model,
+        )
         ranking = client.rerank(query, texts, timeout=timeout, return_documents=True, **fields)
     show_ranking(ranking, texts, as_json=as_json)
 

@@ -29,10 +29,11 @@ from rerankq.contract.transport.envelope import (
     job_id,
     open_envelope,
     payload_key,
+    record_key,
     seal_envelope,
 )
 from rerankq.contract.transport.leases import Leases
-from rerankq.contract.transport.scripts import Script
+from rerankq.contract.transport.scripts import STAMP, TRIED, Script
 
 DEAD_LETTER_TTL_SECONDS = 7 * 24 * 3600
 _OUR_SUMMARY = re.compile(
@@ -65,35 +66,56 @@ class NotReplayable(ValueError):
 
 # KEYS: held, leases, index, letter, message, untold, [payload key]; ARGV: tag, id, TTL in seconds, 1 = somebody must be
 # told, name, value, ... Returns 0 when another worker has the message by now.
-BURY = Script("""
+BURY = Script(
+    TRIED
+    + """
 local held = redis.call('HGET', KEYS[1], ARGV[1])
 if not held then return 0 end
 redis.call('HDEL', KEYS[1], ARGV[1])
 redis.call('ZREM', KEYS[2], ARGV[1])
 local now = redis.call('TIME')
 now = now[1] + now[2] / 1e6
-redis.call('SET', KEYS[5], held, 'EX', ARGV[3])
 redis.call('DEL', KEYS[4])
-redis.call('HSET', KEYS[4], 'died_at', now, unpack(ARGV, 5))
+local failed = tried('SET', KEYS[5], held, 'EX', ARGV[3])
+  or tried('HSET', KEYS[4], 'died_at', now, unpack(ARGV, 5))
+if failed then
+  redis.call('HSET', KEYS[1], ARGV[1], held)
+  return failed
+end
 redis.call('EXPIRE', KEYS[4], ARGV[3])
-redis.call('ZADD', KEYS[3], now, ARGV[2])
-if ARGV[4] == '1' then redis.call('ZADD', KEYS[6], now, ARGV[2]) end
-for _, index in ipairs({KEYS[3], KEYS[6]}) do redis.call('ZREMRANGEBYSCORE', index, '-inf', now - ARGV[3]) end
+redis.pcall('ZADD', KEYS[3], now, ARGV[2])
+if ARGV[4] == '1' then redis.pcall('ZADD', KEYS[6], now, ARGV[2]) end
+for _, index in ipairs({KEYS[3], KEYS[6]}) do redis.pcall('ZREMRANGEBYSCORE', index, '-inf', now - ARGV[3]) end
 if KEYS[7] then redis.call('EXPIRE', KEYS[7], ARGV[3]) end
 return 1
-""")
+"""
+)
 
-# KEYS: index, letter, message, list, bell, untold; ARGV: id, message. Returns 0 when it is gone already.
-REVIVE = Script("""
-redis.call('ZREM', KEYS[1], ARGV[1])
-redis.call('ZREM', KEYS[6], ARGV[1])
+# KEYS: index, letter, message, list, bell, untold, [open jobs, job record]; ARGV: id, message, TTL in seconds of
+# a letter that stays. Returns 0 when it is gone already.
+REVIVE = Script(
+    TRIED
+    + STAMP
+    + """
+redis.pcall('ZREM', KEYS[1], ARGV[1])
+local kept = redis.call('GET', KEYS[3])
 if redis.call('DEL', KEYS[3]) == 0 then return 0 end
+local message, stamp = ARGV[2], nil
+if KEYS[7] then message, stamp = stamped(message, KEYS[7]) end
+local failed = tried('LPUSH', KEYS[4], message)
+if failed then
+  redis.call('SET', KEYS[3], kept, 'EX', ARGV[3])
+  redis.pcall('ZADD', KEYS[1], redis.call('HGET', KEYS[2], 'died_at') or 0, ARGV[1])
+  return failed
+end
 redis.call('DEL', KEYS[2])
-redis.call('LPUSH', KEYS[4], ARGV[2])
-redis.call('LPUSH', KEYS[5], 1)
-redis.call('LTRIM', KEYS[5], 0, 127)
+redis.pcall('ZREM', KEYS[6], ARGV[1])
+redis.pcall('LPUSH', KEYS[5], 1)
+redis.pcall('LTRIM', KEYS[5], 0, 127)
+if stamp then open(KEYS[7], KEYS[8], ARGV[1], stamp) end
 return 1
-""")
+"""
+)
 
 
 def letter_for(tag: str, lane: str, raw: bytes, envelope: Envelope | None, reason: str) -> DeadLetter:
@@ -219,9 +241,13 @@ class DeadLetters:
         if not held:
             return False
         list_key, _, raw = held.partition(b"\n")
-        touched = [index, letter, message, list_key.decode(), keys.bell_of(list_key.decode())]
-        touched.append(self._prefix + keys.UNTOLD)
-        return bool(REVIVE(self._client, touched, [letter_id, _as_new(letter_id, raw)]))
+        lane, envelope = list_key.decode(), _as_new(letter_id, raw)
+        touched = [index, letter, message, lane, keys.bell_of(lane), self._prefix + keys.UNTOLD]
+        record = record_key(envelope["headers"])
+        if record and job_id(envelope):
+            touched += [keys.open_jobs(lane), record]
+        arguments = [letter_id, seal_envelope(envelope), DEAD_LETTER_TTL_SECONDS]
+        return bool(REVIVE(self._client, touched, arguments))
 
     def drop(self, letter_id: str) -> bool:
         """Delete the letter and its message. False when there was none."""
@@ -230,7 +256,7 @@ class DeadLetters:
         return bool(self._client.delete(letter, message))
 
 
-def _as_new(letter_id: str, raw: bytes) -> str:
+def _as_new(letter_id: str, raw: bytes) -> Envelope:
     try:
         envelope = open_envelope(raw)
     except Undecodable as error:
@@ -241,7 +267,7 @@ def _as_new(letter_id: str, raw: bytes) -> str:
     for name in (DELIVERIES_HEADER, "redelivered"):
         envelope["headers"].pop(name, None)
     envelope["properties"]["delivery_info"].pop("redelivered", None)
-    return seal_envelope(envelope)
+    return envelope
 
 
 def _keys_of(letter_id: str, prefix: str) -> list[str]:

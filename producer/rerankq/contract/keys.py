@@ -63,6 +63,11 @@ def bell_of(list_key: str) -> str:
     return list_key.split(PRIORITY_SEPARATOR, 1)[0] + BELL_SUFFIX
 
 
+def priority_lists(list_key: str) -> list[str]:
+    """Where kombu of another client puts what it sends with a priority of its own."""
+    return [f"{list_key}{PRIORITY_SEPARATOR}{priority}" for priority in range(1, 10)]
+
+
 def dead_letter(letter_id: str) -> str:
     """What is told of a message that was set aside."""
     return f"{DEAD}:{letter_id}"

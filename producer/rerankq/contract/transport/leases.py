@@ -9,11 +9,21 @@ from typing import Any, NamedTuple
 
 import redis
 
-from rerankq.contract.keys import BELL_SUFFIX, bell_of
+from rerankq.contract.keys import BELL_SUFFIX, bell_of, priority_lists
 from rerankq.contract.transport.open_jobs import OpenJob
-from rerankq.contract.transport.scripts import ACK, FETCH, PUT_BACK, RENEW, SWEEP, RedisArgument, execute
+from rerankq.contract.transport.scripts import (
+    ACK,
+    FETCH,
+    GATHER,
+    PUT_BACK,
+    RENEW,
+    SWEEP,
+    RedisArgument,
+    execute,
+)
 
 SWEEP_AT_MOST = 100  # a sweep of many dead workers must not block Redis for long
+GATHER_AT_MOST = 500
 
 
 class Source(NamedTuple):
@@ -88,6 +98,12 @@ class Leases:
         keys = [self.held_key, self.leases_key, self.delayed_key]
         reply = SWEEP(client, keys, [SWEEP_AT_MOST, BELL_SUFFIX, self.lease_seconds])
         return [_held(tag, value) for tag, value in zip(reply[::2], reply[1::2], strict=True)]
+
+    def gather(self, client: redis.Redis, list_keys: Sequence[str]) -> None:
+        """Move what another client's kombu put on lists for its priorities to the end of the list that is read."""
+        for list_key in list_keys:
+            unread = [key for key in priority_lists(list_key) if key not in list_keys]
+            GATHER(client, [list_key, bell_of(list_key), *unread], [GATHER_AT_MOST])
 
     def probe(self, client: redis.Redis) -> None:
         """Raise what Redis would answer to a write: a replica, say, still answers to reads."""

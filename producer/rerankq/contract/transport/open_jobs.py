@@ -16,14 +16,16 @@ import redis
 
 from rerankq.contract import keys
 from rerankq.contract.transport.envelope import PUSHED, Envelope, job_id, record_key
+from rerankq.contract.transport.outage import in_short
 from rerankq.contract.transport.scripts import CLOSE, MISSING, execute
 
 if TYPE_CHECKING:
     from rerankq.contract.transport.leases import Leases
 
 LOOK_PERIOD_SECONDS = 2.0  # of all workers together
-LOOK_FOR_AT_MOST = 200
+LOOK_FOR_AT_MOST = 500
 ENDING_SECONDS = 0.5  # of a look, 60 jobs or so; the main process that ends them also renews leases
+ENDING_SECONDS_WHEN_IDLE = 1.5
 
 logger = logging.getLogger(__name__)
 
@@ -66,11 +68,15 @@ def set_vanished_handler(end: Callable[[str], bool] | None) -> None:
     _end = end or _nobody_to_tell
 
 
-def end_vanished(client: redis.Redis, leases: "Leases", list_key: str) -> None:
-    """End the open jobs of a list whose message is nowhere; as many as half a second allows."""
+def end_vanished(client: redis.Redis, leases: "Leases", list_key: str, *, is_idle: bool = False) -> None:
+    """End the open jobs of a list whose message is nowhere; as many as half a second allows.
+
+    Args:
+        is_idle: nothing is held here, so that there is no lease to renew and more time.
+    """
     if _end is _nobody_to_tell:
         return
-    give_up_at = monotonic() + ENDING_SECONDS
+    give_up_at = monotonic() + (ENDING_SECONDS_WHEN_IDLE if is_idle else ENDING_SECONDS)
     for job in _missing(client, leases, list_key):
         if monotonic() > give_up_at:
             return
@@ -86,7 +92,7 @@ def _missing(client: redis.Redis, leases: "Leases", list_key: str) -> list[OpenJ
     try:
         found: Any = MISSING(client, touched, [int(LOOK_PERIOD_SECONDS * 1000), LOOK_FOR_AT_MOST])
     except redis.ResponseError as error:  # a user without the right to look
-        _tell_once(f"messages that vanish from {list_key} are not looked for: {error}")
+        _tell_once(f"messages that vanish from {list_key} are not looked for: {in_short(error)}")
         return []
     jobs = zip(found[::2], found[1::2], strict=True)
     return [OpenJob(index_key, name.decode(), int(pushed)) for name, pushed in jobs]

@@ -23,6 +23,7 @@ UNREACHABLE = (redis.ConnectionError, redis.TimeoutError, OperationalError, OSEr
 _REFUSALS = re.compile(
     r"\b(OOM|READONLY|NOREPLICAS|MISCONF|LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|BUSY|UNBLOCKED|NOAUTH|WRONGPASS)\b"
 )
+_TRAIL = re.compile(r"^.*@user_script: ?\d+: ")
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,13 @@ def is_passing(error: BaseException | None) -> bool:
     return isinstance(error, UNREACHABLE)
 
 
+def in_short(error: BaseException) -> str:
+    """What Redis said, without a script's own trail of two hundred characters."""
+    refusal = isinstance(error, redis.ResponseError) and _REFUSALS.search(f"{error.status_code} {error}")
+    said = refusal[0] if refusal else _TRAIL.sub("", str(error))[:80]
+    return f"{type(error).__name__}: {said}"
+
+
 class Outage:
     """Whether Redis serves this process; says when that changes, and only then."""
 
@@ -48,9 +56,7 @@ class Outage:
         """Redis did not serve us."""
         if self._began_at is None:
             self._began_at = monotonic()
-            logger.warning(
-                "Redis does not serve us (%s: %s); waiting until it does", type(error).__name__, error
-            )
+            logger.warning("Redis does not serve us (%s); waiting until it does", in_short(error))
 
     def pause(self) -> None:
         """Ask it for nothing for a moment."""

@@ -23,7 +23,7 @@ from rerankq.contract.transport.envelope import (
 )
 from rerankq.contract.transport.leases import Held
 from rerankq.contract.transport.open_jobs import OpenJob, end_vanished, open_job
-from rerankq.contract.transport.outage import adopt_carried, is_passing, outage, send_later
+from rerankq.contract.transport.outage import adopt_carried, in_short, is_passing, outage, send_later
 
 if TYPE_CHECKING:
     from rerankq.contract.dead_letters import DeadLetter
@@ -77,6 +77,7 @@ class QoS(kombu_redis.QoS):
     _delivered: dict[str, Any]
     _dirty: set[str]
     _swept_at = float("-inf")
+    _can_sweep = True
     _in_touch_since = float("-inf")
 
     def can_consume(self) -> bool:
@@ -154,11 +155,15 @@ class QoS(kombu_redis.QoS):
                 if self._may_judge():
                     for held in expired:
                         self._put_back_expired(client, held)
+                self.channel.leases.gather(client, self.channel.held_lists)
                 for list_key in self.channel.held_lists:
-                    end_vanished(client, self.channel.leases, list_key)
+                    end_vanished(client, self.channel.leases, list_key, is_idle=not self._delivered)
         except redis.ResponseError as error:
-            if not is_passing(error):
-                logger.warning("the messages of dead workers cannot be looked for: %s", error)
+            if self._can_sweep and not is_passing(error):
+                self._can_sweep = False
+                logger.warning("the messages of dead workers cannot be looked for: %s", in_short(error))
+        else:
+            self._can_sweep = True
 
     def _may_judge(self) -> bool:
         """Whether an expired lease means a dead worker: only after one lease time of unbroken contact.
@@ -223,7 +228,9 @@ class QoS(kombu_redis.QoS):
             if is_passing(error):
                 outage.note(error)
             else:
-                logger.warning("message %s: Redis did not take its %s (%s)", delivery_tag, verdict, error)
+                logger.warning(
+                    "message %s: Redis did not take its %s (%s)", delivery_tag, verdict, in_short(error)
+                )
             send_later(self, delivery_tag, verdict, arguments)
 
     def _tell_fenced(self, delivery_tag: str, verb: str) -> None:

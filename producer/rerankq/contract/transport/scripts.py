@@ -43,25 +43,64 @@ def execute(client: redis.Redis, *command: RedisArgument) -> Any:
     return redis.Redis.execute_command(client, *command)
 
 
+# A script that fails half-way undoes nothing by itself. Where a message cannot be put down (something else lies under
+# the key, or the user may not write there), it goes back to where it was, and the error is the reply.
+TRIED = """
+local function tried(...)
+  local reply = redis.pcall(...)
+  if type(reply) == 'table' and reply.err then return reply end
+end
+"""
+
 # KEYS: held, leases, <lists, most wanted first>, <bells>; ARGV: tag, lease seconds, number of lists, then per
 # list 1 (hold it under a lease) or 0 (its consumer does not acknowledge). Returns {index of the list,
 # message}, or nothing: then all lists are empty, every ring so far is answered, and the bells go.
-FETCH = Script("""
+FETCH = Script(
+    TRIED
+    + """
 local lists = tonumber(ARGV[3])
 for i = 1, lists do
   local message = redis.call('RPOP', KEYS[2 + i])
   if message then
     if ARGV[3 + i] == '1' then
       local now = redis.call('TIME')
-      redis.call('HSET', KEYS[1], ARGV[1], KEYS[2 + i] .. '\\n' .. message)
-      redis.call('ZADD', KEYS[2], now[1] + now[2] / 1e6 + ARGV[2], ARGV[1])
+      local failed = tried('HSET', KEYS[1], ARGV[1], KEYS[2 + i] .. '\\n' .. message)
+        or tried('ZADD', KEYS[2], now[1] + now[2] / 1e6 + ARGV[2], ARGV[1])
+      if failed then
+        redis.pcall('HDEL', KEYS[1], ARGV[1])
+        redis.call('RPUSH', KEYS[2 + i], message)
+        return failed
+      end
     end
     return {i, message}
   end
 end
 for i = 3 + lists, #KEYS do redis.call('DEL', KEYS[i]) end
 return false
-""")
+"""
+)
+
+# KEYS: list, bell, other lists; ARGV: most messages to move. Puts what lies on the others behind what is on the list.
+GATHER = Script(
+    TRIED
+    + """
+local left = tonumber(ARGV[1])
+for i = 3, #KEYS do
+  while left > 0 do
+    local message = redis.pcall('RPOP', KEYS[i])
+    if type(message) ~= 'string' then break end
+    local failed = tried('LPUSH', KEYS[1], message)
+    if failed then
+      redis.call('RPUSH', KEYS[i], message)
+      return failed
+    end
+    redis.pcall('LPUSH', KEYS[2], 1)
+    redis.pcall('LTRIM', KEYS[2], 0, 127)
+    left = left - 1
+  end
+end
+"""
+)
 
 # A job is closed by its own message alone: where it was sent again, an older copy leaves it open.
 _CLOSE = """
@@ -80,7 +119,7 @@ ACK = Script(
     _CLOSE
     + """
 if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then return 0 end
-redis.call('ZREM', KEYS[2], ARGV[1])
+redis.pcall('ZREM', KEYS[2], ARGV[1])
 if ARGV[2] then close(KEYS[3], ARGV[2], ARGV[3]) end
 local payload = KEYS[ARGV[2] and 4 or 3]
 if payload then redis.call('DEL', payload) end
@@ -104,7 +143,9 @@ return renewed
 
 # KEYS: held, leases, delayed, list, bell; ARGV: tag, message, seconds to wait, 1 = only if the lease ran out.
 # Compare and move on one tag. Returns 0 when somebody else was quicker.
-PUT_BACK = Script("""
+PUT_BACK = Script(
+    TRIED
+    + """
 local now = redis.call('TIME')
 now = now[1] + now[2] / 1e6
 if ARGV[4] == '1' then
@@ -113,21 +154,32 @@ if ARGV[4] == '1' then
 end
 redis.call('ZREM', KEYS[2], ARGV[1])
 if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then return 0 end
+local held = KEYS[4] .. '\\n' .. ARGV[2]
+local failed
 if tonumber(ARGV[3]) > 0 then
-  redis.call('ZADD', KEYS[3], now + ARGV[3], KEYS[4] .. '\\n' .. ARGV[2])
+  failed = tried('ZADD', KEYS[3], now + ARGV[3], held)
 else
-  redis.call('RPUSH', KEYS[4], ARGV[2])
-  redis.call('LPUSH', KEYS[5], 1)
-  redis.call('LTRIM', KEYS[5], 0, 127)
+  failed = tried('RPUSH', KEYS[4], ARGV[2])
+end
+if failed then
+  redis.call('HSET', KEYS[1], ARGV[1], held)
+  return failed
+end
+if tonumber(ARGV[3]) <= 0 then
+  redis.pcall('LPUSH', KEYS[5], 1)
+  redis.pcall('LTRIM', KEYS[5], 0, 127)
 end
 return 1
-""")
+"""
+)
 
 # KEYS: held, leases, delayed; ARGV: most messages to handle, suffix of a bell, lease seconds.
 # Puts delayed messages whose time has come on their list; returns tag, held message, ... of expired leases. What is
 # held without a lease (somebody deleted or evicted them) gets one, which its worker renews if it lives.
 # The first line writes nothing, and is refused where nobody can renew a lease either: no worker is judged there.
-SWEEP = Script("""
+SWEEP = Script(
+    TRIED
+    + """
 redis.call('ZREM', KEYS[2], '')
 local now = redis.call('TIME')
 now = now[1] + now[2] / 1e6
@@ -135,10 +187,10 @@ for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now, 'LIMIT
   redis.call('ZREM', KEYS[3], member)
   local cut = string.find(member, '\\n', 1, true)
   local list = string.sub(member, 1, cut - 1)
-  redis.call('RPUSH', list, string.sub(member, cut + 1))
+  if tried('RPUSH', list, string.sub(member, cut + 1)) then redis.call('ZADD', KEYS[3], now + ARGV[3], member) end
   local bell = string.gsub(list, '\\6\\22%d+$', '') .. ARGV[2]
-  redis.call('LPUSH', bell, 1)
-  redis.call('LTRIM', bell, 0, 127)
+  redis.pcall('LPUSH', bell, 1)
+  redis.pcall('LTRIM', bell, 0, 127)
 end
 if redis.call('HLEN', KEYS[1]) > redis.call('ZCARD', KEYS[2]) then
   for _, tag in ipairs(redis.call('HKEYS', KEYS[1])) do redis.pcall('ZADD', KEYS[2], 'NX', now + ARGV[3], tag) end
@@ -154,20 +206,32 @@ for _, tag in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 
   end
 end
 return expired
-""")
+"""
+)
+
+# The stamp of a message is later than those of the open jobs before it even if the clock was set back. Without the
+# right to keep the index, or with something else in its place, a job is sent all the same and not missed when it
+# vanishes.
+STAMP = """
+local function stamped(message, index)
+  local now, last = redis.call('TIME'), redis.pcall('ZRANGE', index, -1, -1, 'WITHSCORES')
+  local stamp = string.format('%.0f', math.max(now[1] * 1e6 + now[2], (tonumber(last[2]) or 0) + 1))
+  return '{"pushed": ' .. stamp .. ', ' .. string.sub(message, 2), stamp
+end
+local function open(index, record, id, stamp)
+  redis.pcall('ZADD', index, stamp, id)
+  if redis.pcall('EXISTS', record) == 1 then redis.pcall('HSET', record, 'published', stamp) end
+end
+"""
 
 # KEYS: list, bell, then open jobs and job record, or the queue's other lists; ARGV: message, time to live of a
 # short-lived queue in ms or 0, [id of the job that is open from now on].
-# Its stamp is later than those of the open jobs before it even if the clock was set back. Without the right to keep
-# the index, or with something else in its place, a job is sent all the same and not missed when it vanishes.
 # LPUSH is refused on a full Redis; the producer gets redis-py's OutOfMemoryError for it from any version.
-PUSH = Script("""
+PUSH = Script(
+    STAMP
+    + """
 local message, stamp = ARGV[1], nil
-if ARGV[3] then
-  local now, last = redis.call('TIME'), redis.pcall('ZRANGE', KEYS[3], -1, -1, 'WITHSCORES')
-  stamp = string.format('%.0f', math.max(now[1] * 1e6 + now[2], (tonumber(last[2]) or 0) + 1))
-  message = '{"pushed": ' .. stamp .. ', ' .. string.sub(message, 2)
-end
+if ARGV[3] then message, stamp = stamped(message, KEYS[3]) end
 local pushed = redis.pcall('LPUSH', KEYS[1], message)
 if type(pushed) == 'table' and pushed.err then
   if string.find(pushed.err, 'OOM', 1, true) then
@@ -177,15 +241,13 @@ if type(pushed) == 'table' and pushed.err then
 end
 redis.call('LPUSH', KEYS[2], 1)
 redis.call('LTRIM', KEYS[2], 0, 127)
-if stamp then
-  redis.pcall('ZADD', KEYS[3], stamp, ARGV[3])
-  if redis.pcall('EXISTS', KEYS[4]) == 1 then redis.pcall('HSET', KEYS[4], 'published', stamp) end
-end
+if stamp then open(KEYS[3], KEYS[4], ARGV[3], stamp) end
 if ARGV[2] ~= '0' then
   for i = 1, #KEYS do redis.call('PEXPIRE', KEYS[i], ARGV[2]) end
 end
 return pushed
-""")
+"""
+)
 
 # KEYS: list, open jobs, looked, held, delayed; ARGV: ms until somebody else looks, most jobs to tell of.
 # Returns job id, when its message was pushed, ... of open jobs whose message is nowhere. At the front of the list lie
