@@ -308,3 +308,115 @@ def test_rows_of_a_table_that_failed_keep_their_columns_when_asked_again(
         ("q1", "b", "fr"),
         ("q1", "a", "en"),
     ]
+
+
+CLAIM = '"Earth is flat'  # a quote that is opened and, as in real claims, never closed
+TABLES: dict[str, tuple[str, str, dict[str, Any], str]] = {
+    "tsv with a quote": ("in.tsv", f"query_id\tquery\ttext\nq\tq\t{CLAIM}\n", {}, CLAIM),
+    "csv with a quoted field": ("in.csv", 'query_id,query,text\nq,q,"a, ""b"""\n', {}, 'a, "b"'),
+    "csv without quotes": ("in.csv", f"query_id,query,text\nq,q,{CLAIM}\n", {"is_quoted": False}, CLAIM),
+    "tsv with quotes": ("in.tsv", 'query_id\tquery\ttext\nq\tq\t"a\tb"\n', {"is_quoted": True}, "a\tb"),
+    "semicolons": ("in.csv", "query_id;query;text\nq;q;a,b\n", {"delimiter": ";"}, "a,b"),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "options", "text"), TABLES.values(), ids=TABLES)
+def test_quotes_are_a_csv_s_and_not_a_tsv_s(
+    tmp_path: Path, name: str, content: str, options: dict[str, Any], text: str
+) -> None:
+    (tmp_path / name).write_text(content)
+
+    assert understood(tmp_path / name, **options)[0].documents == [{"text": text}]
+
+
+WRONG_TABLES = {
+    "open quote": (
+        f"query_id,query,text\nq,q,a\nq,q,{CLAIM}\nq,q,b\n",
+        "line 3 of .*unexpected end.*--no-quote",
+    ),
+    "text after a quote": ('query_id,query,text\nq,q,"a"b\n', "line 2 of .*--no-quote"),
+    "too many columns": ("query_id,query,text\nq,q,a,b\n", "line 2 of .*expected 3 columns, got 4"),
+    "a column twice": ("query_id,query,text,text\nq,q,a,b\n", "the column text stands there twice"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), WRONG_TABLES.values(), ids=WRONG_TABLES)
+def test_a_csv_is_read_strictly_and_its_line_is_named(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "in.csv").write_text(content)
+
+    with pytest.raises(InvalidRequest, match=message):
+        understood(tmp_path / "in.csv")
+
+
+@pytest.mark.parametrize(
+    ("lines_", "reason"),
+    [("q,Paris,a\nq,Madrid,b\n", "lines of q differ in query"), (",Paris,a\n", "query_id: expected an id")],
+    ids=["two queries under one id", "no id"],
+)
+def test_lines_that_make_no_request_together_are_an_error(tmp_path: Path, lines_: str, reason: str) -> None:
+    (tmp_path / "in.csv").write_text(f"query_id,query,text\n{lines_}")
+
+    assert reason in str(understood(tmp_path / "in.csv")[0].error)
+
+
+ENCODED: dict[str, tuple[bytes, dict[str, Any]]] = {
+    "gzip under another name": (gzip.compress(lines(REQUESTS)), {}),
+    "zstd under another name": (wire.compress(lines(REQUESTS)), {}),
+    "a mark of byte order": (b"\xef\xbb\xbf" + lines(REQUESTS), {}),
+    "utf-16": (lines(REQUESTS).decode().encode("utf-16"), {}),
+    "gbk": (lines(REQUESTS).decode().encode("gb18030"), {"encoding": "gb18030"}),
+}
+
+
+@pytest.mark.parametrize(("content", "options"), ENCODED.values(), ids=ENCODED)
+def test_what_an_input_is_packed_in_is_seen_from_its_bytes(
+    tmp_path: Path, content: bytes, options: dict[str, Any]
+) -> None:
+    (tmp_path / "in.jsonl").write_bytes(content)
+
+    assert asked(understood(tmp_path / "in.jsonl", **options)) == REQUESTS
+
+
+def test_a_plain_input_under_a_compressed_name_is_read(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl.gz").write_bytes(lines(REQUESTS))
+
+    assert asked(understood(tmp_path / "in.jsonl.gz")) == REQUESTS
+
+
+def test_what_a_row_carries_never_takes_the_place_of_an_answer(
+    client: RerankClient, worker: AnsweringWorker, tmp_path: Path
+) -> None:
+    row = {"qid": "q", "id": 7, "query": "q", "documents": ["a", "bb"], "results": "mine", "top_n": 1}
+    write(tmp_path / "in.jsonl", [row])
+    (tmp_path / "in.csv").write_text("query_id,query,text,rank\nq,q,a,mine\n")
+
+    run(client, tmp_path / "in.jsonl", tmp_path / "out.jsonl", names={"id": "qid"})
+    run(client, tmp_path / "in.jsonl", tmp_path / "from lines.csv", names={"id": "qid"})
+    run(client, tmp_path / "in.csv", tmp_path / "out.csv")
+
+    [line] = read(tmp_path / "out.jsonl")
+    assert (line["id"], line["input_id"], line["input_results"]) == ("q", 7, "mine")
+    assert len(line["results"]) == 1
+    [carried] = csv.DictReader((tmp_path / "from lines.csv").read_text().splitlines())
+    assert wire.decode(carried["extra"]) == {"id": 7, "results": "mine", "top_n": 1}
+    [ranked] = csv.DictReader((tmp_path / "out.csv").read_text().splitlines())
+    assert (ranked["rank"], ranked["input_rank"]) == ("1", "mine")
+
+
+def test_an_id_with_blanks_fails_its_row_in_a_trec_run(
+    client: RerankClient, worker: AnsweringWorker, tmp_path: Path
+) -> None:
+    given = write(
+        tmp_path / "in.jsonl", [{**row, "id": name} for row, name in zip(REQUESTS, ["a b", "c"], strict=True)]
+    )
+
+    summary = run(client, given, tmp_path / "out.trec")
+
+    assert summary.reasons == ["row 0: an id with blanks cannot stand in a TREC run"]
+    assert (tmp_path / "out.trec").read_text().split()[0] == "c"
+
+
+def test_a_batch_line_s_model_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_bytes(lines([{**BATCH[0], "body": {**BATCH[0]["body"], "model": "other"}}]))
+
+    assert understood(tmp_path / "in.jsonl")[0].options["model"] == "other"

@@ -29,6 +29,10 @@ class Task:
     qrels: str | None = None
     depth: int | None = None
     """Candidates per query of a TREC run; all when absent."""
+    delimiter: str | None = None
+    """Between the columns of a table, in and out; by format when absent, as is whether quotes enclose fields."""
+    is_quoted: bool | None = None
+    encoding: str = "utf-8"
     is_ordered: bool = True
     with_documents: bool = False
     options: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -53,11 +57,17 @@ class Plan:
         """
         self.task = task
         self._refuse_reading_what_is_written()
-        self.source = Source(task.input)
+        self.source = Source(task.input, task.encoding)
         self.read_as = input_format(task.input, self.source.first_line, task.format)
         self.write_as = output_format(task.output, self.read_as, task.output_format)
         self._given = Given(
-            self.source, self.read_as.names.renamed(task.names), task.queries, task.corpus, task.depth
+            self.source,
+            self.read_as.names.renamed(task.names),
+            task.queries,
+            task.corpus,
+            task.depth,
+            task.delimiter,
+            task.is_quoted,
         )
         self._reader = self.read_as.reader(self._given)
         self._refuse_what_cannot_be()
@@ -72,7 +82,9 @@ class Plan:
 
     def writer(self) -> Writer:
         """The output's writer; for Parquet and Arrow that of the lines gathered for it."""
-        return self.write_as.writer(Layout(self._reader.further_columns(), self.task.with_documents))
+        task = self.task
+        further = self._reader.further_columns()
+        return self.write_as.writer(Layout(further, task.with_documents, task.delimiter, task.is_quoted))
 
     @property
     def gather(self) -> Callable[[Path, Path], None] | None:
@@ -99,12 +111,18 @@ class Plan:
             "fields": ",".join(getattr(names, name) for name in FieldNames.__slots__),
             "order": "input" if task.is_ordered else "completion",
             "depth": task.depth,
+            **{name: value for name, value in self._spelling().items() if value is not None},
             "documents in the output": task.with_documents,
             **{
                 name: task.options.get(name)
                 for name in ("top_n", "max_tokens_per_doc", "truncation", "raw_scores")
             },
         }
+
+    def _spelling(self) -> dict[str, Any]:
+        task = self.task
+        encoding = None if task.encoding == "utf-8" else task.encoding
+        return {"delimiter": task.delimiter, "quotes": task.is_quoted, "encoding": encoding}
 
     def rows_total(self) -> int | None:
         """How many rows the input has, where that is quickly counted."""

@@ -1,6 +1,6 @@
 """What one input row is before and after it has been understood. Knows no file format and no queue."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,3 +76,8 @@ def text_at(entry: Entry, index: int) -> str:
         raise RuntimeError("This is a bug: an answer to a row that was never asked")
     document = entry.request.documents[index]
     return document if isinstance(document, str) else document.text
+
+
+def beside(name: str, ours: Container[str]) -> str:
+    """What the output calls a thing that the input carried: by its name, unless that is one of ours."""
+    return f"input_{name}" if name in ours else name

@@ -49,6 +49,14 @@ _TextField = Annotated[Text, _option("What it calls the text of a document.", _I
 _DocumentIdField = Annotated[
     Text, _option("What it calls the id of a document; in CSV `doc_id`.", _INPUT, "--document-id-field")
 ]
+_Delimiter = Annotated[
+    Text, _option("Between the columns of a table; `,` in CSV, a tab in TSV.", _INPUT, "--delimiter")
+]
+_Quote = Annotated[
+    bool | None,
+    _option("Whether quotes enclose a table's fields: CSV's do, TSV's do not.", _INPUT, "--quote/--no-quote"),
+]
+_Encoding = Annotated[str, _option("Of IN: utf-8, utf-16, gbk, …", _INPUT, "--encoding")]
 _Queries = Annotated[
     Text, _option("Texts of a TREC run's queries, BEIR's queries.jsonl.", _INPUT, "--queries")
 ]
@@ -101,6 +109,9 @@ def bulk(
     id_field: _IdField = None,
     text_field: _TextField = None,
     document_id_field: _DocumentIdField = None,
+    delimiter: _Delimiter = None,
+    quote: _Quote = None,
+    encoding: _Encoding = "utf-8",
     queries: _Queries = None,
     corpus: _Corpus = None,
     depth: _Depth = None,
@@ -152,6 +163,9 @@ def bulk(
             "text": text_field,
             "document_id": document_id_field,
         },
+        delimiter=None if delimiter is None else _one_character(delimiter),
+        is_quoted=quote,
+        encoding=encoding,
         queries=queries,
         corpus=corpus,
         qrels=qrels,
@@ -178,6 +192,13 @@ def bulk(
     _show(summary, summary_json)
     if summary.failed:
         raise typer.Exit(JOB_FAILED)
+
+
+def _one_character(delimiter: str) -> str:
+    named = {"\\t": "\t", "tab": "\t"}.get(delimiter, delimiter)
+    if len(named) != 1:
+        raise typer.BadParameter(f"expected one character, got {delimiter!r}", param_hint="--delimiter")
+    return named
 
 
 def _run_or_leave(

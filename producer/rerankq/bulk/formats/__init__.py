@@ -45,8 +45,8 @@ class Reader(Protocol):
         """How much of the input has been read, 0..1; None when that cannot be told."""
         ...
 
-    def further_columns(self) -> Sequence[str]:
-        """What a table's lines carry beside their request, where that is known beforehand."""
+    def further_columns(self) -> Sequence[str] | None:
+        """What a table's lines carry beside their request; None where that is not known beforehand."""
         ...
 
 
@@ -94,9 +94,9 @@ _JSONL = Format(
 )
 
 
-def _table(name: str, delimiter: str) -> Format:
-    reader = partial(table.TableReader, delimiter=delimiter)
-    writer = partial(table.TableWriter, delimiter=delimiter)
+def _table(name: str, delimiter: str, *, is_quoted: bool) -> Format:
+    reader = partial(table.TableReader, delimiter=delimiter, is_quoted=is_quoted)
+    writer = partial(table.TableWriter, delimiter=delimiter, is_quoted=is_quoted)
     return Format(name, (f".{name}",), reader, writer, names=TABLE_NAMES, errors_names=USUAL_NAMES)
 
 
@@ -107,8 +107,8 @@ FORMATS: Mapping[str, Format] = {
         Format("openai-batch", (), json_lines.BatchReader, json_lines.BatchWriter, json_lines.is_batch),
         Format("rank-llm", (), json_lines.RankLlmReader, json_lines.RankLlmWriter, json_lines.is_rank_llm),
         _JSONL,
-        _table("csv", ","),
-        _table("tsv", "\t"),
+        _table("csv", ",", is_quoted=True),
+        _table("tsv", "\t", is_quoted=False),
         Format("parquet", (".parquet",), columns.ParquetReader, _JSONL.writer, gather=columns.write_parquet),
         Format("arrow", (".arrow", ".feather"), columns.ArrowReader, _JSONL.writer, gather=columns.write_arrow),
         Format("trec", (".trec", ".run"), trec.TrecReader, trec.TrecWriter, errors_names=USUAL_NAMES),

@@ -52,9 +52,8 @@ class _Columns:
         """By rows, where the file says how many there are."""
         return min(self._rows_read / self._rows, 1.0) if self._rows else None
 
-    def further_columns(self) -> list[str]:
-        """None: a row carries them as a whole."""
-        return []
+    def further_columns(self) -> None:
+        """Not known beforehand."""
 
     def _batches(self) -> Iterator[Any]:
         raise NotImplementedError

@@ -8,18 +8,14 @@ from typing import Any
 
 from rerankq.bulk.formats.names import FieldNames, Layout
 from rerankq.bulk.formats.source import Given, Source
-from rerankq.bulk.rows import ERROR_KEY, Entry, Row, broken_row, place_of, text_at
+from rerankq.bulk.rows import ERROR_KEY, Entry, Row, beside, broken_row, place_of, text_at
 from rerankq.contract import wire
 from rerankq.contract.messages import RankedDocument, Ranking
 
+_OUR_KEYS = ("id", "row", "results", "complete")
 _LONG_NUMBER = re.compile(rb"[:,\[\s]-?\d{19}")  # may not fit into 64 bits
-_BATCH_OPTIONS = (
-    "top_n",
-    "max_tokens_per_doc",
-    "truncation",
-    "raw_scores",
-    "return_documents",
-)  # of a batch line's body
+_ROW_OPTIONS = ("top_n", "max_tokens_per_doc", "truncation", "raw_scores")
+_BATCH_OPTIONS = (*_ROW_OPTIONS, "return_documents", "model")  # of a batch line's body
 
 
 class JsonLinesReader:
@@ -57,9 +53,8 @@ class JsonLinesReader:
         """By bytes."""
         return self._source.fraction_read()
 
-    def further_columns(self) -> list[str]:
-        """None is known beforehand."""
-        return []
+    def further_columns(self) -> None:
+        """Not known beforehand."""
 
     def _understood(self, fields: dict[str, Any], size_bytes: int) -> Row:
         return canonical_row(fields, self._names, size_bytes)
@@ -121,7 +116,8 @@ class JsonLinesWriter:
         """The line as an object."""
         results = [self._result(entry, result) for result in ranking.results]
         partial = {} if ranking.complete else {"complete": False}
-        return {**name_of(entry), **entry.row.extra, "results": results, **partial}
+        carried = {beside(name, _OUR_KEYS): value for name, value in entry.row.extra.items()}
+        return {**name_of(entry), **carried, "results": results, **partial}
 
     def _result(self, entry: Entry, result: RankedDocument) -> dict[str, Any]:
         fields: dict[str, Any] = {"index": result.index}
@@ -220,6 +216,7 @@ def canonical_row(fields: Mapping[str, Any], names: FieldNames, size_bytes: int)
         documents=_documents(fields.get(names.documents), names),
         id=fields.get(names.id),
         extra={name: value for name, value in fields.items() if name not in own},
+        options={name: fields[name] for name in _ROW_OPTIONS if fields.get(name) is not None},
         relevant=grades(fields.get("relevant")),
         size_bytes=size_bytes,
     )

@@ -34,9 +34,11 @@ TABLE_NAMES = FieldNames(id="query_id", document_id="doc_id")
 class Layout:
     """What an output shows besides its rankings."""
 
-    further_columns: Sequence[str] = ()
-    """What a table's lines carried."""
+    further_columns: Sequence[str] | None = None
+    """What a table's lines carried; None where what rows carry is not known beforehand."""
     with_documents: bool = False
+    delimiter: str | None = None
+    is_quoted: bool | None = None
 
 
 def extension_of(path: str) -> str:

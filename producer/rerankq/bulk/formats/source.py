@@ -167,6 +167,10 @@ class Given:
     corpus: str | None = None
     depth: int | None = None
     """Candidates per query of a TREC run; all when absent."""
+    delimiter: str | None = None
+    """Between the columns of a table; the format's own when absent."""
+    is_quoted: bool | None = None
+    """Whether quotes enclose a table's fields; as the format has it when absent."""
 
 
 class _Rewound(io.RawIOBase):

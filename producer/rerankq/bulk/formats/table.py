@@ -1,19 +1,24 @@
-"""CSV and TSV in long form: one line per document, equal neighbours in the query id make one request."""
+"""CSV and TSV in long form: one line per document, equal neighbours in the query id make one request.
+
+CSV is read strictly, quotes and all; in TSV, as this field writes it, a quote is a character like any other.
+"""
 
 import csv
 import io
-import sys
 from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
+from rerankq.bulk.formats.json_lines import line_of
 from rerankq.bulk.formats.names import Layout
 from rerankq.bulk.formats.on_disk import SeenIds
 from rerankq.bulk.formats.source import Given, Source
-from rerankq.bulk.rows import Entry, Row, document_key, place_of, text_at
+from rerankq.bulk.rows import Entry, Row, beside, broken_row, document_key, place_of, text_at
 from rerankq.contract.errors import InvalidRequest
 from rerankq.contract.messages import RankedDocument, Ranking
 
+LONGEST_FIELD = 100_000_000  # characters; an unclosed quote must not read a whole file into memory
+EXTRA_COLUMN = "extra"  # what a row that is no table carries besides its request, as JSON
 COLUMNS_KEY = "columns"  # where a row keeps what its documents' lines carry besides text and id
 _OUR_COLUMNS = ("query_id", "doc_id", "rank", "relevance_score", "logit")
 
@@ -23,29 +28,70 @@ Lines = list[dict[str, str]]
 class TableReader:
     """`query_id, query, doc_id, text` and further columns, which are carried through."""
 
-    def __init__(self, given: Given, *, delimiter: str) -> None:
+    def __init__(self, given: Given, *, delimiter: str, is_quoted: bool) -> None:
         self._source = given.source
         self._names = given.names
-        self._delimiter = delimiter
+        self._delimiter = given.delimiter or delimiter
+        self._is_quoted = is_quoted if given.is_quoted is None else given.is_quoted
 
     def records(self) -> Iterator[Lines]:
         """The lines of one query at a time.
 
         Raises:
-            InvalidRequest: a column is missing, or a query's lines are not neighbours.
+            InvalidRequest: naming the line: a column is missing or doubled, a quote is not closed, or a query's lines
+                are not neighbours.
         """
-        csv.field_size_limit(sys.maxsize)
-        with self._source.stream() as stream, SeenIds() as seen:
-            text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
-            rows: Any = csv.DictReader(text, delimiter=self._delimiter)
-            self._require_columns(rows.fieldnames or [])
-            for query_id, lines in groupby(rows, key=lambda line: line[self._names.id]):
-                seen.refuse_repeated(query_id, "sort the file by its query id column")
-                yield list(lines)
+        with (
+            self._source.stream() as stream,
+            io.TextIOWrapper(stream, encoding="utf-8", newline="") as text,
+            SeenIds() as seen,
+        ):
+            for query_id, group in groupby(self._lines(text), key=lambda line: line[self._names.id]):
+                if query_id:
+                    seen.refuse_repeated(query_id, "sort the file by its query id column")
+                yield list(group)
+
+    def _lines(self, text: Any) -> Iterator[dict[str, str]]:
+        parsed = self._parsed(text)
+        _, columns = next(parsed, (1, []))
+        self._require_columns(columns)
+        for number, values in parsed:
+            if len(values) != len(columns):
+                raise self._broken(number, f"expected {len(columns)} columns, got {len(values)}")
+            yield dict(zip(columns, values, strict=True))
+
+    def _parsed(self, text: Any) -> Iterator[tuple[int, list[str]]]:
+        """The values of each line that is not blank, and the number of the line that they begin in."""
+        csv.field_size_limit(LONGEST_FIELD)
+        quoting: dict[str, Any] = {"strict": True} if self._is_quoted else {"quoting": csv.QUOTE_NONE}
+        parser: Any = csv.reader(text, delimiter=self._delimiter, **quoting)
+        while True:
+            number = parser.line_num + 1
+            try:
+                values = next(parser)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                raise self._broken(number, str(error)) from error
+            if values:
+                yield number, values
+
+    def _broken(self, number: int, reason: str) -> InvalidRequest:
+        way_out = "--no-quote reads quotes as text" if self._is_quoted else "--quote reads quoted fields"
+        return InvalidRequest(
+            f"line {number} of {self._source.path}: {reason}; {way_out}, --delimiter names another separator",
+            {"field": "input", "line": number},
+        )
 
     def row(self, record: Lines) -> Row:
         """The request that these lines make together."""
         names, first = self._names, record[0]
+        if not first[names.id]:
+            return broken_row(dict(first), f"{names.id}: expected an id, got none")
+        if any(line[names.query] != first[names.query] for line in record):
+            return broken_row(
+                dict(first), f"lines of {first[names.id]} differ in {names.query}, expected one query"
+            )
         documents = [self._document(line) for line in record]
         fields: dict[str, Any] = {
             "query": first[names.query],
@@ -59,8 +105,8 @@ class TableReader:
 
     def further_columns(self) -> list[str]:
         """The columns that are carried through."""
-        line = (self._source.first_line() or b"").decode("utf-8-sig")
-        columns = next(csv.reader([line], delimiter=self._delimiter), [])
+        head = io.StringIO((self._source.first_line() or b"").decode(errors="replace"), newline="")
+        _, columns = next(self._parsed(head), (1, []))
         return [name for name in columns if name not in self._own]
 
     @property
@@ -84,11 +130,14 @@ class TableReader:
     def _further(self, line: dict[str, str]) -> dict[str, str]:
         return {name: value for name, value in line.items() if name not in self._own}
 
-    def _require_columns(self, columns: Any) -> None:
+    def _require_columns(self, columns: list[str]) -> None:
+        doubled = next((name for name in columns if columns.count(name) > 1), None)
+        if doubled is not None:
+            raise self._broken(1, f"the column {doubled} stands there twice")
         for name in (self._names.id, self._names.query, self._names.text):
             if name not in columns:
                 raise InvalidRequest(
-                    f"expected a column {name}, got {', '.join(map(str, columns))}; --id-field, --query-field "
+                    f"expected a column {name}, got {', '.join(columns)}; --id-field, --query-field "
                     "and --text-field name them",
                     {"field": name},
                 )
@@ -97,15 +146,17 @@ class TableReader:
 class TableWriter:
     """`query_id, doc_id, rank, relevance_score`, `logit` and what the input's lines carried; best first."""
 
-    def __init__(self, layout: Layout, *, delimiter: str) -> None:
-        self._delimiter = delimiter
-        self._further = tuple(name for name in layout.further_columns if name not in _OUR_COLUMNS)
+    def __init__(self, layout: Layout, *, delimiter: str, is_quoted: bool) -> None:
+        self._delimiter = layout.delimiter or delimiter
+        self._is_quoted = is_quoted if layout.is_quoted is None else layout.is_quoted
+        self._further = layout.further_columns
         self._with_documents = layout.with_documents
 
     def header(self) -> bytes:
         """The names of the columns."""
         text = ("text",) if self._with_documents else ()
-        return self._text([[*_OUR_COLUMNS, *self._further, *text]])
+        further = (EXTRA_COLUMN,) if self._further is None else self._further
+        return self._text([[*_OUR_COLUMNS, *(beside(name, _OUR_COLUMNS) for name in further), *text]])
 
     def lines(self, entry: Entry, ranking: Ranking) -> bytes:
         """The row's documents, best first."""
@@ -114,13 +165,22 @@ class TableWriter:
 
     def _line(self, entry: Entry, rank: int, result: RankedDocument) -> list[Any]:
         query_id = place_of(entry) if entry.row.id is None else entry.row.id
-        further = entry.row.extra.get(COLUMNS_KEY, {})
-        carried = further[result.index] if further else {}
         line = [query_id, document_key(result.id, result.index), rank, result.relevance_score, result.logit]
-        line += [carried.get(name) for name in self._further]
+        line += self._carried(entry, result)
         return [*line, text_at(entry, result.index)] if self._with_documents else line
+
+    def _carried(self, entry: Entry, result: RankedDocument) -> list[Any]:
+        extra = entry.row.extra
+        if self._further is None:
+            return [line_of(extra).decode().rstrip() if extra else None]
+        lines = extra.get(COLUMNS_KEY)
+        return [lines[result.index].get(name) if lines else None for name in self._further]
 
     def _text(self, lines: list[list[Any]]) -> bytes:
         text = io.StringIO(newline="")
-        csv.writer(text, delimiter=self._delimiter, lineterminator="\n").writerows(lines)
+        quoting: dict[str, Any] = {} if self._is_quoted else {"quoting": csv.QUOTE_NONE, "quotechar": None}
+        try:
+            csv.writer(text, delimiter=self._delimiter, lineterminator="\n", **quoting).writerows(lines)
+        except csv.Error as error:  # a tab or a line's end within a field
+            raise InvalidRequest(f"cannot be written without quotes: {error}", {"field": "output"}) from error
         return text.getvalue().encode()

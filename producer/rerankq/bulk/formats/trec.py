@@ -108,6 +108,9 @@ class TrecWriter:
         """The row's documents, best first."""
         query_id = place_of(entry) if entry.row.id is None else entry.row.id
         scored = [result for result in ranking.results if result.logit is not None]
+        for name in (query_id, *(result.id for result in scored)):
+            if isinstance(name, str) and (not name or name.split() != [name]):
+                raise InvalidRequest("an id with blanks cannot stand in a TREC run", {"field": "id"})
         return b"".join(
             f"{query_id} Q0 {document_key(result.id, result.index)} {rank} {result.logit} {RUN_TAG}\n".encode()
             for rank, result in enumerate(scored, start=1)

@@ -9,7 +9,7 @@ from rerankq.bulk.formats.json_lines import failed_line, line_of, name_of
 from rerankq.bulk.output.tally import SHOWN_REASONS, Quality, Tally
 from rerankq.bulk.rows import Entry, place_of
 from rerankq.bulk.sending.flight import Answer, Landed
-from rerankq.contract.errors import RerankError, to_wire
+from rerankq.contract.errors import InvalidRequest, RerankError, to_wire
 from rerankq.contract.messages import Ranking
 
 
@@ -44,24 +44,33 @@ class Scribe:
     def outcome(self, landed: Landed) -> Outcome:
         """The lines and sums of one pack."""
         pairs = list(zip(landed.pack.entries, landed.answers, strict=True))
-        ranked = [(entry, answer) for entry, answer in pairs if isinstance(answer, Ranking)]
-        failed = [(entry, answer) for entry, answer in pairs if isinstance(answer, RerankError)]
+        written = [(entry, answer, *self._written(entry, answer)) for entry, answer in pairs]
+        ranked = [
+            (entry, answer)
+            for entry, answer, _, error in written
+            if error is None and isinstance(answer, Ranking)
+        ]
+        failed = [(entry, error) for entry, _, _, error in written if error is not None]
         among = self._errors_among_answers
         return Outcome(
             start=landed.pack.start,
             stop=landed.pack.stop,
-            lines=b"".join(self._line(entry, answer) for entry, answer in pairs),
+            lines=b"".join(lines for _, _, lines, _ in written),
             error_lines=b"" if among else b"".join(error_line(entry, error) for entry, error in failed),
             tally=self._tally(ranked, failed),
             job_ids=landed.job_ids,
         )
 
-    def _line(self, entry: Entry, answer: Answer) -> bytes:
-        if isinstance(answer, Ranking):
-            return self._writer.lines(entry, answer)
-        if not self._errors_among_answers:
-            return b""
-        return line_of({**name_of(entry), "error": to_wire(answer)})
+    def _written(self, entry: Entry, answer: Answer) -> tuple[bytes, RerankError | None]:
+        """The lines of a row, and its error if it has failed, be it that its format has no form for it."""
+        try:
+            if isinstance(answer, Ranking):
+                return self._writer.lines(entry, answer), None
+            error = answer
+        except InvalidRequest as refused:
+            error = refused
+        lines = line_of({**name_of(entry), "error": to_wire(error)}) if self._errors_among_answers else b""
+        return lines, error
 
     def _tally(
         self, ranked: Sequence[tuple[Entry, Ranking]], failed: Sequence[tuple[Entry, RerankError]]
