@@ -3,6 +3,7 @@
 Knows Redis and Celery's messages; never loads a model. `aio.py` is the same for asyncio.
 """
 
+import re
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -10,7 +11,7 @@ from typing import Any, Self
 
 from celery.exceptions import OperationalError as CeleryOperationalError
 from kombu.exceptions import OperationalError
-from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, OutOfMemoryError, RedisError, ResponseError
 
 from rerankq.answers import JobStatus, is_answer, is_lost, read_pack, read_ranking, read_status
 from rerankq.contract import keys
@@ -43,6 +44,8 @@ _LOOK_AGAIN_SECONDS = 0.02
 
 # KEYS: a job's record; ARGV: fingerprint, seconds to live. 1 for the first of all who submit this id at once.
 CLAIM = Script("""
+local kind = redis.call('TYPE', KEYS[1]).ok
+if kind ~= 'hash' and kind ~= 'none' then redis.call('DEL', KEYS[1]) end
 if redis.call('HSETNX', KEYS[1], 'fingerprint', ARGV[1]) == 0 then return 0 end
 redis.call('EXPIRE', KEYS[1], ARGV[2])
 return 1
@@ -486,4 +489,12 @@ def _broker_errors(doing: str) -> Generator[None]:
             raise QueueFull(
                 "the broker's memory is full; try again in 5 s", {"retry_after_seconds": 5.0}
             ) from error
-        raise BrokerUnavailable(f"Redis did not answer while {doing}: {type(error).__name__}") from error
+        raise BrokerUnavailable(f"Redis {_what_it_did(error, doing)}") from error
+
+
+def _what_it_did(error: Exception, doing: str) -> str:
+    """Of an error reply its code alone: the rest may quote what was sent."""
+    code = re.search(r"\b[A-Z]{4,}\b", str(error))
+    if code is not None or isinstance(error, ResponseError | AuthenticationError):
+        return f"refused while {doing}: {code[0] if code else type(error).__name__}"
+    return f"did not answer while {doing}: {type(error).__name__}"

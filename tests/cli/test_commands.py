@@ -266,6 +266,17 @@ def test_a_model_that_does_not_load_is_said_once_by_the_engine_s_line(
     )
 
 
+def test_an_engine_that_dies_while_it_loads_is_said_at_once(
+    rerankq_alone: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(rerankq_alone.environment, "RERANKQ_ENGINE_FACTORY", "tests.witness:dies_at_load")
+
+    done = rerankq_alone.run("rerank", "q", "d", "--local", exit_code=3)
+
+    assert "the engine ended while it loaded its model" in done.err
+    assert "engine cpu0: ended by SIGKILL" in done.err
+
+
 def test_the_demo_answers_its_three_jobs_and_says_what_comes_next(rerankq_alone: Command) -> None:
     out = rerankq_alone.run("demo").out
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from redis import Redis
 
-from rerankq import JobUnknown, RerankClient
+from rerankq import BrokerUnavailable, JobUnknown, RerankClient
 from rerankq.contract import keys
 from rerankq.contract.dead_letters import DeadLetters
 from rerankq_worker.job_store import JobStore
@@ -39,6 +39,13 @@ def test_a_record_of_another_type_is_no_record(server: RedisServer, redis: "Redi
         assert client.status("j").state == "unknown"
         with pytest.raises(JobUnknown):
             client.job("j").result(timeout=1)
+        assert client.submit("q", ["a"], job_id="j").status().state == "queued"
+
+
+def test_a_lane_of_another_type_is_refused_by_redis_and_not_away(server: RedisServer, redis: "Redis") -> None:
+    redis.set("rerankq.bulk", "a string")
+    with RerankClient(server.url) as client, pytest.raises(BrokerUnavailable, match=r"refused .*: WRONGTYPE"):
+        client.submit("q", ["a"], lane="bulk")
 
 
 def test_a_worker_runs_a_job_whose_record_is_strange(store: JobStore, redis: "Redis") -> None:

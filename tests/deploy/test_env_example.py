@@ -33,6 +33,7 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A working directory where nothing is set but what the test writes into its `.env`."""
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
+    (tmp_path / "secrets").mkdir()
     monkeypatch.setenv("RERANKQ_SECRETS_DIR", str(tmp_path / "secrets"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -90,7 +91,6 @@ def test_the_manual_names_no_setting_that_is_none() -> None:
 def test_the_url_of_the_broker_is_read_from_a_secret_file(
     bare: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (bare / "secrets").mkdir()
     (bare / "secrets" / "rerankq_broker_url").write_text("redis://rerankq:pw@redis:6379/0")
 
     assert WorkerSettings.load().broker_url.get_secret_value() == "redis://rerankq:pw@redis:6379/0"

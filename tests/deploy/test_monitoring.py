@@ -98,6 +98,9 @@ def test_every_alert_has_a_test_and_a_paragraph_in_the_manual() -> None:
     tests = (PROMETHEUS / "alerts_test.yml").read_text()
     manual = (ROOT / "docs" / "operations.md").read_text()
 
+    told = [rule["annotations"] for rule in alerts()]
+    for expected in re.findall(r"exp_annotations:\n +summary: (.*)\n +description: (.*)", tests):
+        assert dict(zip(("summary", "description"), expected, strict=True)) in told
     for rule in alerts():
         patterns = re.findall(r"Rerankq[\w|.*]+", tests)
         assert any(re.fullmatch(pattern, rule["alert"]) for pattern in patterns), rule["alert"]

@@ -195,6 +195,26 @@ def test_a_configuration_error_of_a_child_stops_everything_with_its_message(star
     assert "Traceback" not in told
 
 
+def test_what_has_served_is_started_anew_until_it_is_configured_rightly_again(
+    start: Start, tmp_path: Path
+) -> None:
+    """A restart in the middle of a change, of a password say: no reason to stop for good."""
+    setting = tmp_path / "secrets" / "rerankq_engine_factory"
+    setting.parent.mkdir()
+    setting.write_text("rerankq_worker.doubles:noop")
+    variables = {"RERANKQ_ENGINE_FACTORY": "", "RERANKQ_SECRETS_DIR": str(setting.parent)}
+    launcher = start("-m", "rerankq_worker", "--engine-only", **variables)
+    one_score(tmp_path)
+
+    setting.write_text("nowhere:nothing")
+    children_of(launcher)[0].kill()
+    assert launcher.stdout is not None
+    assert any("engine cpu0: ended with exit code 78" in line for line in launcher.stdout)
+    setting.write_text("rerankq_worker.doubles:noop")
+
+    assert one_score(tmp_path) == [-3]
+
+
 @pytest.mark.parametrize(
     ("variables", "message"),
     [

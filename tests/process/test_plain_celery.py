@@ -59,3 +59,15 @@ def test_the_documented_worker_takes_bulk_jobs_and_interactive_ones_first(
             float(redis.hget(keys.job(job.job_id), "started") or 0) for job in (running, urgent, later)
         ]
     assert 0 < started[0] < started[1] < started[2]
+
+
+def test_a_wrong_setting_ends_a_plain_celery_worker_in_one_line(tmp_path: Path) -> None:
+    variables = {"RERANKQ_BROKER_URL": "redis://:secret@localhost/0?timeout=3"}
+    refused = subprocess.run(
+        [sys.executable, "-m", *DOCUMENTED], cwd=tmp_path, env={**os.environ, **variables},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert refused.returncode == os.EX_CONFIG
+    assert refused.stderr.startswith("rerankq-worker: RERANKQ_BROKER_URL: expected no timeout in the URL")
+    assert refused.stderr.count("\n") == 1

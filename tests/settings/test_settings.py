@@ -69,6 +69,22 @@ def test_a_dotenv_of_an_editor_on_windows_is_read() -> None:
     assert effective(settings)["RERANKQ_MODEL"] == {"value": "from-dotenv", "source": ".env"}
 
 
+def test_a_line_of_dotenv_that_cannot_be_read_is_named_and_no_default_taken() -> None:
+    Path(".env").write_text("ANOTHERS='open\nRERANKQ_BROKER_URL=\"redis://:secret@redis/0\n")
+
+    with pytest.raises(InvalidSettings, match="line 2 cannot be read") as refused:
+        WorkerSettings.load()
+
+    assert "secret" not in str(refused.value)
+
+
+def test_a_secrets_directory_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RERANKQ_SECRETS_DIR", "/nowhere")
+
+    with pytest.raises(InvalidSettings, match="RERANKQ_SECRETS_DIR: expected a directory, got /nowhere"):
+        WorkerSettings.load()
+
+
 def test_a_virtual_environment_called_dotenv_is_no_settings_file() -> None:
     Path(".env").mkdir()
 

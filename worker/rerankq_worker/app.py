@@ -7,6 +7,7 @@ beside `rerankq-worker --engine-only`; `celery -A rerankq_worker.app flower --re
 import contextlib
 import logging
 import os
+import sys
 import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +27,7 @@ from rerankq.contract.errors import (
     Cancelled,
     DeadlineExceeded,
     InvalidRequest,
+    InvalidSettings,
     JobFailed,
     RerankError,
     of_revoked,
@@ -334,4 +336,13 @@ def _load_tokenizer(**_: object) -> None:
         _tokenizer()
 
 
-app = build_app(_settings())
+def _app_or_exit() -> Celery:
+    """The app of the settings; where they are wrong one line and the exit, for Celery would print its own stack."""
+    try:
+        return build_app(_settings())
+    except InvalidSettings as error:
+        print(f"rerankq-worker: {error}", file=sys.stderr)
+        raise SystemExit(os.EX_CONFIG) from None
+
+
+app = _app_or_exit()

@@ -93,11 +93,9 @@ def serve(settings: WorkerSettings, device: str, *, starts: int = 1, parent_pid:
         )
         watch = Watch(health.status_file(socket_path), status, settings.stuck_after_seconds, parent_pid)
         watch.start()
-        try:
-            engine = _load(settings, device, watch)
-            EngineProcess(engine, watch, settings.drain_seconds).run(socket_path)
-        finally:
-            watch.stop()
+        engine = _load(settings, device, watch)
+        EngineProcess(engine, watch, settings.drain_seconds).run(socket_path)
+        watch.stop()  # not after an error: the file of a process that is dead tells that its engine is broken
     return os.EX_OK
 
 

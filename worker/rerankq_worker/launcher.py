@@ -1,9 +1,9 @@
 """Per device one engine process and its Celery workers, started, watched, restarted and stopped in order.
 
 The life of a process here: started; when it ends, started anew after 1 s, then 2, 4 and so on up to 30 as long as
-it does not last; a configuration error of a worker, or of all the engines, stops all. Stopping: the Celery workers
-finish the job they hold while the engines go on; what is not done after the grace is handed back to the queue; then
-the engines go.
+it does not last; a configuration error of a worker, or of all the engines, stops all unless it has served before.
+Stopping: the Celery workers finish the job they hold while the engines go on; what is not done after the grace is
+handed back to the queue; then the engines go.
 
 Knows processes, signals and status files: no torch, no model, no job.
 """
@@ -65,6 +65,7 @@ class Child:
     _started_at: float = 0.0
     _start_at: float = 0.0
     _back_off_seconds: float = FIRST_BACK_OFF_SECONDS
+    _has_served: bool = False
 
     @property
     def is_running(self) -> bool:
@@ -90,11 +91,14 @@ class Child:
         if exit_code is None or self._process is None:
             return None
         lived_seconds = time.monotonic() - self._started_at
-        has_lasted = lived_seconds >= LASTING_AFTER_SECONDS or self._was_in_service(self._process.pid)
+        was_in_service = self._was_in_service(self._process.pid)
+        has_lasted = lived_seconds >= LASTING_AFTER_SECONDS
         self._process = None
-        self._plan_restart(has_lasted)
-        if exit_code == os.EX_CONFIG:
+        self._plan_restart(has_lasted or was_in_service)
+        if exit_code == os.EX_CONFIG and not self._has_served:
             self._start_at = math.inf  # it would only say the same again, while the others are stopped
+        # What has served is configured rightly; if it cannot start now, a password, file or card is away for a time.
+        self._has_served |= was_in_service or (has_lasted and self.status_file is None)
         level = logging.INFO if exit_code == os.EX_OK else logging.WARNING
         log.log(level, "%s: %s after %.1f s", self.name, _how_it_ended(exit_code), lived_seconds)
         return exit_code
@@ -186,7 +190,7 @@ class Launcher:
         self._looked_at = time.monotonic()
         for child in children:
             self._kill_if_frozen(child)
-            if child.tend() != os.EX_CONFIG:
+            if child.tend() != os.EX_CONFIG or not child.has_given_up:
                 continue
             if child in self.engines and not all(engine.has_given_up for engine in self.engines):
                 # what is configured is the same for all: where another can run, this one's device is to blame

@@ -87,7 +87,7 @@ def _start_flower(stack: "LocalStack", port: int) -> None:
 
 def _show_addresses(stack: "LocalStack", flower_port: int | None) -> None:
     worker = _worker_in_service(stack)
-    out.print("rerankq is up; Ctrl-C stops all of it.", style="bold")
+    out.print("rerankq is up; Ctrl-C stops all of it, and what its Redis holds is gone then.", style="bold")
     lines = {
         "worker": f"{worker.device} {worker.dtype}, model {worker.model} {short(worker.revision)}",
         "broker": stack.broker_url,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
@@ -23,8 +24,15 @@ DOTENV_ENCODING = "utf-8-sig"  # with the mark that editors on Windows put befor
 
 
 def secrets_directory() -> str | None:
-    """Where secrets lie as files named like variables, if there is such a place."""
-    directory = os.environ.get("RERANKQ_SECRETS_DIR", "/run/secrets")
+    """Where secrets lie as files named like variables, if there is such a place.
+
+    Raises:
+        InvalidSettings: the place that was named is none.
+    """
+    directory = os.environ.get("RERANKQ_SECRETS_DIR")
+    if directory and not Path(directory).is_dir():
+        raise InvalidSettings(f"RERANKQ_SECRETS_DIR: expected a directory, got {directory}")
+    directory = directory or "/run/secrets"
     return directory if Path(directory).is_dir() else None
 
 
@@ -95,14 +103,28 @@ def read_dotenv() -> Mapping[str, str | None]:
     """What `.env` says; nothing where there is none, or a directory, as a virtual environment may be.
 
     Raises:
-        InvalidSettings: it cannot be read, or not as UTF-8.
+        InvalidSettings: it cannot be read, or not as UTF-8, or a line of ours not as a setting.
     """
     try:
+        _refuse_unread_lines()
         return dotenv_values(DOTENV, encoding=DOTENV_ENCODING)
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidSettings(
             f"{Path(DOTENV).absolute()} cannot be read: {_why(error)}; `iconv -t UTF-8` converts a text"
         ) from None
+
+
+def _refuse_unread_lines() -> None:
+    """dotenv leaves out a line it cannot read, and a default would hold in its place."""
+    if not Path(DOTENV).is_file():
+        return
+    with Path(DOTENV).open(encoding=DOTENV_ENCODING) as lines:
+        for binding in parse_stream(lines):
+            if binding.error and PREFIX in binding.original.string.upper():
+                raise InvalidSettings(
+                    f"{Path(DOTENV).absolute()} line {binding.original.line} cannot be read; "
+                    "expected RERANKQ_NAME=value, a quote closed where one is opened"
+                )
 
 
 def _why(error: BaseException | None) -> str:
@@ -124,7 +146,9 @@ def refuse_misspelt(environment: Iterable[str]) -> None:
 
 
 def _unknown(environment: Iterable[str]) -> Iterable[str]:
-    return sorted(name for name in environment if name.startswith(PREFIX) and name.upper() not in VARIABLES)
+    return sorted(
+        name for name in environment if name.upper().startswith(PREFIX) and name.upper() not in VARIABLES
+    )
 
 
 def _in_one_line(error: ValidationError) -> str:

@@ -46,8 +46,8 @@ def _candidates() -> Iterator[Path]:
 class RedisServer:
     """A running redis-server that only this user can talk to."""
 
-    def __init__(self, directory: Path, *, aof: bool = False) -> None:
-        """Start it; `directory` gets its log and, with `aof`, its append-only file.
+    def __init__(self, directory: Path) -> None:
+        """Start it; `directory` gets its log.
 
         Raises:
             Unavailable: it did not answer in time; the message ends with what it printed last.
@@ -58,9 +58,7 @@ class RedisServer:
             "redis-server",
             [str(find_redis_server()), "-"],
             log=directory / "redis.log",
-            stdin=_configuration(
-                port, password, directory, aof
-            ),  # not in the argument list, which all can read
+            stdin=_configuration(port, password, directory),  # not in the argument list, which all can read
         )
         try:
             self._wait_until_it_answers()
@@ -87,14 +85,14 @@ def _answers(redis: Redis) -> bool:
         return False
 
 
-def _configuration(port: int, password: str, directory: Path, aof: bool) -> str:
+def _configuration(port: int, password: str, directory: Path) -> str:
     lines = {
         "bind": "127.0.0.1",
         "port": str(port),
         "requirepass": password,
         "dir": f'"{directory}"',
         "save": '""',
-        "appendonly": "yes" if aof else "no",
+        "appendonly": "no",
         "maxmemory-policy": "noeviction",
         "daemonize": "no",
     }

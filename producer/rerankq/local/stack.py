@@ -20,6 +20,8 @@ from rerankq.settings import ClientSettings
 WORKER_STOP_SECONDS = 10.0
 REDIS_STOP_SECONDS = 5.0
 POLL_SECONDS = 0.1
+_LOOKED_AT_LINES, _SHOWN_LINES = 200, 15
+_IN_SERVICE, _ENDED = {"ready", "busy"}, {"broken", "stuck"}
 
 # What suits a laptop's one impatient user; each gives way to the environment and `.env`.
 _EASY_SETTINGS = {
@@ -118,8 +120,12 @@ class LocalStack:
     def _wait_until_ready(self) -> None:
         began = time.monotonic()
         with self.client() as client:
-            while not _is_ready(client):
+            while not (states := _engine_states(client)) & _IN_SERVICE:
                 self._refuse_a_dead_child()
+                if states and states <= _ENDED:  # it is started again, and would end again, for minutes
+                    raise Unavailable(
+                        self._with_log("the engine ended while it loaded its model", until="engine ")
+                    )
                 waited = time.monotonic() - began
                 if waited > self._ready_within_seconds:
                     raise Unavailable(
@@ -135,9 +141,12 @@ class LocalStack:
                 self._with_log(f"the local {child.name} ended with exit code {child.exit_code}", child)
             )
 
-    def _with_log(self, message: str, child: Child | None = None) -> str:
-        lines = (child or self.children[-1]).last_lines()
-        return "\n".join([f"{message}; its last lines:", *(f"  {line}" for line in lines)])
+    def _with_log(self, message: str, child: Child | None = None, until: str = "") -> str:
+        """The message and the end of the log, as far as the last line that says `until`."""
+        lines = (child or self.children[-1]).last_lines(_LOOKED_AT_LINES)
+        while lines and until not in lines[-1]:
+            lines.pop()
+        return "\n".join([f"{message}; its last lines:", *(f"  {line}" for line in lines[-_SHOWN_LINES:])])
 
     def _client_settings(self) -> ClientSettings:
         # A laptop that loads a model at the same time may answer late; half a second is for web requests.
@@ -149,8 +158,8 @@ class LocalStack:
         self._exit.callback(child.stop, grace_seconds)
 
 
-def _is_ready(client: RerankClient) -> bool:
+def _engine_states(client: RerankClient) -> set[str]:
     try:
-        return any(worker.state in ("ready", "busy") for worker in client.workers())
+        return {worker.state for worker in client.workers()}
     except BrokerUnavailable:
-        return False  # a child that died says more; the caller looks there
+        return set()  # a child that died says more; the caller looks there
