@@ -22,13 +22,13 @@ def run_command(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_weights_that_miss_the_published_scores_are_reported_and_exit_with_1(model_dir: Path) -> None:
+def test_weights_called_like_published_ones_are_compared_and_not_convicted(model_dir: Path) -> None:
     done = run_command("verify", str(model_dir))
 
-    assert done.returncode == 1
+    assert done.returncode == 0
     assert "bge-reranker-v2-m3 (sha256:" in done.stdout
     assert "WRONG expected" in done.stdout
-    assert done.stdout.splitlines()[-1].startswith("0 of ")
+    assert "a fine-tune of that name has scores of its own" in done.stdout
 
 
 def test_a_model_directory_is_pulled_by_saying_where_it_is(model_dir: Path) -> None:
