@@ -5,6 +5,7 @@ Shares with the sync client all that does no waiting: validation, admission, the
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -30,7 +31,7 @@ from rerankq.client import (
 from rerankq.contract import keys
 from rerankq.contract.address import read_address
 from rerankq.contract.errors import BrokerUnavailable, ResultTimeout
-from rerankq.contract.messages import Ranking
+from rerankq.contract.messages import Ranking, patience_seconds
 from rerankq.contract.stores import reply_or
 from rerankq.outgoing import new_job_id
 from rerankq.settings import ClientSettings
@@ -74,7 +75,7 @@ class AsyncRerankClient:
 
         Args and Raises: as `RerankClient.rerank`.
         """
-        timeout = self.settings.interactive_timeout_seconds if timeout is None else timeout
+        timeout = patience_seconds(self.settings.interactive_timeout_seconds if timeout is None else timeout)
         options.setdefault("deadline", time.time() + timeout)
         job_id = new_job_id()
         async with self._listener.watching(job_id) as announced:  # subscribed before anybody can answer
@@ -184,7 +185,8 @@ class AsyncJob:
     async def wait(self, announced: asyncio.Event, timeout: float | None) -> Ranking:
         """The ranking, looked for whenever it is announced, and now and then in case that was missed."""
         began_at = time.monotonic()
-        give_up_at = float("inf") if timeout is None else began_at + timeout
+        timeout = math.inf if timeout is None else patience_seconds(timeout)
+        give_up_at = began_at + timeout
         while True:
             announced.clear()
             away: RedisError | None = None
@@ -202,7 +204,7 @@ class AsyncJob:
             if left <= 0 and away is not None:
                 raise BrokerUnavailable(f"Redis did not answer while waiting for job {self.job_id}") from away
             if left <= 0:
-                raise no_answer_yet(self.job_id, timeout or 0.0)
+                raise no_answer_yet(self.job_id, timeout)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(announced.wait(), min(left, POLL_SECONDS))
 

@@ -3,6 +3,7 @@
 Knows Redis and Celery's messages; never loads a model. `aio.py` is the same for asyncio.
 """
 
+import math
 import re
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -30,7 +31,15 @@ from rerankq.contract.errors import (
     ResultTimeout,
 )
 from rerankq.contract.heartbeats import WorkerStatus
-from rerankq.contract.messages import LANES, Document, Lane, Ranking, RerankRequest, parse_request
+from rerankq.contract.messages import (
+    LANES,
+    Document,
+    Lane,
+    Ranking,
+    RerankRequest,
+    parse_request,
+    patience_seconds,
+)
 from rerankq.contract.stores import redis_client, reply_or
 from rerankq.contract.transport.scripts import Script
 from rerankq.door import Door
@@ -105,7 +114,7 @@ class RerankClient:
         Raises:
             RerankError: whatever kept the ranking from being; see the tree in `rerankq.contract.errors`.
         """
-        timeout = self.settings.interactive_timeout_seconds if timeout is None else timeout
+        timeout = patience_seconds(self.settings.interactive_timeout_seconds if timeout is None else timeout)
         options.setdefault("deadline", time.time() + timeout)
         request = self.request(query, documents, top_n=top_n, **options)
         self.require_workers()
@@ -248,7 +257,8 @@ class RerankClient:
             ResultTimeout: it was not there in time.
             JobUnknown, Cancelled, BrokerUnavailable
         """
-        give_up_at = float("inf") if timeout is None else time.monotonic() + timeout
+        timeout = math.inf if timeout is None else patience_seconds(timeout)
+        give_up_at = time.monotonic() + timeout
         while True:
             try:
                 with self._results.pubsub(ignore_subscribe_messages=True) as subscription:
@@ -264,7 +274,7 @@ class RerankClient:
         job_id: str,
         subscription: Any,
         give_up_at: float,
-        timeout: float | None,
+        timeout: float,
         is_sent_again: Callable[[bytes], bool],
     ) -> bytes:
         began_at = time.monotonic()
@@ -276,7 +286,7 @@ class RerankClient:
             elif left <= 0 or not is_sent_again(meta):
                 return meta
             if left <= 0:
-                raise no_answer_yet(job_id, timeout or 0.0)
+                raise no_answer_yet(job_id, timeout)
             if meta is None and time.monotonic() - began_at > POLL_SECONDS / 2:
                 self.keep_open(job_id, record)
             subscription.get_message(timeout=min(left, POLL_SECONDS))

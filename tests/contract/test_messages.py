@@ -1,6 +1,10 @@
 """Bad input gets a clear error that names the field and never repeats the caller's text."""
 
+import math
 from collections import UserList, deque
+from datetime import timedelta
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -10,7 +14,13 @@ from hypothesis import strategies as st
 
 from rerankq.contract import wire
 from rerankq.contract.errors import InvalidRequest, PayloadTooLarge
-from rerankq.contract.messages import Document, Limits, RerankRequest, parse_request
+from rerankq.contract.messages import (
+    Document,
+    Limits,
+    RerankRequest,
+    parse_request,
+    patience_seconds,
+)
 
 SECRET = "zanzibar"
 GOOD: dict[str, Any] = {"query": "q", "documents": ["a", "b"]}
@@ -138,6 +148,20 @@ def test_numbers_of_numpy_are_numbers() -> None:
 
     assert (request.top_n, request.max_tokens_per_doc, request.deadline) == (2, 9, 8.0)
     assert b'"top_n":2' in wire.encode(request.to_wire())
+
+
+@pytest.mark.parametrize("timeout", [np.float32(2.5), Decimal("2.5"), Fraction(5, 2), 2.5])
+def test_a_timeout_is_any_number_of_seconds(timeout: Any) -> None:
+    seconds = patience_seconds(timeout)
+
+    assert type(seconds) is float
+    assert seconds == 2.5
+
+
+@pytest.mark.parametrize("timeout", ["2", True, math.nan, Decimal("NaN"), timedelta(seconds=2)])
+def test_a_timeout_that_is_no_number_of_seconds_is_refused_by_name(timeout: Any) -> None:
+    with pytest.raises(InvalidRequest, match="timeout: expected a number of seconds, got"):
+        patience_seconds(timeout)
 
 
 def test_an_integer_names_a_document_by_its_digits() -> None:

@@ -4,9 +4,11 @@ Both sides validate. Error messages name fields, positions and sizes, never a us
 """
 
 import difflib
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -51,6 +53,19 @@ def _whole(value: Any) -> Any:
 
 def _real(value: Any) -> Any:
     return value if isinstance(value, bool) or not isinstance(value, Real) else float(value)
+
+
+def patience_seconds(timeout: Any) -> float:
+    """A caller's `timeout` as a plain number: in numpy's float32 a time of day is minutes off.
+
+    Raises:
+        InvalidRequest: it is no number of seconds.
+    """
+    seconds = None if isinstance(timeout, bool) or not isinstance(timeout, Real | Decimal) else float(timeout)
+    if seconds is None or math.isnan(seconds):
+        got = "NaN" if seconds is not None else _kind(timeout)
+        raise InvalidRequest(f"timeout: expected a number of seconds, got {got}", {"field": "timeout"})
+    return seconds
 
 
 def _name(value: Any) -> Any:
