@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from sentence_transformers import CrossEncoder
 
 from rerankq_worker.engine import Engine
 from rerankq_worker.model_files import ModelBroken, ModelNotFound, find_model
@@ -160,12 +161,45 @@ def test_a_quantization_of_plain_weights_is_removed_from_the_config(shared: Path
     assert len(scores(directory)) == len(PAIRS)
 
 
+def test_a_config_that_does_not_tell_labels_is_told_them(tiny: Engine, model_dir: Path) -> None:
+    config = json.loads((model_dir / "config.json").read_text())
+    for key in ("architectures", "id2label", "label2id"):
+        config.pop(key, None)
+    (model_dir / "config.json").write_text(json.dumps(config))
+
+    (said,) = re.findall(r'"num_labels": \d', refusal(model_dir))
+    (model_dir / "config.json").write_text(json.dumps(config | json.loads(f"{{{said}}}")))
+
+    assert scores(model_dir) == tiny.score_pairs(PAIRS).tolist()
+
+
 @pytest.mark.parametrize("name", ["bert", "modernbert", "Qwen3-Reranker-template"])
 def test_another_architecture_is_refused_with_the_one_that_is_served(shared: Path, name: str) -> None:
     with pytest.raises(
         ModelBroken, match=r"to say XLMRobertaForSequenceClassification, got .* no other .* is served"
     ):
         find_model(shared / "models" / name)
+
+
+@pytest.mark.parametrize("is_read_as_it_is", [True, False])
+def test_a_tokenizer_that_transformers_reads_otherwise_is_served_once_that_is_settled(
+    model_dir: Path, is_read_as_it_is: bool
+) -> None:
+    definition = json.loads((model_dir / "tokenizer.json").read_text())
+    definition["normalizer"] = {"type": "Lowercase"}
+    (model_dir / "tokenizer.json").write_text(json.dumps(definition))
+
+    message = refusal(model_dir)
+    if is_read_as_it_is:
+        config = json.loads((model_dir / "tokenizer_config.json").read_text())
+        (said,) = re.findall(r'"tokenizer_class": "\w+"', message)
+        (model_dir / "tokenizer_config.json").write_text(json.dumps(config | json.loads(f"{{{said}}}")))
+    else:
+        follow(message, model_dir)
+
+    reference = CrossEncoder(str(model_dir), device="cpu", local_files_only=True)
+    expected = reference.predict(PAIRS, activation_fn=lambda logit: logit, show_progress_bar=False)
+    assert scores(model_dir) == pytest.approx(expected, abs=1e-4)
 
 
 def test_the_vocabulary_of_sentencepiece_becomes_a_tokenizer(model_dir: Path) -> None:

@@ -327,6 +327,10 @@ def _may_pass(error: Exception) -> bool:
 def _check_config(directory: Path) -> None:
     config, file = read_config(directory), directory / "config.json"
     architectures = config.get("architectures")
+    if not architectures and config.get("model_type") == "xlm-roberta":
+        architectures = [
+            ARCHITECTURE
+        ]  # transformers goes by the type then, and the weights must be that model's
     if architectures != [ARCHITECTURE]:
         raise ModelBroken(
             f"expected {file} to say {ARCHITECTURE}, got {architectures}; no other architecture is served, "
@@ -339,7 +343,10 @@ def _check_config(directory: Path) -> None:
         )
     labels = _number_of_labels(config)
     if labels != 1:
-        raise ModelBroken(f"expected a reranker with 1 label, got {labels} in {file}")
+        raise ModelBroken(
+            f"expected a reranker with 1 label, got {labels} in {file}; give another model, or, if it was trained as "
+            'one and the file only does not tell (transformers assumes 2), say "num_labels": 1 there'
+        )
     expected = {
         "model_type": "xlm-roberta",
         "hidden_act": "gelu",

@@ -28,7 +28,7 @@ from rerankq_worker.engine.errors import (
     is_device_lost,
     is_out_of_memory,
 )
-from rerankq_worker.engine.loading import Forward, load_forward
+from rerankq_worker.engine.loading import Forward, load_forward, refuse_other_rows
 from rerankq_worker.engine.memory import PROBE_TOKENS, Budget, CudaMemory, Memory, filler_rows
 from rerankq_worker.engine.precision import choose_device, choose_precision
 from rerankq_worker.model_files import find_model, read_config
@@ -129,6 +129,7 @@ class Engine:
         tokenizer = PairTokenizer.from_model_dir(
             files.path, max_length_tokens
         )  # refuses sooner than the weights
+        refuse_other_rows(files.path, tokenizer)
         length = tokenizer.max_length_tokens
         info = EngineInfo(
             model=files.name,

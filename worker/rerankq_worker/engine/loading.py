@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rerankq_worker.added_tokens import READ_AS_IT_IS
 from rerankq_worker.engine.attention import choose_attention
 from rerankq_worker.engine.errors import first_line, is_out_of_memory
 from rerankq_worker.engine.linears import choose_linear
@@ -16,10 +17,19 @@ from rerankq_worker.engine.packed_model import PackedModel
 from rerankq_worker.engine.precision import Precision
 from rerankq_worker.engine.tensor_names import refuse_unfit
 from rerankq_worker.model_files import ModelBroken, reading
-from rerankq_worker.tokenizer import TokenIds
+from rerankq_worker.tokenizer import PairTokenizer, TokenIds
 
 Forward = Callable[[Sequence[TokenIds]], Tensor]
 """Rows to fp32 logits [n]; what the engine calls for every batch, and what its tests replace."""
+
+PROBES = (
+    "Émile's NAÏVE e\u0301tude, 3.14 <b>x_y</b>",
+    "ＰＡＮＤＡ ｶﾞ ① ﬁne",
+    "  two  blanks\ta tab\n a line \u00a0\u3000\u200bwide ",
+    "大熊猫是熊科动物。什么？ パンダ 한국어",
+    "Большая مرحبا שלום 😀",
+)
+"""Texts that tell normalizers and pre-tokenizers apart: case, width, accents, ligatures, blanks, scripts."""
 
 
 def load_forward(directory: Path, device: torch.device, precision: Precision) -> PackedModel:
@@ -40,10 +50,8 @@ def load_reference(directory: Path) -> nn.Module:
     """
     # imported here, because it takes seconds and only an engine's start needs it
     from transformers import AutoConfig, AutoModelForSequenceClassification
-    from transformers.utils import logging as transformers_logging
 
-    transformers_logging.disable_progress_bar()  # a worker's log is read by people and machines
-    transformers_logging.set_verbosity(CRITICAL)  # what it tells in a table of many lines is said in one
+    _quiet_transformers()
     with reading(directory), _memory_apart():
         config: Any = AutoConfig.from_pretrained(
             directory,
@@ -66,6 +74,40 @@ def load_reference(directory: Path) -> nn.Module:
         refuse_unfit(directory, report["missing_keys"], report["unexpected_keys"], report["mismatched_keys"])
         _refuse_broken_numbers(directory, model)
     return model.eval()
+
+
+def refuse_other_rows(directory: Path, tokenizer: PairTokenizer) -> None:
+    """Keep a directory out of service that transformers, and so CrossEncoder, reads into other rows than we do.
+
+    Ours is tokenizer.json in XLM-RoBERTa's frame. transformers 5 builds most classes anew instead, without the
+    file's normalizer and pre-tokenizer; which of the two the model was trained with, the files do not tell.
+
+    Raises:
+        ModelBroken: the rows of `PROBES` differ, or transformers cannot read the tokenizer.
+    """
+    from transformers import AutoTokenizer
+
+    _quiet_transformers()
+    with reading(directory):
+        theirs: Any = AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+        expected: list[list[int]] = [theirs("a", text, padding=False)["input_ids"] for text in PROBES]
+    rows = [row.token_ids.tolist() for row in tokenizer.rows("a", PROBES)]
+    length = tokenizer.max_length_tokens  # longer ones are cut here
+    if any(row != ids for row, ids in zip(rows, expected, strict=True) if len(ids) <= length):
+        raise ModelBroken(
+            f"{directory}: {type(theirs).__name__}, as transformers makes it, reads text otherwise than tokenizer.json "
+            "in the frame <s> query </s></s> document </s>; if the model was trained with tokenizer.json as it is "
+            f'(transformers 4), say "tokenizer_class": "{READ_AS_IT_IS[0]}" in tokenizer_config.json, else save what '
+            'transformers makes: python -c "from transformers import AutoTokenizer as T; '
+            f"T.from_pretrained('{directory}').save_pretrained('{directory}')\""
+        )
+
+
+def _quiet_transformers() -> None:
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()  # a worker's log is read by people and machines
+    transformers_logging.set_verbosity(CRITICAL)  # what it tells in a table of many lines is said in one
 
 
 @contextmanager
