@@ -102,7 +102,7 @@ def test_a_trec_run_gets_its_texts_from_the_beir_files(trec: dict[str, str]) -> 
     rows = understood(path, **trec)
 
     assert asked(rows[:2]) == REQUESTS
-    assert str(rows[2].error) == "nowhere is not in the corpus"
+    assert str(rows[2].error).startswith("not in the corpus: nowhere; --missing skip")
     assert [len(row.documents) for row in understood(path, depth=1, **trec)[:2]] == [1, 1]
 
 
@@ -149,11 +149,11 @@ def test_fields_may_have_other_names(tmp_path: Path) -> None:
 
 
 BROKEN = {
-    "no JSON": (b"{", "expected a line with a JSON object, got something else"),
-    "no object": (b"[1]", "expected a line with a JSON object, got something else"),
+    "no JSON": (b"{", "expected a JSON object, got none: unexpected end of data, column 2"),
+    "no object": (b"[1]", "expected a JSON object, got list"),
     "no UTF-8": (
         b'{"query": "\xff", "documents": ["a"]}',
-        "expected a line with a JSON object, got something else",
+        "expected a JSON object, got none: str is not valid UTF-8: surrogates not allowed, column 1",
     ),
     "no query": (b'{"documents": ["a"]}', "query: is missing"),
     "no documents": (b'{"query": "q"}', "documents: is missing"),
@@ -420,3 +420,24 @@ def test_a_batch_line_s_model_is_asked_for(tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_bytes(lines([{**BATCH[0], "body": {**BATCH[0]["body"], "model": "other"}}]))
 
     assert understood(tmp_path / "in.jsonl")[0].options["model"] == "other"
+
+
+def test_documents_that_a_corpus_lacks_are_all_named_or_left_out(trec: dict[str, str]) -> None:
+    path = Path(trec.pop("input"))
+    path.write_text("q1 Q0 x 1 3 b\nq1 Q0 a 2 2 b\nq1 Q0 y 3 1 b\n")
+
+    [refused] = understood(path, **trec)
+    [kept] = understood(path, skips_missing=True, **trec)
+
+    assert "not in the corpus: x, y" in str(refused.error)
+    assert [document["id"] for document in kept.documents] == ["a"]
+
+
+def test_an_input_of_another_shape_stops_at_once_and_says_what_it_has(
+    client: RerankClient, worker: AnsweringWorker, tmp_path: Path
+) -> None:
+    given = write(tmp_path / "in.jsonl", [{"question": f"q{n}", "ctxs": ["a"]} for n in range(5000)])
+
+    with pytest.raises(InvalidRequest, match="query: is missing; fields seen: ctxs, question; --query-field"):
+        run(client, given, tmp_path / "out.jsonl")
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]

@@ -29,6 +29,8 @@ class Task:
     qrels: str | None = None
     depth: int | None = None
     """Candidates per query of a TREC run; all when absent."""
+    skips_missing: bool = False
+    """Go on without documents of a TREC run that the corpus lacks."""
     delimiter: str | None = None
     """Between the columns of a table, in and out; by format when absent, as is whether quotes enclose fields."""
     is_quoted: bool | None = None
@@ -66,6 +68,7 @@ class Plan:
             task.queries,
             task.corpus,
             task.depth,
+            task.skips_missing,
             task.delimiter,
             task.is_quoted,
         )
@@ -111,7 +114,7 @@ class Plan:
             "fields": ",".join(getattr(names, name) for name in FieldNames.__slots__),
             "order": "input" if task.is_ordered else "completion",
             "depth": task.depth,
-            **{name: value for name, value in self._spelling().items() if value is not None},
+            **{name: value for name, value in self._further().items() if value is not None},
             "documents in the output": task.with_documents,
             **{
                 name: task.options.get(name)
@@ -119,10 +122,16 @@ class Plan:
             },
         }
 
-    def _spelling(self) -> dict[str, Any]:
+    def _further(self) -> dict[str, Any]:
         task = self.task
         encoding = None if task.encoding == "utf-8" else task.encoding
-        return {"delimiter": task.delimiter, "quotes": task.is_quoted, "encoding": encoding}
+        skips_missing = task.skips_missing or None
+        return {
+            "skips missing documents": skips_missing,
+            "delimiter": task.delimiter,
+            "quotes": task.is_quoted,
+            "encoding": encoding,
+        }
 
     def rows_total(self) -> int | None:
         """How many rows the input has, where that is quickly counted."""

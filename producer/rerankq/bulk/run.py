@@ -28,7 +28,7 @@ from rerankq.bulk.output.tally import Tally
 from rerankq.bulk.plan import Plan, Task
 from rerankq.bulk.progress import Meter, Progress, Silence
 from rerankq.bulk.rows import Entry
-from rerankq.bulk.sending.asking import WINDOW_BYTES, Window, answered, validated
+from rerankq.bulk.sending.asking import WINDOW_BYTES, Window, answered, of_some_use, validated
 from rerankq.bulk.sending.flight import Flight, Landed, bulk_workers, nobody_there
 from rerankq.bulk.sending.packing import PAIRS_ON_CPU, PAIRS_ON_GPU, Pack, PackSize, cut
 from rerankq.bulk.sending.patience import Patience
@@ -125,7 +125,7 @@ class BulkRun:
             self._remove_gathered(out)
             before = ledger.tally.model_copy(deep=True)
             if not sidecar.is_complete:
-                self._round(ledger)
+                self._first_round(ledger)
             if retry_errors and ledger.tally.failed:
                 ledger.begin_retry()
                 self._round(ledger)
@@ -159,6 +159,17 @@ class BulkRun:
             )
         return earlier
 
+    def _first_round(self, ledger: FileLedger) -> None:
+        try:
+            self._round(ledger)
+        except InvalidRequest:
+            if (
+                not ledger.sidecar.done
+            ):  # nothing is there to go on from: the next run may read it in another way
+                clear_away(Path(self._task.output), self._plan.lines_path, is_held=True)
+                self._plan.lines_path.unlink()
+            raise
+
     def _round(self, ledger: FileLedger) -> None:
         sidecar = ledger.sidecar
         out = Path(self._task.output)
@@ -166,6 +177,8 @@ class BulkRun:
         reader = self._plan.retry_reader(retry_path(out, sidecar.round)) if is_retry else self._plan.reader()
         name = f"{sidecar.run} round {sidecar.round}"
         entries = self._entries(reader, sidecar.first_open, sidecar.first_free if is_retry else None)
+        if not is_retry and sidecar.first_open == 0:
+            entries = of_some_use(entries, self._task.input)
         packs = cut(entries, PackSize(max_pairs=sidecar.pack_pairs))
         open_packs = (pack for pack in packs if not sidecar.covers((pack.start, pack.stop)))
         is_ordered = self._task.is_ordered and not is_retry
@@ -251,7 +264,8 @@ class BulkRun:
         ledger = StreamLedger(self._plan.writer().header())
         reader = self._plan.reader()
         packs = cut(
-            self._entries(reader, 0), PackSize(max_pairs=self._task.pack_pairs or _pack_pairs(workers))
+            of_some_use(self._entries(reader, 0), self._task.input),
+            PackSize(max_pairs=self._task.pack_pairs or _pack_pairs(workers)),
         )
         flight = Flight(self._client, new_job_id())
         try:

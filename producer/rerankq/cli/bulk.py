@@ -6,7 +6,7 @@ import shlex
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -64,6 +64,14 @@ _Corpus = Annotated[Text, _option("Texts of its documents, BEIR's corpus.jsonl."
 _Depth = Annotated[
     int | None, _option("Only so many candidates of each query of a run.", _INPUT, "--depth", min=1)
 ]
+_Missing = Annotated[
+    Literal["fail", "skip"],
+    _option(
+        "Documents of a run that the corpus lacks: fail their row, or go on without them.",
+        _INPUT,
+        "--missing",
+    ),
+]
 _Qrels = Annotated[
     Text, _option("Judgements (BEIR's TSV or TREC's); rows may carry `relevant` instead.", _INPUT, "--qrels")
 ]
@@ -115,6 +123,7 @@ def bulk(
     queries: _Queries = None,
     corpus: _Corpus = None,
     depth: _Depth = None,
+    missing: _Missing = "fail",
     qrels: _Qrels = None,
     output_format: _OutputFormat = None,
     ordered: _Ordered = True,
@@ -170,6 +179,7 @@ def bulk(
         corpus=corpus,
         qrels=qrels,
         depth=depth,
+        skips_missing=missing == "skip",
         is_ordered=ordered,
         with_documents=return_documents,
         options={name: value for name, value in requested.items() if value is not None},

@@ -31,9 +31,12 @@ class JsonLinesReader:
 
     def row(self, record: bytes) -> Row:
         """What one line says."""
-        fields = _decoded(record)
+        try:
+            fields = _decoded(record)
+        except ValueError as error:
+            return broken_row({}, f"expected a JSON object, got none: {_told(error)}", line=record)
         if not isinstance(fields, dict):
-            return broken_row({}, "expected a line with a JSON object, got something else", line=record)
+            return broken_row({}, f"expected a JSON object, got {type(fields).__name__}", line=record)
         failed: Any = fields.pop(ERROR_KEY, None)
         row = self._understood(fields, len(record))
         if not isinstance(failed, dict):
@@ -185,15 +188,24 @@ def failed_line(row: Row, reason: Mapping[str, Any]) -> bytes:
 def _without_reason(record: bytes, fields: Mapping[str, Any]) -> bytes:
     """The line before its reason was put in; told anew where somebody has moved the reason about."""
     head = record[: record.rindex(f'"{ERROR_KEY}"'.encode())].rstrip().removesuffix(b",") + b"}"
-    return head if _decoded(head) == fields else wire.encode(fields)
+    try:
+        return head if _decoded(head) == fields else line_of(fields).rstrip()
+    except ValueError:
+        return line_of(fields).rstrip()
+
+
+def _told(error: ValueError) -> str:
+    """Reason and column, without the text."""
+    return f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
 
 
 def _decoded(record: bytes) -> Any:
-    """The value of a line, None for what is none; whole numbers of any length stay what they are."""
-    try:
-        value = wire.decode(record)
-    except ValueError:
-        return None
+    """The value of a line; whole numbers of any length stay what they are.
+
+    Raises:
+        ValueError: it is no JSON.
+    """
+    value = wire.decode(record)
     return json.loads(record) if _LONG_NUMBER.search(record) else value
 
 

@@ -167,6 +167,8 @@ class Given:
     corpus: str | None = None
     depth: int | None = None
     """Candidates per query of a TREC run; all when absent."""
+    skips_missing: bool = False
+    """Go on without the documents that the corpus of a TREC run lacks."""
     delimiter: str | None = None
     """Between the columns of a table; the format's own when absent."""
     is_quoted: bool | None = None

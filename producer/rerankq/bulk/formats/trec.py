@@ -33,6 +33,7 @@ class TrecReader:
             )
         self._run, self._queries, self._corpus = given.source, Source(given.queries), Source(given.corpus)
         self._depth = given.depth
+        self._skips_missing = given.skips_missing
         self._query_texts: TextsById | None = None
         self._document_texts: TextsById | None = None
 
@@ -60,14 +61,16 @@ class TrecReader:
             {"id": columns[2], "text": _text(self._document_texts, columns[2])} for columns in ranked
         ]
         fields: dict[str, Any] = {"id": query_id, "query": query, "documents": documents}
-        missing = [document["id"] for document in documents if document["text"] is None]
-        if query is None or missing:
-            what = (
-                f"query {query_id} is not in the queries"
-                if query is None
-                else f"{missing[0]} is not in the corpus"
+        missing = [str(document["id"]) for document in documents if document["text"] is None]
+        if missing and self._skips_missing:
+            documents = [document for document in documents if document["text"] is not None]
+            fields["documents"] = documents
+        if query is None:
+            return broken_row(fields, f"query {query_id} is not in the queries")
+        if missing and (not self._skips_missing or not documents):
+            return broken_row(
+                fields, f"not in the corpus: {', '.join(missing)}; --missing skip goes on without them"
             )
-            return broken_row(fields, what)
         size = len(query) + sum(len(document["text"] or "") for document in documents)
         return Row(source=fields, size_bytes=size, **fields)
 

@@ -357,13 +357,16 @@ def changed(path: Path, expected_bytes: int, got_bytes: int | None) -> InvalidRe
     )
 
 
-def clear_away(out: Path, lines_path: Path) -> None:
+def clear_away(out: Path, lines_path: Path, *, is_held: bool = False) -> None:
     """Forget an earlier run, unless it is still going on; the output itself is emptied by the next one.
+
+    Args:
+        is_held: it is our own, and has come to nothing.
 
     Raises:
         InvalidRequest: somebody is writing it.
     """
-    if lines_path.exists():
+    if lines_path.exists() and not is_held:
         AppendedFile(lines_path, None).close()
     for path in written_paths(out):
         if path != out:

@@ -1,5 +1,6 @@
 """Rows into requests, requests into answers, as two generators that keep no more than a window in memory."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -9,11 +10,14 @@ from rerankq.bulk.rows import Entry, Row, broken_row
 from rerankq.bulk.sending.flight import Answer, Flight, Landed
 from rerankq.bulk.sending.packing import Pack, PackSize, cut
 from rerankq.client import RerankClient
-from rerankq.contract.errors import InvalidRequest
+from rerankq.contract.errors import InvalidRequest, RerankError
 from rerankq.contract.messages import RerankRequest, ordered
 
 NEWS_SECONDS = 0.25  # how long one wait for answers may keep progress from being shown
 WINDOW_BYTES = 32_000_000
+ALIKE_ROWS = 100
+SHOWN_FIELDS = 12
+_DIGITS = re.compile(r"\d+")  # places and columns differ where the reason does not
 _ROW_OPTIONS = tuple(
     name for name in RerankRequest.model_fields if name not in ("query", "documents", "lane")
 )
@@ -60,6 +64,31 @@ def request_of(row: Row, client: RerankClient, options: Mapping[str, Any]) -> Re
         if value is None:
             raise InvalidRequest(f"{name}: is missing", {"field": name})
     return client.request(row.query, row.documents, **{**options, **row.options, "lane": "bulk"})
+
+
+def of_some_use(entries: Iterable[Entry], path: str) -> Iterator[Entry]:
+    """The entries, unless the first hundred all fail alike: then the input has another shape than it is read in.
+
+    Raises:
+        InvalidRequest: the reason, the fields that were seen, and the options that map them.
+    """
+    reasons: set[str] = set()
+    for count, entry in enumerate(entries, start=1):
+        if count <= ALIKE_ROWS:
+            reasons.add("" if entry.error is None else _DIGITS.sub("#", entry.error.message))
+            if count == ALIKE_ROWS and len(reasons) == 1 and entry.error is not None:
+                raise _wrong_shape(path, entry, entry.error)
+        yield entry
+
+
+def _wrong_shape(path: str, entry: Entry, error: RerankError) -> InvalidRequest:
+    seen = ", ".join(sorted(map(str, entry.row.source))[:SHOWN_FIELDS])
+    fields = f"; fields seen: {seen}" if seen else ""
+    return InvalidRequest(
+        f"the first {ALIKE_ROWS} rows of {path} all fail alike: {error.message}{fields}; --query-field, "
+        "--documents-field, --id-field and --text-field say what a field is called, --format how it is read",
+        {"field": "input"},
+    )
 
 
 def answered(
