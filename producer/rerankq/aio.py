@@ -197,7 +197,9 @@ class AsyncJob:
                 away = error
             else:
                 if meta is None or not is_answer(meta):
-                    refuse_to_wait(status)
+                    is_forgotten = status.state == "unknown" and time.monotonic() < give_up_at
+                    if not (is_forgotten and await asyncio.to_thread(self._job.is_sent_again, None)):
+                        refuse_to_wait(status)
                 elif not await asyncio.to_thread(self._job.is_sent_again, meta):
                     return self._job.ranking_in(meta)
             left = give_up_at - time.monotonic()

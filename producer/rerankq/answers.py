@@ -112,7 +112,7 @@ def _state(
     if meta is not None and is_answer(meta):
         return _end_state(job_id, _fields(meta))
     if not fields:
-        return "unknown", None
+        return ("cancelled" if cancelled else "unknown"), None
     answered = number_in(fields.get("answered"))
     if answered is not None and now - answered > ANSWER_IS_LATE_SECONDS:
         return "unknown", None  # it was answered once, and the answer has expired

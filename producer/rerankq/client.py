@@ -246,12 +246,12 @@ class RerankClient:
             call_off(self._broker, job_id)
 
     def await_answer(
-        self, job_id: str, timeout: float | None, is_sent_again: Callable[[bytes], bool]
+        self, job_id: str, timeout: float | None, is_sent_again: Callable[[bytes | None], bool]
     ) -> bytes:
         """Celery's record of a job's end.
 
         Args:
-            is_sent_again: whether the job goes on although its answer is this one.
+            is_sent_again: whether the job goes on although its answer is this one, or Redis knows nothing of it (None).
 
         Raises:
             ResultTimeout: it was not there in time.
@@ -275,14 +275,16 @@ class RerankClient:
         subscription: Any,
         give_up_at: float,
         timeout: float,
-        is_sent_again: Callable[[bytes], bool],
+        is_sent_again: Callable[[bytes | None], bool],
     ) -> bytes:
         began_at = time.monotonic()
         while True:
             meta, record, cancelled = self.read(job_id)
             left = give_up_at - time.monotonic()
             if meta is None or not is_answer(meta):
-                refuse_to_wait(read_status(job_id, meta, record, cancelled, self.clock))
+                status = read_status(job_id, meta, record, cancelled, self.clock)
+                if status.state != "unknown" or left <= 0 or not is_sent_again(None):
+                    refuse_to_wait(status)
             elif left <= 0 or not is_sent_again(meta):
                 return meta
             if left <= 0:
@@ -428,9 +430,9 @@ class Job:
         ranking = read_ranking(self.job_id, meta)
         return ranking if self._texts is None else ranking.with_documents(self._texts)
 
-    def is_sent_again(self, meta: bytes) -> bool:
-        """Whether an answer only says that Redis lost the job, and the job, if it is held here, went out once more."""
-        if self._message is None or not is_lost(meta):
+    def is_sent_again(self, meta: bytes | None) -> bool:
+        """Whether Redis lost the job, as its answer says or the lack of any, and it went out once more from here."""
+        if self._message is None or (meta is not None and not is_lost(meta)):
             return False
         try:
             self._client.deliver(self._message)

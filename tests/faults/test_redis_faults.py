@@ -129,17 +129,18 @@ def test_a_full_redis_refuses_producers_and_still_drains(service: Service, clien
 
 
 def test_a_wiped_redis_is_filled_again_by_its_producers(service: Service, client: RerankClient) -> None:
-    ids = [f"wiped-{number}" for number in range(10)]
-    for job_id in ids:
-        client.submit(f"wiped {job_id}", documents(40), lane="bulk", job_id=job_id)
+    def submit(job_id: str) -> Job:
+        return client.submit(f"wiped {job_id}", documents(40), lane="bulk", job_id=job_id)
+
+    waited_for, *others = [submit(f"wiped-{number}") for number in range(10)]
     pids = {service.celery_worker("bulk").pid, service.celery_worker("interactive").pid}
     with service.redis.client() as redis:
         redis.flushall()
 
     service.wait_until(lambda: len(client.workers()) == 2)
-    jobs = [client.submit(f"wiped {job_id}", documents(40), lane="bulk", job_id=job_id) for job_id in ids]
+    jobs = [submit(job.job_id) for job in others]
 
-    assert all(job.result(30).complete for job in jobs)
+    assert all(job.result(30).complete for job in [waited_for, *jobs])
     assert {service.celery_worker("bulk").pid, service.celery_worker("interactive").pid} == pids
 
 

@@ -95,7 +95,9 @@ def test_jobs_that_vanished_with_the_index_of_open_jobs_are_sent_again(
     assert all(job.result(ENDS_WITHIN_SECONDS).complete for job in jobs)
 
 
-@pytest.mark.parametrize("what", [BULK, f"{BULK}*"], ids=["the lane", "the lane and its index"])
+@pytest.mark.parametrize(
+    "what", [BULK, f"{BULK}*", "*"], ids=["lane", "lane and index", "all that Redis holds"]
+)
 def test_a_vanished_job_is_sent_again_from_asyncio(service: Service, client: RerankClient, what: str) -> None:
     async def ask() -> bool:
         async with AsyncRerankClient(settings=client.settings) as asking:
