@@ -23,10 +23,12 @@ _TREC_COLUMNS = 4  # qid 0 docid grade
 class Evaluator:
     """Judges rankings by what the rows or a qrels file say is relevant."""
 
-    def __init__(self, qrels: Qrels | None = None) -> None:
+    def __init__(self, qrels: Qrels | None = None, relevant_from: int = 1) -> None:
+        """`relevant_from`: the lowest grade that MRR counts as relevant; nDCG weighs all of them."""
         self._qrels = qrels or {}
         self._library: Any = import_module("ir_measures")
-        self._measures = [self._library.parse_measure("nDCG@10"), self._library.parse_measure("RR@10")]
+        names = ("nDCG@10", f"RR(rel={relevant_from})@10")
+        self._measures = [self._library.parse_measure(name) for name in names]
 
     def quality(self, ranked: Iterable[tuple[Entry, Ranking]]) -> Quality:
         """The sums over these rows, the judged ones of them."""

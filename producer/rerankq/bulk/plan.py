@@ -29,6 +29,8 @@ class Task:
     qrels: str | None = None
     depth: int | None = None
     """Candidates per query of a TREC run; all when absent."""
+    relevant_from: int = 1
+    """The lowest grade that counts as relevant for MRR."""
     skips_missing: bool = False
     """Go on without documents of a TREC run that the corpus lacks."""
     delimiter: str | None = None
@@ -127,6 +129,8 @@ class Plan:
         encoding = None if task.encoding == "utf-8" else task.encoding
         skips_missing = task.skips_missing or None
         return {
+            "judgements": task.qrels,
+            "relevant from grade": None if task.relevant_from == 1 else task.relevant_from,
             "skips missing documents": skips_missing,
             "delimiter": task.delimiter,
             "quotes": task.is_quoted,

@@ -54,10 +54,12 @@ def _failed(summary: Summary) -> str:
 
 def _quality(summary: Summary) -> Sequence[tuple[str, str]]:
     if not summary.judged_queries:
-        return []
+        nothing = f"none of the {summary.rows:,} jobs is in {summary.judgements}, by its id"
+        return [] if summary.judgements is None else [("judged", nothing)]
     mean = summary.quality
+    level = "" if summary.relevant_from == 1 else f", grade {summary.relevant_from} and up"
     judged = f"over {summary.judged_queries:,} judged jobs"
     return [
         ("nDCG@10", f"{mean['ndcg_before']:.4f} before, {mean['ndcg_after']:.4f} after, {judged}"),
-        ("MRR@10", f"{mean['mrr_before']:.4f} before, {mean['mrr_after']:.4f} after, {judged}"),
+        (f"MRR@10{level}", f"{mean['mrr_before']:.4f} before, {mean['mrr_after']:.4f} after, {judged}"),
     ]

@@ -63,6 +63,9 @@ class Summary:
     pairs_per_second: float
     resumed_rows: int
     """Rows that an earlier run had done."""
+    judgements: str | None
+    """The file that was named for them."""
+    relevant_from: int
     judged_queries: int
     quality: dict[str, float]
     """nDCG@10 and MRR@10, before and after."""
@@ -292,6 +295,8 @@ class BulkRun:
             seconds=seconds,
             pairs_per_second=(tally.pairs - before.pairs) / seconds if seconds > 0 else 0.0,
             resumed_rows=before.rows,
+            judgements=self._task.qrels,
+            relevant_from=self._task.relevant_from,
             judged_queries=tally.quality.queries,
             quality=tally.quality.means(),
         )
@@ -396,5 +401,5 @@ def _evaluator(task: Task) -> Evaluator | None:
     if task.qrels is not None:
         if not can_evaluate():
             raise InvalidSettings("--qrels needs ir_measures; `pip install 'rerankq[bulk]'` brings it")
-        return Evaluator(read_qrels(task.qrels))
-    return Evaluator() if can_evaluate() else None
+        return Evaluator(read_qrels(task.qrels), task.relevant_from)
+    return Evaluator(relevant_from=task.relevant_from) if can_evaluate() else None

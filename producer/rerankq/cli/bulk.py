@@ -75,6 +75,9 @@ _Missing = Annotated[
 _Qrels = Annotated[
     Text, _option("Judgements (BEIR's TSV or TREC's); rows may carry `relevant` instead.", _INPUT, "--qrels")
 ]
+_RelevantFrom = Annotated[
+    int, _option("The lowest grade that MRR counts as relevant.", _INPUT, "--relevant-from", min=1)
+]
 _OutputFormat = Annotated[Text, _option("Told by OUT, else as the input.", _OUTPUT, "--output-format")]
 _Ordered = Annotated[
     bool, _option("In the order of the input, or each as it comes.", _OUTPUT, "--ordered/--unordered")
@@ -125,6 +128,7 @@ def bulk(
     depth: _Depth = None,
     missing: _Missing = "fail",
     qrels: _Qrels = None,
+    relevant_from: _RelevantFrom = 1,
     output_format: _OutputFormat = None,
     ordered: _Ordered = True,
     return_documents: _Documents = False,
@@ -178,6 +182,7 @@ def bulk(
         queries=queries,
         corpus=corpus,
         qrels=qrels,
+        relevant_from=relevant_from,
         depth=depth,
         skips_missing=missing == "skip",
         is_ordered=ordered,

@@ -235,11 +235,19 @@ def canonical_row(fields: Mapping[str, Any], names: FieldNames, size_bytes: int)
 
 
 def grades(relevant: Any) -> dict[str, float] | None:
-    """Grades by document id, from `{id: grade}` or a list of the right ones' ids; None for anything else."""
+    """Grades by document id, from `{id: grade}` or a list of the right ones' ids, or either as JSON text; None for
+    anything else. An id without a grade, as columns have it where another row has one, is not judged."""
+    if isinstance(relevant, str):
+        try:
+            relevant = wire.decode(relevant)
+        except ValueError:
+            return None
     if isinstance(relevant, dict):
-        given = {str(name): grade for name, grade in relevant.items()}
-        return given if all(isinstance(grade, int | float) for grade in given.values()) else None
-    if isinstance(relevant, Sequence) and not isinstance(relevant, str):
+        try:
+            return {str(name): float(grade) for name, grade in relevant.items() if grade is not None}
+        except (TypeError, ValueError):
+            return None
+    if isinstance(relevant, list) and all(isinstance(name, str | int) for name in relevant):
         return {str(name): 1.0 for name in relevant}
     return None
 
