@@ -1,10 +1,15 @@
-"""The real launcher with another Celery app than the worker's own, named by `LAUNCHED_APP`: for apps with traps."""
+"""`rerankq-worker` but for what its environment names: a Celery app with traps (`LAUNCHED_APP`), less patience with the
+silent (`SILENT_AFTER_SECONDS`; half of it for who is cut off from Redis).
+"""
 
 import os
 import sys
 
-from rerankq_worker import __main__, launcher
+from rerankq_worker import __main__, health, launcher
 
 if __name__ == "__main__":
-    launcher.CELERY = (*launcher.CELERY[:-1], os.environ["LAUNCHED_APP"])
-    sys.exit(__main__.main([]))
+    launcher.CELERY = (*launcher.CELERY[:-1], os.environ.get("LAUNCHED_APP", launcher.CELERY[-1]))
+    if silent_after := os.environ.get("SILENT_AFTER_SECONDS"):
+        health.BEAT_SILENT_AFTER_SECONDS = float(silent_after)
+        health.CUT_OFF_AFTER_SECONDS = float(silent_after) / 2
+    sys.exit(__main__.main())

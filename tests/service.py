@@ -43,6 +43,7 @@ class Service:
         appendonly: bool = False,
         lease_seconds: float = 3.0,
         app: str | None = None,
+        silent_after_seconds: float | None = None,
         redis: RedisServer | None = None,
         has_small_disk: bool = False,
         **settings: object,
@@ -52,13 +53,15 @@ class Service:
             engine: a double's factory, as in `RERANKQ_ENGINE_FACTORY`; the real engine when absent. A `tests.witness`
                 writes to `witness_file`.
             app: another Celery app than the worker's own, as `module:name`.
+            silent_after_seconds: when the launcher takes a worker's main process for stuck, in place of 40 s.
             redis: a server of one's own making; `with` starts and stops it.
             has_small_disk: the runtime directory is a small disk of its own, for `full_disk()`.
             settings: any other setting of the worker, by its field's name.
         """
         self.redis = redis or RedisServer(appendonly=appendonly)
-        self._app = app
         self._has_small_disk = has_small_disk
+        bends = {"LAUNCHED_APP": app, "SILENT_AFTER_SECONDS": silent_after_seconds}
+        self._bends = {name: str(value) for name, value in bends.items() if value is not None}
         self._directory = tempfile.TemporaryDirectory(prefix="rerankq-service-", ignore_cleanup_errors=True)
         self.log_file = Path(self._directory.name) / "log"
         self.witness_file = Path(self._directory.name) / "witnessed"
@@ -94,7 +97,7 @@ class Service:
             "PYTHONWARNINGS": "default",
             "PYTHONPATH": os.pathsep.join(str(REPOSITORY / part) for part in (".", "producer", "worker")),
             "WITNESS_FILE": str(self.witness_file),
-            **({"LAUNCHED_APP": self._app} if self._app else {}),
+            **self._bends,
         }
 
     @property
@@ -114,7 +117,7 @@ class Service:
 
     def start_launcher(self, *, wait: bool = True) -> None:
         """Start the worker side; by default wait until it takes jobs."""
-        program = "tests.launch" if self._app else "rerankq_worker"
+        program = "tests.launch" if self._bends else "rerankq_worker"
         command = [*TIED, str(os.getpid()), sys.executable, "-m", program]
         if self._has_small_disk:
             command = small_disk.on_small_disk(self.runtime_directory, command)

@@ -8,24 +8,24 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from rerankq_worker import health
 from tests.conftest import REPOSITORY
 from tests.service import Service
 
 DOUBLE = "rerankq_worker.doubles:noop"
-FROZEN_SECONDS = health.BEAT_SILENT_AFTER_SECONDS + 20.0
-KILLED_SECONDS = health.BEAT_SILENT_AFTER_SECONDS + 40.0
+SILENT_AFTER_SECONDS = 12.0
+FROZEN_SECONDS = SILENT_AFTER_SECONDS + 20.0
+KILLED_SECONDS = SILENT_AFTER_SECONDS + 40.0
 
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[Service]:
-    with Service(engine=DOUBLE) as running:
+    with Service(engine=DOUBLE, silent_after_seconds=SILENT_AFTER_SECONDS) as running:
         running.wait_until(lambda: asked(running).returncode == 0)
         yield running
 
 
 def asked(service: Service, *options: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "rerankq_worker", "health", *options]
+    command = [sys.executable, "-m", "tests.launch", "health", *options]
     return subprocess.run(
         command, env=service.environment | variables, cwd=REPOSITORY, capture_output=True, text=True,
         check=False, timeout=20,

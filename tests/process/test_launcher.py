@@ -215,6 +215,16 @@ def test_what_has_served_is_started_anew_until_it_is_configured_rightly_again(
     assert one_score(tmp_path) == [-3]
 
 
+def test_a_worker_that_cannot_run_as_configured_now_is_tried_again() -> None:
+    """The launcher has read the same settings and asked the same Redis: something has changed meanwhile."""
+    worker = stub("worker", code=f"raise SystemExit({os.EX_CONFIG})")
+    ends: list[int | None] = [worker.tend()]
+
+    eventually(lambda: ends.append(worker.tend()) or ends[-1] == os.EX_CONFIG)
+
+    assert not worker.has_given_up
+
+
 @pytest.mark.parametrize(
     ("variables", "message"),
     [

@@ -1,7 +1,7 @@
 """Per device one engine process and its Celery workers, started, watched, restarted and stopped in order.
 
 The life of a process here: started; when it ends, started anew after 1 s, then 2, 4 and so on up to 30 as long as
-it does not last; a configuration error of a worker, or of all the engines, stops all unless it has served before.
+it does not last; a configuration error of all the engines stops all, unless they have served before.
 Stopping: the Celery workers finish the job they hold while the engines go on; what is not done after the grace is
 handed back to the queue; then the engines go.
 
@@ -95,10 +95,10 @@ class Child:
         has_lasted = lived_seconds >= LASTING_AFTER_SECONDS
         self._process = None
         self._plan_restart(has_lasted or was_in_service)
-        if exit_code == os.EX_CONFIG and not self._has_served:
+        # What has served is configured rightly, and a worker as we are ourselves: a password, file or card is away.
+        if exit_code == os.EX_CONFIG and self.status_file is not None and not self._has_served:
             self._start_at = math.inf  # it would only say the same again, while the others are stopped
-        # What has served is configured rightly; if it cannot start now, a password, file or card is away for a time.
-        self._has_served |= was_in_service or (has_lasted and self.status_file is None)
+        self._has_served |= was_in_service
         level = logging.INFO if exit_code == os.EX_OK else logging.WARNING
         log.log(level, "%s: %s after %.1f s", self.name, _how_it_ended(exit_code), lived_seconds)
         return exit_code
@@ -190,9 +190,9 @@ class Launcher:
         self._looked_at = time.monotonic()
         for child in children:
             self._kill_if_frozen(child)
-            if child.tend() != os.EX_CONFIG or not child.has_given_up:
+            if child.tend() is None or not child.has_given_up:
                 continue
-            if child in self.engines and not all(engine.has_given_up for engine in self.engines):
+            if not all(engine.has_given_up for engine in self.engines):
                 # what is configured is the same for all: where another can run, this one's device is to blame
                 log.error("%s cannot run as configured (it says why above); the others go on", child.name)
                 continue

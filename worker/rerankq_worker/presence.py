@@ -68,7 +68,7 @@ class Presence(bootsteps.StartStopStep):
         try:
             self._heartbeats.tell(self._status(parent))
         except AuthenticationError as error:
-            logger.critical("%s", redis_health.refused("RERANKQ_BROKER_URL", error))
+            logger.critical("%s", redis_health.refused("RERANKQ_BROKER_URL"))
             raise SystemExit(os.EX_CONFIG) from error
         except RedisError as error:
             self._note_silence(error)

@@ -24,13 +24,11 @@ def trouble(settings: WorkerSettings) -> Iterator[str]:
             with redis_client(url, ANSWERS_WITHIN_SECONDS) as client:
                 client.ping()
         except AuthenticationError as error:
-            raise InvalidSettings(refused(setting, error)) from error
+            raise InvalidSettings(refused(setting)) from error
         except (RedisError, OSError) as error:
             yield f"the Redis of {setting} does not answer ({type(error).__name__})"
 
 
-def refused(setting: str, error: AuthenticationError) -> str:
+def refused(setting: str) -> str:
     """What to tell of a wrong password."""
-    return (
-        f"Redis refuses the user or password of {setting} ({str(error).partition(' ')[0]}); set the right one"
-    )
+    return f"Redis refuses the user or password of {setting}; set the right one"
