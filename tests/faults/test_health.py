@@ -56,6 +56,15 @@ def test_a_wrong_password_is_one_line_and_no_health(service: Service) -> None:
     assert "wrong@" not in refused.stderr
 
 
+def test_a_database_that_is_not_there_is_one_line_and_no_health(service: Service) -> None:
+    refused = asked(service, RERANKQ_BROKER_URL=service.redis.url.removesuffix("/0") + "/999")
+
+    assert refused.returncode == os.EX_CONFIG
+    assert refused.stderr == (
+        "rerankq-worker: RERANKQ_BROKER_URL: its Redis has no database of that number; most have 0 to 15\n"
+    )
+
+
 def test_a_wrong_password_at_the_start_ends_the_launcher_in_one_line(service: Service) -> None:
     variables = {
         "RERANKQ_BROKER_URL": service.redis.url.replace("redis://", "redis://nobody:wrong@"),

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from redis.exceptions import AuthenticationError, RedisError
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from rerankq.contract.errors import InvalidSettings
 from rerankq.contract.stores import redis_client
@@ -15,7 +15,7 @@ def trouble(settings: WorkerSettings) -> Iterator[str]:
     """One line for each Redis that does not serve.
 
     Raises:
-        InvalidSettings: one refuses its user or password.
+        InvalidSettings: one refuses its user or password, or has no such database.
     """
     asked = {settings.broker_url.get_secret_value(): "RERANKQ_BROKER_URL"}
     asked.setdefault(settings.effective_result_url, "RERANKQ_RESULT_URL")
@@ -26,6 +26,10 @@ def trouble(settings: WorkerSettings) -> Iterator[str]:
         except AuthenticationError as error:
             raise InvalidSettings(refused(setting)) from error
         except (RedisError, OSError) as error:
+            if isinstance(error, ResponseError) and "DB index" in str(error):
+                raise InvalidSettings(
+                    f"{setting}: its Redis has no database of that number; most have 0 to 15"
+                ) from error
             yield f"the Redis of {setting} does not answer ({type(error).__name__})"
 
 
