@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 LOOK_PERIOD_SECONDS = 2.0  # of all workers together
 LOOK_FOR_AT_MOST = 500
-ENDING_SECONDS = 0.5  # of a look, 60 jobs or so; the main process that ends them also renews leases
+ENDING_SECONDS = 0.5  # of a look, 80 jobs or so; the main process that ends them also renews leases
 ENDING_SECONDS_WHEN_IDLE = 1.5
 
 logger = logging.getLogger(__name__)
