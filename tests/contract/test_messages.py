@@ -36,6 +36,13 @@ class Column:
         return self._values
 
 
+class ChunkedColumn:
+    """A column of Arrow's tables."""
+
+    def to_pylist(self) -> list[Any]:
+        return ["a", "b"]
+
+
 BAD = {
     "empty query": ({"query": "  "}, "query: expected a query, got an empty string"),
     "no query": ({"query": None}, "query: expected a valid string"),
@@ -128,6 +135,7 @@ def test_bad_input_is_refused_by_name(change: dict[str, Any], message: str) -> N
         np.array(["a", "b"], dtype=object),
         [np.str_("a"), np.str_("b")],
         Column(["a", "b"]),
+        ChunkedColumn(),
         deque(["a", "b"]),
         (text for text in "ab"),
         UserList(["a", "b"]),

@@ -195,6 +195,33 @@ def test_a_configuration_error_of_a_child_stops_everything_with_its_message(star
     assert "Traceback" not in told
 
 
+TWO_ENGINES = """
+from tests.process.stub_launcher import Launcher, stub, sys
+from pathlib import Path
+engines = [stub("refused", code="raise SystemExit(78)"), stub("other", "SIGTERM")]
+for engine in engines:
+    engine.status_file = Path(f"{engine.name} has no status")
+launcher = Launcher(engines, [], drain_seconds=1, stuck_after_seconds=60, load_timeout_seconds=60)
+sys.exit(launcher.run())
+"""
+
+
+def test_of_two_engines_the_one_that_can_run_goes_on_alone(start: Start) -> None:
+    launcher = start("-c", TWO_ENGINES)
+    assert launcher.stdout is not None
+    awaited = {"other up", "refused cannot run as configured (it says why above); the others go on"}
+    for line in launcher.stdout:
+        awaited.discard(line.rstrip())
+        if not awaited:
+            break
+
+    launcher.terminate()
+    told, _ = launcher.communicate(timeout=PATIENCE_SECONDS)
+
+    assert (awaited, launcher.returncode) == (set(), 0)
+    assert told.endswith("other SIGTERM\nother ended\n")
+
+
 def test_what_has_served_is_started_anew_until_it_is_configured_rightly_again(
     start: Start, tmp_path: Path
 ) -> None:

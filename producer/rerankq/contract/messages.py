@@ -80,10 +80,11 @@ def ordered(documents: Any) -> list[Any]:
         ValueError: they are one text, or have no order that an index could mean.
     """
     listed: Any = documents
-    if hasattr(documents, "tolist"):  # of numpy, pandas, polars, Arrow: no iteration would give plain strings
-        listed = documents.tolist()
-    elif hasattr(documents, "to_list"):
-        listed = documents.to_list()
+    # of numpy, of pandas and polars, of Arrow: iterating would give no plain strings
+    for name in ("tolist", "to_list", "to_pylist"):
+        if hasattr(documents, name):
+            listed = getattr(documents, name)()
+            break
     if isinstance(listed, str | bytes | bytearray):
         raise ValueError("expected a list of strings, got one string")
     if not isinstance(listed, Sequence | Iterator):
