@@ -26,7 +26,7 @@ up: $(VENV)/installed-demo ## the same service kept running until Ctrl-C
 	@$(BIN)/rerankq up $(ARGS)
 
 test: check ## the checks, then the whole suite against a real Redis
-	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(VENV)/installed-dev ## ruff, pyright, the import rules; the document checks are in tests/house
 	$(BIN)/ruff check

@@ -19,6 +19,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Faults first: they wait for real time, in which others compute; at the end they would wait alone."""
+    items.sort(key=lambda item: not item.path.is_relative_to(REPOSITORY / "tests" / "faults"))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real rerank jobs and fixtures, kept beside the checkout; skips where they are absent."""
