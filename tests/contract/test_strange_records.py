@@ -34,11 +34,11 @@ def store(redis: "Redis") -> JobStore:
 
 def test_a_record_of_another_type_is_no_record(server: RedisServer, redis: "Redis") -> None:
     redis.set(keys.job("j"), "a string")
-    redis.lpush(keys.cancel("j"), "a list")
     with RerankClient(server.url) as client:
         assert client.status("j").state == "unknown"
         with pytest.raises(JobUnknown):
             client.job("j").result(timeout=1)
+        redis.lpush(keys.cancel("j"), "a list")
         assert client.submit("q", ["a"], job_id="j").status().state == "queued"
 
 

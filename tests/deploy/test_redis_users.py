@@ -119,7 +119,7 @@ def test_keda_counts_a_lane_as_a_producer(guarded: GuardedRedis) -> None:
 def test_a_worker_that_dies_is_stood_in_for(
     service: Service, guarded: GuardedRedis, producer: RerankClient
 ) -> None:
-    job = producer.submit("q", ["word"] * 1_500, lane="bulk")
+    job = producer.submit("q", [f"word {number}" for number in range(1_500)], lane="bulk")
     service.wait_until(lambda: job.status().state == "running")
 
     service.kill(service.celery_worker("bulk"))
