@@ -4,6 +4,7 @@ As an output such a file cannot be appended to, and is unreadable until it is cl
 are gathered while the run goes on and turned into the file when it is complete.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from itertools import islice
@@ -22,7 +23,7 @@ ROWS_PER_GROUP = 10_000
 _OURS = ("id", "row", "results", "complete")
 
 
-class _Columns:
+class _Columns(ABC):
     """Columns `query`, `documents` (a list of strings or of structs), `id`; further ones are carried through."""
 
     def __init__(self, given: Given) -> None:
@@ -54,9 +55,11 @@ class _Columns:
 
     def further_columns(self) -> None:
         """Not known beforehand."""
+        return
 
+    @abstractmethod
     def _batches(self) -> Iterator[Any]:
-        raise NotImplementedError
+        """The record batches, some hundred rows each."""
 
 
 class ParquetReader(_Columns):
