@@ -116,6 +116,15 @@ def test_a_pipe_takes_rows_and_gives_answers_and_nothing_else(
     assert "by-length@1" in complaints
 
 
+def test_a_run_that_read_a_pipe_is_not_said_to_go_on(command: Any, tmp_path: Path) -> None:
+    process = command("-", tmp_path / "out.jsonl", stdin=subprocess.PIPE)
+    _, complaints = process.communicate('{"query": "q", "documents": ["a"]}', timeout=60)
+
+    assert process.returncode == UNAVAILABLE
+    assert "To go on" not in complaints
+    assert "a pipe is read once: --restart begins anew" in complaints
+
+
 def test_a_reader_that_leaves_ends_the_run_without_a_traceback(
     command: Any, redis_server: RedisServer, tmp_path: Path
 ) -> None:

@@ -317,7 +317,11 @@ def _write_json(fields: dict[str, Any], path: Path | None) -> None:
 def _end(code: int, reason: str, task: "Task") -> typer.Exit:
     """Say why the run ended before its time, and how it is taken up again."""
     print(reason, file=sys.stderr)
-    if code != WRONG_INPUT and task.output != STANDARD_STREAM:
+    if code == WRONG_INPUT or task.output == STANDARD_STREAM:
+        return typer.Exit(code)
+    if not Path(task.input).is_file():
+        print("What is done is safe, but a pipe is read once: --restart begins anew.", file=sys.stderr)
+    else:
         again = [word for word in sys.argv[1:] if word not in ("--restart", "--overwrite")]
         print(f"What is done is safe. To go on: {shlex.join(['rerankq', *again])}", file=sys.stderr)
     return typer.Exit(code)
