@@ -356,7 +356,10 @@ def test_a_csv_is_read_strictly_and_its_line_is_named(tmp_path: Path, content: s
 def test_lines_that_make_no_request_together_are_an_error(tmp_path: Path, lines_: str, reason: str) -> None:
     (tmp_path / "in.csv").write_text(f"query_id,query,text\n{lines_}")
 
-    assert reason in str(understood(tmp_path / "in.csv")[0].error)
+    [row] = understood(tmp_path / "in.csv")
+
+    assert reason in str(row.error)
+    assert [document["text"] for document in row.source["documents"]] == list("ab")[: lines_.count("\n")]
 
 
 ENCODED: dict[str, tuple[bytes, dict[str, Any]]] = {

@@ -6,23 +6,19 @@ CSV is read strictly, quotes and all; in TSV, as this field writes it, a quote i
 import csv
 import io
 from collections.abc import Iterator
-from itertools import groupby
 from typing import Any
 
 from rerankq.bulk.formats.json_lines import line_of
+from rerankq.bulk.formats.long_form import COLUMNS_KEY, Line, LongForm
 from rerankq.bulk.formats.names import Layout
-from rerankq.bulk.formats.on_disk import SeenIds
 from rerankq.bulk.formats.source import Given, Source
-from rerankq.bulk.rows import Entry, Row, beside, broken_row, document_key, place_of, text_at
+from rerankq.bulk.rows import Entry, Row, beside, document_key, place_of, text_at
 from rerankq.contract.errors import InvalidRequest
 from rerankq.contract.messages import RankedDocument, Ranking
 
 LONGEST_FIELD = 100_000_000  # characters; an unclosed quote must not read a whole file into memory
 EXTRA_COLUMN = "extra"  # what a row that is no table carries besides its request, as JSON
-COLUMNS_KEY = "columns"  # where a row keeps what its documents' lines carry besides text and id
 _OUR_COLUMNS = ("query_id", "doc_id", "rank", "relevance_score", "logit")
-
-Lines = list[dict[str, str]]
 
 
 class TableReader:
@@ -30,11 +26,11 @@ class TableReader:
 
     def __init__(self, given: Given, *, delimiter: str, is_quoted: bool) -> None:
         self._source = given.source
-        self._names = given.names
+        self._form = LongForm(given.names)
         self._delimiter = given.delimiter or delimiter
         self._is_quoted = is_quoted if given.is_quoted is None else given.is_quoted
 
-    def records(self) -> Iterator[Lines]:
+    def records(self) -> Iterator[list[Line]]:
         """The lines of one query at a time.
 
         Raises:
@@ -44,12 +40,8 @@ class TableReader:
         with (
             self._source.stream() as stream,
             io.TextIOWrapper(stream, encoding="utf-8", newline="") as text,
-            SeenIds() as seen,
         ):
-            for query_id, group in groupby(self._lines(text), key=lambda line: line[self._names.id]):
-                if query_id:
-                    seen.refuse_repeated(query_id, "sort the file by its query id column")
-                yield list(group)
+            yield from self._form.grouped(self._lines(text))
 
     def _lines(self, text: Any) -> Iterator[dict[str, str]]:
         parsed = self._parsed(text)
@@ -83,36 +75,15 @@ class TableReader:
             {"field": "input", "line": number},
         )
 
-    def row(self, record: Lines) -> Row:
+    def row(self, record: list[Line]) -> Row:
         """The request that these lines make together."""
-        names, first = self._names, record[0]
-        if not first[names.id]:
-            return broken_row(dict(first), f"{names.id}: expected an id, got none")
-        if any(line[names.query] != first[names.query] for line in record):
-            return broken_row(
-                dict(first), f"lines of {first[names.id]} differ in {names.query}, expected one query"
-            )
-        documents = [self._document(line) for line in record]
-        fields: dict[str, Any] = {
-            "query": first[names.query],
-            "documents": documents,
-            "id": first[names.id],
-        }
-        further = [self._further(line) for line in record]
-        extra = {COLUMNS_KEY: further} if any(further) else {}
-        size = len(first[names.query] or "") + sum(len(document["text"] or "") for document in documents)
-        return Row(source={**fields, **extra}, extra=extra, size_bytes=size, **fields)
+        return self._form.row(record)
 
     def further_columns(self) -> list[str]:
         """The columns that are carried through."""
         head = io.StringIO((self._source.first_line() or b"").decode(errors="replace"), newline="")
         _, columns = next(self._parsed(head), (1, []))
-        return [name for name in columns if name not in self._own]
-
-    @property
-    def _own(self) -> tuple[str, ...]:
-        names = self._names
-        return (names.id, names.query, names.document_id, names.text)
+        return self._form.further_columns(columns)
 
     def sources(self) -> list[Source]:
         """The one file."""
@@ -122,25 +93,11 @@ class TableReader:
         """By bytes."""
         return self._source.fraction_read()
 
-    def _document(self, line: dict[str, str]) -> dict[str, Any]:
-        document_id = line.get(self._names.document_id)
-        text = line[self._names.text]
-        return {"text": text} if document_id is None else {"text": text, "id": document_id}
-
-    def _further(self, line: dict[str, str]) -> dict[str, str]:
-        return {name: value for name, value in line.items() if name not in self._own}
-
     def _require_columns(self, columns: list[str]) -> None:
         doubled = next((name for name in columns if columns.count(name) > 1), None)
         if doubled is not None:
             raise self._broken(1, f"the column {doubled} stands there twice")
-        for name in (self._names.id, self._names.query, self._names.text):
-            if name not in columns:
-                raise InvalidRequest(
-                    f"expected a column {name}, got {', '.join(columns)}; --id-field, --query-field "
-                    "and --text-field name them",
-                    {"field": name},
-                )
+        self._form.require(columns)
 
 
 class TableWriter:
