@@ -441,6 +441,8 @@ def test_an_input_of_another_shape_stops_at_once_and_says_what_it_has(
 ) -> None:
     given = write(tmp_path / "in.jsonl", [{"question": f"q{n}", "ctxs": ["a"]} for n in range(5000)])
 
-    with pytest.raises(InvalidRequest, match="query: is missing; fields seen: ctxs, question; --query-field"):
+    with pytest.raises(
+        InvalidRequest, match="documents: is missing; fields seen: ctxs, question; --query-field"
+    ):
         run(client, given, tmp_path / "out.jsonl")
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]

@@ -128,6 +128,42 @@ BEIR: dict[str, bytes | Maker] = {
         ]
     ),
 }
+MARCO = [
+    {
+        "query": QUERIES[name],
+        "query_id": name,
+        "passages": {"passage_text": texts, "is_selected": [int(place == 1) for place in range(len(texts))]},
+    }
+    for name, texts in TEXTS.items()
+]
+NODES = [
+    {
+        "id": name,
+        "query": QUERIES[name],
+        "nodes": [
+            {"node": {"id_": f"d{place}", "text": text}, "score": 0.5} for place, text in enumerate(texts)
+        ],
+    }
+    for name, texts in TEXTS.items()
+]
+TOP_1000 = "".join(
+    f"{name}\td{place}\t{QUERIES[name]}\t{text}\n"
+    for name, texts in TEXTS.items()
+    for place, text in enumerate(texts)
+).encode()
+BEST_AT_FRONT: Ranked = [(0, [0, 2, 1]), (1, [0, 1])]
+"""Of training rows, whose positives come first."""
+
+
+def training(positive: str, negative: str) -> list[dict[str, Any]]:
+    """The best text of each query apart from the others."""
+    return [
+        {"query": QUERIES[name], positive: [best], negative: [text for text in texts if text is not best]}
+        for name, texts in TEXTS.items()
+        for best in [texts[1]]
+    ]
+
+
 QRELS = b"query-id\tcorpus-id\tscore\nq0\td1\t1\nq1\td1\t1\n"
 
 SAMPLES: dict[str, Sample] = {
@@ -135,6 +171,25 @@ SAMPLES: dict[str, Sample] = {
     "rerankq bulk dump.jsonl ranked.jsonl.zst": sample({"dump.jsonl": gzip.compress(lines(jobs()))}),
     "rerankq bulk nq.jsonl ranked.jsonl --query-field question --documents-field ctxs --id-field qid --text-field "
     "body": sample({"nq.jsonl": lines(jobs("question", "ctxs", "qid", "body"))}),
+    "rerankq bulk marco.jsonl ranked.jsonl --documents-field passages.passage_text --relevant-field "
+    "passages.is_selected": sample(
+        {"marco.jsonl": lines(MARCO)}, says="1.0000 after, over 2 judged jobs"
+    ),
+    "rerankq bulk nodes.jsonl ranked.jsonl --documents-field nodes --text-field node.text "
+    "--document-id-field node.id_": sample(
+        {"nodes.jsonl": lines(NODES)}
+    ),
+    "rerankq bulk mteb.jsonl ranked.jsonl": sample(
+        {"mteb.jsonl": lines(training("positive", "negative"))},
+        ranked=BEST_AT_FRONT,
+        says="1.0000 after, over 2 judged jobs",
+    ),
+    "rerankq bulk train.jsonl ranked.jsonl": sample(
+        {"train.jsonl": lines(training("pos", "neg"))}, ranked=BEST_AT_FRONT, says="1.0000 after"
+    ),
+    "rerankq bulk lists.jsonl ranked.jsonl --documents-field gold,other --relevant-field gold": sample(
+        {"lists.jsonl": lines(training("gold", "other"))}, ranked=BEST_AT_FRONT, says="1.0000 after"
+    ),
     "rerankq bulk batch.jsonl answers.jsonl": sample({"batch.jsonl": BATCH}),
     "rerankq bulk retrieved.jsonl reranked.jsonl": sample({"retrieved.jsonl": RANK_LLM}),
     "rerankq bulk pairs.csv ranked.csv": sample({"pairs.csv": long_form().encode()}),
@@ -143,6 +198,7 @@ SAMPLES: dict[str, Sample] = {
     ),
     "rerankq bulk pairs.tsv ranked.tsv": sample({"pairs.tsv": long_form("\t").encode()}),
     "rerankq bulk pairs.tsv ranked.tsv --quote": sample({"pairs.tsv": long_form("\t", '"').encode()}),
+    "rerankq bulk top1000.tsv ranked.tsv --columns qid,pid,query,passage": sample({"top1000.tsv": TOP_1000}),
     "rerankq bulk jobs.parquet ranked.parquet": sample({"jobs.parquet": parquet}),
     "rerankq bulk jobs.arrow ranked.jsonl": sample({"jobs.arrow": arrow_file}),
     "rerankq bulk bm25.trec reranked.trec --queries queries.jsonl --corpus corpus.jsonl": sample(BEIR),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from rerankq.bulk.dry_run import estimated_tokens
 from rerankq.bulk.evaluate import Evaluator
-from rerankq.bulk.formats.json_lines import grades
+from rerankq.bulk.formats.fields import grades
 from rerankq.bulk.output.sidecar import with_span
 from rerankq.bulk.output.tally import Tally
 from rerankq.bulk.progress import Meter, in_words
@@ -107,6 +107,7 @@ JUDGEMENTS: dict[str, tuple[Any, dict[str, float] | None]] = {
     "grades as text": ({"a": "1"}, {"a": 1.0}),
     "ids": (["a", 7], {"a": 1.0, "7": 1.0}),
     "JSON text": ('{"a": 1}', {"a": 1.0}),
+    "no finite grade": ({"a": "1e999"}, None),
     "anything else": ("no JSON", None),
 }
 

@@ -8,10 +8,12 @@ from typing import Any
 
 from rerankq.bulk import STANDARD_STREAM
 from rerankq.bulk.formats import Reader, Writer, errors_reader, input_format, output_format
-from rerankq.bulk.formats.names import FieldNames, Layout
+from rerankq.bulk.formats.names import USUAL_NAMES, Layout
 from rerankq.bulk.formats.source import Given, Source, is_same_file
 from rerankq.bulk.output.ledger import gathered_path, written_paths
 from rerankq.contract.errors import InvalidRequest
+
+_FIELDS = ("query", "documents", "id", "text", "document_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,8 @@ class Task:
     delimiter: str | None = None
     """Between the columns of a table, in and out; by format when absent, as is whether quotes enclose fields."""
     is_quoted: bool | None = None
+    columns: Sequence[str] | None = None
+    """Of a table without a header."""
     encoding: str = "utf-8"
     is_ordered: bool = True
     with_documents: bool = False
@@ -73,6 +77,7 @@ class Plan:
             task.skips_missing,
             task.delimiter,
             task.is_quoted,
+            task.columns,
         )
         self._reader = self.read_as.reader(self._given)
         self._refuse_what_cannot_be()
@@ -113,7 +118,7 @@ class Plan:
         return {
             "format": self.read_as.name,
             "output format": self.write_as.name,
-            "fields": ",".join(getattr(names, name) for name in FieldNames.__slots__),
+            "fields": ",".join(_in_one_word(getattr(names, name)[0]) for name in _FIELDS),
             "order": "input" if task.is_ordered else "completion",
             "depth": task.depth,
             **{name: value for name, value in self._further().items() if value is not None},
@@ -128,12 +133,15 @@ class Plan:
         task = self.task
         encoding = None if task.encoding == "utf-8" else task.encoding
         skips_missing = task.skips_missing or None
+        relevant = self._given.names.relevant[0]
         return {
             "judgements": task.qrels,
+            "judgements' field": None if relevant == USUAL_NAMES.relevant[0] else relevant,
             "relevant from grade": None if task.relevant_from == 1 else task.relevant_from,
             "skips missing documents": skips_missing,
             "delimiter": task.delimiter,
             "quotes": task.is_quoted,
+            "columns": None if task.columns is None else ",".join(task.columns),
             "encoding": encoding,
         }
 
@@ -159,6 +167,12 @@ class Plan:
             raise InvalidRequest(
                 f"{self.write_as.name} cannot be written to a pipe; name a file", {"field": "output"}
             )
+        if self.task.columns is not None and self.read_as.name not in ("csv", "tsv"):
+            raise InvalidRequest(
+                f"--columns names those of a CSV or TSV, {self.task.input} is read as {self.read_as.name}; "
+                "--format says otherwise",
+                {"field": "columns"},
+            )
         if self.write_as.name == "rank-llm" != self.read_as.name:
             raise InvalidRequest(
                 "rank-llm lines can only be written from rank-llm lines", {"field": "output-format"}
@@ -167,3 +181,7 @@ class Plan:
             raise InvalidRequest(
                 f"there is no directory {Path(self.task.output).parent}", {"field": "output"}
             )
+
+
+def _in_one_word(name: str) -> str:
+    return f"({name})" if "," in name else name

@@ -54,7 +54,7 @@ def _failed(summary: Summary) -> str:
 
 def _quality(summary: Summary) -> Sequence[tuple[str, str]]:
     if not summary.judged_queries:
-        nothing = f"none of the {summary.rows:,} jobs is in {summary.judgements}, by its id"
+        nothing = f"none of the {summary.rows:,} jobs, by {summary.judgements}"
         return [] if summary.judgements is None else [("judged", nothing)]
     mean = summary.quality
     level = "" if summary.relevant_from == 1 else f", grade {summary.relevant_from} and up"

@@ -9,6 +9,9 @@ from rerankq.contract.messages import RerankRequest
 
 ERROR_KEY = "rerankq_error"  # what a failed row carries beside its own fields; dropped when it is read again
 
+FIELDS_SEEN = "; fields seen: "
+SHOWN_FIELDS = 12
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -58,6 +61,12 @@ def broken_row(
     return Row(
         source=source, line=line, size_bytes=size_bytes, error=InvalidRequest(reason, {"field": "row"})
     )
+
+
+def seen(fields: Mapping[str, Any]) -> str:
+    """The names of the fields that a row has, to be put behind a reason; never what they hold."""
+    names = ", ".join(sorted(map(str, fields))[:SHOWN_FIELDS])
+    return f"{FIELDS_SEEN}{names}" if names else ""
 
 
 def document_key(entry_id: str | None, index: int) -> str:

@@ -64,7 +64,7 @@ class Summary:
     resumed_rows: int
     """Rows that an earlier run had done."""
     judgements: str | None
-    """The file that was named for them."""
+    """The file that was named for them, or the field."""
     relevant_from: int
     judged_queries: int
     quality: dict[str, float]
@@ -295,7 +295,7 @@ class BulkRun:
             seconds=seconds,
             pairs_per_second=(tally.pairs - before.pairs) / seconds if seconds > 0 else 0.0,
             resumed_rows=before.rows,
-            judgements=self._task.qrels,
+            judgements=self._task.qrels or self._task.names.get("relevant"),
             relevant_from=self._task.relevant_from,
             judged_queries=tally.quality.queries,
             quality=tally.quality.means(),

@@ -42,12 +42,42 @@ _Format = Annotated[
         "jsonl, openai-batch, rank-llm, csv, tsv, parquet, arrow or trec; told by IN.", _INPUT, "--format"
     ),
 ]
-_QueryField = Annotated[Text, _option("What the input calls the query.", _INPUT, "--query-field")]
-_DocumentsField = Annotated[Text, _option("What it calls the documents.", _INPUT, "--documents-field")]
+_QueryField = Annotated[
+    Text, _option("What the input calls the query; may be a path, `data.question`.", _INPUT, "--query-field")
+]
+_DocumentsField = Annotated[
+    Text,
+    _option(
+        "What it calls the documents: `passages.passage_text`; `positive,negative` are strung together.",
+        _INPUT,
+        "--documents-field",
+    ),
+]
 _IdField = Annotated[Text, _option("What it calls the id of a job; in CSV `query_id`.", _INPUT, "--id-field")]
-_TextField = Annotated[Text, _option("What it calls the text of a document.", _INPUT, "--text-field")]
+_TextField = Annotated[
+    Text,
+    _option(
+        "What it calls the text of a document: `node.text`; `title,text` are joined.", _INPUT, "--text-field"
+    ),
+]
 _DocumentIdField = Annotated[
     Text, _option("What it calls the id of a document; in CSV `doc_id`.", _INPUT, "--document-id-field")
+]
+_RelevantField = Annotated[
+    Text,
+    _option(
+        "Where a row has its judgements: grades by id, ids, a grade per document, or a field of documents.",
+        _INPUT,
+        "--relevant-field",
+    ),
+]
+_Columns = Annotated[
+    Text,
+    _option(
+        "Names the columns of a CSV or TSV without a header, `qid,pid,query,passage`: its first line is data.",
+        _INPUT,
+        "--columns",
+    ),
 ]
 _Delimiter = Annotated[
     Text, _option("Between the columns of a table; `,` in CSV, a tab in TSV.", _INPUT, "--delimiter")
@@ -120,6 +150,8 @@ def bulk(
     id_field: _IdField = None,
     text_field: _TextField = None,
     document_id_field: _DocumentIdField = None,
+    relevant_field: _RelevantField = None,
+    columns: _Columns = None,
     delimiter: _Delimiter = None,
     quote: _Quote = None,
     encoding: _Encoding = "utf-8",
@@ -175,7 +207,9 @@ def bulk(
             "id": id_field,
             "text": text_field,
             "document_id": document_id_field,
+            "relevant": relevant_field,
         },
+        columns=None if columns is None else [name.strip() for name in columns.split(",")],
         delimiter=None if delimiter is None else _one_character(delimiter),
         is_quoted=quote,
         encoding=encoding,

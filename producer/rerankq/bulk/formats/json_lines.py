@@ -6,10 +6,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from rerankq.bulk.formats.fields import (
+    chosen,
+    document,
+    documents_at,
+    grades,
+    id_at,
+    judgements_at,
+    paths,
+    query_at,
+    refuse_missing,
+    without,
+)
 from rerankq.bulk.formats.names import FieldNames, Layout
 from rerankq.bulk.formats.source import Given, Source
 from rerankq.bulk.rows import ERROR_KEY, Entry, Row, beside, broken_row, place_of, text_at
 from rerankq.contract import wire
+from rerankq.contract.errors import InvalidRequest
 from rerankq.contract.messages import RankedDocument, Ranking
 
 _OUR_KEYS = ("id", "row", "results", "complete")
@@ -221,47 +234,45 @@ def is_rank_llm(line: Mapping[str, Any]) -> bool:
 
 def canonical_row(fields: Mapping[str, Any], names: FieldNames, size_bytes: int) -> Row:
     """A row from an object with query, documents and whatever else."""
-    own = (names.query, names.documents, names.id)
+    given = [chosen(fields, part) for part in (names.query, names.documents, names.id)]
+    parts = {} if given[1] is None else documents_at(fields, given[1])
+    parts = {path: _documents(listed, names) for path, listed in parts.items()}
+    relevant = error = None
+    try:
+        refuse_missing(fields, names)
+        relevant = judgements_at(fields, names.relevant, parts)
+    except InvalidRequest as refused:
+        error = refused
     return Row(
         source=fields,
-        query=fields.get(names.query),
-        documents=_documents(fields.get(names.documents), names),
-        id=fields.get(names.id),
-        extra={name: value for name, value in fields.items() if name not in own},
+        query=query_at(fields, names.query),
+        documents=_strung_together(list(parts.values())),
+        id=id_at(fields, names.id),
+        extra=_further(fields, [path for name in given if name for path in paths(fields, name)]),
         options={name: fields[name] for name in _ROW_OPTIONS if fields.get(name) is not None},
-        relevant=grades(fields.get("relevant")),
+        relevant=relevant,
         size_bytes=size_bytes,
+        error=error,
     )
 
 
-def grades(relevant: Any) -> dict[str, float] | None:
-    """Grades by document id, from `{id: grade}` or a list of the right ones' ids, or either as JSON text; None for
-    anything else. An id without a grade, as columns have it where another row has one, is not judged."""
-    if isinstance(relevant, str):
-        try:
-            relevant = wire.decode(relevant)
-        except ValueError:
-            return None
-    if isinstance(relevant, dict):
-        try:
-            return {str(name): float(grade) for name, grade in relevant.items() if grade is not None}
-        except (TypeError, ValueError):
-            return None
-    if isinstance(relevant, list) and all(isinstance(name, str | int) for name in relevant):
-        return {str(name): 1.0 for name in relevant}
-    return None
+def _strung_together(parts: list[Any]) -> Any:
+    if len(parts) < 2:
+        return parts[0] if parts else None
+    return [one for part in parts for one in (part if isinstance(part, list) else [part])]
+
+
+def _further(fields: Mapping[str, Any], own: list[str]) -> Mapping[str, Any]:
+    """What the row carries besides what lies at its own paths."""
+    for path in own:
+        fields = without(fields, path) or {}
+    return fields
 
 
 def _documents(given: Any, names: FieldNames) -> Any:
     if not isinstance(given, Sequence) or isinstance(given, str):
         return given  # whoever validates says what is wrong with it
-    return [_document(document, names) for document in given]
-
-
-def _document(given: Any, names: FieldNames) -> Any:
-    if not isinstance(given, dict):
-        return given
-    return _named(given.get(names.text), given.get(names.document_id))
+    return [document(one, names) for one in given]
 
 
 def _candidate(given: Any) -> Any:

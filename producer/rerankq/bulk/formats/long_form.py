@@ -1,25 +1,74 @@
 """One line per document, of whatever file: equal neighbours in the query id make one request. Opens nothing."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from rerankq.bulk.formats.names import FieldNames
+from rerankq.bulk.formats.fields import chosen, grades, paths
+from rerankq.bulk.formats.names import USUAL_NAMES, FieldNames, Names
 from rerankq.bulk.formats.on_disk import SeenIds
-from rerankq.bulk.rows import Row, broken_row
+from rerankq.bulk.rows import Row, broken_row, document_key
 from rerankq.contract.errors import InvalidRequest
 
 COLUMNS_KEY = "columns"  # where a row keeps what its documents' lines carry besides text and id
+RELEVANT_KEY = USUAL_NAMES.relevant[0]
+_REQUIRED = ("id", "query", "text")
+_OPTIONS = {
+    "id": "--id-field",
+    "query": "--query-field",
+    "text": "--text-field",
+    "document_id": "--document-id-field",
+    "relevant": "--relevant-field",
+}
 
 Line = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """The columns that make the request."""
+
+    id: str
+    query: Sequence[str]
+    text: Sequence[str]
+    document_id: str | None
+    relevant: str | None
+
+    def document(self, line: Line) -> dict[str, Any]:
+        """What a line says of a document."""
+        text = _joined(line, self.text)
+        name = None if self.document_id is None else line[self.document_id]
+        return {"text": text} if name is None else {"text": text, "id": str(name)}
+
+    def further(self, line: Line) -> dict[str, Any]:
+        """What a line carries besides."""
+        own = (self.id, *self.query, *self.text, self.document_id)
+        return {name: value for name, value in line.items() if name not in own}
+
+    def grades(self, lines: Sequence[Line], documents: list[dict[str, Any]]) -> dict[str, float] | None:
+        """Grades by document, of the lines that have one; None where what stands there is no number."""
+        if self.relevant is None:
+            return {}
+        keys = [document_key(document.get("id"), place) for place, document in enumerate(documents)]
+        given = (line[self.relevant] for line in lines)
+        return grades({key: None if grade == "" else grade for key, grade in zip(keys, given, strict=True)})
 
 
 class LongForm:
     """`query_id, query, doc_id, text` and further columns, which are carried through."""
 
-    def __init__(self, names: FieldNames) -> None:
+    def __init__(self, names: FieldNames, columns: Sequence[str]) -> None:
+        """
+        Raises:
+            InvalidRequest: a column without which there is no request is missing, or one that was asked for.
+        """
         self._names = names
-        self._own = (names.id, names.query, names.document_id, names.text)
+        self._columns = columns
+        found = {part: self._found(part, dict.fromkeys(columns, "")) for part in _OPTIONS}
+        [name], query, text = (found[part] for part in _REQUIRED)
+        document_id, relevant = (next(iter(found[part]), None) for part in ("document_id", "relevant"))
+        self._own = _Own(name, query, text, document_id, relevant)
 
     def grouped(self, lines: Iterable[Line]) -> Iterator[list[Line]]:
         """The lines of one query at a time.
@@ -28,55 +77,62 @@ class LongForm:
             InvalidRequest: a query's lines are not neighbours.
         """
         with SeenIds() as seen:
-            for query_id, group in groupby(lines, key=lambda line: line[self._names.id]):
+            for query_id, group in groupby(lines, key=lambda line: line[self._own.id]):
                 if not _is_missing(query_id):
                     seen.refuse_repeated(str(query_id), "sort the file by its query id column")
                 yield list(group)
 
     def row(self, lines: Sequence[Line]) -> Row:
         """The request that these lines make together."""
-        names, first = self._names, lines[0]
-        fields: dict[str, Any] = {
-            "query": first[names.query],
-            "documents": [self._document(line) for line in lines],
-            "id": first[names.id],
-        }
-        further = [self._further(line) for line in lines]
-        extra = {COLUMNS_KEY: further} if any(further) else {}
+        own = self._own
+        queries = list(dict.fromkeys(_joined(line, own.query) for line in lines))
+        documents = [own.document(line) for line in lines]
+        further = [own.further(line) for line in lines]
+        relevant = own.grades(lines, documents)
+        fields: dict[str, Any] = {"query": queries[0], "documents": documents, "id": lines[0][own.id]}
+        extra: dict[str, Any] = {COLUMNS_KEY: further} if any(further) else {}
+        if relevant:
+            extra[RELEVANT_KEY] = relevant
         if _is_missing(fields["id"]):
-            return broken_row({**fields, **extra}, f"{names.id}: expected an id, got none")
-        queries = list(dict.fromkeys(line[names.query] for line in lines))
+            return broken_row({**fields, **extra}, f"{own.id}: expected an id, got none")
         if len(queries) > 1:
-            reason = f"lines of {fields['id']} differ in {names.query}, expected one query"
+            reason = f"lines of {fields['id']} differ in {','.join(own.query)}, expected one query"
             return broken_row({**fields, "query": queries, **extra}, reason)
-        texts = [fields["query"], *(document["text"] for document in fields["documents"])]
+        if relevant is None and len(self._names.relevant) == 1:
+            return broken_row(
+                {**fields, **extra}, f"{own.relevant}: expected a number in each line, or nothing"
+            )
+        texts = [fields["query"], *(document["text"] for document in documents)]
         size = sum(len(text) for text in texts if isinstance(text, str))
-        return Row(source={**fields, **extra}, extra=extra, size_bytes=size, **fields)
+        return Row(source={**fields, **extra}, extra=extra, size_bytes=size, relevant=relevant, **fields)
 
-    def further_columns(self, columns: Iterable[str]) -> list[str]:
+    def further_columns(self) -> list[str]:
         """Those that are carried through."""
-        return [name for name in columns if name not in self._own]
+        return list(self._own.further(dict.fromkeys(self._columns, "")))
 
-    def require(self, columns: Sequence[str]) -> None:
-        """
-        Raises:
-            InvalidRequest: a column without which there is no request is missing.
-        """
-        for name in (self._names.id, self._names.query, self._names.text):
-            if name not in columns:
-                raise InvalidRequest(
-                    f"expected a column {name}, got {', '.join(columns)}; --id-field, --query-field "
-                    "and --text-field name them",
-                    {"field": name},
-                )
+    def _found(self, part: str, columns: dict[str, str]) -> list[str]:
+        """What a part of the request is called in these columns; nothing where it is not there and need not be."""
+        names: Names = getattr(self._names, part)
+        found = chosen(columns, names)
+        is_asked_for = part in _REQUIRED or len(names) == 1
+        if found is None and not is_asked_for:
+            return []
+        named = paths(columns, found or names[0])
+        missing = next((name for name in named if name not in columns), None)
+        if missing is not None:
+            raise InvalidRequest(
+                f"expected a column {missing}, got {', '.join(columns)}; {_OPTIONS[part]} names it, "
+                "--columns names all of a table without a header",
+                {"field": part},
+            )
+        return named
 
-    def _document(self, line: Line) -> dict[str, Any]:
-        document_id = line.get(self._names.document_id)
-        text = line[self._names.text]
-        return {"text": text} if document_id is None else {"text": text, "id": str(document_id)}
 
-    def _further(self, line: Line) -> dict[str, Any]:
-        return {name: value for name, value in line.items() if name not in self._own}
+def _joined(line: Line, columns: Sequence[str]) -> Any:
+    """What stands in these columns, joined by blanks, empty ones left out."""
+    if len(columns) == 1:
+        return line[columns[0]]
+    return " ".join(str(line[name]) for name in columns if line[name] not in (None, ""))
 
 
 def _is_missing(query_id: Any) -> bool:

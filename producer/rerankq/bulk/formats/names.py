@@ -9,25 +9,39 @@ Compression = Literal["gz", "zst"]
 _COMPRESSED: Mapping[str, Compression] = {".gz": "gz", ".zst": "zst"}
 
 
+Names = Sequence[str]
+"""What a field may be called: the first that is there is taken. A single one was named by the caller."""
+
+
 @dataclass(frozen=True, slots=True)
 class FieldNames:
-    """What the input calls its fields."""
+    """What the input calls its fields, each by its usual name first. Paths, as `formats.fields` reads them."""
 
-    query: str = "query"
-    documents: str = "documents"
-    id: str = "id"
+    query: Names = ("query", "query_text", "question", "anchor", "text_1", "queries")
+    documents: Names = (
+        *("documents", "positive,negative", "pos,neg"),
+        *("passages", "texts", "candidates", "text_2"),
+    )
+    id: Names = ("id", "query_id", "qid", "_id")
     """In CSV and TSV the column whose equal neighbours make one request."""
-    text: str = "text"
-    document_id: str = "id"
+    text: Names = (
+        *("text", "passage", "document", "contents", "content"),
+        *("segment", "body", "passage_text"),
+    )
+    document_id: Names = ("id", "_id", "doc_id", "pid", "docid", "passage_id", "document_id")
     """Of a document that is an object; in CSV and TSV the column."""
+    relevant: Names = ("relevant", "positive", "pos")
+    """Where the judgements are; the further ones only where the documents come from them."""
 
     def renamed(self, given: Mapping[str, str | None]) -> Self:
         """These names, some of them as the caller has them."""
-        return replace(self, **{name: new for name, new in given.items() if new is not None})
+        return replace(self, **{name: (new,) for name, new in given.items() if new is not None})
 
 
 USUAL_NAMES = FieldNames()
-TABLE_NAMES = FieldNames(id="query_id", document_id="doc_id")
+TABLE_NAMES = FieldNames(
+    id=("query_id", "qid"), document_id=("doc_id", "pid", "docid", "passage_id", "document_id")
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import io
 import os
 import sys
 import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,6 +173,8 @@ class Given:
     """Between the columns of a table; the format's own when absent."""
     is_quoted: bool | None = None
     """Whether quotes enclose a table's fields; as the format has it when absent."""
+    columns: Sequence[str] | None = None
+    """Of a table without a header."""
 
 
 class _Rewound(io.RawIOBase):

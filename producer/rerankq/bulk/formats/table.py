@@ -5,7 +5,7 @@ CSV is read strictly, quotes and all; in TSV, as this field writes it, a quote i
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rerankq.bulk.formats.json_lines import line_of
@@ -26,7 +26,8 @@ class TableReader:
 
     def __init__(self, given: Given, *, delimiter: str, is_quoted: bool) -> None:
         self._source = given.source
-        self._form = LongForm(given.names)
+        self._names = given.names
+        self._columns = given.columns
         self._delimiter = given.delimiter or delimiter
         self._is_quoted = is_quoted if given.is_quoted is None else given.is_quoted
 
@@ -41,12 +42,14 @@ class TableReader:
             self._source.stream() as stream,
             io.TextIOWrapper(stream, encoding="utf-8", newline="") as text,
         ):
-            yield from self._form.grouped(self._lines(text))
+            parsed = self._parsed(text)
+            columns = self._columns or next(parsed, (1, []))[1]
+            self._form = self._form_of(columns)
+            yield from self._form.grouped(self._lines(parsed, columns))
 
-    def _lines(self, text: Any) -> Iterator[dict[str, str]]:
-        parsed = self._parsed(text)
-        _, columns = next(parsed, (1, []))
-        self._require_columns(columns)
+    def _lines(
+        self, parsed: Iterator[tuple[int, list[str]]], columns: Sequence[str]
+    ) -> Iterator[dict[str, str]]:
         for number, values in parsed:
             if len(values) != len(columns):
                 raise self._broken(number, f"expected {len(columns)} columns, got {len(values)}")
@@ -82,8 +85,7 @@ class TableReader:
     def further_columns(self) -> list[str]:
         """The columns that are carried through."""
         head = io.StringIO((self._source.first_line() or b"").decode(errors="replace"), newline="")
-        _, columns = next(self._parsed(head), (1, []))
-        return self._form.further_columns(columns)
+        return self._form_of(self._columns or next(self._parsed(head), (1, []))[1]).further_columns()
 
     def sources(self) -> list[Source]:
         """The one file."""
@@ -93,11 +95,11 @@ class TableReader:
         """By bytes."""
         return self._source.fraction_read()
 
-    def _require_columns(self, columns: list[str]) -> None:
+    def _form_of(self, columns: Sequence[str]) -> LongForm:
         doubled = next((name for name in columns if columns.count(name) > 1), None)
         if doubled is not None:
             raise self._broken(1, f"the column {doubled} stands there twice")
-        self._form.require(columns)
+        return LongForm(self._names, columns)
 
 
 class TableWriter:

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from rerankq.bulk.rows import Entry, Row, broken_row
+from rerankq.bulk.rows import FIELDS_SEEN, Entry, Row, broken_row, seen
 from rerankq.bulk.sending.flight import Answer, Flight, Landed
 from rerankq.bulk.sending.packing import Pack, PackSize, cut
 from rerankq.client import RerankClient
@@ -16,7 +16,6 @@ from rerankq.contract.messages import RerankRequest, ordered
 NEWS_SECONDS = 0.25  # how long one wait for answers may keep progress from being shown
 WINDOW_BYTES = 32_000_000
 ALIKE_ROWS = 100
-SHOWN_FIELDS = 12
 _DIGITS = re.compile(r"\d+")  # places and columns differ where the reason does not
 _ROW_OPTIONS = tuple(
     name for name in RerankRequest.model_fields if name not in ("query", "documents", "lane")
@@ -75,17 +74,21 @@ def of_some_use(entries: Iterable[Entry], path: str) -> Iterator[Entry]:
     reasons: set[str] = set()
     for count, entry in enumerate(entries, start=1):
         if count <= ALIKE_ROWS:
-            reasons.add("" if entry.error is None else _DIGITS.sub("#", entry.error.message))
+            reasons.add("" if entry.error is None else _DIGITS.sub("#", _reason(entry.error)))
             if count == ALIKE_ROWS and len(reasons) == 1 and entry.error is not None:
                 raise _wrong_shape(path, entry, entry.error)
         yield entry
 
 
+def _reason(error: RerankError) -> str:
+    """Without the fields of its own row."""
+    return error.message.partition(FIELDS_SEEN)[0]
+
+
 def _wrong_shape(path: str, entry: Entry, error: RerankError) -> InvalidRequest:
-    seen = ", ".join(sorted(map(str, entry.row.source))[:SHOWN_FIELDS])
-    fields = f"; fields seen: {seen}" if seen else ""
+    reason = f"{_reason(error)}{seen(entry.row.source)}"
     return InvalidRequest(
-        f"the first {ALIKE_ROWS} rows of {path} all fail alike: {error.message}{fields}; --query-field, "
+        f"the first {ALIKE_ROWS} rows of {path} all fail alike: {reason}; --query-field, "
         "--documents-field, --id-field and --text-field say what a field is called, --format how it is read",
         {"field": "input"},
     )
