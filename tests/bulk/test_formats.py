@@ -11,6 +11,7 @@ import pytest
 from rerankq import InvalidRequest, RerankClient
 from rerankq.bulk import Task
 from rerankq.bulk.formats import FORMATS, input_format, output_format
+from rerankq.bulk.formats.source import Source
 from rerankq.bulk.plan import Plan
 from rerankq.bulk.rows import Row
 from rerankq.contract import wire
@@ -277,9 +278,10 @@ class TestOutputs:
         assert [wire.decode(line)["row"] for line in got.splitlines()] == [0, 1]
 
 
-def test_the_format_is_told_by_extension_then_by_the_first_line() -> None:
+def test_the_format_is_told_by_extension_then_by_the_first_line(tmp_path: Path) -> None:
     def told(path: str, line: dict[str, Any] | None = None, asked: str | None = None) -> str:
-        return input_format(path, lambda: wire.encode(line), asked).name
+        write(tmp_path / path, [line])
+        return input_format(Source(str(tmp_path / path)), asked).name
 
     assert told("a.csv") == "csv"
     assert told("a.jsonl", BATCH[0]) == "openai-batch"

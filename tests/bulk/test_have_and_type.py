@@ -86,6 +86,12 @@ def long_form(delimiter: str = ",", quote: str = "") -> str:
     return "".join(delimiter.join(f"{quote}{field}{quote}" for field in line) + "\n" for line in table)
 
 
+def parts(table: str) -> tuple[str, str]:
+    """Two tables of one, a query's lines in both."""
+    header, *rest = table.splitlines(keepends=True)
+    return "".join([header, *rest[:2]]), "".join([header, *rest[2:]])
+
+
 def parquet(path: Path) -> None:
     arrow = pytest.importorskip("pyarrow")
     pytest.importorskip("pyarrow.parquet").write_table(arrow.Table.from_pylist(jobs()), path)
@@ -202,6 +208,12 @@ SAMPLES: dict[str, Sample] = {
     "rerankq bulk jobs.parquet ranked.parquet": sample({"jobs.parquet": parquet}),
     "rerankq bulk jobs.arrow ranked.jsonl": sample({"jobs.arrow": arrow_file}),
     "rerankq bulk bm25.trec reranked.trec --queries queries.jsonl --corpus corpus.jsonl": sample(BEIR),
+    "rerankq bulk shards ranked.jsonl": sample(
+        {"shards/part-2.jsonl": lines(jobs()[:1]), "shards/part-10.jsonl.gz": gzip.compress(lines(jobs()[1:]))}
+    ),
+    "rerankq bulk 'part-*.csv' ranked.csv": sample(
+        {f"part-{number}.csv": part.encode() for number, part in zip((2, 10), parts(long_form()), strict=True)}
+    ),
     "gunzip -c jobs.gz | rerankq bulk - - > ranked.jsonl": sample({"jobs.gz": gzip.compress(lines(jobs()))}),
     "rerankq bulk jobs.jsonl ranked.csv": sample({"jobs.jsonl": lines(jobs())}),
     "rerankq bulk jobs.jsonl ranked.parquet": sample({"jobs.jsonl": lines(jobs())}),

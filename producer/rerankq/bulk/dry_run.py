@@ -67,7 +67,7 @@ def dry_run(task: Task, client: RerankClient, pairs_per_second: float) -> Findin
     plan = Plan(task)
     reader = plan.reader()
     findings = Findings(format=plan.read_as.name, pairs_per_second=pairs_per_second)
-    for position, record in enumerate(readable(reader, task.input)):
+    for position, record in enumerate(readable(reader)):
         findings.count(validated(position, reader.row(record), client, _known(task.options)))
     findings.estimated_seconds = findings.pairs / pairs_per_second
     return findings

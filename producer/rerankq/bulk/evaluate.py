@@ -72,26 +72,27 @@ def read_qrels(path: str) -> dict[str, dict[str, float]]:
         InvalidRequest: a line is neither.
     """
     qrels: dict[str, dict[str, float]] = {}
-    for number, line in enumerate(Source(path).lines(), start=1):
+    source = Source(path)
+    for line in source.lines():
         columns = line.decode(errors="replace").split()
-        if number == 1 and columns[-1] == "score":
+        if source.line == 1 and columns[-1] == "score":
             continue
         if len(columns) not in (_BEIR_COLUMNS, _TREC_COLUMNS):
             raise InvalidRequest(
-                f"line {number} of {path}: expected `query-id corpus-id score` or `qid 0 docid grade`, "
-                f"got {len(columns)} columns",
-                {"field": "qrels", "line": number},
+                f"line {source.line} of {source.at.path}: expected `query-id corpus-id score` or "
+                f"`qid 0 docid grade`, got {len(columns)} columns",
+                {"field": "qrels", "line": source.line},
             )
-        qrels.setdefault(columns[0], {})[columns[-2]] = _grade(columns[-1], number, path)
+        qrels.setdefault(columns[0], {})[columns[-2]] = _grade(columns[-1], source)
     return qrels
 
 
-def _grade(text: str, number: int, path: str) -> float:
+def _grade(text: str, source: Source) -> float:
     try:
         return float(text)
     except ValueError:
         raise InvalidRequest(
-            f"line {number} of {path}: expected a number as grade", {"line": number}
+            f"line {source.line} of {source.at.path}: expected a number as grade", {"line": source.line}
         ) from None
 
 

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
 from rerankq.bulk import STANDARD_STREAM
 from rerankq.bulk.formats import Reader, Writer, errors_reader, input_format, output_format
 from rerankq.bulk.formats.names import USUAL_NAMES, Layout
-from rerankq.bulk.formats.source import Given, Source, is_same_file
+from rerankq.bulk.formats.shards import files_of
+from rerankq.bulk.formats.source import Given, Identity, Source, is_same_file
 from rerankq.bulk.output.ledger import gathered_path, written_paths
 from rerankq.contract.errors import InvalidRequest
 
@@ -66,7 +67,7 @@ class Plan:
         self.task = task
         self._refuse_reading_what_is_written()
         self.source = Source(task.input, task.encoding)
-        self.read_as = input_format(task.input, self.source.first_line, task.format)
+        self.read_as = input_format(self.source, task.format)
         self.write_as = output_format(task.output, self.read_as, task.output_format)
         self._given = Given(
             self.source,
@@ -85,6 +86,11 @@ class Plan:
     def reader(self) -> Reader:
         """The input's reader."""
         return self._reader
+
+    def identities(self, *, is_whole: bool = False) -> list[Identity]:
+        """Of every file that is read."""
+        sources = self._reader.sources()
+        return [one for source in sources for one in source.identities(is_whole=is_whole)]
 
     def retry_reader(self, path: Path) -> Reader:
         """A reader of an errors file."""
@@ -155,7 +161,7 @@ class Plan:
         written = [Path(path) for path in self.task.also_written if path != STANDARD_STREAM]
         if self.task.output != STANDARD_STREAM:
             written += written_paths(out)
-        for read, path in product(self.task.read_paths, written):
+        for read, path in product(chain.from_iterable(map(files_of, self.task.read_paths)), written):
             if is_same_file(read, path):
                 raise InvalidRequest(
                     f"{read} is to be read and would be written as {path}; name another OUT",

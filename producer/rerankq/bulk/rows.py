@@ -34,6 +34,8 @@ class Row:
     size_bytes: int = 0
     first_position: int | None = None
     """Its place in the first input, where it comes from an errors file."""
+    place: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """File and line, where the input is of several files."""
     error: InvalidRequest | None = None
     """Why it is no row at all."""
 

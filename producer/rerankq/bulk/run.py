@@ -10,7 +10,7 @@ from typing import Any
 
 from rerankq.bulk.evaluate import Evaluator, can_evaluate, read_qrels
 from rerankq.bulk.formats import Reader
-from rerankq.bulk.formats.source import READ_ERRORS
+from rerankq.bulk.formats.source import READ_ERRORS, unreadable
 from rerankq.bulk.output import sidecar as state
 from rerankq.bulk.output.ledger import (
     FileLedger,
@@ -139,8 +139,7 @@ class BulkRun:
         """The state to resume, checked against input and settings."""
         earlier = state.load(out)
         if earlier is not None:
-            inputs = [source.identity() for source in self._plan.reader().sources()]
-            state.refuse_changed(earlier, self._plan.settings(), inputs)
+            state.refuse_changed(earlier, self._plan.settings(), self._plan.identities())
         return earlier
 
     def _begin_or_go_on(self, out: Path, earlier: Sidecar | None) -> Sidecar:
@@ -152,7 +151,7 @@ class BulkRun:
                 model=model,
                 settings=self._plan.settings(),
                 pack_pairs=self._task.pack_pairs or _pack_pairs(workers),
-                inputs=[source.identity(is_whole=True) for source in self._plan.reader().sources()],
+                inputs=self._plan.identities(is_whole=True),
             )
         state.refuse_other_model(earlier, model)
         if self._task.pack_pairs not in (None, earlier.pack_pairs):
@@ -235,9 +234,11 @@ class BulkRun:
         Args:
             first_free: of an errors file, the place of its first row, should the row not tell its own.
         """
-        records = islice(readable(reader, self._task.input), start, None)
+        records = islice(readable(reader), start, None)
         for position, record in enumerate(records, start=start):
             row = reader.row(record)
+            if row.line is not None and self._plan.source.place:
+                row = replace(row, place=self._plan.source.place)
             if first_free is not None and row.first_position is None:
                 row = replace(row, first_position=first_free + position)
             yield validated(position, row, self._client, self._task.options)
@@ -377,7 +378,7 @@ def _of_one_model(landed: Iterator[Landed], flight: Flight, model: ModelInfo) ->
         yield one
 
 
-def readable(reader: Reader, path: str) -> Iterator[Any]:
+def readable(reader: Reader) -> Iterator[Any]:
     """The records; what ends them before their time is told as one of our errors."""
     count = 0
     try:
@@ -387,9 +388,7 @@ def readable(reader: Reader, path: str) -> Iterator[Any]:
     except RerankError:
         raise
     except (*READ_ERRORS, csv.Error) as error:
-        raise InvalidRequest(
-            f"{path} cannot be read after {count:,} rows: {type(error).__name__}: {error}", {"field": "input"}
-        ) from error
+        raise unreadable(reader.sources()[0].at.path, error, count) from error
 
 
 def _pack_pairs(workers: list[WorkerStatus]) -> int:

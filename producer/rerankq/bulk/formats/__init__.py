@@ -19,7 +19,7 @@ from rerankq.bulk.formats.names import (
     Layout,
     extension_of,
 )
-from rerankq.bulk.formats.source import Given, Source
+from rerankq.bulk.formats.source import Given, Part, Source
 from rerankq.bulk.rows import Entry, Row
 from rerankq.contract import wire
 from rerankq.contract.errors import InvalidRequest
@@ -116,21 +116,23 @@ FORMATS: Mapping[str, Format] = {
 }  # fmt: skip
 
 
-def input_format(path: str, first_line: Callable[[], bytes | None], asked: str | None) -> Format:
+def input_format(source: Source, asked: str | None) -> Format:
     """The format to read in: as asked, else by extension, JSON lines told apart by the first one.
 
     Raises:
-        InvalidRequest: neither tells.
+        InvalidRequest: neither tells, or there are files of several formats.
     """
     if asked is not None:
         return known_format(asked)
-    told = _JSONL if path == STANDARD_STREAM else _by_extension(path)
-    if told is None:
+    told = {_of_part(part): part.path for part in reversed(source.parts)}
+    if len(told) > 1:
         raise InvalidRequest(
-            f"the format of {path} cannot be told from its extension; name it with --format ({', '.join(FORMATS)})",
-            {"field": "format"},
+            f"{source.path} has files of several formats, as {' and '.join(sorted(told.values())[:2])}; "
+            "name those of one by a glob, as 'part-*.jsonl'",
+            {"field": "input"},
         )
-    return _dialect(first_line()) if told is _JSONL else told
+    [format_] = told
+    return _dialect(source.first_line()) if format_ is _JSONL else format_
 
 
 def output_format(path: str, read_as: Format, asked: str | None) -> Format:
@@ -166,6 +168,17 @@ def errors_reader(read_as: Format, given: Given) -> Reader:
 def _by_extension(path: str) -> Format | None:
     extension = extension_of(path)
     return next((one for one in FORMATS.values() if extension in one.extensions), None)
+
+
+def _of_part(part: Part) -> Format:
+    told = _by_extension(part.path) or (_JSONL if part.is_pipe else None)
+    if told is None:
+        raise InvalidRequest(
+            f"the format of {part.path} cannot be told from its extension; name it with --format "
+            f"({', '.join(FORMATS)})",
+            {"field": "format"},
+        )
+    return told
 
 
 def _dialect(first_line: bytes | None) -> Format:

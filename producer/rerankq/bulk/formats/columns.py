@@ -11,8 +11,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from rerankq.bulk import STANDARD_STREAM
 from rerankq.bulk.formats.json_lines import canonical_row
+from rerankq.bulk.formats.remote import is_remote
 from rerankq.bulk.formats.source import Given, Source
 from rerankq.bulk.rows import Row
 from rerankq.contract import wire
@@ -27,10 +27,10 @@ class _Columns(ABC):
     """Columns `query`, `documents` (a list of strings or of structs), `id`; further ones are carried through."""
 
     def __init__(self, given: Given) -> None:
-        if given.source.path == STANDARD_STREAM:
+        if given.source.is_pipe:
             raise InvalidRequest("Parquet and Arrow cannot come from a pipe; name a file", {"field": "input"})
         self._source, self._names = given.source, given.names
-        self._rows_read = 0
+        self._parts_read = self._rows_read = 0
         self._rows: int | None = None
 
     def records(self) -> Iterator[dict[str, Any]]:
@@ -46,12 +46,14 @@ class _Columns(ABC):
         return canonical_row(fields, self._names, len(wire.encode(fields)))
 
     def sources(self) -> list[Source]:
-        """The one file."""
+        """The one input."""
         return [self._source]
 
     def fraction_read(self) -> float | None:
-        """By rows, where the file says how many there are."""
-        return min(self._rows_read / self._rows, 1.0) if self._rows else None
+        """By rows, where the files say how many there are."""
+        if not self._rows:
+            return None
+        return (self._parts_read + min(self._rows_read / self._rows, 1.0)) / len(self._source.parts)
 
     def further_columns(self) -> None:
         """Not known beforehand."""
@@ -66,19 +68,23 @@ class ParquetReader(_Columns):
     """A Parquet file."""
 
     def _batches(self) -> Iterator[Any]:
-        file = pyarrow("parquet").ParquetFile(self._source.path)
-        self._rows = file.metadata.num_rows
-        yield from file.iter_batches(batch_size=ROWS_PER_BATCH)
+        for part in self._source.in_turn():
+            with part.open() as opened:
+                file = pyarrow("parquet").ParquetFile(opened)
+                self._rows_read, self._rows = 0, file.metadata.num_rows
+                yield from file.iter_batches(batch_size=ROWS_PER_BATCH)
+            self._parts_read += 1
 
 
 class ArrowReader(_Columns):
     """An Arrow file or stream."""
 
     def _batches(self) -> Iterator[Any]:
-        with pyarrow().memory_map(self._source.path) as mapped:
-            for batch in _open_arrow(mapped):
-                for start in range(0, batch.num_rows, ROWS_PER_BATCH):
-                    yield batch.slice(start, ROWS_PER_BATCH)
+        for part in self._source.in_turn():
+            with part.open() if is_remote(part.path) else pyarrow().memory_map(part.path) as opened:
+                for batch in _open_arrow(opened):
+                    for start in range(0, batch.num_rows, ROWS_PER_BATCH):
+                        yield batch.slice(start, ROWS_PER_BATCH)
 
 
 def write_parquet(lines: Path, target: Path) -> None:

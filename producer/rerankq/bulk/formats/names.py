@@ -8,6 +8,8 @@ from typing import Literal, Self
 Compression = Literal["gz", "zst"]
 _COMPRESSED: Mapping[str, Compression] = {".gz": "gz", ".zst": "zst"}
 
+SIDECAR_SUFFIX = ".rerankq.json"
+
 
 Names = Sequence[str]
 """What a field may be called: the first that is there is taken. A single one was named by the caller."""
@@ -57,7 +59,8 @@ class Layout:
 
 def extension_of(path: str) -> str:
     """The extension below any compression: `.jsonl` for `jobs.jsonl.gz`."""
-    suffixes = [suffix.lower() for suffix in Path(path).suffixes]
+    name = path.partition("?")[0] if "://" in path else path
+    suffixes = [suffix.lower() for suffix in Path(name).suffixes]
     if suffixes and suffixes[-1] in _COMPRESSED:
         suffixes.pop()
     return suffixes[-1] if suffixes else ""
@@ -65,4 +68,4 @@ def extension_of(path: str) -> str:
 
 def compression_of(path: str) -> Compression | None:
     """How a path says it is compressed."""
-    return _COMPRESSED.get(Path(path).suffix)
+    return _COMPRESSED.get(Path(path).suffix.lower())

@@ -1,6 +1,6 @@
-"""An input as a stream of bytes that knows how far it is read and whether it is the same as last time.
+"""An input, one file or several, as bytes that know how far they are read and whether they are the same as last time.
 
-Knows compression and standard input; no format.
+Knows compression, encodings and standard input; no format.
 """
 
 import codecs
@@ -11,15 +11,17 @@ import os
 import sys
 import zlib
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from pydantic import BaseModel
 
 from rerankq.bulk import STANDARD_STREAM
 from rerankq.bulk.formats.names import FieldNames
+from rerankq.bulk.formats.remote import RemoteFile, is_remote
+from rerankq.bulk.formats.shards import files_of
 from rerankq.contract.errors import InvalidRequest
 
 if sys.version_info >= (3, 14):
@@ -31,6 +33,7 @@ READ_ERRORS: tuple[type[Exception], ...] = (OSError, EOFError, ValueError, zlib.
 """What a broken input raises while it is read: cut off, corrupt, or no text."""
 
 HEAD_BYTES = 65_536  # hashed to tell one input from another
+LONGEST_FIRST_LINE_BYTES = 64_000_000  # of a pipe, whose dialect is told from it
 COUNTED_BYTES = 16_000_000  # a larger file's rows are not counted beforehand
 _BUFFER_BYTES = 1 << 20
 
@@ -44,7 +47,9 @@ class Identity(BaseModel):
     """The same time is taken for the same content; another is looked into."""
     head_sha256: str
     sha256: str | None = None
-    """Of the whole file; None for a pipe, and in a sidecar of before."""
+    """Of the whole file; None for a pipe, behind a scheme, and in a sidecar of before."""
+    version: str | None = None
+    """What a remote file's driver tells of it: its ETag, or the time of its last change."""
 
     def difference(self, other: "Identity") -> str | None:
         """What changed, in words; None when it is the same content (moved, touched or copied)."""
@@ -54,107 +59,211 @@ class Identity(BaseModel):
             return "its beginning differs"
         if self.size != other.size:
             return f"it had {self.size} bytes and has {other.size}"
-        if self.mtime_ns == other.mtime_ns or (
-            self.sha256 is not None and self.sha256 == _sha256(other.path)
+        if (self.mtime_ns, self.version) == (other.mtime_ns, other.version) or (
+            self.sha256 is not None and self.sha256 == _sha256(Part(other.path))
         ):
             return None
         return "its content was changed since"
 
 
-class Source:
-    """One input. A file can be read several times; a pipe (`-`, /dev/stdin, <(...)) once."""
+class Part:
+    """One file of an input. It can be read several times; a pipe (`-`, /dev/stdin, <(...)) once."""
 
     def __init__(self, path: str, encoding: str = "utf-8") -> None:
         """
         Raises:
-            InvalidRequest: there is no such file, or no such encoding.
+            InvalidRequest: there is no such file.
+            InvalidSettings: what reads its scheme is not installed.
         """
         self.path = path
-        self.encoding = _known_encoding(encoding)
-        self._pipe: IO[bytes] | None = None
-        self._counted: io.FileIO | None = None
-        if path == STANDARD_STREAM:
-            self._pipe = sys.stdin.buffer
-        elif not Path(path).exists() or Path(path).is_dir():
-            raise InvalidRequest(f"there is no file {path}", {"field": "input"})
-        elif not Path(path).is_file():
-            # Held for as long as the process: it is read once, by whoever asks, to its end or not at all.
-            self._pipe = open(os.open(path, os.O_RDONLY), "rb", closefd=False)  # noqa: SIM115
-        if self._pipe is not None:
-            self._head = _read_fully(self._pipe, HEAD_BYTES)
-        else:
-            with Path(path).open("rb") as file:
-                self._head = file.read(HEAD_BYTES)
+        self._encoding = encoding
+        self._pipe: _Pipe | None = None
+        self._file: _LocalFile | RemoteFile | None = None
+        self._raw: io.RawIOBase | None = None
+        try:
+            self._find()
+        except OSError as error:
+            raise unreadable(path, error) from error
 
     @property
     def is_pipe(self) -> bool:
         """Whether it can be read only once."""
         return self._pipe is not None
 
+    @property
+    def size(self) -> int | None:
+        """In bytes, where that is known."""
+        return None if self._file is None else self._file.size
+
+    @property
+    def bytes_read(self) -> int:
+        """By whoever has it open."""
+        return 0 if self._raw is None or self._raw.closed else self._raw.tell()
+
     def identity(self, *, is_whole: bool = False) -> Identity:
-        """As of now.
+        """As of when it was found.
 
         Args:
-            is_whole: with the digest of all of it, which takes a read.
+            is_whole: with the digest of all of it, which takes a read; not of a remote file.
         """
-        digest = hashlib.sha256(self._head).hexdigest()
-        if self.is_pipe:
-            return Identity(path=self.path, size=None, mtime_ns=None, head_sha256=digest)
-        state = Path(self.path).stat()
+        head = self._head()
+        file = self._file
         return Identity(
-            path=self.path,
-            size=state.st_size,
-            mtime_ns=state.st_mtime_ns,
-            head_sha256=digest,
-            sha256=_sha256(self.path) if is_whole else None,
+            path=self.path if file is None else file.name,
+            size=self.size,
+            mtime_ns=None if file is None else file.mtime_ns,
+            head_sha256=hashlib.sha256(head).hexdigest(),
+            sha256=_sha256(self) if is_whole and isinstance(file, _LocalFile) else None,
+            version=None if file is None else file.version,
         )
+
+    def open(self) -> io.BufferedReader:
+        """Its bytes as they lie there."""
+        raw = self._pipe.open() if self._pipe is not None else self._opened()
+        self._raw = raw
+        return io.BufferedReader(raw, _BUFFER_BYTES)
 
     @contextmanager
     def stream(self) -> Generator[IO[bytes]]:
         """Its bytes from the beginning, decompressed, as UTF-8 without a mark of byte order."""
-        with self._raw() as raw, _decompressed(raw, _magic(self._head)) as stream:
-            yield _as_utf8(stream, self.encoding)
+        with self.open() as raw, _decompressed(raw) as stream:
+            yield _as_utf8(stream, self._encoding)
 
-    def _raw(self) -> IO[bytes]:
-        if self._pipe is not None:
-            return io.BufferedReader(_Rewound(self._head, self._pipe), _BUFFER_BYTES)
-        self._counted = io.FileIO(self.path)
-        return io.BufferedReader(self._counted, _BUFFER_BYTES)
-
-    def lines(self) -> Iterator[bytes]:
-        """Its lines that are not blank, without their ends."""
+    def lines(self) -> Iterator[tuple[int, bytes]]:
+        """Its lines that are not blank, without their ends, with their numbers from 1."""
         with self.stream() as stream:
-            for line in stream:
-                stripped = line.strip(b" \t\r\n")
-                if stripped:
-                    yield stripped
+            yield from _stripped(stream)
 
     def first_line(self) -> bytes | None:
-        """The first line that is not blank; of a pipe as far as its head reaches."""
+        """The first line that is not blank; None where that is not to be had, whoever reads on will say so."""
         try:
-            if not self.is_pipe:
-                return next(self.lines(), None)
-            with _decompressed(io.BytesIO(self._head), _magic(self._head)) as head:
-                lines = _as_utf8(head, self.encoding)
-                return next((line.strip() for line in lines if line.strip()), None)
+            return (
+                next((line for _, line in self.lines()), None)
+                if self._pipe is None
+                else self._first_of_pipe()
+            )
         except READ_ERRORS:
-            return None  # whoever reads on will say so
+            return None
+
+    def _find(self) -> None:
+        path = self.path
+        if path == STANDARD_STREAM:
+            self._pipe = _Pipe(sys.stdin.buffer)
+        elif is_remote(path):
+            self._file = RemoteFile(path)
+        elif not Path(path).exists() or Path(path).is_dir():
+            raise InvalidRequest(f"there is no file {path}", {"field": "input"})
+        elif Path(path).is_file():
+            self._file = _LocalFile(path)
+        else:
+            # Held for as long as the process: it is read once, by whoever asks, to its end or not at all.
+            self._pipe = _Pipe(open(os.open(path, os.O_RDONLY), "rb", closefd=False))  # noqa: SIM115
+
+    def _first_of_pipe(self) -> bytes | None:
+        """Of its head, which grows until it holds a line."""
+        size = HEAD_BYTES
+        while (line := self._whole_line(size)) is None and size <= LONGEST_FIRST_LINE_BYTES:
+            size *= 2
+        return line
+
+    def _whole_line(self, size: int) -> bytes | None:
+        """A line of a pipe's first bytes; an empty one when there is none to come."""
+        pipe = cast(_Pipe, self._pipe)
+        beginning = io.BufferedReader(io.BytesIO(pipe.head(size)))
+        with suppress(*READ_ERRORS), _decompressed(beginning) as head:  # cut off within
+            lines = (line for line in _as_utf8(head, self._encoding) if line.strip())
+            line = next(lines, b"")
+            if line.endswith(b"\n") or pipe.is_ended:
+                return line.strip()
+        return b"" if pipe.is_ended else None
+
+    def _head(self) -> bytes:
+        if self._pipe is not None:
+            return self._pipe.head(HEAD_BYTES)
+        with io.BufferedReader(self._opened(), HEAD_BYTES) as file:
+            return file.read(HEAD_BYTES)
+
+    def _opened(self) -> io.RawIOBase:
+        if self._file is None:
+            raise RuntimeError("This is a bug: a pipe is opened as a file")
+        try:
+            return self._file.open()
+        except OSError as error:
+            raise unreadable(self.path, error) from error
+
+
+class Source:
+    """One input: a file, a pipe, or several files whose rows follow each other."""
+
+    def __init__(self, path: str, encoding: str = "utf-8") -> None:
+        """
+        Raises:
+            InvalidRequest: there is no such file, or no such encoding.
+            InvalidSettings: what reads its scheme is not installed.
+        """
+        self.path = path
+        """As it was named."""
+        known = _known_encoding(encoding)
+        self.parts = [Part(name, known) for name in files_of(path)]
+        self.line = 0
+        """The number of the line that was read last, in its file."""
+        self._turn = 0
+        sizes = [part.size for part in self.parts]
+        self._sizes = [size for size in sizes if size is not None]
+        self._is_sized = len(self._sizes) == len(sizes) and sum(self._sizes) > 0
+
+    @property
+    def is_pipe(self) -> bool:
+        """Whether it can be read only once."""
+        return self.parts[0].is_pipe
+
+    @property
+    def at(self) -> Part:
+        """What is being read."""
+        return self.parts[self._turn]
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """File and number of the line that was read last, where there are several files."""
+        return {"file": self.at.path, "line": self.line} if len(self.parts) > 1 else {}
+
+    def identities(self, *, is_whole: bool = False) -> list[Identity]:
+        """Of each of its files, as of when it was found."""
+        return [part.identity(is_whole=is_whole) for part in self.parts]
+
+    def in_turn(self) -> Iterator[Part]:
+        """Its files one after another, for whoever cannot read them as one: each has a header of its own."""
+        for self._turn, part in enumerate(self.parts):  # noqa: B020 - how far it is read is told from it
+            yield part
+
+    def lines(self) -> Iterator[bytes]:
+        """The lines of all its files that are not blank, without their ends."""
+        for part in self.in_turn():
+            for self.line, line in part.lines():
+                yield line
+
+    def first_line(self) -> bytes | None:
+        """The first line that is not blank."""
+        return next((line for part in self.parts if (line := part.first_line())), None)
 
     def lines_if_small(self) -> int | None:
         """How many lines that are not blank it has; None where counting would take long."""
-        if self.is_pipe or Path(self.path).stat().st_size > COUNTED_BYTES:
+        if (
+            not self._is_sized
+            or sum(self._sizes) > COUNTED_BYTES
+            or any(is_remote(part.path) for part in self.parts)
+        ):
             return None
         try:
-            return sum(1 for _ in self.lines())
+            return sum(1 for part in self.parts for _ in part.lines())
         except READ_ERRORS:
             return None
 
     def fraction_read(self) -> float | None:
         """How much of it has been read, 0..1; None when that cannot be told."""
-        if self._counted is None or self._counted.closed:
+        if not self._is_sized:
             return None
-        size = Path(self.path).stat().st_size
-        return min(self._counted.tell() / size, 1.0) if size else None
+        return min((sum(self._sizes[: self._turn]) + self.at.bytes_read) / sum(self._sizes), 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +284,45 @@ class Given:
     """Whether quotes enclose a table's fields; as the format has it when absent."""
     columns: Sequence[str] | None = None
     """Of a table without a header."""
+
+
+class _LocalFile:
+    """A file of this machine."""
+
+    version = None
+
+    def __init__(self, path: str) -> None:
+        state = Path(path).stat()
+        self.name = path
+        self.size: int | None = state.st_size
+        self.mtime_ns = state.st_mtime_ns
+
+    def open(self) -> io.RawIOBase:
+        """Its bytes."""
+        return io.FileIO(self.name)
+
+
+class _Pipe:
+    """A stream that can be read once, and its beginning before that."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream: Any = stream
+        self._head = b""
+        self.is_ended = False
+
+    def head(self, size: int) -> bytes:
+        """Its first bytes, or all where it has fewer."""
+        while len(self._head) < size and not self.is_ended:
+            more = self._stream.read(size - len(self._head))
+            self._head += more
+            self.is_ended = not more
+        return self._head[:size]
+
+    def open(self) -> io.RawIOBase:
+        """All of it; of what was read of it already only the head is kept."""
+        self.head(HEAD_BYTES)
+        head, self._head = self._head, self._head[:HEAD_BYTES]
+        return _Rewound(head, self._stream)
 
 
 class _Rewound(io.RawIOBase):
@@ -226,6 +374,19 @@ def _as_utf8(stream: Any, encoding: str) -> Any:
     return io.BufferedReader(_Utf8(io.TextIOWrapper(buffered, encoding, newline="")), _BUFFER_BYTES)
 
 
+def unreadable(path: str, error: Exception, after_rows: int = 0) -> InvalidRequest:
+    """What is to be said of an input that was found and then cannot be read."""
+    if isinstance(error, FileNotFoundError):
+        return InvalidRequest(
+            f"the input {path} was there when the run began and is gone; put it back, then run the command again",
+            {"field": "input"},
+        )
+    after = f" after {after_rows:,} rows" if after_rows else ""
+    return InvalidRequest(
+        f"{path} cannot be read{after}: {type(error).__name__}: {error}", {"field": "input"}
+    )
+
+
 def _known_encoding(name: str) -> str:
     try:
         return codecs.lookup(name).name
@@ -236,19 +397,19 @@ def _known_encoding(name: str) -> str:
         ) from error
 
 
-def _sha256(path: str) -> str:
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _stripped(stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+    for number, line in enumerate(stream, start=1):
+        stripped = line.strip(b" \t\r\n")
+        if stripped:
+            yield number, stripped
 
 
-def _read_fully(stream: IO[bytes], size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        more = stream.read(size - len(data))
-        if not more:
-            break
-        data += more
-    return data
+def _sha256(part: Part) -> str:
+    try:
+        with part.open() as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise unreadable(part.path, error) from error
 
 
 def _magic(head: bytes) -> str | None:
@@ -257,7 +418,8 @@ def _magic(head: bytes) -> str | None:
     return "zst" if head.startswith(b"\x28\xb5\x2f\xfd") else None
 
 
-def _decompressed(raw: IO[bytes], compression: str | None) -> Any:
+def _decompressed(raw: Any) -> Any:
+    compression = _magic(raw.peek(4))
     if compression == "gz":
         return gzip.GzipFile(fileobj=raw, mode="rb")
     return zstd.ZstdFile(raw) if compression == "zst" else raw

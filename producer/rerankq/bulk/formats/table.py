@@ -6,6 +6,7 @@ CSV is read strictly, quotes and all; in TSV, as this field writes it, a quote i
 import csv
 import io
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 from rerankq.bulk.formats.json_lines import line_of
@@ -38,17 +39,25 @@ class TableReader:
             InvalidRequest: naming the line: a column is missing or doubled, a quote is not closed, or a query's lines
                 are not neighbours.
         """
-        with (
-            self._source.stream() as stream,
-            io.TextIOWrapper(stream, encoding="utf-8", newline="") as text,
-        ):
-            parsed = self._parsed(text)
-            columns = self._columns or next(parsed, (1, []))[1]
-            self._form = self._form_of(columns)
-            yield from self._form.grouped(self._lines(parsed, columns))
+        lines = self._lines()
+        for first in lines:  # the form is known with it
+            yield from self._form.grouped(chain([first], lines))
 
-    def _lines(
-        self, parsed: Iterator[tuple[int, list[str]]], columns: Sequence[str]
+    def _lines(self) -> Iterator[dict[str, str]]:
+        """The lines of all files, each with a header of its own: a query may begin in one and end in the next."""
+        first: Sequence[str] | None = None
+        for part in self._source.in_turn():
+            with part.stream() as stream, io.TextIOWrapper(stream, encoding="utf-8", newline="") as text:
+                parsed = self._parsed(text)
+                columns = self._columns or next(parsed, (1, []))[1]
+                if first is None:
+                    first, self._form = columns, self._form_of(columns)
+                if sorted(columns) != sorted(first):
+                    raise self._broken(1, f"expected the columns of the first file, {', '.join(first)}")
+                yield from self._lines_below(columns, parsed)
+
+    def _lines_below(
+        self, columns: Sequence[str], parsed: Iterator[tuple[int, list[str]]]
     ) -> Iterator[dict[str, str]]:
         for number, values in parsed:
             if len(values) != len(columns):
@@ -74,7 +83,7 @@ class TableReader:
     def _broken(self, number: int, reason: str) -> InvalidRequest:
         way_out = "--no-quote reads quotes as text" if self._is_quoted else "--quote reads quoted fields"
         return InvalidRequest(
-            f"line {number} of {self._source.path}: {reason}; {way_out}, --delimiter names another separator",
+            f"line {number} of {self._source.at.path}: {reason}; {way_out}, --delimiter names another separator",
             {"field": "input", "line": number},
         )
 
@@ -88,7 +97,7 @@ class TableReader:
         return self._form_of(self._columns or next(self._parsed(head), (1, []))[1]).further_columns()
 
     def sources(self) -> list[Source]:
-        """The one file."""
+        """The one input."""
         return [self._source]
 
     def fraction_read(self) -> float | None:

@@ -87,13 +87,13 @@ class TrecReader:
         return []
 
     def _split_lines(self) -> Iterator[list[str]]:
-        for number, line in enumerate(self._run.lines(), start=1):
+        for line in self._run.lines():
             columns = line.decode(errors="replace").split()
             if len(columns) != RUN_COLUMNS or not columns[3].lstrip("-").isdigit():
                 raise InvalidRequest(
-                    f"line {number} of {self._run.path}: expected `qid Q0 docid rank score tag`, "
+                    f"line {self._run.line} of {self._run.at.path}: expected `qid Q0 docid rank score tag`, "
                     f"got {len(columns)} columns",
-                    {"field": "run", "line": number},
+                    {"field": "run", "line": self._run.line},
                 )
             yield columns
 
@@ -122,13 +122,14 @@ class TrecWriter:
 
 def _beir_texts(source: Source) -> Iterator[tuple[str, str]]:
     """Id and text of each line `{"_id", "title"?, "text"}`; a title stands before its text, as BEIR has it."""
-    for number, line in enumerate(source.lines(), start=1):
+    for line in source.lines():
         try:
             fields = wire.decode(line)
             name, text, title = str(fields["_id"]), fields["text"], fields.get("title")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InvalidRequest(
-                f'line {number} of {source.path}: expected {{"_id", "text", "title"?}}', {"line": number}
+                f'line {source.line} of {source.at.path}: expected {{"_id", "text", "title"?}}',
+                {"line": source.line},
             ) from error
         yield name, f"{title} {text}" if title else text
 

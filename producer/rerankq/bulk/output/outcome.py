@@ -95,5 +95,10 @@ class Scribe:
 
 def error_line(entry: Entry, error: RerankError) -> bytes:
     """The row as it came, with the reason beside it: mended or not, it can be run again."""
-    reason = {"row": place_of(entry), "type": type(error).__name__, "message": error.message}
+    reason = {
+        "row": place_of(entry),
+        **entry.row.place,
+        "type": type(error).__name__,
+        "message": error.message,
+    }
     return failed_line(entry.row, reason)

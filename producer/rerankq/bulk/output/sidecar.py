@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
+from rerankq.bulk.formats.names import SIDECAR_SUFFIX
 from rerankq.bulk.formats.source import Identity
 from rerankq.bulk.output.tally import Tally
 from rerankq.contract.errors import InvalidRequest
@@ -61,7 +62,7 @@ class Sidecar(BaseModel):
 
 def sidecar_path(out: Path) -> Path:
     """Where the sidecar of an output is."""
-    return out.with_name(f"{out.name}.rerankq.json")
+    return out.with_name(f"{out.name}{SIDECAR_SUFFIX}")
 
 
 def load(out: Path) -> Sidecar | None:
@@ -127,16 +128,26 @@ def refuse_changed(sidecar: Sidecar, settings: dict[str, Any], inputs: list[Iden
     Raises:
         InvalidRequest: naming what changed.
     """
-    for old, new in zip(sidecar.inputs, inputs, strict=False):
+    if len(sidecar.inputs) != len(inputs):
+        raise _changed(_in_other_number(sidecar.inputs, inputs))
+    for old, new in zip(sidecar.inputs, inputs, strict=True):
         difference = old.difference(new)
         if difference is not None:
             raise _changed(f"the input {new.path} is not the one it was begun with: {difference}")
-    if len(sidecar.inputs) != len(inputs):
-        raise _changed("it was begun with other input files")
     for name, value in settings.items():
         before = sidecar.settings.get(name)
         if before != value:
             raise _changed(f"it was begun with {name} = {before}, now it is {value}")
+
+
+def _in_other_number(before: list[Identity], now: list[Identity]) -> str:
+    """Which file was added or taken away, by content: a name may have changed."""
+    contents = [{(one.head_sha256, one.size) for one in files} for files in (before, now)]
+    gone = [one.path for one in before if (one.head_sha256, one.size) not in contents[1]]
+    added = [one.path for one in now if (one.head_sha256, one.size) not in contents[0]]
+    named = [f"{gone[0]} is gone"] if gone else []
+    named += [f"{added[0]} was added"] if added else []
+    return f"its input had {len(before)} files and has {len(now)}{': ' if named else ''}{', '.join(named)}"
 
 
 def refuse_other_model(sidecar: Sidecar, model: ModelInfo) -> None:
