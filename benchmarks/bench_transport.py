@@ -19,25 +19,20 @@ from pathlib import Path
 from typing import Any
 
 from celery import Celery
-from kombu import transport as kombu_transport
 
-from rerankq.contract import transport
+from rerankq.contract.transport.connection import LeasedAMQP
 from tests.redis_server import RedisServer
 
 REPOSITORY = Path(__file__).parents[1]
 TRANSPORTS = ("stock", "ours")
 ROUND_TRIPS = 100
 IDLE_SECONDS = 3
-_STOCK_ALIASES = dict(kombu_transport.TRANSPORT_ALIASES)
 
 
 def bench_app(name: str, url: str) -> Celery:
     """A Celery app on the named transport, the same in all else."""
-    kombu_transport.TRANSPORT_ALIASES.update(_STOCK_ALIASES)
-    kombu_transport._transport_cache.clear()
-    if name == "ours":
-        transport.install()
-    app = Celery("bench", broker=url, backend=url, set_as_current=False)
+    amqp = LeasedAMQP if name == "ours" else None
+    app = Celery("bench", broker=url, backend=url, amqp=amqp, set_as_current=False)
     app.conf.update(
         broker_transport_options={"priority_steps": [0], "queue_order_strategy": "priority"},
         broker_connection_retry_on_startup=True,

@@ -31,12 +31,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+import kombu
 import psutil
 
 from rerankq import BrokerUnavailable, QueueFull, RerankClient, RerankError
-from rerankq.contract import transport
-from rerankq.contract.broker import queue_of
+from rerankq.contract.keys import queue_of
 from rerankq.contract.messages import LANES, Lane
+from rerankq.contract.transport.connection import LeasedAMQP
 from tests import small_disk
 from tests.service import Service
 from tests.witness import token_of
@@ -362,7 +363,7 @@ def _counts(
 
 def use_stock_transport() -> None:
     """Leave kombu's Redis transport in place; call it before anything connects."""
-    transport.install = lambda: None
+    LeasedAMQP.Connection = kombu.Connection
 
 
 def texts(count: int) -> list[str]:

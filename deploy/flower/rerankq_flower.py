@@ -15,5 +15,4 @@ app = celery_app(
     _settings.broker_url.get_secret_value(),
     _settings.effective_result_url,
     socket_timeout_seconds=REDIS_TIMEOUT_SECONDS,
-    result_ttl_seconds=_settings.result_ttl_seconds,
 )

@@ -1,6 +1,6 @@
 """Submit rerank jobs, hold their promises, wait for their rankings.
 
-Knows Redis and Celery's messages; never loads a model. `aio.py` is the same for asyncio.
+Knows Redis and what its messages look like; needs no Celery, and never loads a model. `aio.py` is the same for asyncio.
 """
 
 import math
@@ -10,13 +10,10 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Self
 
-from celery.exceptions import OperationalError as CeleryOperationalError
-from kombu.exceptions import OperationalError
 from redis.exceptions import AuthenticationError, OutOfMemoryError, RedisError, ResponseError
 
 from rerankq.answers import JobStatus, is_answer, is_lost, read_pack, read_ranking, read_status
 from rerankq.contract import keys
-from rerankq.contract.broker import celery_app, queue_of
 from rerankq.contract.calling_off import call_off
 from rerankq.contract.clock import RedisClock
 from rerankq.contract.errors import (
@@ -31,6 +28,7 @@ from rerankq.contract.errors import (
     ResultTimeout,
 )
 from rerankq.contract.heartbeats import WorkerStatus
+from rerankq.contract.keys import queue_of
 from rerankq.contract.messages import (
     LANES,
     Document,
@@ -41,6 +39,7 @@ from rerankq.contract.messages import (
     patience_seconds,
 )
 from rerankq.contract.stores import redis_client, reply_or
+from rerankq.contract.transport.publishing import push
 from rerankq.contract.transport.scripts import Script
 from rerankq.door import Door
 from rerankq.outgoing import Outgoing, check_size, outgoing_job, outgoing_pack
@@ -84,13 +83,6 @@ class RerankClient:
         overrides = {name: value for name, value in given.items() if value is not None}
         self.settings = settings or ClientSettings.load(**overrides)
         timeout = self.settings.redis_timeout_seconds
-        self._app = celery_app(
-            "rerankq.client",
-            self.settings.broker_url.get_secret_value(),
-            None,  # a Celery backend would subscribe to every answer for ever; the promise waits by itself
-            socket_timeout_seconds=timeout,
-            result_ttl_seconds=self.settings.result_ttl_seconds,
-        )
         self._broker = redis_client(self.settings.broker_url.get_secret_value(), timeout)
         self._results = redis_client(self.settings.effective_result_url, timeout)
         self._door = Door(self._broker, self.settings)
@@ -179,7 +171,6 @@ class RerankClient:
 
     def close(self) -> None:
         """Give the connections back."""
-        self._app.close()
         self._broker.close()
         self._results.close()
 
@@ -361,7 +352,7 @@ class RerankClient:
 
     def _publish(self, message: Outgoing) -> None:
         try:
-            self._app.send_task(message.task, retry=False, ignore_result=False, **message.send_options())
+            push(self._broker, message.queue, message.message())
         except Exception:
             self._forget(message)
             raise
@@ -496,7 +487,7 @@ def _broker_errors(doing: str) -> Generator[None]:
         raise QueueFull(
             "the broker's memory is full; try again in 5 s", {"retry_after_seconds": 5.0}
         ) from error
-    except (RedisError, OperationalError, CeleryOperationalError) as error:
+    except RedisError as error:
         if isinstance(error, ResponseError) and "OOM" in str(error):
             raise QueueFull(
                 "the broker's memory is full; try again in 5 s", {"retry_after_seconds": 5.0}

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from rerankq.contract import keys, wire
-from rerankq.contract.broker import PACK_TASK, RERANK_TASK
 from rerankq.contract.clock import RedisClock
 from rerankq.contract.errors import InvalidRequest, PayloadTooLarge
 from rerankq.contract.messages import Lane, RerankRequest, thousands
-from rerankq.contract.transport import PAYLOAD_HEADER, RECORD_HEADER
+from rerankq.contract.transport.envelope import PAYLOAD_HEADER, RECORD_HEADER, Envelope
+from rerankq.contract.transport.publishing import task_message
+from rerankq.contract.wire import PACK_TASK, RERANK_TASK
 
 # A job keeps its deadline by itself, between batches; Celery's limits are there should it fail to.
 SOFT_LIMIT_MARGIN_SECONDS = 1.0
@@ -27,7 +28,8 @@ class Outgoing:
     job_id: str
     task: str
     lane: Lane
-    kwargs: dict[str, Any]
+    fields: bytes
+    """The task's keyword arguments as they travel, in JSON."""
     summary: str
     documents: int
     submitted: float
@@ -38,23 +40,28 @@ class Outgoing:
     payload: bytes | None
     compress: bool
 
-    def send_options(self) -> dict[str, Any]:
-        """The keyword arguments of Celery's `send_task`."""
-        return {
-            "kwargs": self.kwargs,
-            "task_id": self.job_id,
-            "queue": keys.queue_of(self.lane),
-            "serializer": wire.SERIALIZER,
-            "compression": "zstd" if self.compress else None,
-            "argsrepr": "()",
-            "kwargsrepr": self.summary,
-            "headers": self._headers(),
+    @property
+    def queue(self) -> str:
+        """The list it is put on."""
+        return keys.queue_of(self.lane)
+
+    def message(self) -> Envelope:
+        """What is put there."""
+        headers: dict[str, Any] = {
+            RECORD_HEADER: keys.job(self.job_id),
             **_time_limits(self.submitted, self.deadline),
         }
-
-    def _headers(self) -> dict[str, str]:
-        record = {RECORD_HEADER: keys.job(self.job_id)}
-        return record | {PAYLOAD_HEADER: keys.payload(self.job_id)} if self.payload else record
+        if self.payload:
+            headers[PAYLOAD_HEADER] = keys.payload(self.job_id)
+        return task_message(
+            self.task,
+            self.job_id,
+            self.queue,
+            self.fields,
+            headers,
+            summary=self.summary,
+            compress=self.compress,
+        )
 
     def record(self) -> dict[Any, Any]:
         """What `status` can tell of the job before any worker has seen it."""
@@ -134,7 +141,7 @@ def _outgoing(
         job_id=job_id,
         task=task,
         lane=requests[0].lane,
-        kwargs={"payload": keys.payload(job_id)} if as_claim_check else kwargs,
+        fields=wire.encode({"payload": keys.payload(job_id)}) if as_claim_check else body,
         summary=summary,
         documents=sum(len(request.documents) for request in requests),
         submitted=now,
@@ -168,7 +175,4 @@ def _time_limits(now: float, deadline: float | None) -> dict[str, Any]:
     if deadline is None:
         return {}
     left_seconds = max(deadline - now, 0.001)
-    return {
-        "soft_time_limit": left_seconds + SOFT_LIMIT_MARGIN_SECONDS,
-        "time_limit": left_seconds + HARD_LIMIT_MARGIN_SECONDS,
-    }
+    return {"timelimit": [left_seconds + HARD_LIMIT_MARGIN_SECONDS, left_seconds + SOFT_LIMIT_MARGIN_SECONDS]}

@@ -13,10 +13,10 @@ from redis import Redis
 
 from rerankq import JobFailed, RerankClient
 from rerankq.contract import keys
-from rerankq.contract.broker import celery_app
-from rerankq.contract.dead_letters import DeadLetters
 from rerankq.contract.stores import redis_client
+from rerankq.contract.transport.dead_letters import DeadLetters
 from rerankq.contract.transport.envelope import DELIVERIES_HEADER
+from rerankq.contract.transport.publishing import push
 from rerankq.local.stack import LocalStack
 from rerankq.outgoing import outgoing_job
 from tests.cli.conftest import Command
@@ -180,10 +180,9 @@ def _submit_worn_out(client: RerankClient, redis: Redis) -> str:
     """A job whose message says that it was delivered too often already."""
     message = outgoing_job(client.request(QUERY, [RIGHT]), None, client.clock)
     redis.hset(keys.job(message.job_id), mapping=message.record())
-    url = client.settings.effective_result_url
-    with celery_app("test", url, url, socket_timeout_seconds=10, result_ttl_seconds=60) as app:
-        options = message.send_options() | {"headers": {DELIVERIES_HEADER: 4}}
-        app.send_task(message.task, **options)
+    worn_out = message.message()
+    worn_out["headers"][DELIVERIES_HEADER] = 4
+    push(redis, message.queue, worn_out)
     return message.job_id
 
 

@@ -18,9 +18,11 @@ from celery import Celery
 from rerankq import AsyncRerankClient, RerankClient
 from rerankq.bulk import BulkRun, Task
 from rerankq.contract import keys
-from rerankq.contract.broker import celery_app, queue_of
-from rerankq.contract.dead_letters import DeadLetters
+from rerankq.contract.broker import celery_app
+from rerankq.contract.keys import queue_of
+from rerankq.contract.transport.dead_letters import DeadLetters
 from rerankq.contract.transport.envelope import DELIVERIES_HEADER
+from rerankq.contract.transport.publishing import push
 from rerankq.outgoing import outgoing_job
 from rerankq.settings import ClientSettings
 from tests.bulk.test_run import rows, write
@@ -130,7 +132,7 @@ def test_a_worker_that_dies_is_stood_in_for(
 def test_a_dead_letter_is_found_shown_sent_again_and_dropped(
     service: Service, guarded: GuardedRedis, producer: RerankClient
 ) -> None:
-    job_id = _submit_worn_out(producer, guarded.url_of("producer"))
+    job_id = _submit_worn_out(producer)
     with redis.Redis.from_url(guarded.url_of("worker")) as operator:
         letters = DeadLetters(operator)
         service.wait_until(lambda: letters.show(job_id))
@@ -146,12 +148,13 @@ def test_a_dead_letter_is_found_shown_sent_again_and_dropped(
     _rerankq(service, "dead", "drop", letter["id"])
 
 
-def _submit_worn_out(client: RerankClient, url: str) -> str:
+def _submit_worn_out(client: RerankClient) -> str:
     """A job whose message says that it was delivered too often already."""
     message = outgoing_job(client.request("q", ["a"]), None, client.clock)
     client._broker.hset(keys.job(message.job_id), mapping=message.record())
-    with celery_app("test", url, url, socket_timeout_seconds=5, result_ttl_seconds=60) as app:
-        app.send_task(message.task, **(message.send_options() | {"headers": {DELIVERIES_HEADER: 4}}))
+    worn_out = message.message()
+    worn_out["headers"][DELIVERIES_HEADER] = 4
+    push(client._broker, message.queue, worn_out)
     return message.job_id
 
 

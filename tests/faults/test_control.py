@@ -12,7 +12,9 @@ from celery import Celery
 from rerankq import Cancelled, RerankClient
 from rerankq.client import Job
 from rerankq.contract import keys
-from rerankq.contract.broker import PACK_TASK, RERANK_TASK, celery_app, queue_of
+from rerankq.contract.broker import celery_app
+from rerankq.contract.keys import queue_of
+from rerankq.contract.wire import PACK_TASK, RERANK_TASK
 from tests.faults.conftest import documents
 from tests.service import Service
 

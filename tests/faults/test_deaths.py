@@ -9,7 +9,7 @@ import pytest
 from rerankq import JobFailed, RerankClient
 from rerankq.client import Job
 from rerankq.contract import keys
-from rerankq.contract.dead_letters import DeadLetters
+from rerankq.contract.transport.dead_letters import DeadLetters
 from tests.faults.conftest import LEASE_SECONDS, documents
 from tests.service import Service
 

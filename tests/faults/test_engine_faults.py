@@ -5,7 +5,7 @@ import time
 import pytest
 
 from rerankq import JobFailed, Ranking, RerankClient
-from rerankq.contract.dead_letters import DeadLetters
+from rerankq.contract.transport.dead_letters import DeadLetters
 from tests.faults.conftest import FILLS_THE_MEMORY, HANGS_THE_ENGINE, KILLS_THE_ENGINE, documents
 from tests.service import Service
 

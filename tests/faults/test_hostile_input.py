@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from rerankq import RerankClient, RerankError
-from rerankq.contract.broker import PACK_TASK, RERANK_TASK
-from rerankq.contract.dead_letters import DeadLetters
 from rerankq.contract.heartbeats import Heartbeats
 from rerankq.contract.keys import PACE, WORKERS, queue_of
+from rerankq.contract.transport.dead_letters import DeadLetters
+from rerankq.contract.wire import PACK_TASK, RERANK_TASK
 from tests.contract.test_heartbeats import STRANGE
 from tests.service import Service
 

@@ -14,9 +14,10 @@ from redis import Redis
 
 from rerankq import DeadlineExceeded, RerankClient
 from rerankq.answers import JobStatus
-from rerankq.contract.broker import RERANK_TASK, queue_of
-from rerankq.contract.dead_letters import DeadLetters
+from rerankq.contract.keys import queue_of
 from rerankq.contract.messages import Lane
+from rerankq.contract.transport.dead_letters import DeadLetters
+from rerankq.contract.wire import RERANK_TASK
 from tests.faults.conftest import documents
 from tests.service import Service
 

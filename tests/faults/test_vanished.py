@@ -11,7 +11,7 @@ import pytest
 from rerankq import AsyncRerankClient, JobFailed, RerankClient
 from rerankq.client import Job
 from rerankq.contract import keys
-from rerankq.contract.broker import queue_of
+from rerankq.contract.keys import queue_of
 from tests.bulk.test_resume import COMMAND
 from tests.bulk.test_run import read, rows, write
 from tests.faults.conftest import documents

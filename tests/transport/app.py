@@ -11,8 +11,9 @@ import redis
 from celery import Celery
 from celery.concurrency.asynpool import AsynPool
 
-from rerankq.contract import transport
 from rerankq.contract.errors import DeadlineExceeded
+from rerankq.contract.transport.connection import LeasedAMQP
+from rerankq.contract.transport.qos import set_ready_gate
 from rerankq_worker import attempts
 from rerankq_worker.attempts import AnsweringTask, AttemptPolicy, consumer_with
 
@@ -27,16 +28,19 @@ AsynPool.timers = property(lambda _: {})
 
 GATE_FILE = os.environ.get("TEST_GATE_FILE")
 
-if os.environ.get("TEST_TRANSPORT", "ours") == "ours":
-    transport.install()
 if GATE_FILE:
-    transport.set_ready_gate(Path(GATE_FILE).exists)
+    set_ready_gate(Path(GATE_FILE).exists)
 
 
 def make_app(broker_url: str = BROKER_URL, result_url: str | None = None, **transport_options: Any) -> Celery:
     backend = result_url or os.environ.get("TEST_RESULT_URL", broker_url)
     app = Celery(
-        "transport-test", broker=broker_url, backend=backend, set_as_current=False, task_cls=AnsweringTask
+        "transport-test",
+        broker=broker_url,
+        backend=backend,
+        amqp=LeasedAMQP if os.environ.get("TEST_TRANSPORT", "ours") == "ours" else None,
+        set_as_current=False,
+        task_cls=AnsweringTask,
     )
     app.conf.update(
         broker_transport_options={

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 from celery import Celery
-from kombu import Connection
 
-from rerankq.contract import transport
+from rerankq.contract.transport.connection import LeasedConnection
 from tests.redis_server import RedisServer
 from tests.transport.app import make_app
 
@@ -30,7 +29,6 @@ CHANNEL_OPTIONS: dict[str, Any] = {
 
 @pytest.fixture
 def app(server: RedisServer) -> Iterator[Celery]:
-    transport.install()
     made = make_app(server.url)
     yield made
     made.close()
@@ -38,12 +36,11 @@ def app(server: RedisServer) -> Iterator[Celery]:
 
 
 @pytest.fixture
-def connect(server: RedisServer) -> Iterator[Callable[..., Connection]]:
-    transport.install()
-    opened: list[Connection] = []
+def connect(server: RedisServer) -> Iterator[Callable[..., LeasedConnection]]:
+    opened: list[LeasedConnection] = []
 
-    def open_one(**options: Any) -> Connection:
-        opened.append(Connection(server.url, transport_options={**CHANNEL_OPTIONS, **options}))
+    def open_one(**options: Any) -> LeasedConnection:
+        opened.append(LeasedConnection(server.url, transport_options={**CHANNEL_OPTIONS, **options}))
         return opened[-1]
 
     yield open_one

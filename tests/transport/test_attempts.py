@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 from celery import Celery
 
-from rerankq.contract.dead_letters import DeadLetters
 from rerankq.contract.errors import JobFailed
+from rerankq.contract.transport.dead_letters import DeadLetters
 from tests.redis_server import RedisServer
 from tests.transport.app import make_app
 from tests.transport.worker_process import WorkerProcess

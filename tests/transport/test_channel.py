@@ -12,8 +12,9 @@ import redis
 from celery import Celery
 from kombu import Connection, Exchange, Producer, Queue
 
-from rerankq.contract import transport
-from rerankq.contract.dead_letters import DeadLetters
+from rerankq.contract.transport.dead_letters import DeadLetters
+from rerankq.contract.transport.envelope import PAYLOAD_KEY_PREFIX, deliveries
+from rerankq.contract.transport.outage import carry_over
 from rerankq.contract.transport.scripts import ACK, FETCH, PUSH, PUT_BACK, RENEW, SWEEP
 from tests.redis_server import RedisServer
 
@@ -100,7 +101,7 @@ def test_only_an_expired_lease_is_put_back_and_counted(connect: Callable[..., Co
     sweep(alive)
 
     message = get(alive)
-    assert transport.deliveries(message.headers) == 2
+    assert deliveries(message.headers) == 2
     assert message.delivery_info["redelivered"] is True
 
 
@@ -140,14 +141,14 @@ def test_the_second_repetition_waits(server: RedisServer, connect: Callable[...,
 
     time.sleep(0.55)
     sweep(connection)
-    assert transport.deliveries(get(connection).headers) == 3
+    assert deliveries(get(connection).headers) == 3
 
 
 def test_a_late_ack_finds_its_lease_gone_deletes_nothing_and_says_so(
     server: RedisServer, connect: Callable[..., Connection], caplog: pytest.LogCaptureFixture
 ):
     slow, other = connect(), connect()
-    payload = transport.PAYLOAD_KEY_PREFIX + "1"
+    payload = PAYLOAD_KEY_PREFIX + "1"
     with server.client() as client:
         client.set(payload, b"documents")
         publish(slow, "one", headers={"rerankq-payload": payload})
@@ -180,7 +181,7 @@ def test_a_rejected_message_is_gone_and_its_payload_stays(
     server: RedisServer, connect: Callable[..., Connection]
 ):
     connection = connect()
-    payload = transport.PAYLOAD_KEY_PREFIX + "1"
+    payload = PAYLOAD_KEY_PREFIX + "1"
     with server.client() as client:
         client.set(payload, b"documents")
         publish(connection, "one", headers={"rerankq-payload": payload})
@@ -198,7 +199,7 @@ def test_closing_a_connection_hands_back_what_it_held_uncounted(connect: Callabl
     closing.close()
 
     message = get(other)
-    assert transport.deliveries(message.headers) == 1
+    assert deliveries(message.headers) == 1
     assert message.delivery_info["redelivered"] is True
 
 
@@ -228,7 +229,7 @@ def test_a_running_job_is_carried_over_to_the_next_connection(
     lost, next_one = connect(), connect()
     publish(lost, "one")
     message = get(lost)
-    transport.carry_over([message])
+    carry_over([message])
     lost.close()
     if ends:
         message.ack()

@@ -14,7 +14,6 @@ from celery.concurrency import asynpool
 from celery.worker import consumer as celery_consumer
 from celery.worker import request as celery_request
 from celery.worker import state as celery_state
-from kombu import transport as kombu_transport
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 
@@ -44,6 +43,8 @@ OVERRIDDEN: list[tuple[Callable[..., Any], list[str]]] = [
     (kombu_redis.MultiChannelPoller.get, ["self", "callback", "timeout"]),
     (kombu_redis.Transport.register_with_event_loop, ["self", "connection", "loop"]),
     (virtual.Transport._reject_inbound_message, ["self", "raw_message"]),
+    (kombu.Connection.get_transport_cls, ["self"]),
+    (kombu.Connection.__eqhash__, ["self"]),
     (celery_consumer.Consumer.create_task_handler, ["self", "promise"]),
     (celery_consumer.Consumer.on_decode_error, ["self", "message", "exc"]),
     (celery_consumer.Consumer.on_unknown_message, ["self", "body", "message"]),
@@ -76,8 +77,6 @@ USED = [
     (kombu_redis.PublishBatch, "add"),
     (virtual.QoS, "_flush"),
     (virtual.Transport, "_deliver"),
-    (kombu_transport, "_transport_cache"),
-    (kombu_transport, "TRANSPORT_ALIASES"),
     (celery_state, "reserved_requests"),
     (celery_state, "task_ready"),
 ]

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 from kombu import Connection
 
-from rerankq.contract import keys, transport
-from rerankq.contract.dead_letters import DeadLetters
+from rerankq.contract import keys
 from rerankq.contract.transport import open_jobs
+from rerankq.contract.transport.dead_letters import DeadLetters
+from rerankq.contract.transport.envelope import RECORD_HEADER, deliveries
+from rerankq.contract.transport.open_jobs import set_vanished_handler
 from tests.redis_server import RedisServer
 from tests.transport.test_channel import get, publish, sweep
 
@@ -26,14 +28,14 @@ def ended() -> Iterator[list[str]]:
         ids.append(job_id)
         return True
 
-    transport.set_vanished_handler(end)
+    set_vanished_handler(end)
     yield ids
-    transport.set_vanished_handler(None)
+    set_vanished_handler(None)
 
 
 def push(connection: Connection, *ids: str) -> None:
     for job_id in ids:
-        headers = {"id": job_id, transport.RECORD_HEADER: keys.job(job_id)}
+        headers = {"id": job_id, RECORD_HEADER: keys.job(job_id)}
         publish(connection, "body", headers=headers)
 
 
@@ -90,7 +92,7 @@ def test_a_dead_letter_that_was_sent_again_is_missed_only_when_it_vanishes(
     server: RedisServer, connect: Callable[..., Connection], ended: list[str]
 ) -> None:
     connection = connect()
-    headers = {"id": "a", transport.RECORD_HEADER: keys.job("a"), "x-deliveries": 99}
+    headers = {"id": "a", RECORD_HEADER: keys.job("a"), "x-deliveries": 99}
     publish(connection, "body", headers=headers)
     assert get(connection) is None
     with server.client() as client:
@@ -182,12 +184,12 @@ def test_a_job_that_could_not_be_ended_is_missed_again(
     with server.client() as client:
         client.delete("lane")
     asked: list[str] = []
-    transport.set_vanished_handler(lambda job_id: bool(asked.append(job_id)))
+    set_vanished_handler(lambda job_id: bool(asked.append(job_id)))
     try:
         look(connection)
         look(connection)
     finally:
-        transport.set_vanished_handler(None)
+        set_vanished_handler(None)
 
     assert asked == ["a", "a"]
 
@@ -222,4 +224,4 @@ def test_a_lease_that_vanished_is_given_anew_and_runs_out_with_its_worker(
     time.sleep(1.05)
     sweep(alive)
 
-    assert transport.deliveries(get(alive).headers) == 2
+    assert deliveries(get(alive).headers) == 2

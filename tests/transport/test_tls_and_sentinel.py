@@ -9,7 +9,7 @@ from kombu import Connection, Producer
 from kombu.exceptions import OperationalError
 
 from rerankq import AsyncRerankClient, RankedDocument
-from rerankq.contract import transport
+from rerankq.contract.transport.connection import LeasedConnection
 from tests.redis_addresses import MASTER_NAME, TlsRedis, self_signed, sentinel_for, tls_in_front_of
 from tests.redis_server import RedisServer
 from tests.service import Service
@@ -37,18 +37,16 @@ def certificate(tmp_path: Path) -> tuple[Path, Path]:
 def test_messages_travel_over_tls_with_a_checked_certificate(
     server: RedisServer, certificate: tuple[Path, Path]
 ):
-    transport.install()
     with tls_in_front_of(server, certificate) as port:
         url = f"rediss://127.0.0.1:{port}/0?ssl_cert_reqs=CERT_REQUIRED&ssl_ca_certs={certificate[0]}"
-        with Connection(url) as connection:
+        with LeasedConnection(url) as connection:
             assert send_and_receive(connection) == "hello"
 
 
 def test_a_certificate_nobody_vouches_for_is_refused(server: RedisServer, certificate: tuple[Path, Path]):
-    transport.install()
     with (
         tls_in_front_of(server, certificate) as port,
-        Connection(
+        LeasedConnection(
             f"rediss://127.0.0.1:{port}/0?ssl_cert_reqs=CERT_REQUIRED",
             transport_options={"max_retries": 1, "interval_start": 0, "interval_step": 0},
         ) as connection,
@@ -58,10 +56,9 @@ def test_a_certificate_nobody_vouches_for_is_refused(server: RedisServer, certif
 
 
 def test_messages_travel_to_the_master_that_a_sentinel_names(server: RedisServer, tmp_path: Path):
-    transport.install()
     with (
         sentinel_for(server, tmp_path) as port,
-        Connection(
+        LeasedConnection(
             f"sentinel://127.0.0.1:{port}/0", transport_options={"master_name": MASTER_NAME}
         ) as connection,
     ):

@@ -21,8 +21,8 @@ from celery.signals import task_failure, task_revoked, task_success, worker_proc
 from kombu.entity import Exchange, Queue
 from redis.exceptions import RedisError
 
-from rerankq.contract import keys, transport, wire
-from rerankq.contract.broker import PACK_TASK, RERANK_TASK, celery_app
+from rerankq.contract import keys, wire
+from rerankq.contract.broker import celery_app
 from rerankq.contract.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -36,6 +36,9 @@ from rerankq.contract.errors import (
 from rerankq.contract.keys import lane_of, queue_of
 from rerankq.contract.messages import LANES, Lane, Ranking
 from rerankq.contract.stores import redis_client
+from rerankq.contract.transport.envelope import deliveries
+from rerankq.contract.transport.open_jobs import set_vanished_handler
+from rerankq.contract.wire import PACK_TASK, RERANK_TASK
 from rerankq_worker.attempts import NO_ANSWER, AnsweringTask, AnswerNotStored, AttemptPolicy, consumer_with
 from rerankq_worker.control import replace_revoke
 from rerankq_worker.engine_client import EngineAway, EngineClient
@@ -48,6 +51,7 @@ from rerankq_worker.settings import WorkerSettings
 from rerankq_worker.tokenizer import PairTokenizer
 
 SOCKET_TIMEOUT_SECONDS = 5.0
+CALLERS_QUEUE = "celery"
 SOFT_LIMIT_MARGIN_SECONDS = 1.0  # a job keeps its own time; Celery's soft limit is there should it fail to
 
 logger = logging.getLogger(__name__)
@@ -66,6 +70,7 @@ def build_app(settings: WorkerSettings) -> Celery:
     app.conf.broker_transport_options |= {"dead_letter_ttl_seconds": settings.dead_letter_ttl_seconds}
     app.conf.update(
         task_queues=[_queue(lane) for lane in LANES],  # without -Q: interactive first, then bulk
+        task_routes=[_route],
         task_acks_late=True,
         task_reject_on_worker_lost=True,  # the delivery cap ends what would otherwise loop
         task_acks_on_failure_or_timeout=True,  # False tells the caller FAILURE and runs the job again, for ever
@@ -96,6 +101,9 @@ def build_app(settings: WorkerSettings) -> Celery:
     steps["worker"].add(Presence)
     steps["worker"].add(RiskLog)
     _add_tasks(app)
+    app.amqp.queues.select(
+        [queue_of(lane) for lane in LANES]
+    )  # a queue that a callback names is not ours to read
     replace_revoke(lambda job_id: _store().call_off(job_id))
     return app
 
@@ -104,6 +112,11 @@ def _queue(lane: Lane) -> Queue:
     """As Celery makes one for a name it is asked for."""
     name = queue_of(lane)
     return Queue(name, Exchange(name), routing_key=name)
+
+
+def _route(name: str, *_: object, **__: object) -> dict[str, str] | None:
+    """Where a callback goes whose caller names no queue: Celery's usual one, for it is none of our tasks."""
+    return None if name in (RERANK_TASK, PACK_TASK) else {"queue": CALLERS_QUEUE}
 
 
 def _attempt_policy(app: Celery, settings: WorkerSettings) -> AttemptPolicy:
@@ -121,7 +134,7 @@ def _attempt_policy(app: Celery, settings: WorkerSettings) -> AttemptPolicy:
             logger.debug("job %s vanished, and is told so later: %s", job_id, type(error).__name__)
             return False
 
-    transport.set_vanished_handler(end_vanished)
+    set_vanished_handler(end_vanished)
     return AttemptPolicy(limits, settings.max_payload_bytes, on_failure=note)
 
 
@@ -227,8 +240,15 @@ def _run(task: "Task[..., Any]", known: Known, requests: Sequence[Any]) -> list[
 
 
 def _unpacked(extra: Sequence[object], fields: Mapping[str, Any]) -> Mapping[str, Any]:
-    if extra:
-        raise InvalidRequest("request: expected keyword arguments, got positional ones", {"field": "request"})
+    match extra:
+        case ():
+            pass
+        case (dict() as given,):  # what the task before it in a chain returned
+            fields = {**given, **fields}
+        case _:
+            raise InvalidRequest(
+                "request: expected keyword arguments, or one mapping of them", {"field": "request"}
+            )
     key = fields.get("payload")
     if key is None:
         return fields
@@ -273,7 +293,7 @@ def _job_of(task: "Task[..., Any]", known: Known, requests: Sequence[Any]) -> Jo
 
 
 def _attempt_of(task: "Task[..., Any]") -> int:
-    return transport.deliveries(vars(task.request))
+    return deliveries(vars(task.request))
 
 
 def _deadline_of(request: Any) -> float | None:

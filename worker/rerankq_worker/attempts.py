@@ -29,10 +29,12 @@ from celery.worker import request as celery_request
 from celery.worker.state import active_requests, maybe_shutdown, reserved_requests, task_ready
 from kombu.exceptions import OperationalError
 
-from rerankq.contract import keys, transport
-from rerankq.contract.dead_letters import DeadLetter, DeadLetters, is_summary, letter_for, unusable
+from rerankq.contract import keys
 from rerankq.contract.errors import JobFailed, PayloadTooLarge, RerankError
+from rerankq.contract.transport.dead_letters import DeadLetter, DeadLetters, is_summary, letter_for, unusable
 from rerankq.contract.transport.envelope import job_id
+from rerankq.contract.transport.outage import UNREACHABLE, carry_over, hand_back_later, is_passing, outage
+from rerankq.contract.transport.qos import set_teller
 from rerankq_worker.headers import (
     TimeLimits,
     bounded,
@@ -236,7 +238,7 @@ def _hasty(app: Celery) -> Any:
 def _not_stored(error: BaseException) -> AnswerNotStored:
     # Celery's own word for a Redis that stayed away, and for a value that is too large: only one has a cause.
     cause = error.__cause__ if isinstance(error, BackendError) else error
-    return AnswerNotStored(type(cause or error).__name__, transport.is_passing(cause))
+    return AnswerNotStored(type(cause or error).__name__, is_passing(cause))
 
 
 def _give_back(message: Any, reason: AnswerNotStored) -> None:
@@ -282,7 +284,7 @@ class Consumer(celery_consumer.Consumer):
                 self._set_aside(message, error)
             except AnswerNotStored as error:
                 _give_back(message, error)
-            except transport.UNREACHABLE:
+            except UNREACHABLE:
                 raise
             except Exception as error:  # noqa: BLE001 - the boundary: no message may end or stall the worker
                 self._set_aside(message, _unusable(message, f"reading it raised {type(error).__name__}"))
@@ -299,25 +301,25 @@ class Consumer(celery_consumer.Consumer):
                 with channel.conn_or_acquire() as client:
                     channel.leases.probe(client)
             except (*conn.connection_errors, *conn.channel_errors, OperationalError) as error:
-                transport.outage.note(error)
+                outage.note(error)
                 conn.collect()
                 time.sleep(CONNECT_AGAIN_SECONDS)
             else:
-                transport.outage.is_over()
+                outage.is_over()
                 self.first_connection_attempt = False
                 return conn
 
     def register_with_event_loop(self, hub: Any) -> None:
         super().register_with_event_loop(hub)
-        transport.set_teller(self._tell)
+        set_teller(self._tell)
         hub.call_repeatedly(ANSWER_AGAIN_SECONDS, self._tell_the_untold)
 
     def on_connection_error_after_connected(self, exc: Exception) -> Any:
         waiting = {request for request in tuple(reserved_requests) if not request.acknowledged}
         running = waiting & set(active_requests)
-        transport.carry_over(request.message for request in running)
+        carry_over(request.message for request in running)
         # What no child has taken yet, Celery throws out of its pool and would never run.
-        transport.hand_back_later(request.message for request in waiting - running)
+        hand_back_later(request.message for request in waiting - running)
         with warnings.catch_warnings():
             # Celery advises to cancel running jobs here; ours are carried over.
             warnings.simplefilter("ignore", PendingDeprecationWarning)

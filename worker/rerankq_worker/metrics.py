@@ -19,13 +19,13 @@ from redis import Redis
 from redis.exceptions import ConnectionError, TimeoutError
 
 from rerankq.contract import keys
-from rerankq.contract.dead_letters import DeadLetters
 from rerankq.contract.errors import InvalidSettings
 from rerankq.contract.heartbeats import Heartbeats
 from rerankq.contract.keys import queue_of
 from rerankq.contract.messages import LANES, Lane
 from rerankq.contract.risks import RISKS, read_risks, stores
 from rerankq.contract.stores import number_in
+from rerankq.contract.transport.dead_letters import DeadLetters
 from rerankq_worker import health
 from rerankq_worker.health import EngineStatus, State
 from rerankq_worker.settings import WorkerSettings

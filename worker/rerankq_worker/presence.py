@@ -14,12 +14,12 @@ from celery.signals import celeryd_init
 from celery.worker.consumer import consumer as celery_consumer
 from redis.exceptions import AuthenticationError, RedisError
 
-from rerankq.contract import transport
 from rerankq.contract.errors import InvalidSettings
 from rerankq.contract.heartbeats import UNIQUE_MARK, Heartbeats, WorkerStatus, unique_ending
 from rerankq.contract.keys import HEARTBEAT_PERIOD_SECONDS, lane_of
 from rerankq.contract.messages import Lane
 from rerankq.contract.stores import redis_client
+from rerankq.contract.transport.qos import set_ready_gate
 from rerankq_worker import health, redis_health
 from rerankq_worker.settings import WorkerSettings
 
@@ -63,7 +63,7 @@ class Presence(bootsteps.StartStopStep):
         Raises:
             SystemExit: Redis refuses this user or password; it would say the same again for ever.
         """
-        transport.set_ready_gate(self._is_ready)
+        set_ready_gate(self._is_ready)
         self._begin_to_beat(parent)
         try:
             self._heartbeats.tell(self._status(parent))

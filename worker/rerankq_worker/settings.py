@@ -54,6 +54,8 @@ class WorkerSettings(SharedSettings):
     """Deliveries of one job before it is set aside as a dead letter."""
     lease_seconds: float = Field(default=15.0, ge=1)
     """A worker silent for this long has lost what it held; its job runs elsewhere."""
+    result_ttl_seconds: int = Field(default=3600, ge=1)
+    """How long an answer is kept after it was given. Longer costs memory in Redis."""
     dead_letter_ttl_seconds: int = Field(default=7 * 24 * 3600, ge=60)
     """How long a dead letter is kept."""
     load_timeout_seconds: float = Field(default=600.0, gt=0)

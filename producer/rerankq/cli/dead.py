@@ -17,7 +17,7 @@ from rerankq.contract.errors import BrokerUnavailable, InvalidRequest, JobUnknow
 if TYPE_CHECKING:
     from redis import Redis
 
-    from rerankq.contract.dead_letters import DeadLetter, DeadLetters
+    from rerankq.contract.transport.dead_letters import DeadLetter, DeadLetters
     from rerankq.settings import ClientSettings
 
 dead = typer.Typer(no_args_is_help=True, help="Look at jobs that were given up, and try them again.")
@@ -79,7 +79,7 @@ def retry(letter_id: LetterId, as_json: options.Json = False) -> None:
     [bold]Example:[/] rerankq dead retry "$job" && rerankq result "$job"
     """
     with _store() as (stores, letters):
-        from rerankq.contract.dead_letters import NotReplayable
+        from rerankq.contract.transport.dead_letters import NotReplayable
 
         letter = _letter(letters, letter_id)
         stores.forget_answer(letter.id)  # before the job runs: its new answer must stay
@@ -127,7 +127,7 @@ class _Stores:
 def _store() -> Generator[tuple[_Stores, "DeadLetters"]]:
     from redis.exceptions import RedisError
 
-    from rerankq.contract.dead_letters import DeadLetters
+    from rerankq.contract.transport.dead_letters import DeadLetters
     from rerankq.settings import ClientSettings
 
     stores = _Stores(ClientSettings.load())

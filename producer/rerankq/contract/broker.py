@@ -1,16 +1,15 @@
-"""What both sides must agree on to meet on Redis: lanes, task names, the Celery configuration of the wire."""
+"""A Celery app that speaks our wire and uses our transport: the worker's, Flower's, that of whoever asks a worker."""
 
 from typing import Any
 
 from celery import Celery
+from kombu.serialization import register
 
-from rerankq.contract import transport, wire
+from rerankq.contract import wire
 from rerankq.contract.address import RedisAddress, read_address
 from rerankq.contract.keys import queue_of
 from rerankq.contract.stores import asked_once
-
-RERANK_TASK = "rerankq.rerank"
-PACK_TASK = "rerankq.rerank_pack"
+from rerankq.contract.transport.connection import LeasedAMQP, refuse_unknown_kombu
 
 LEASE_SECONDS = 15  # a worker silent for this long has lost what it held; renewed every third of it
 SWEEP_SECONDS = 2
@@ -22,22 +21,28 @@ def celery_app(
     result_url: str | None,
     *,
     socket_timeout_seconds: float,
-    result_ttl_seconds: int,
+    result_ttl_seconds: int = 3600,
     lease_seconds: float = LEASE_SECONDS,
 ) -> Celery:
-    """A Celery app that speaks our wire, on either side of it.
+    """A Celery app on our transport. Nothing changes for other Celery applications of the process.
 
     Args:
         result_url: where answers are kept; None for who looks for them by itself.
         socket_timeout_seconds: how long any one Redis call may take before it counts as down.
+        result_ttl_seconds: for how long answers are kept, by whoever stores them.
         lease_seconds: how long a silent worker keeps what it holds.
+
+    Raises:
+        UnknownKombu: the installed kombu is none that the transport was built for.
     """
-    transport.install()
-    wire.register_serializer()
+    refuse_unknown_kombu()
+    register(
+        wire.SERIALIZER, wire.encode, wire.decode, content_type=wire.CONTENT_TYPE, content_encoding="utf-8"
+    )
     broker = read_address(broker_url)
     results = None if result_url is None else read_address(result_url)
     backend = "disabled://" if results is None else results.for_celery()
-    app = Celery(name, broker=broker.for_celery(), backend=backend, set_as_current=False)
+    app = Celery(name, broker=broker.for_celery(), backend=backend, amqp=LeasedAMQP, set_as_current=False)
     app.conf.update(_wire_configuration(socket_timeout_seconds, result_ttl_seconds, lease_seconds))
     app.conf.broker_use_ssl = dict(broker.tls) or None
     app.conf.broker_transport_options |= {
@@ -68,7 +73,7 @@ def _result_configuration(results: RedisAddress) -> dict[str, Any]:
 def _wire_configuration(socket_timeout: float, result_ttl: int, lease: float) -> dict[str, Any]:
     timeouts = {"socket_timeout": socket_timeout, "socket_connect_timeout": min(socket_timeout, 2.0)}
     return {
-        "task_serializer": wire.SERIALIZER,
+        "task_serializer": "json",  # also that of control replies, callbacks and chords, which anybody may read
         "result_serializer": wire.SERIALIZER,
         "accept_content": wire.ACCEPTED,
         "result_accept_content": wire.ACCEPTED,

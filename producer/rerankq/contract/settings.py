@@ -55,8 +55,6 @@ class SharedSettings(BaseSettings):
     carry a password, its special characters written %XX. docs/operations.md has the options."""
     result_url: SecretStr | None = None
     """The Redis that holds answers; the broker itself when empty. A second Redis keeps answers from filling it."""
-    result_ttl_seconds: int = Field(default=3600, ge=1)
-    """How long an answer is kept after it was given. Longer costs memory in Redis."""
     max_documents: int = Field(default=10_000, ge=1)
     """Documents one request may carry. Checked by the producer and again by the worker."""
     max_document_characters: int = Field(default=1_000_000, ge=1)

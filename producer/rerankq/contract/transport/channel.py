@@ -11,20 +11,20 @@ from time import monotonic
 from typing import Any, Literal
 
 from kombu.transport import redis as kombu_redis
+from kombu.utils.json import dumps
 from kombu.utils.uuid import uuid
 from redis.exceptions import NoScriptError, ResponseError
 
 from rerankq.contract import keys
-from rerankq.contract.dead_letters import (
+from rerankq.contract.errors import RerankError
+from rerankq.contract.keys import bell_of, open_jobs
+from rerankq.contract.transport.dead_letters import (
     DEAD_LETTER_TTL_SECONDS,
     DeadLetter,
-    bury,
     given_up,
     letter_for,
     unusable,
 )
-from rerankq.contract.errors import RerankError
-from rerankq.contract.keys import bell_of, open_jobs
 from rerankq.contract.transport.envelope import (
     Envelope,
     Undecodable,
@@ -32,11 +32,10 @@ from rerankq.contract.transport.envelope import (
     job_id,
     open_envelope,
     record_key,
-    seal_envelope,
 )
 from rerankq.contract.transport.leases import Leases, Source, fetched
 from rerankq.contract.transport.outage import ASK_AGAIN_SECONDS, adopt_carried, outage
-from rerankq.contract.transport.qos import QoS, tell_untold
+from rerankq.contract.transport.qos import QoS
 from rerankq.contract.transport.scripts import FETCH, PUSH
 
 BELL_WAIT_SECONDS = 1  # also how long a message from a client that rings no bell can wait
@@ -219,34 +218,8 @@ class LeasedChannel(kombu_redis.Channel):
         letter = letter_for(tag, source.queue, raw, envelope, f"{type(error).__name__}: {error}")
         if source.is_acknowledged:
             untold = error if job_id(envelope) else None
-            self.bury(tag, letter, untold, envelope.get("headers"))
-
-    def bury(
-        self, tag: str, letter: DeadLetter, untold: RerankError | None, headers: Envelope | None
-    ) -> bool:
-        """Move a message under this lease to the dead letters. False when another worker has it by now."""
-        with self.conn_or_acquire() as client:
-            is_ours = bury(
-                client,
-                self.leases,
-                tag,
-                letter,
-                untold=untold,
-                headers=headers,
-                ttl_seconds=self.dead_letter_ttl_seconds,
-                prefix=self.global_keyprefix,
-            )
-        if is_ours:
-            logger.error(
-                "job %s on %s set aside at delivery %d: %s",
-                letter.id,
-                letter.lane,
-                letter.attempts,
-                letter.reason,
-            )
-        if is_ours and untold:
-            tell_untold(letter.id, untold)
-        return is_ours
+            qos: Any = self.qos
+            qos.bury(tag, letter, untold, envelope.get("headers"))
 
     # -- publishing
 
@@ -258,7 +231,7 @@ class LeasedChannel(kombu_redis.Channel):
         expires_ms = self._expires.get(queue, 0)
         others = [self._q_for_pri(queue, step) for step in self.priority_steps] if expires_ms else []
         keys = [self._named(key) for key in (list_key, bell_of(queue), *others)]
-        arguments: list[Any] = [seal_envelope(message), expires_ms]
+        arguments: list[Any] = [dumps(message), expires_ms]
         record, name = record_key(message.get("headers")), job_id(message)
         if record and name and not expires_ms:
             keys += [open_jobs(self._named(list_key)), record]
@@ -369,7 +342,7 @@ def _wake() -> None:
 
 
 class LeasedTransport(kombu_redis.Transport):
-    """The transport behind redis:// and rediss:// once `install()` has run."""
+    """Behind redis://, rediss:// and redis+socket:// of a `LeasedConnection`."""
 
     Channel = Channel
 
@@ -393,6 +366,6 @@ class LeasedTransport(kombu_redis.Transport):
 
 
 class SentinelTransport(LeasedTransport, kombu_redis.SentinelTransport):
-    """The transport behind sentinel:// once `install()` has run."""
+    """Behind sentinel:// of a `LeasedConnection`."""
 
     Channel = SentinelChannel

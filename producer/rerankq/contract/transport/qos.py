@@ -7,13 +7,16 @@ import logging
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import redis
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 
+from rerankq.contract.errors import RerankError
+from rerankq.contract.transport.dead_letters import DeadLetter, bury
 from rerankq.contract.transport.envelope import (
+    Envelope,
     Undecodable,
     deliveries,
     mark_redelivered,
@@ -24,11 +27,6 @@ from rerankq.contract.transport.envelope import (
 from rerankq.contract.transport.leases import Held
 from rerankq.contract.transport.open_jobs import OpenJob, end_vanished, open_job
 from rerankq.contract.transport.outage import adopt_carried, in_short, is_passing, outage, send_later
-
-if TYPE_CHECKING:
-    from rerankq.contract.dead_letters import DeadLetter
-    from rerankq.contract.errors import RerankError
-    from rerankq.contract.transport.channel import LeasedChannel
 
 logger = logging.getLogger(__name__)
 
@@ -49,14 +47,14 @@ def set_ready_gate(is_ready: Callable[[], bool] | None) -> None:
     _is_ready = is_ready or _always_ready
 
 
-def _leave_untold(job_id: str, error: "RerankError") -> None:
+def _leave_untold(job_id: str, error: RerankError) -> None:
     """Nobody here can tell; a worker does so later."""
 
 
-_tell: "Callable[[str, RerankError], None]" = _leave_untold
+_tell: Callable[[str, RerankError], None] = _leave_untold
 
 
-def set_teller(tell: "Callable[[str, RerankError], None] | None") -> None:
+def set_teller(tell: Callable[[str, RerankError], None] | None) -> None:
     """Have `tell(job_id, error)` called for each job that the transport of this process sets aside; None ends that.
 
     Called from the event loop, so it must be quick and must not raise.
@@ -65,15 +63,11 @@ def set_teller(tell: "Callable[[str, RerankError], None] | None") -> None:
     _tell = tell or _leave_untold
 
 
-def tell_untold(job_id: str, error: "RerankError") -> None:
-    """Have a job's caller told that it was set aside."""
-    _tell(job_id, error)
-
-
 class QoS(kombu_redis.QoS):
     """The messages a channel holds under leases."""
 
-    channel: "LeasedChannel"
+    channel: Any
+    """A `LeasedChannel`."""
     _delivered: dict[str, Any]
     _dirty: set[str]
     _swept_at = float("-inf")
@@ -108,13 +102,41 @@ class QoS(kombu_redis.QoS):
                 self._tell_fenced(delivery_tag, "reject")
             virtual.QoS.ack(self, delivery_tag)
 
-    def set_aside(self, delivery_tag: str, letter: "DeadLetter", untold: "RerankError | None" = None) -> None:
+    def set_aside(self, delivery_tag: str, letter: DeadLetter, untold: RerankError | None = None) -> None:
         """Move a message to the dead letters; its payload stays for a retry."""
         with self._or_later(delivery_tag, "set_aside", letter=letter, untold=untold):
             headers = self._delivered[delivery_tag].headers
-            if not self.channel.bury(delivery_tag, letter, untold, headers):
+            if not self.bury(delivery_tag, letter, untold, headers):
                 self._tell_fenced(delivery_tag, "burial")
             virtual.QoS.ack(self, delivery_tag)
+
+    def bury(
+        self, tag: str, letter: DeadLetter, untold: RerankError | None, headers: Envelope | None
+    ) -> bool:
+        """Move a message under this lease to the dead letters. False when another worker has it by now."""
+        channel = self.channel
+        with channel.conn_or_acquire() as client:
+            is_ours = bury(
+                client,
+                channel.leases,
+                tag,
+                letter,
+                untold=untold,
+                headers=headers,
+                ttl_seconds=channel.dead_letter_ttl_seconds,
+                prefix=channel.global_keyprefix,
+            )
+        if is_ours:
+            logger.error(
+                "job %s on %s set aside at delivery %d: %s",
+                letter.id,
+                letter.lane,
+                letter.attempts,
+                letter.reason,
+            )
+        if is_ours and untold:
+            _tell(letter.id, untold)
+        return is_ours
 
     def let_go(self, delivery_tag: str) -> Any:
         """Forget a message without touching its lease; the message, or None if it is not held here."""

@@ -226,6 +226,7 @@ end
 
 # KEYS: list, bell, then open jobs and job record, or the queue's other lists; ARGV: message, time to live of a
 # short-lived queue in ms or 0, [id of the job that is open from now on].
+# A ring wakes whoever waits now; on the list of somebody else's worker, who hears none, it must not stay.
 # LPUSH is refused on a full Redis; the producer gets redis-py's OutOfMemoryError for it from any version.
 PUSH = Script(
     STAMP
@@ -241,6 +242,7 @@ if type(pushed) == 'table' and pushed.err then
 end
 redis.call('LPUSH', KEYS[2], 1)
 redis.call('LTRIM', KEYS[2], 0, 127)
+redis.call('EXPIRE', KEYS[2], 60)
 if stamp then open(KEYS[3], KEYS[4], ARGV[3], stamp) end
 if ARGV[2] ~= '0' then
   for i = 1, #KEYS do redis.call('PEXPIRE', KEYS[i], ARGV[2]) end

@@ -1,0 +1,81 @@
+"""Put a task on its list: the message as Celery's protocol 2 has it, in one script. Takes no Celery and no kombu.
+
+A producer stands beside whatever version of them its application is bound to.
+"""
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+from uuid import uuid4
+
+import redis
+
+from rerankq.contract import keys, wire
+from rerankq.contract.transport.envelope import RECORD_HEADER, Envelope
+from rerankq.contract.transport.scripts import PUSH
+
+_NO_CANVAS = b'{"callbacks":null,"errbacks":null,"chain":null,"chord":null}'
+_TIMELESS: Mapping[str, Any] = dict.fromkeys(
+    ("shadow", "eta", "expires", "group", "group_index", "parent_id")
+)
+
+
+def task_message(
+    task: str,
+    job_id: str,
+    queue: str,
+    fields: bytes,
+    headers: Mapping[str, Any],
+    *,
+    summary: str,
+    compress: bool,
+) -> Envelope:
+    """The message of a task.
+
+    Args:
+        fields: the task's keyword arguments, as JSON.
+        headers: further ones than those that every task has.
+        summary: what logs and Flower show of the arguments.
+    """
+    body = b"[[]," + fields + b"," + _NO_CANVAS + b"]"
+    compression = {"compression": wire.COMPRESSION} if compress else {}
+    return {
+        "body": base64.b64encode(wire.compress(body) if compress else body).decode(),
+        "content-encoding": "utf-8",
+        "content-type": wire.CONTENT_TYPE,
+        "headers": {
+            "lang": "py",
+            "task": task,
+            "id": job_id,
+            "root_id": job_id,
+            "retries": 0,
+            "timelimit": [None, None],
+            "argsrepr": "()",
+            "kwargsrepr": summary,
+            "origin": "rerankq",
+            "ignore_result": False,
+            **_TIMELESS,
+            **compression,
+            **headers,
+        },
+        "properties": {
+            "correlation_id": job_id,
+            "reply_to": "",
+            "delivery_mode": 2,
+            "delivery_info": {"exchange": queue, "routing_key": queue},
+            "priority": 0,
+            "body_encoding": "base64",
+            "delivery_tag": uuid4().hex,
+        },
+    }
+
+
+def push(client: redis.Redis, queue: str, message: Envelope) -> None:
+    """Put a message of ours on its list, ring the bell, and note that its job is open: one step.
+
+    Raises:
+        RedisError: nothing was put there, as far as Redis has answered.
+    """
+    job_id, record = message["headers"]["id"], message["headers"][RECORD_HEADER]
+    touched = [queue, keys.bell_of(queue), keys.open_jobs(queue), record]
+    PUSH(client, touched, [wire.encode(message), 0, job_id])

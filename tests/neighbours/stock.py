@@ -1,0 +1,34 @@
+"""Somebody else's Celery application, with nothing of ours in it: `celery -A tests.neighbours.stock worker`."""
+
+import os
+
+from celery import Celery
+
+URL = os.environ.get("STOCK_URL", "redis://127.0.0.1:1/0")
+
+app = Celery("shop", broker=URL, backend=URL, set_as_current=False)
+app.conf.update(worker_concurrency=1, broker_connection_retry_on_startup=True, worker_prefetch_multiplier=1)
+
+
+@app.task(name="shop.retrieve", shared=False)
+def retrieve(query: str) -> dict[str, object]:
+    """What a search finds."""
+    return {"query": query, "documents": ["a bird", f"all about {query}", "a fish"]}
+
+
+@app.task(name="shop.consume", shared=False)
+def consume(ranking: dict[str, object]) -> int:
+    """What comes after the ranking: how many documents were scored."""
+    return ranking["scored"]
+
+
+@app.task(name="shop.gather", shared=False)
+def gather(rankings: list[dict[str, object]]) -> int:
+    """The body of a chord."""
+    return sum(ranking["scored"] for ranking in rankings)
+
+
+@app.task(name="shop.note", shared=False)
+def note(*given: object) -> None:
+    """What is called where a job failed: leaves a trace."""
+    app.backend.client.rpush("shop:noted", repr(given))

@@ -1,0 +1,124 @@
+"""A stock Celery application on the database of our service: neither disturbs the other, and their tasks join hands."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from celery import Celery, chain, chord, group, signature
+
+from tests.conftest import REPOSITORY
+from tests.service import Service
+
+RERANK = {"queue": "rerankq.interactive"}
+PATIENCE_SECONDS = 30
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Service]:
+    with Service(engine="rerankq_worker.doubles:noop") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def stock_log(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A stock worker's log; it has started beside ours."""
+    log = tmp_path_factory.mktemp("stock") / "log"
+    environment = {**os.environ, "STOCK_URL": service.redis.url, "PYTHONPATH": str(REPOSITORY)}
+    command = [
+        sys.executable,
+        "-m",
+        "celery",
+        "-A",
+        "tests.neighbours.stock",
+        "worker",
+        "-n",
+        "stock@%h",
+        "-l",
+        "INFO",
+    ]
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=file, stderr=file)
+    try:
+        service.wait_until(lambda: "ready." in log.read_text() or process.poll() is not None, 60)
+        yield log
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.fixture
+def shop(service: Service, stock_log: Path) -> Iterator[Celery]:
+    """The stock application, as its own producers have it."""
+    url = service.redis.url
+    with Celery("shop", broker=url, backend=url, set_as_current=False) as app:
+        app.conf.update(broker_transport_options={"socket_timeout": 10})
+        yield app
+
+
+def rerank(shop: Celery, **fields: object) -> "signature":
+    return shop.signature("rerankq.rerank", kwargs=fields, options=RERANK)
+
+
+def test_a_stock_worker_starts_beside_ours_and_hears_nothing_it_cannot_read(stock_log: Path) -> None:
+    log = stock_log.read_text()
+
+    assert "ready." in log
+    assert "sync with" in log  # it met ours at mingle
+    assert "ContentDisallowed" not in log
+    assert "Traceback" not in log
+
+
+def test_both_applications_workers_answer_a_stock_inspect(shop: Celery) -> None:
+    answers = shop.control.inspect(timeout=2).ping()
+
+    assert {name.split("@")[0] for name in answers} == {"stock", "cpu0-interactive", "cpu0-bulk"}
+    assert all(answer == {"ok": "pong"} for answer in answers.values())
+
+
+def test_a_chain_leads_from_a_stock_task_through_ours_to_the_callers_own_queue(shop: Celery) -> None:
+    retrieve, consume = shop.signature("shop.retrieve", args=("panda",)), shop.signature("shop.consume")
+
+    scored = chain(retrieve, rerank(shop, top_n=1), consume).apply_async().get(PATIENCE_SECONDS)
+
+    assert scored == 3
+
+
+def test_a_result_is_a_plain_dictionary_to_a_stock_application(shop: Celery) -> None:
+    ranking = rerank(shop, query="panda", documents=["a bear", "a bird"]).apply_async().get(PATIENCE_SECONDS)
+
+    assert type(ranking) is dict
+    assert [result["index"] for result in ranking["results"]] == [0, 1]
+
+
+def test_a_group_and_a_chord_of_ours_come_together(shop: Celery) -> None:
+    header = [rerank(shop, query="panda", documents=["a", "b"]) for _ in range(3)]
+
+    assert [ranking["scored"] for ranking in group(header, app=shop)().get(PATIENCE_SECONDS)] == [2, 2, 2]
+    assert chord(header, app=shop)(shop.signature("shop.gather")).get(PATIENCE_SECONDS) == 6
+
+
+def test_an_error_of_ours_arrives_by_name_and_calls_the_callers_errback(
+    shop: Celery, service: Service
+) -> None:
+    broken = rerank(shop, query="", documents=["a"]).on_error(shop.signature("shop.note"))
+    job = broken.apply_async(link=shop.signature("shop.consume"))
+
+    with pytest.raises(Exception, match="query") as caught:
+        job.get(PATIENCE_SECONDS)
+
+    assert type(caught.value).__name__ == "InvalidRequest"
+    with service.redis.client() as redis:
+        service.wait_until(lambda: redis.llen("shop:noted") == 1, PATIENCE_SECONDS)
+        assert job.id in redis.lindex("shop:noted", 0).decode()
+
+
+def test_a_ring_for_a_queue_where_nobody_hears_it_fades(shop: Celery, service: Service) -> None:
+    chain(rerank(shop, query="panda", documents=["a"]), shop.signature("shop.consume")).apply_async().get(
+        PATIENCE_SECONDS
+    )
+
+    with service.redis.client() as redis:
+        assert 0 < redis.ttl("celery.bell") <= 60
