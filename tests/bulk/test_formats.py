@@ -286,8 +286,8 @@ def test_the_format_is_told_by_extension_then_by_the_first_line(tmp_path: Path) 
     assert told("a.csv") == "csv"
     assert told("a.jsonl", BATCH[0]) == "openai-batch"
     assert told("a.jsonl", RANK_LLM[0], "jsonl") == "jsonl"
-    assert output_format("-", FORMATS["parquet"], None).name == "jsonl"
-    assert output_format("o.parquet", FORMATS["trec"], None).name == "parquet"
+    assert output_format("-", FORMATS["parquet"], None, is_stream=True).name == "jsonl"
+    assert output_format("o.parquet", FORMATS["trec"], None, is_stream=False).name == "parquet"
     with pytest.raises(InvalidRequest, match="cannot be told from its extension"):
         told("a.bin")
     with pytest.raises(InvalidRequest, match="got excel"):

@@ -146,7 +146,7 @@ def test_a_complete_run_asks_nobody_when_it_is_run_again(
     assert (tmp_path / "out.jsonl").read_bytes() == before
 
 
-def half_done(client: RerankClient, given: str, out: Path) -> None:
+def half_done(client: RerankClient, given: str, out: Path, **options: Any) -> None:
     """A run that was interrupted."""
 
     class Interrupting:
@@ -157,7 +157,7 @@ def half_done(client: RerankClient, given: str, out: Path) -> None:
         def close(self) -> None: ...
 
     with pytest.raises(KeyboardInterrupt):
-        BulkRun(Task(given, str(out), pack_pairs=12), client, progress=Interrupting()).run()
+        BulkRun(Task(given, str(out), pack_pairs=12, **options), client, progress=Interrupting()).run()
 
 
 def test_an_interrupted_run_keeps_what_was_answered(

@@ -8,10 +8,12 @@ from typing import Any
 
 from rerankq.bulk import STANDARD_STREAM
 from rerankq.bulk.formats import Reader, Writer, errors_reader, input_format, output_format
-from rerankq.bulk.formats.names import USUAL_NAMES, Layout
+from rerankq.bulk.formats.names import USUAL_NAMES, Layout, compression_of
+from rerankq.bulk.formats.remote import is_remote
 from rerankq.bulk.formats.shards import files_of
 from rerankq.bulk.formats.source import Given, Identity, Source, is_same_file
 from rerankq.bulk.output.ledger import gathered_path, written_paths
+from rerankq.bulk.output.streams import STDOUT, is_stream
 from rerankq.contract.errors import InvalidRequest
 
 _FIELDS = ("query", "documents", "id", "text", "document_id")
@@ -65,10 +67,11 @@ class Plan:
             InvalidRequest: a file is missing or its format cannot be told.
         """
         self.task = task
+        self._refuse_no_place_to_write()
         self._refuse_reading_what_is_written()
         self.source = Source(task.input, task.encoding)
         self.read_as = input_format(self.source, task.format)
-        self.write_as = output_format(task.output, self.read_as, task.output_format)
+        self.write_as = output_format(task.output, self.read_as, task.output_format, is_stream=self.is_stream)
         self._given = Given(
             self.source,
             self.read_as.names.renamed(task.names),
@@ -109,8 +112,8 @@ class Plan:
 
     @property
     def is_stream(self) -> bool:
-        """Whether the output is standard output."""
-        return self.task.output == STANDARD_STREAM
+        """Whether the output cannot be gone back to: standard output, a pipe, a device."""
+        return is_stream(self.task.output)
 
     @property
     def lines_path(self) -> Path:
@@ -157,10 +160,11 @@ class Plan:
 
     def _refuse_reading_what_is_written(self) -> None:
         """By inode: the same file under another name, through a link, or as standard input, is the same file."""
-        out = Path(self.task.output)
+        out = self.task.output
         written = [Path(path) for path in self.task.also_written if path != STANDARD_STREAM]
-        if self.task.output != STANDARD_STREAM:
-            written += written_paths(out)
+        written += (
+            [Path(STDOUT if out == STANDARD_STREAM else out)] if self.is_stream else written_paths(Path(out))
+        )
         for read, path in product(chain.from_iterable(map(files_of, self.task.read_paths)), written):
             if is_same_file(read, path):
                 raise InvalidRequest(
@@ -183,10 +187,24 @@ class Plan:
             raise InvalidRequest(
                 "rank-llm lines can only be written from rank-llm lines", {"field": "output-format"}
             )
-        if not self.is_stream and not Path(self.task.output).parent.is_dir():
+        if self.gather and compression_of(self.task.output):
             raise InvalidRequest(
-                f"there is no directory {Path(self.task.output).parent}", {"field": "output"}
+                f"{self.write_as.name} is compressed within; leave the last extension of {self.task.output} out",
+                {"field": "output"},
             )
+
+    def _refuse_no_place_to_write(self) -> None:
+        if is_remote(self.task.output):
+            raise InvalidRequest(
+                f"{self.task.output} cannot be gone on with after an interruption; write a file of this machine and "
+                "copy it when it is done",
+                {"field": "output"},
+            )
+        if Path(self.task.output).is_dir():
+            raise InvalidRequest(f"{self.task.output} is a directory; name a file in it", {"field": "output"})
+        for path in (self.task.output, *self.task.also_written):
+            if not is_stream(path) and not Path(path).parent.is_dir():
+                raise InvalidRequest(f"there is no directory {Path(path).parent}", {"field": "output"})
 
 
 def _in_one_word(name: str) -> str:

@@ -15,7 +15,6 @@ from rerankq.bulk.output import sidecar as state
 from rerankq.bulk.output.ledger import (
     FileLedger,
     Ledger,
-    StreamLedger,
     clear_away,
     errors_path,
     refuse_changed_output,
@@ -24,6 +23,7 @@ from rerankq.bulk.output.ledger import (
 )
 from rerankq.bulk.output.outcome import Outcome, Scribe
 from rerankq.bulk.output.sidecar import Sidecar, sidecar_path
+from rerankq.bulk.output.streams import StreamLedger
 from rerankq.bulk.output.tally import Tally
 from rerankq.bulk.plan import Plan, Task
 from rerankq.bulk.progress import Meter, Progress, Silence
@@ -265,7 +265,7 @@ class BulkRun:
     def _to_stream(self) -> Summary:
         workers = wait_for_workers(self._client)
         model = model_of(workers, self._task.options.get("model"))
-        ledger = StreamLedger(self._plan.writer().header())
+        ledger = StreamLedger(self._task.output, self._plan.writer().header())
         reader = self._plan.reader()
         packs = cut(
             of_some_use(self._entries(reader, 0), self._task.input),
@@ -276,6 +276,7 @@ class BulkRun:
             self._answer(packs, flight, ledger, reader, 0 if self._task.is_ordered else None, model)
         finally:
             flight.close()
+            ledger.close()
         return self._summary(ledger.tally, Tally(), model)
 
     def _summary(self, tally: Tally, before: Tally, model: ModelInfo) -> Summary:

@@ -33,9 +33,15 @@ def _option(help_: str, panel: str, *names: str, **more: Any) -> Any:
 
 Text = str | None
 _Input = Annotated[
-    str, typer.Argument(metavar="IN", help="JSONL, CSV, TSV, Parquet, Arrow, a TREC run; `-` is stdin.")
+    str,
+    typer.Argument(
+        metavar="IN",
+        help="JSONL, CSV, TSV, Parquet, Arrow, a TREC run; a directory, a quoted glob, s3://…; `-` is stdin.",
+    ),
 ]
-_Output = Annotated[str, typer.Argument(metavar="OUT", help="Where the rankings go; `-` is stdout.")]
+_Output = Annotated[
+    str, typer.Argument(metavar="OUT", help="Where the rankings go; `-` is stdout, a pipe or device will do.")
+]
 _Format = Annotated[
     Text,
     _option(
@@ -108,7 +114,7 @@ _Qrels = Annotated[
 _RelevantFrom = Annotated[
     int, _option("The lowest grade that MRR counts as relevant.", _INPUT, "--relevant-from", min=1)
 ]
-_OutputFormat = Annotated[Text, _option("Told by OUT, else as the input.", _OUTPUT, "--output-format")]
+_OutputFormat = Annotated[Text, _option("Told by OUT; of a pipe as the input.", _OUTPUT, "--output-format")]
 _Ordered = Annotated[
     bool, _option("In the order of the input, or each as it comes.", _OUTPUT, "--ordered/--unordered")
 ]
@@ -324,9 +330,10 @@ def _show_findings(task: "Task", pairs_per_second: float, summary_json: Path | N
 
 
 def _show(summary: "Summary", summary_json: Path | None) -> None:
+    from rerankq.bulk.output.streams import is_stdout
     from rerankq.bulk.report import summary_lines
 
-    is_taken = STANDARD_STREAM in (summary.output, str(summary_json))  # stdout holds one thing at a time
+    is_taken = is_stdout(summary.output) or is_stdout(str(summary_json))  # stdout holds one thing at a time
     _print(summary_lines(summary), to_stderr=is_taken)
     _write_json(summary.as_json(), summary_json)
 
@@ -350,10 +357,12 @@ def _write_json(fields: dict[str, Any], path: Path | None) -> None:
 
 def _end(code: int, reason: str, task: "Task") -> typer.Exit:
     """Say why the run ended before its time, and how it is taken up again."""
+    from rerankq.bulk.output.streams import is_stream
+
     print(reason, file=sys.stderr)
-    if code == WRONG_INPUT or task.output == STANDARD_STREAM:
+    if code == WRONG_INPUT or is_stream(task.output):
         return typer.Exit(code)
-    if not Path(task.input).is_file():
+    if is_stream(task.input):
         print("What is done is safe, but a pipe is read once: --restart begins anew.", file=sys.stderr)
     else:
         again = [word for word in sys.argv[1:] if word not in ("--restart", "--overwrite")]

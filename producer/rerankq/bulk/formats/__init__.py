@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from rerankq.bulk import STANDARD_STREAM
 from rerankq.bulk.formats import columns, json_lines, table, trec
 from rerankq.bulk.formats.names import (
     TABLE_NAMES,
@@ -135,14 +134,24 @@ def input_format(source: Source, asked: str | None) -> Format:
     return _dialect(source.first_line()) if format_ is _JSONL else format_
 
 
-def output_format(path: str, read_as: Format, asked: str | None) -> Format:
-    """The format to write: as asked, else by extension, else the one that was read.
+def output_format(path: str, read_as: Format, asked: str | None, *, is_stream: bool) -> Format:
+    """The format to write: as asked, else by extension; of a stream without one, as the input.
 
     JSON lines stay in the dialect they came in: batch lines are answered with batch lines.
+
+    Raises:
+        InvalidRequest: neither tells.
     """
     if asked is not None:
         return known_format(asked)
-    told = None if path == STANDARD_STREAM else _by_extension(path)
+    told = _by_extension(path)
+    if told is None and not is_stream:
+        known = ", ".join(extension for one in FORMATS.values() for extension in one.extensions)
+        raise InvalidRequest(
+            f"the format of {path} cannot be told from its extension; known are {known} (and .gz or .zst behind them), "
+            f"or name it with --output-format ({', '.join(FORMATS)})",
+            {"field": "output"},
+        )
     if told is None:
         return _JSONL if read_as.gather else read_as
     return read_as if told is _JSONL and read_as.is_json_lines else told

@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import io
 import os
+import stat
 import sys
 import zlib
 from collections.abc import Generator, Iterator, Sequence
@@ -429,6 +430,7 @@ def is_same_file(read: str, written: Path) -> bool:
     """Whether what is read is the file that is written, whatever it is called; `-` is what stands behind it."""
     try:
         state = os.fstat(sys.stdin.fileno()) if read == STANDARD_STREAM else Path(read).stat()
-        return os.path.samestat(state, written.stat())
+        is_file = not stat.S_ISCHR(state.st_mode)  # a terminal is not used up by being written to
+        return is_file and os.path.samestat(state, written.stat())
     except (OSError, ValueError):  # one is not there; then they are the same only by their place
         return read != STANDARD_STREAM and Path(read).resolve() == written.resolve()

@@ -6,7 +6,6 @@ Knows bytes and positions; no format.
 import fcntl
 import gzip
 import os
-import sys
 import time
 from dataclasses import dataclass, field
 from glob import escape
@@ -260,40 +259,6 @@ def _sums(page: Page) -> dict[str, Any]:
         done = state.with_span(done, (outcome.start, outcome.stop))
         tally.add(outcome.tally)
     return {"done": done, "tally": tally}
-
-
-class StreamLedger:
-    """Standard output: cannot be resumed, so nothing is remembered."""
-
-    def __init__(self, header: bytes) -> None:
-        self._tally = Tally()
-        self._job_ids: list[str] = []
-        self._write(header)
-
-    @property
-    def tally(self) -> Tally:
-        """What has been added so far."""
-        return self._tally
-
-    @property
-    def is_due(self) -> bool:
-        """A reader at the other end of the pipe waits."""
-        return bool(self._job_ids)
-
-    def add(self, outcome: Outcome) -> None:
-        """Write a stretch of the input."""
-        self._write(outcome.lines)
-        self._tally.add(outcome.tally)
-        self._job_ids += outcome.job_ids
-
-    def commit(self) -> list[str]:
-        """Flush."""
-        sys.stdout.buffer.flush()
-        job_ids, self._job_ids = self._job_ids, []
-        return job_ids
-
-    def _write(self, data: bytes) -> None:
-        sys.stdout.buffer.write(data)
 
 
 def errors_path(out: Path) -> Path:

@@ -134,10 +134,10 @@ def refuse_changed(sidecar: Sidecar, settings: dict[str, Any], inputs: list[Iden
         difference = old.difference(new)
         if difference is not None:
             raise _changed(f"the input {new.path} is not the one it was begun with: {difference}")
-    for name, value in settings.items():
-        before = sidecar.settings.get(name)
-        if before != value:
-            raise _changed(f"it was begun with {name} = {before}, now it is {value}")
+    for name in {**sidecar.settings, **settings}:
+        before, now = sidecar.settings.get(name), settings.get(name)
+        if before != now:
+            raise _changed(f"it was begun with {name} = {before}, now it is {now}")
 
 
 def _in_other_number(before: list[Identity], now: list[Identity]) -> str:

@@ -1,0 +1,154 @@
+"""Where an output may go: a file of a known kind, a pipe, a device; and what is refused before anything is asked."""
+
+import gzip
+import json
+import os
+import subprocess
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rerankq import InvalidRequest, RerankClient
+from rerankq.bulk import Task
+from rerankq.bulk.plan import Plan
+from tests.bulk.answering import AnsweringWorker
+from tests.bulk.test_command import ALL_DONE, command
+from tests.bulk.test_resume import half_done
+from tests.bulk.test_run import read, rows, run, write
+
+__all__ = ["command"]
+
+REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "unknown": ("out.xyz", {}, r"out.xyz cannot be told from its extension; known are .jsonl, .* --output-format"),
+    "none": ("out", {}, "cannot be told from its extension"),
+    "packed in another way": ("out.jsonl.bz2", {}, "cannot be told from its extension"),
+    "packed twice": ("out.parquet.gz", {}, "parquet is compressed within"),
+    "a directory": (".", {}, "is a directory; name a file in it"),
+    "in none": ("nowhere/out.jsonl", {}, "there is no directory"),
+    "behind a scheme": ("s3://bucket/out.jsonl", {}, "write a file of this machine and copy it"),
+    "a summary in no directory": ("out.jsonl", {"also_written": ["nowhere/s.json"]}, "there is no directory nowhere"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("out", "options", "message"), REFUSED.values(), ids=REFUSED)
+def test_a_place_where_nothing_good_can_be_written_is_refused(
+    tmp_path: Path, out: str, options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(InvalidRequest, match=message):
+        Plan(Task(write(tmp_path / "in.jsonl", rows(1)), out, **options))
+
+
+def test_an_output_of_any_name_is_written_in_the_format_that_is_named(
+    client: RerankClient, worker: AnsweringWorker, tmp_path: Path
+) -> None:
+    run(client, write(tmp_path / "in.jsonl", rows(3)), tmp_path / "out", output_format="trec")
+
+    assert len((tmp_path / "out").read_text().splitlines()) == 9
+
+
+def test_a_name_in_capitals_is_compressed_as_well(
+    client: RerankClient, worker: AnsweringWorker, tmp_path: Path
+) -> None:
+    run(client, write(tmp_path / "in.jsonl", rows(3)), tmp_path / "OUT.JSONL.GZ")
+
+    assert len(gzip.decompress((tmp_path / "OUT.JSONL.GZ").read_bytes()).splitlines()) == 3
+
+
+def test_a_named_pipe_is_written_as_stdout_is(
+    client: RerankClient, worker: AnsweringWorker, tmp_path: Path
+) -> None:
+    fifo, got = tmp_path / "out.csv", []
+    os.mkfifo(fifo)
+    reader = threading.Thread(target=lambda: got.extend(fifo.read_text().splitlines()))
+    reader.start()
+
+    summary = run(client, write(tmp_path / "in.jsonl", rows(3)), fifo)
+    reader.join()
+
+    assert (summary.rows, summary.errors) == (3, None)
+    assert got[0].startswith("query_id,doc_id,rank")
+    assert len(got) == 1 + 9
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.csv"]
+
+
+def test_an_output_that_is_thrown_away_leaves_a_summary(
+    client: RerankClient, worker: AnsweringWorker, tmp_path: Path
+) -> None:
+    given = write(tmp_path / "in.jsonl", [{**row, "relevant": {"2": 1}} for row in rows(5, row2="poison")])
+
+    for _ in range(2):
+        summary = run(client, given, "/dev/null")
+        assert (summary.rows, summary.failed, summary.judged_queries) == (5, 1, 4)
+    assert not Path("/dev/null.rerankq.json").exists()
+
+
+STDOUTS = {"stdout's name": "/dev/stdout", "its descriptor": "/dev/fd/1"}
+
+
+@pytest.mark.parametrize("name", STDOUTS.values(), ids=STDOUTS)
+def test_stdout_by_another_name_holds_the_rows_alone_also_behind_a_redirection(
+    command: Any, worker: AnsweringWorker, tmp_path: Path, name: str
+) -> None:
+    given, out = write(tmp_path / "in.jsonl", rows(3)), tmp_path / "redirected"
+    out.write_text("before\n")
+
+    with out.open("ab") as redirected:
+        process = command(given, name, stdout=redirected)
+        _, complaints = process.communicate(timeout=60)
+
+    before, *got = out.read_text().splitlines()
+    assert (process.returncode, before) == (ALL_DONE, "before")
+    assert [json.loads(line)["id"] for line in got] == ["r0", "r1", "r2"]
+    assert "by-length@1" in complaints
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "redirected"]
+
+
+def test_process_substitution_takes_the_rows(command: Any, worker: AnsweringWorker, tmp_path: Path) -> None:
+    given, out = write(tmp_path / "in.jsonl", rows(3)), tmp_path / "out.gz"
+    with (
+        out.open("wb") as packed,
+        subprocess.Popen(["gzip"], stdin=subprocess.PIPE, stdout=packed) as gzipping,
+    ):
+        assert gzipping.stdin is not None
+        process = command(given, f"/dev/fd/{gzipping.stdin.fileno()}", pass_fds=[gzipping.stdin.fileno()])
+        process.communicate(timeout=60)
+
+    assert process.returncode == ALL_DONE
+    assert len(gzip.decompress(out.read_bytes()).splitlines()) == 3
+
+
+def test_stdout_that_is_appended_to_the_input_is_refused(command: Any, tmp_path: Path) -> None:
+    given = Path(write(tmp_path / "in.jsonl", rows(3)))
+
+    with given.open("ab") as appended:
+        process = command(given, "-", stdout=appended)
+        _, complaints = process.communicate(timeout=60)
+
+    assert "is to be read and would be written" in complaints
+    assert len(read(given)) == 3
+
+
+def test_the_way_on_is_told_also_for_shards(command: Any, tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    write(tmp_path / "shards" / "1.jsonl", rows(3))
+
+    process = command(tmp_path / "shards", tmp_path / "out.jsonl")
+    _, complaints = process.communicate(timeout=60)
+
+    assert "To go on: rerankq bulk" in complaints
+
+
+def test_a_setting_that_is_left_out_later_refuses_to_resume(
+    client: RerankClient, worker: AnsweringWorker, tmp_path: Path
+) -> None:
+    given, out = write(tmp_path / "in.jsonl", rows(240)), tmp_path / "out.jsonl"
+    qrels = tmp_path / "qrels.tsv"
+    qrels.write_text("r1 0 1 1\n")
+    half_done(client, given, out, qrels=str(qrels))
+
+    with pytest.raises(InvalidRequest, match=r"begun with judgements = .*, now it is None"):
+        run(client, given, out)
