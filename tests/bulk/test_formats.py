@@ -3,6 +3,7 @@
 import csv
 import gzip
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,16 @@ RANK_LLM = [
     }
     for row in REQUESTS
 ]
+HITS = [
+    {
+        "query": row["query"],
+        "hits": [
+            {"content": one["text"], "qid": row["id"], "docid": one["id"], "rank": rank, "score": 9.5 - rank}  # type: ignore[index]
+            for rank, one in enumerate(row["documents"], start=1)
+        ],
+    }
+    for row in REQUESTS
+]
 LONG = "query_id,query,doc_id,text,lang\nq1,first,a,one,en\nq1,first,b,eleven,fr\nq2,второй 第二,c,二,zh\n"
 
 
@@ -70,6 +81,20 @@ INPUTS: dict[str, tuple[str, bytes, list[dict[str, Any]]]] = {
     "zst": ("in.jsonl.zst", wire.compress(lines(REQUESTS)), REQUESTS),
     "openai batch": ("in.jsonl", lines(BATCH), without_ids(REQUESTS)),
     "rank_llm": ("in.jsonl", lines(RANK_LLM), REQUESTS),
+    "an array": ("in.json", json.dumps(REQUESTS).encode(), REQUESTS),
+    "an array, pretty": (
+        "in.jsonl",
+        b"\n " + json.dumps(REQUESTS, indent=2, ensure_ascii=False).encode(),
+        REQUESTS,
+    ),
+    "an array of batch lines": (
+        "in.json.gz",
+        gzip.compress(json.dumps(BATCH).encode()),
+        without_ids(REQUESTS),
+    ),
+    "an array of nothing": ("in.json", b" [ ] ", []),
+    "rank_llm as published": ("in.json", json.dumps(HITS, indent=1).encode(), REQUESTS),
+    "rank_llm's hits as lines": ("in.jsonl", lines(HITS), REQUESTS),
     "csv": ("in.csv", LONG.encode(), REQUESTS),
     "csv of Excel": ("in.csv", b"\xef\xbb\xbf" + LONG.replace("\n", "\r\n").encode(), REQUESTS),
     "tsv": ("in.tsv", LONG.replace(",", "\t").encode(), REQUESTS),
@@ -232,6 +257,19 @@ class TestOutputs:
         assert [candidate["docid"] for candidate in first["candidates"]] == ["b", "a"]
         assert first["candidates"][0]["doc"] == {"contents": "eleven"}
         assert first["candidates"][0]["score"] != 1.5
+
+    def test_rank_llm_hits(self, answers: Any, tmp_path: Path) -> None:
+        (tmp_path / "in.json").write_text(json.dumps(HITS))
+
+        first, second = map(wire.decode, answers(str(tmp_path / "in.json"), "out.json").splitlines())
+
+        assert first["query"] == "first"
+        assert [(hit["docid"], hit["rank"], hit["qid"]) for hit in first["hits"]] == [
+            ("b", 1, "q1"),
+            ("a", 2, "q1"),
+        ]
+        assert first["hits"][0]["score"] > first["hits"][1]["score"]
+        assert second["hits"][0]["content"] == "二"
 
     def test_csv_carries_the_further_columns(self, answers: Any, tmp_path: Path) -> None:
         (tmp_path / "in.csv").write_text(LONG)

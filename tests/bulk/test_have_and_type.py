@@ -119,6 +119,16 @@ RANK_LLM = lines(
         for name, texts in TEXTS.items()
     ]
 )
+HITS = [
+    {
+        "query": QUERIES[name],
+        "hits": [
+            {"content": text, "qid": name, "docid": f"d{place}", "rank": place + 1, "score": 9 - place}
+            for place, text in enumerate(texts)
+        ],
+    }
+    for name, texts in TEXTS.items()
+]
 BEIR: dict[str, bytes | Maker] = {
     "bm25.trec": "".join(
         f"{name} Q0 {name}d{place} {place} {9 - place} bm25\n"
@@ -198,6 +208,8 @@ SAMPLES: dict[str, Sample] = {
     ),
     "rerankq bulk batch.jsonl answers.jsonl": sample({"batch.jsonl": BATCH}),
     "rerankq bulk retrieved.jsonl reranked.jsonl": sample({"retrieved.jsonl": RANK_LLM}),
+    "rerankq bulk retrieve_results.json reranked.jsonl": sample({"retrieve_results.json": json.dumps(HITS).encode()}),
+    "rerankq bulk jobs.json ranked.jsonl": sample({"jobs.json": json.dumps(jobs(), indent=2).encode()}),
     "rerankq bulk pairs.csv ranked.csv": sample({"pairs.csv": long_form().encode()}),
     "rerankq bulk pairs.csv ranked.csv --encoding gbk --delimiter ';'": sample(
         {"pairs.csv": long_form(";").encode("gbk")}
@@ -341,6 +353,8 @@ def _judgeable(path: Path) -> Iterator[tuple[Any, Any, Any]]:
 def _of_one(row: dict[str, Any]) -> Iterator[tuple[Any, Any, Any]]:
     if "candidates" in row:
         yield from ((row["query"]["qid"], one["docid"], one["score"]) for one in row["candidates"])
+    elif "hits" in row:
+        yield from ((one["qid"], one["docid"], one["score"]) for one in row["hits"])
     elif "custom_id" in row:
         results = row["response"]["body"]["results"]
         yield from ((row["custom_id"], one["index"], one["relevance_score"]) for one in results)

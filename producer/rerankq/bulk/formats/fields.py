@@ -67,6 +67,12 @@ def text_at(fields: Mapping[str, Any], names: Names) -> Any:
     return " ".join(part for part in parts if part) if parts else None
 
 
+def titled_text_at(fields: Mapping[str, Any], names: Names) -> Any:
+    """The text with its title before it, as Anserini and BEIR have them, unless the caller named the fields of it."""
+    text, title = text_at(fields, names), fields.get("title")
+    return f"{title} {text}" if title and isinstance(text, str) and len(names) > 1 else text
+
+
 def query_at(fields: Mapping[str, Any], names: Names) -> Any:
     """The query: a text, or a list of one."""
     name = chosen(fields, names)

@@ -16,6 +16,7 @@ from rerankq.bulk.formats.fields import (
     paths,
     query_at,
     refuse_missing,
+    titled_text_at,
     without,
 )
 from rerankq.bulk.formats.names import FieldNames, Layout
@@ -94,18 +95,26 @@ class BatchReader(JsonLinesReader):
 
 
 class RankLlmReader(JsonLinesReader):
-    """rank_llm: `{"query": {"text", "qid"}, "candidates": [{"docid", "score", "doc"}]}`."""
+    """rank_llm: `{"query": {"text", "qid"}, "candidates": [{"docid", "score", "doc"}]}`, or as it is published
+    `{"query", "hits": [{"content", "qid", "docid", "rank", "score"}]}`."""
 
     def _understood(self, fields: dict[str, Any], size_bytes: int) -> Row:
-        query, candidates = fields.get("query"), fields.get("candidates")
-        if not isinstance(query, dict) or not isinstance(candidates, list):
-            return broken_row(fields, "expected query {text, qid} and a list of candidates", size_bytes)
+        query, key = fields.get("query"), _candidates_key(fields)
+        candidates = fields.get(key)
+        if not isinstance(query, dict | str) or not isinstance(candidates, list):
+            return broken_row(fields, "expected a query, and a list of candidates or hits", size_bytes)
+        query = query if isinstance(query, dict) else {"text": query, "qid": fields.get("qid")}
+        ids = [
+            one["qid"] for one in (query, *candidates) if isinstance(one, dict) and one.get("qid") is not None
+        ]
+        if any(str(name) != str(ids[0]) for name in ids):
+            return broken_row(fields, "qid: expected one for all candidates, got several", size_bytes)
         return Row(
             source=fields,
             query=query.get("text"),
-            documents=[_candidate(candidate) for candidate in candidates],
-            id=query.get("qid"),
-            extra={name: value for name, value in fields.items() if name not in ("query", "candidates")},
+            documents=[_candidate(candidate, self._names) for candidate in candidates],
+            id=ids[0] if ids else None,
+            extra={name: value for name, value in fields.items() if name not in ("query", "qid", key)},
             relevant=grades(fields.get("relevant")),
             size_bytes=size_bytes,
         )
@@ -173,7 +182,7 @@ class BatchWriter:
 
 
 class RankLlmWriter:
-    """The line that came, its candidates reordered, `score` being the relevance score."""
+    """The line that came, its candidates or hits reordered, `score` being the relevance score, `rank` the new one."""
 
     def __init__(self, _layout: Layout) -> None: ...
 
@@ -183,9 +192,13 @@ class RankLlmWriter:
 
     def lines(self, entry: Entry, ranking: Ranking) -> bytes:
         """One line."""
-        given: Any = entry.row.source["candidates"]
-        ranked = [_rescored(given[result.index], result.relevance_score) for result in ranking.results]
-        return line_of({**entry.row.source, "candidates": ranked})
+        key = _candidates_key(entry.row.source)
+        given: Any = entry.row.source[key]
+        ranked = [
+            _rescored(given[result.index], result.relevance_score, rank)
+            for rank, result in enumerate(ranking.results, start=1)
+        ]
+        return line_of({**entry.row.source, key: ranked})
 
 
 def failed_line(row: Row, reason: Mapping[str, Any]) -> bytes:
@@ -229,7 +242,16 @@ def is_batch(line: Mapping[str, Any]) -> bool:
 
 def is_rank_llm(line: Mapping[str, Any]) -> bool:
     """Whether a line is one of rank_llm's."""
-    return "candidates" in line and isinstance(line.get("query"), dict)
+    candidates = line.get(_candidates_key(line))
+    if not isinstance(candidates, list) or "documents" in line:
+        return False
+    return isinstance(line.get("query"), dict) or (
+        bool(candidates) and all(isinstance(one, dict) and "docid" in one for one in candidates)
+    )
+
+
+def _candidates_key(line: Mapping[str, Any]) -> str:
+    return "hits" if "hits" in line else "candidates"
 
 
 def canonical_row(fields: Mapping[str, Any], names: FieldNames, size_bytes: int) -> Row:
@@ -275,25 +297,12 @@ def _documents(given: Any, names: FieldNames) -> Any:
     return [document(one, names) for one in given]
 
 
-def _candidate(given: Any) -> Any:
+def _candidate(given: Any, names: FieldNames) -> Any:
     if not isinstance(given, dict):
         return given
-    return _named(_text_of(given.get("doc")), given.get("docid"))
-
-
-def _named(text: Any, name: Any) -> dict[str, Any]:
+    doc: Any = given.get("doc", given)
+    text, name = titled_text_at(doc, names.text) if isinstance(doc, dict) else doc, given.get("docid")
     return {"text": text} if name is None else {"text": text, "id": str(name)}
-
-
-def _text_of(doc: Any) -> Any:
-    """The text of an Anserini document: title and body, under the names that its indexes use."""
-    if not isinstance(doc, dict):
-        return doc
-    body = next(
-        (doc[name] for name in ("text", "contents", "segment", "passage", "body") if name in doc), None
-    )
-    title = doc.get("title")
-    return f"{title} {body}" if title and isinstance(body, str) else body
 
 
 def name_of(entry: Entry) -> dict[str, Any]:
@@ -314,5 +323,7 @@ def _batch_result(entry: Entry, result: RankedDocument, with_documents: bool) ->
     return {**fields, "document": {"text": text_at(entry, result.index)}} if with_documents else fields
 
 
-def _rescored(candidate: Any, score: float | None) -> Any:
-    return {**candidate, "score": score} if isinstance(candidate, dict) else candidate
+def _rescored(candidate: Any, score: float | None, rank: int) -> Any:
+    if not isinstance(candidate, dict):
+        return candidate
+    return {**candidate, **({"rank": rank} if "rank" in candidate else {}), "score": score}

@@ -20,6 +20,7 @@ from typing import IO, Any, cast
 from pydantic import BaseModel
 
 from rerankq.bulk import STANDARD_STREAM
+from rerankq.bulk.formats.json_array import rows_of
 from rerankq.bulk.formats.names import FieldNames
 from rerankq.bulk.formats.remote import RemoteFile, is_remote
 from rerankq.bulk.formats.shards import files_of
@@ -131,9 +132,9 @@ class Part:
             yield _as_utf8(stream, self._encoding)
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
-        """Its lines that are not blank, without their ends, with their numbers from 1."""
+        """Its lines that are not blank, without their ends, with their numbers from 1; of a JSON array its elements."""
         with self.stream() as stream:
-            yield from _stripped(stream)
+            yield from rows_of(stream)
 
     def first_line(self) -> bytes | None:
         """The first line that is not blank; None where that is not to be had, whoever reads on will say so."""
@@ -172,10 +173,11 @@ class Part:
         pipe = cast(_Pipe, self._pipe)
         beginning = io.BufferedReader(io.BytesIO(pipe.head(size)))
         with suppress(*READ_ERRORS), _decompressed(beginning) as head:  # cut off within
-            lines = (line for line in _as_utf8(head, self._encoding) if line.strip())
-            line = next(lines, b"")
-            if line.endswith(b"\n") or pipe.is_ended:
-                return line.strip()
+            text = _as_utf8(head, self._encoding)
+            is_array = text.peek(1).lstrip().startswith(b"[")  # whose elements tell their end
+            _, line = next(rows_of(text), (0, b""))
+            if is_array or pipe.is_ended or text.peek(1):
+                return line
         return b"" if pipe.is_ended else None
 
     def _head(self) -> bytes:
@@ -396,13 +398,6 @@ def _known_encoding(name: str) -> str:
             f"there is no encoding {name}; utf-8, utf-16, gbk, big5, latin-1 are usual ones",
             {"field": "encoding"},
         ) from error
-
-
-def _stripped(stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
-    for number, line in enumerate(stream, start=1):
-        stripped = line.strip(b" \t\r\n")
-        if stripped:
-            yield number, stripped
 
 
 def _sha256(part: Part) -> str:

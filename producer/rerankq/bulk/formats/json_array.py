@@ -1,0 +1,103 @@
+"""Rows of JSON, one a line or the elements of one array: either way a stream of lines.
+
+Knows brackets and strings. What an element says is for whoever reads it, so that a broken one costs itself alone.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import IO, Any
+
+CHUNK_BYTES = 1 << 18
+LONGEST_ELEMENT_BYTES = 100_000_000  # one that is not closed must not read a whole file into memory
+_BLANK = b" \t\r\n"
+# A string, or a sign outside of one; a quote by itself begins a string that goes on in the next chunk.
+_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["\[\]{},]', re.DOTALL)
+_LINE_BREAK = re.compile(rb"[ \t\r\n]*[\r\n][ \t\r\n]*")
+_OPENING, _CLOSING, _ENDING = b"[{", b"]}", b",]"
+
+
+def rows_of(stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+    """The lines that are not blank, without their ends; of an array its elements, each as a line. With their numbers,
+    from 1.
+
+    Raises:
+        EOFError, ValueError: the array does not end, or something stands behind its end.
+    """
+    reader: Any = stream
+    skipped = 0
+    while (head := reader.peek(1)) and (blank := len(head) - len(head.lstrip(_BLANK))):
+        skipped += reader.read(blank).count(b"\n")
+    if head.startswith(b"["):
+        yield from enumerate(_elements(reader), start=1)
+        return
+    for number, line in enumerate(stream, start=skipped + 1):
+        stripped = line.strip(_BLANK)
+        if stripped:
+            yield number, stripped
+
+
+def _elements(stream: Any) -> Iterator[bytes]:
+    array = _Array()
+    while chunk := stream.read1(CHUNK_BYTES):
+        for element in array.split(chunk):
+            if element:
+                yield element
+    array.refuse_open()
+
+
+class _Array:
+    """What has been read of an array and not been given out: the beginning of an element."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._seen = 0  # bytes of it that need no second look
+        self._depth = 0
+        self._elements = 0
+        self._is_closed = False
+
+    def split(self, chunk: bytes) -> list[bytes]:
+        """The elements that end in this chunk."""
+        goes_on = self._seen < len(self._buffer) and b'"' not in chunk  # the string that began before
+        self._buffer += chunk
+        found: list[bytes] = []
+        start, seen = 0, self._seen if goes_on else len(self._buffer)
+        for token in () if self._is_closed or goes_on else _TOKEN.finditer(self._buffer, self._seen):
+            end, sign = token.end(), self._buffer[token.start()]
+            if token[0] == b'"':
+                seen = token.start()
+                break
+            if self._depth == 1 and sign in _ENDING:
+                found.append(_as_line(bytes(self._buffer[start : token.start()])))
+                start, self._is_closed = end, sign in _CLOSING
+                if self._is_closed:
+                    break
+            elif sign in _OPENING:
+                self._depth += 1
+                start = end if self._depth == 1 else start
+            elif sign in _CLOSING and self._depth > 1:
+                self._depth -= 1
+        self._elements += len(found)
+        self._keep(start, seen)
+        return found
+
+    def refuse_open(self) -> None:
+        """
+        Raises:
+            EOFError: the array was not closed.
+        """
+        if not self._is_closed:
+            raise EOFError(f"the array is cut off in its element {self._elements + 1}")
+
+    def _keep(self, start: int, seen: int) -> None:
+        """Forget what was given out."""
+        if self._is_closed and self._buffer[start:].strip(_BLANK):
+            raise ValueError(f"something stands behind the array's end, after {self._elements} elements")
+        self._seen = seen - start
+        del self._buffer[:start]
+        if len(self._buffer) > LONGEST_ELEMENT_BYTES:
+            raise ValueError(f"the array's element {self._elements + 1} does not end within 100 MB")
+
+
+def _as_line(element: bytes) -> bytes:
+    element = element.strip(_BLANK)
+    return _LINE_BREAK.sub(b" ", element) if b"\n" in element or b"\r" in element else element
