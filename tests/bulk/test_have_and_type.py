@@ -226,6 +226,14 @@ SAMPLES: dict[str, Sample] = {
     "rerankq bulk 'part-*.csv' ranked.csv": sample(
         {f"part-{number}.csv": part.encode() for number, part in zip((2, 10), parts(long_form()), strict=True)}
     ),
+    "rerankq bulk jobs.jsonl first.jsonl --limit 1": sample({"jobs.jsonl": lines(jobs())}, ranked=BEST_FIRST[:1]),
+    "rerankq bulk mixed.jsonl zh.jsonl --where lang=zh": sample(
+        {"mixed.jsonl": lines([{**row, "lang": lang} for row, lang in zip(jobs(), ("en", "zh"), strict=True)])},
+        ranked=BEST_FIRST[1:],
+    ),
+    "rerankq bulk jobs.jsonl ranked-2.jsonl --shard 2/2": sample(
+        {"jobs.jsonl": lines(jobs())}, ranked=BEST_FIRST[1:]
+    ),
     "gunzip -c jobs.gz | rerankq bulk - - > ranked.jsonl": sample({"jobs.gz": gzip.compress(lines(jobs()))}),
     "rerankq bulk jobs.jsonl ranked.csv": sample({"jobs.jsonl": lines(jobs())}),
     "rerankq bulk jobs.jsonl ranked.parquet": sample({"jobs.jsonl": lines(jobs())}),

@@ -6,8 +6,7 @@ from typing import Any
 
 from rerankq.bulk.output.tally import SHOWN_REASONS
 from rerankq.bulk.plan import Plan, Task
-from rerankq.bulk.rows import Entry
-from rerankq.bulk.run import readable
+from rerankq.bulk.rows import Entry, place_of
 from rerankq.bulk.sending.asking import validated
 from rerankq.client import RerankClient
 from rerankq.contract.messages import RerankRequest
@@ -49,7 +48,7 @@ class Findings:
         if entry.request is None:
             self.failed += 1
             if len(self.reasons) < SHOWN_REASONS:
-                self.reasons.append(f"row {entry.position}: {entry.error}")
+                self.reasons.append(f"row {place_of(entry)}: {entry.error}")
             return
         self.pairs += entry.pairs
         self.judged_rows += entry.row.relevant is not None
@@ -65,10 +64,9 @@ def dry_run(task: Task, client: RerankClient, pairs_per_second: float) -> Findin
         InvalidRequest: the task cannot be done as it stands, or the input is broken.
     """
     plan = Plan(task)
-    reader = plan.reader()
     findings = Findings(format=plan.read_as.name, pairs_per_second=pairs_per_second)
-    for position, record in enumerate(readable(reader)):
-        findings.count(validated(position, reader.row(record), client, _known(task.options)))
+    for position, row in enumerate(plan.selection.rows(plan.reader())):
+        findings.count(validated(position, row, client, _known(task.options)))
     findings.estimated_seconds = findings.pairs / pairs_per_second
     return findings
 

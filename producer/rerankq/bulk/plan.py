@@ -14,6 +14,7 @@ from rerankq.bulk.formats.shards import files_of
 from rerankq.bulk.formats.source import Given, Identity, Source, is_same_file
 from rerankq.bulk.output.ledger import gathered_path, written_paths
 from rerankq.bulk.output.streams import STDOUT, is_stream
+from rerankq.bulk.selection import Selection
 from rerankq.contract.errors import InvalidRequest
 
 _FIELDS = ("query", "documents", "id", "text", "document_id")
@@ -46,6 +47,14 @@ class Task:
     encoding: str = "utf-8"
     is_ordered: bool = True
     with_documents: bool = False
+    where: Sequence[str] = ()
+    """`field=value` or `field!=value`, all of which a row must meet."""
+    skip: int = 0
+    """Of the rows that do, how many are passed over first."""
+    limit: int | None = None
+    """Of the rest, how many are taken."""
+    shard: str | None = None
+    """`3/8`: of these the third and each eighth after it."""
     options: dict[str, Any] = field(default_factory=dict[str, Any])
     """Fields of `RerankRequest` for every row that does not set them itself."""
     pack_pairs: int | None = None
@@ -67,6 +76,7 @@ class Plan:
             InvalidRequest: a file is missing or its format cannot be told.
         """
         self.task = task
+        self.selection = Selection.of(task.where, task.skip, task.limit, task.shard)
         self._refuse_no_place_to_write()
         self._refuse_reading_what_is_written()
         self.source = Source(task.input, task.encoding)
@@ -152,11 +162,15 @@ class Plan:
             "quotes": task.is_quoted,
             "columns": None if task.columns is None else ",".join(task.columns),
             "encoding": encoding,
+            "where": list(task.where) or None,
+            "skip": task.skip or None,
+            "limit": task.limit,
+            "shard": task.shard,
         }
 
     def rows_total(self) -> int | None:
-        """How many rows the input has, where that is quickly counted."""
-        return self.source.lines_if_small() if self.read_as.is_json_lines else None
+        """How many rows will be asked, where that is quickly counted."""
+        return self.selection.total(self.source.lines_if_small() if self.read_as.is_json_lines else None)
 
     def _refuse_reading_what_is_written(self) -> None:
         """By inode: the same file under another name, through a link, or as standard input, is the same file."""

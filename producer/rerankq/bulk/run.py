@@ -1,16 +1,13 @@
 """A bulk run from its first row to its last: begin or resume, answer every row, make it safe, tell how it went."""
 
-import csv
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from rerankq.bulk.evaluate import Evaluator, can_evaluate, read_qrels
 from rerankq.bulk.formats import Reader
-from rerankq.bulk.formats.source import READ_ERRORS, unreadable
 from rerankq.bulk.output import sidecar as state
 from rerankq.bulk.output.ledger import (
     FileLedger,
@@ -27,13 +24,14 @@ from rerankq.bulk.output.streams import StreamLedger
 from rerankq.bulk.output.tally import Tally
 from rerankq.bulk.plan import Plan, Task
 from rerankq.bulk.progress import Meter, Progress, Silence
-from rerankq.bulk.rows import Entry
+from rerankq.bulk.rows import Entry, place_of
+from rerankq.bulk.selection import ALL
 from rerankq.bulk.sending.asking import WINDOW_BYTES, Window, answered, of_some_use, validated
 from rerankq.bulk.sending.flight import Flight, Landed, bulk_workers, nobody_there
 from rerankq.bulk.sending.packing import PAIRS_ON_CPU, PAIRS_ON_GPU, Pack, PackSize, cut
 from rerankq.bulk.sending.patience import Patience
 from rerankq.client import RerankClient
-from rerankq.contract.errors import BrokerUnavailable, InvalidRequest, InvalidSettings, RerankError
+from rerankq.contract.errors import BrokerUnavailable, InvalidRequest, InvalidSettings
 from rerankq.contract.heartbeats import WorkerStatus
 from rerankq.contract.messages import ModelInfo, Ranking
 from rerankq.outgoing import new_job_id
@@ -97,6 +95,7 @@ class BulkRun:
         self._window_bytes = window_bytes
         self._evaluator = _evaluator(task)
         self._began = time.monotonic()
+        self._first_free = 0
 
     def run(self, *, restart: bool = False, overwrite: bool = False, retry_errors: bool = False) -> Summary:
         """Do the task, or what is left of it.
@@ -189,7 +188,7 @@ class BulkRun:
             self._answer(
                 open_packs, flight, ledger, reader, sidecar.first_open if is_ordered else None, sidecar.model
             )
-            ledger.complete_round()
+            ledger.complete_round(0 if is_retry else self._first_free)
         finally:
             flight.close()
         if is_retry:
@@ -234,14 +233,13 @@ class BulkRun:
         Args:
             first_free: of an errors file, the place of its first row, should the row not tell its own.
         """
-        records = islice(readable(reader), start, None)
-        for position, record in enumerate(records, start=start):
-            row = reader.row(record)
-            if row.line is not None and self._plan.source.place:
-                row = replace(row, place=self._plan.source.place)
+        selection = ALL if first_free is not None else self._plan.selection
+        for position, row in enumerate(selection.rows(reader, start), start=start):
             if first_free is not None and row.first_position is None:
                 row = replace(row, first_position=first_free + position)
-            yield validated(position, row, self._client, self._task.options)
+            entry = validated(position, row, self._client, self._task.options)
+            self._first_free = place_of(entry) + 1
+            yield entry
 
     def _finish(self, out: Path, ledger: FileLedger) -> None:
         ledger.drop_empty_errors()
@@ -377,19 +375,6 @@ def _of_one_model(landed: Iterator[Landed], flight: Flight, model: ModelInfo) ->
                 f"{model.name}@{model.revision}; what is done is safe: stop that worker, then run the command again"
             )
         yield one
-
-
-def readable(reader: Reader) -> Iterator[Any]:
-    """The records; what ends them before their time is told as one of our errors."""
-    count = 0
-    try:
-        for record in reader.records():
-            count += 1
-            yield record
-    except RerankError:
-        raise
-    except (*READ_ERRORS, csv.Error) as error:
-        raise unreadable(reader.sources()[0].at.path, error, count) from error
 
 
 def _pack_pairs(workers: list[WorkerStatus]) -> int:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 H100_PAIRS_PER_SECOND = 1_569.0  # published for this model: padded bf16, NQ lengths
 
-_INPUT, _OUTPUT, _RUN, _REQUEST = "Input", "Output", "Run", "Request"
+_INPUT, _ROWS, _OUTPUT, _RUN, _REQUEST = "Input", "Rows", "Output", "Run", "Request"
 
 
 def _option(help_: str, panel: str, *names: str, **more: Any) -> Any:
@@ -114,6 +114,20 @@ _Qrels = Annotated[
 _RelevantFrom = Annotated[
     int, _option("The lowest grade that MRR counts as relevant.", _INPUT, "--relevant-from", min=1)
 ]
+_Where = Annotated[
+    list[str] | None,
+    _option(
+        "field=value or field!=value, as text or JSON; may be a path, and be repeated. Of a table: its lines.",
+        _ROWS,
+        "--where",
+    ),
+]
+_Skip = Annotated[int, _option("Of these, how many are passed over first.", _ROWS, "--skip", min=0)]
+_Limit = Annotated[int | None, _option("Of the rest, how many are taken.", _ROWS, "--limit", min=1)]
+_Shard = Annotated[
+    Text,
+    _option("3/8: of these the third and each eighth after it, for one of eight hosts.", _ROWS, "--shard"),
+]
 _OutputFormat = Annotated[Text, _option("Told by OUT; of a pipe as the input.", _OUTPUT, "--output-format")]
 _Ordered = Annotated[
     bool, _option("In the order of the input, or each as it comes.", _OUTPUT, "--ordered/--unordered")
@@ -167,6 +181,10 @@ def bulk(
     missing: _Missing = "fail",
     qrels: _Qrels = None,
     relevant_from: _RelevantFrom = 1,
+    where: _Where = None,
+    skip: _Skip = 0,
+    limit: _Limit = None,
+    shard: _Shard = None,
     output_format: _OutputFormat = None,
     ordered: _Ordered = True,
     return_documents: _Documents = False,
@@ -225,6 +243,10 @@ def bulk(
         relevant_from=relevant_from,
         depth=depth,
         skips_missing=missing == "skip",
+        where=where or (),
+        skip=skip,
+        limit=limit,
+        shard=shard,
         is_ordered=ordered,
         with_documents=return_documents,
         options={name: value for name, value in requested.items() if value is not None},

@@ -12,7 +12,7 @@ from rerankq.contract import wire
 from rerankq.contract.errors import InvalidRequest
 from rerankq.contract.messages import Ranking
 
-RUN_COLUMNS = 6  # qid Q0 docid rank score tag
+COLUMNS = ("qid", "Q0", "docid", "rank", "score", "tag")
 RUN_TAG = "rerankq"
 
 Candidates = list[list[str]]
@@ -89,7 +89,7 @@ class TrecReader:
     def _split_lines(self) -> Iterator[list[str]]:
         for line in self._run.lines():
             columns = line.decode(errors="replace").split()
-            if len(columns) != RUN_COLUMNS or not columns[3].lstrip("-").isdigit():
+            if len(columns) != len(COLUMNS) or not columns[3].lstrip("-").isdigit():
                 raise InvalidRequest(
                     f"line {self._run.line} of {self._run.at.path}: expected `qid Q0 docid rank score tag`, "
                     f"got {len(columns)} columns",

@@ -180,9 +180,14 @@ class FileLedger:
         """Output and errors to the disk, then the sidecar that says so."""
         return self._commit(is_complete=self.sidecar.is_complete)
 
-    def complete_round(self) -> None:
-        """All that this round reads has been answered, and was committed."""
-        self._commit(is_complete=True)
+    def complete_round(self, first_free: int = 0) -> None:
+        """All that this round reads has been answered, and was committed.
+
+        Args:
+            first_free: the place behind the last row that was read, where that is more than were chosen.
+        """
+        left_out = first_free - sum(stop - start for start, stop in self.sidecar.done)
+        self._commit(is_complete=True, first_free=max(self.sidecar.first_free, left_out))
 
     def begin_retry(self) -> None:
         """Put the errors aside, as they stand now, as the next round's input."""
@@ -227,7 +232,7 @@ class FileLedger:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _commit(self, *, is_complete: bool) -> list[str]:
+    def _commit(self, *, is_complete: bool, **more: Any) -> list[str]:
         page = self._page
         header = self._header if page.sidecar.out_bytes == 0 else b""
         lines = header + b"".join(outcome.lines for outcome in page.waiting)
@@ -240,6 +245,7 @@ class FileLedger:
             "errors_digest": digest.hexdigest(),
             "is_complete": is_complete,
             **_sums(page),
+            **more,
         }
         self._turn_to(page.sidecar.model_copy(update=safe))
         self._errors_digest = digest
