@@ -1,7 +1,10 @@
 """What every room's tests share: a real Redis, and the data that nobody here wrote."""
 
+import atexit
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +16,10 @@ REPOSITORY = Path(__file__).parent.parent
 
 # Not in pyproject.toml, where it would demand pytest-timeout of a GPU host that runs the engine's tests alone.
 os.environ.setdefault("PYTEST_TIMEOUT", "180")
+
+# What somebody has started with `rerankq up` is not for the tests to find.
+os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="rerankq-tests-")
+atexit.register(shutil.rmtree, os.environ["XDG_RUNTIME_DIR"], ignore_errors=True)
 
 # A shell's background jobs ignore Ctrl-C, those of nohup a closed terminal, and so would every program started here.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,9 +1,12 @@
 """Every setting of the asking side: its default, unit and bound."""
 
+from typing import Any, Self
+
 from pydantic import Field
 
 from rerankq.contract.messages import Lane, Limits
 from rerankq.contract.settings import SharedSettings
+from rerankq.running import running_broker
 
 
 class ClientSettings(SharedSettings):
@@ -29,6 +32,17 @@ class ClientSettings(SharedSettings):
     """Bulk work is refused when the broker's memory is fuller than this."""
     memory_fraction: float = Field(default=0.85, gt=0, le=1)
     """All work is refused when the broker's memory is fuller than this."""
+
+    @classmethod
+    def load(cls, **overrides: Any) -> Self:
+        """As both sides read them; where nothing names a Redis, that of a `rerankq up` that runs here.
+
+        Raises:
+            InvalidSettings: a variable is misspelt or its value out of bounds.
+        """
+        settings = super().load(**overrides)
+        url = None if settings.model_fields_set & {"broker_url", "result_url"} else running_broker()
+        return settings if url is None else super().load(broker_url=url, **overrides)
 
     @property
     def limits(self) -> Limits:

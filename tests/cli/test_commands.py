@@ -107,14 +107,6 @@ def test_a_redis_that_is_away_is_said_at_once(rerankq_alone: Command, command: l
     assert len(done.err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("command", [["submit", "q", "d"], ["status", "j"], ["result", "j"], ["cancel", "j"]])
-def test_a_local_service_has_no_memory_and_says_so(rerankq_alone: Command, command: list[str]) -> None:
-    done = rerankq_alone.run(*command, "--local", exit_code=2)
-
-    assert "has no memory" in done.err
-    assert len(done.err.splitlines()) == 1
-
-
 def test_workers_and_lanes_are_listed(rerankq: Command) -> None:
     workers = json.loads(rerankq.run("workers", "--json").out)["workers"]
     table = rerankq.run("workers").out

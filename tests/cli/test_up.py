@@ -42,6 +42,22 @@ def test_it_names_device_precision_and_model(rerankq: Command) -> None:
     assert found["worker"] == "cpu0 none, model double 0"
 
 
+def test_whoever_names_no_redis_finds_it_for_as_long_as_it_is_up(rerankq: Command) -> None:
+    del rerankq.environment["RERANKQ_BROKER_URL"]
+    with rerankq.start("up", "--no-flower") as process:
+        broker = addresses(process)["broker"]
+        found = json.loads(rerankq.run("settings", "--json").out)["client"]["RERANKQ_BROKER_URL"]
+        answer = json.loads(rerankq.run("rerank", "q", "d", "--json").out)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    left = json.loads(rerankq.run("settings", "--json").out)["client"]["RERANKQ_BROKER_URL"]
+
+    assert found["source"] == "a running `rerankq up`"
+    assert found["value"].split("@")[1] == broker.split("@")[1]
+    assert answer["scored"] == 1
+    assert left["source"] == "default"
+
+
 def test_flower_shows_no_button_that_could_not_work(rerankq: Command) -> None:
     port = free_port()
     with rerankq.start("up", "--port", str(port)) as process:

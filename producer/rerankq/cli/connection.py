@@ -6,7 +6,6 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from rerankq.cli.screen import progress
-from rerankq.contract.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from rerankq.client import RerankClient
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def connected(*, local: bool, model: str | None = None) -> Generator["RerankClient"]:
+def connected(*, local: bool = False, model: str | None = None) -> Generator["RerankClient"]:
     """A client, closed at the end; with `local`, of a service that ends with it."""
     if local:
         with local_stack(model) as stack, stack.client() as client:
@@ -38,19 +37,6 @@ def local_stack(model: str | None) -> Generator["LocalStack"]:
         with progress() as show:
             stack = service.enter_context(LocalStack(model=model, on_progress=show))
         yield stack
-
-
-def refuse_local(local: bool, command: str) -> None:
-    """A local service ends with its command: what an earlier one was asked is gone.
-
-    Raises:
-        InvalidRequest: `--local` was given.
-    """
-    if local:
-        raise InvalidRequest(
-            f"--local: a local service has no memory, so there is nothing for `{command}` to find; "
-            "keep one running with `rerankq up`, or use `rerankq rerank --local`"
-        )
 
 
 def _leave(signal_number: int, _frame: Any) -> NoReturn:

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from rerankq.cli import options
-from rerankq.cli.connection import connected, refuse_local
+from rerankq.cli.connection import connected
 from rerankq.cli.documents import read_documents
 from rerankq.cli.rerank import request_fields, show_ranking
 from rerankq.cli.screen import out
@@ -28,13 +28,11 @@ def submit(
     lane: options.LaneOption = "interactive",
     model: options.Model = None,
     as_json: options.Json = False,
-    local: options.Local = False,
 ) -> None:
     """Put a job on the queue and print its id at once.
 
     [bold]Example:[/] job=$(rerankq submit "capital of China" --file candidates.txt)
     """
-    refuse_local(local, "rerankq result")
     texts = read_documents(documents or [], file)
     fields = request_fields(
         top_n=top_n,
@@ -46,18 +44,17 @@ def submit(
         lane=lane,
         model=model,
     )
-    with connected(local=False) as client:
+    with connected() as client:
         job = client.submit(query, texts, **fields)
     print(json.dumps({"job_id": job.job_id}) if as_json else job.job_id)
 
 
-def status(job_id: options.JobId, as_json: options.Json = False, local: options.Local = False) -> None:
+def status(job_id: options.JobId, as_json: options.Json = False) -> None:
     """Say where a job stands: queued, running, done, failed, dead, cancelled, expired or unknown.
 
     [bold]Example:[/] rerankq status "$job"
     """
-    refuse_local(local, "rerankq status")
-    with connected(local=False) as client:
+    with connected() as client:
         found = client.job(job_id).status()
     if as_json:
         print(json.dumps(dataclasses.asdict(found)))
@@ -69,7 +66,6 @@ def result(
     job_id: options.JobId,
     timeout: options.Timeout = None,
     as_json: options.Json = False,
-    local: options.Local = False,
 ) -> None:
     """Wait for a job's ranking and print it.
 
@@ -77,21 +73,19 @@ def result(
 
     [bold]Example:[/] rerankq result "$job" --timeout 60
     """
-    refuse_local(local, "rerankq result")
-    with connected(local=False) as client:
+    with connected() as client:
         job = client.job(job_id)
         job.status()  # a Redis that is away is said at once; one that goes away later is ridden out
         ranking = job.result(timeout)
     show_ranking(ranking, None, as_json=as_json)
 
 
-def cancel(job_id: options.JobId, as_json: options.Json = False, local: options.Local = False) -> None:
+def cancel(job_id: options.JobId, as_json: options.Json = False) -> None:
     """Call a job off, before it starts or between two batches of it.
 
     [bold]Example:[/] rerankq cancel "$job"
     """
-    refuse_local(local, "rerankq cancel")
-    with connected(local=False) as client:
+    with connected() as client:
         job = client.job(job_id)
         job.cancel()
         found = job.status()

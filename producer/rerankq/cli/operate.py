@@ -13,14 +13,12 @@ if TYPE_CHECKING:
     from rerankq.settings import ClientSettings
 
 
-def workers(
-    as_json: options.Json = False, local: options.Local = False, model: options.StackModel = None
-) -> None:
+def workers(as_json: options.Json = False) -> None:
     """List the workers heard of in the last seconds, and say what their Redis may lose.
 
     [bold]Example:[/] rerankq workers --json | jq '.workers[].state'
     """
-    with connected(local=local, model=model) as client:
+    with connected() as client:
         found, risks = client.workers(), _risks(client.settings)
     if as_json:
         print(json.dumps({"workers": [dataclasses.asdict(worker) for worker in found], "risks": risks}))
@@ -69,14 +67,12 @@ def _show(found: "list[WorkerStatus]") -> None:
     out.print(plain_table(("worker", "state", "lanes", "limits", "device", "model", "seen"), rows))
 
 
-def lanes(
-    as_json: options.Json = False, local: options.Local = False, model: options.StackModel = None
-) -> None:
+def lanes(as_json: options.Json = False) -> None:
     """Count the jobs that wait in each lane.
 
     [bold]Example:[/] watch rerankq lanes
     """
-    with connected(local=local, model=model) as client:
+    with connected() as client:
         waiting = client.lanes()
     if as_json:
         print(json.dumps(waiting))

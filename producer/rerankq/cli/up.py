@@ -13,6 +13,7 @@ from rerankq.cli import options
 from rerankq.cli.connection import local_stack
 from rerankq.cli.screen import err, out, short
 from rerankq.local.failure import Unavailable
+from rerankq.running import announced
 
 if TYPE_CHECKING:
     from rerankq.contract.heartbeats import WorkerStatus
@@ -37,10 +38,10 @@ def up(
     [bold]Example:[/] rerankq up --model BAAI/bge-reranker-v2-m3
     """
     flower_port = _flower_port(flower, port)
-    with local_stack(model) as stack:
+    with local_stack(model) as stack, announced(stack.broker_url) as is_found:
         if flower_port is not None:
             _start_flower(stack, flower_port)
-        _show_addresses(stack, flower_port)
+        _show_addresses(stack, flower_port, is_found=is_found)
         try:
             _follow(stack)
         except KeyboardInterrupt:
@@ -85,7 +86,7 @@ def _start_flower(stack: "LocalStack", port: int) -> None:
     stack.start_child("flower", [*app, "flower", "--read_only=true", "--address=127.0.0.1", f"--port={port}"])
 
 
-def _show_addresses(stack: "LocalStack", flower_port: int | None) -> None:
+def _show_addresses(stack: "LocalStack", flower_port: int | None, *, is_found: bool) -> None:
     worker = _worker_in_service(stack)
     out.print("rerankq is up; Ctrl-C stops all of it, and what its Redis holds is gone then.", style="bold")
     lines = {
@@ -97,8 +98,9 @@ def _show_addresses(stack: "LocalStack", flower_port: int | None) -> None:
     for name, value in lines.items():
         out.print(f"  {name:8}{value}", markup=False, soft_wrap=True)
     out.print("In another terminal:")
+    if not is_found:  # another one is up, which clients find in its place
+        out.print(f"  export RERANKQ_BROKER_URL={stack.broker_url}", markup=False, soft_wrap=True)
     out.print(
-        f"  export RERANKQ_BROKER_URL={stack.broker_url}\n"
         '  rerankq rerank "capital of China" "Shanghai is large." "Beijing is the capital."',
         markup=False,
         soft_wrap=True,

@@ -20,14 +20,14 @@ class Effective(TypedDict):
 
     value: Any
     source: str
-    """`environment`, `.env`, the file of the secrets directory, or `default`."""
+    """`environment`, `.env`, the file of the secrets directory, `default`, or a `rerankq up` that was found."""
 
 
 def effective(settings: SharedSettings) -> dict[str, Effective]:
     """Every setting of a class by the name of its variable."""
     variables = {PREFIX + field.upper(): field for field in type(settings).model_fields}
     return {
-        variable: Effective(value=_shown(getattr(settings, field)), source=_source(variable))
+        variable: Effective(value=_shown(getattr(settings, field)), source=_source(variable, settings, field))
         for variable, field in variables.items()
     }
 
@@ -38,14 +38,17 @@ def _shown(value: Any) -> Any:
     return _PASSWORD.sub(r"\1***", value.get_secret_value())  # the host is what people look for
 
 
-def _source(variable: str) -> str:
+def _source(variable: str, settings: SharedSettings, field: str) -> str:
     if _has(os.environ, variable):
         return "environment"
     if _has(read_dotenv(), variable):
         return DOTENV
     secrets = secrets_directory()
     file = _file_named(variable, Path(secrets)) if secrets else None
-    return "default" if file is None else str(file)
+    if file is not None:
+        return str(file)
+    is_default = getattr(settings, field) == type(settings).model_fields[field].default
+    return "default" if is_default else "a running `rerankq up`"
 
 
 def _has(names: Mapping[str, str | None], variable: str) -> bool:
