@@ -1,4 +1,4 @@
-"""The laws of the parts that do no I/O: packs, spans, quality, estimates, the meter."""
+"""The laws of the parts that do no I/O: packs, spans, estimates, the meter."""
 
 from itertools import pairwise
 from typing import Any
@@ -8,8 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerankq.bulk.dry_run import estimated_tokens
-from rerankq.bulk.evaluate import Evaluator
-from rerankq.bulk.formats.fields import grades
 from rerankq.bulk.output.sidecar import with_span
 from rerankq.bulk.output.tally import Tally
 from rerankq.bulk.progress import Meter, in_words
@@ -17,8 +15,7 @@ from rerankq.bulk.rows import Entry, Row
 from rerankq.bulk.sending.packing import PackSize, cut
 from rerankq.bulk.sending.patience import Patience
 from rerankq.contract.errors import BrokerUnavailable
-from rerankq.contract.messages import Ranking, RerankRequest
-from tests.bulk.answering import ranking
+from rerankq.contract.messages import RerankRequest
 
 SIZE = PackSize(max_pairs=10, max_bytes=1000, max_rows=5)
 
@@ -64,59 +61,6 @@ def test_spans_in_any_order_join_to_one(order: list[int]) -> None:
         assert all(left[1] < right[0] for left, right in pairwise(done))
 
     assert done == [(0, 36)]
-
-
-def judged(position: int, relevant: dict[str, float], texts: list[str]) -> tuple[Entry, Ranking]:
-    documents = [{"id": f"d{place}", "text": text} for place, text in enumerate(texts)]
-    request = RerankRequest.model_validate({"query": "q", "documents": documents})
-    answer = ranking("j", {"documents": documents})
-    row = Row(source={}, relevant=relevant)
-    return Entry(position, row, request), Ranking.model_validate(answer)
-
-
-def test_quality_is_that_of_trec_eval_before_and_after() -> None:
-    pytest.importorskip("ir_measures")
-    good = judged(0, {"d2": 1}, ["a", "bb", "ccc"])
-    half = judged(1, {"d0": 2, "d1": 1}, ["a", "bb", "ccc"])
-    unjudged = judged(2, {}, ["a"])
-
-    quality = Evaluator().quality([good, half, unjudged])
-
-    assert quality.queries == 2
-    assert quality.mrr_before == pytest.approx(1 / 3 + 1)
-    assert quality.mrr_after == pytest.approx(1 + 1 / 2)
-    ideal = 2 + 1 / 1.5849625007
-    assert quality.ndcg_after == pytest.approx(1 + (1 / 1.5849625007 + 2 / 2) / ideal)
-    assert quality.ndcg_before == pytest.approx(0.5 + 1)
-
-
-def test_mrr_counts_from_the_grade_that_is_named() -> None:
-    pytest.importorskip("ir_measures")
-    row = judged(0, {"d0": 2, "d2": 1}, ["a", "bb", "ccc"])
-
-    from_one, from_two = (Evaluator(relevant_from=grade).quality([row]) for grade in (1, 2))
-
-    assert (from_one.mrr_before, from_one.mrr_after) == pytest.approx((1, 1))
-    assert (from_two.mrr_before, from_two.mrr_after) == pytest.approx((1, 1 / 3))
-    assert from_two.ndcg_after == pytest.approx(from_one.ndcg_after)
-
-
-JUDGEMENTS: dict[str, tuple[Any, dict[str, float] | None]] = {
-    "grades": ({"a": 2, "b": 0}, {"a": 2.0, "b": 0.0}),
-    "a struct with nulls": ({"a": 1, "b": None}, {"a": 1.0}),
-    "grades as text": ({"a": "1"}, {"a": 1.0}),
-    "ids": (["a", 7], {"a": 1.0, "7": 1.0}),
-    "JSON text": ('{"a": 1}', {"a": 1.0}),
-    "no finite grade": ({"a": "1e999"}, None),
-    "anything else": ("no JSON", None),
-}
-
-
-@pytest.mark.parametrize(("given", "grades_"), JUDGEMENTS.values(), ids=JUDGEMENTS)
-def test_judgements_are_read_in_each_form_that_rows_have_them_in(
-    given: Any, grades_: dict[str, float] | None
-) -> None:
-    assert grades(given) == grades_
 
 
 def test_tokens_are_estimated_from_characters_and_cut_at_the_models_length() -> None:

@@ -146,18 +146,19 @@ def test_a_complete_run_asks_nobody_when_it_is_run_again(
     assert (tmp_path / "out.jsonl").read_bytes() == before
 
 
-def half_done(client: RerankClient, given: str, out: Path, **options: Any) -> None:
+def half_done(client: RerankClient, given: str, out: Path, after_rows: int = 50, **options: Any) -> None:
     """A run that was interrupted."""
 
     class Interrupting:
         def show(self, snapshot: Any) -> None:
-            if snapshot.rows > 50:
+            if snapshot.rows > after_rows:
                 raise KeyboardInterrupt
 
         def close(self) -> None: ...
 
+    interrupted = BulkRun(Task(given, str(out), pack_pairs=12, **options), client, progress=Interrupting())
     with pytest.raises(KeyboardInterrupt):
-        BulkRun(Task(given, str(out), pack_pairs=12, **options), client, progress=Interrupting()).run()
+        interrupted.run()
 
 
 def test_an_interrupted_run_keeps_what_was_answered(

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from rerankq.bulk.evaluate import read_qrels
 from rerankq.bulk.output.tally import SHOWN_REASONS
 from rerankq.bulk.plan import Plan, Task
-from rerankq.bulk.rows import Entry, place_of
+from rerankq.bulk.rows import Entry, name_of_row, place_of
 from rerankq.bulk.sending.asking import validated
 from rerankq.client import RerankClient
 from rerankq.contract.messages import RerankRequest
@@ -51,7 +52,6 @@ class Findings:
                 self.reasons.append(f"row {place_of(entry)}: {entry.error}")
             return
         self.pairs += entry.pairs
-        self.judged_rows += entry.row.relevant is not None
         tokens, truncated = estimated_tokens(entry.request)
         self.estimated_tokens += tokens
         self.truncated_documents += truncated
@@ -64,9 +64,12 @@ def dry_run(task: Task, client: RerankClient, pairs_per_second: float) -> Findin
         InvalidRequest: the task cannot be done as it stands, or the input is broken.
     """
     plan = Plan(task)
+    qrels = None if task.qrels is None else read_qrels(task.qrels)
     findings = Findings(format=plan.read_as.name, pairs_per_second=pairs_per_second)
     for position, row in enumerate(plan.selection.rows(plan.reader())):
-        findings.count(validated(position, row, client, _known(task.options)))
+        entry = validated(position, row, client, _known(task.options))
+        findings.count(entry)
+        findings.judged_rows += bool(row.relevant if qrels is None else qrels.get(name_of_row(entry)))
     findings.estimated_seconds = findings.pairs / pairs_per_second
     return findings
 

@@ -3,61 +3,206 @@
 Before is the order of the candidates in the input; after is the ranking. Rows without a judgement do not count.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
-from rerankq.bulk.formats.source import Source
+from rerankq.bulk.formats import Format, input_format
+from rerankq.bulk.formats.names import USUAL_NAMES
+from rerankq.bulk.formats.source import READ_ERRORS, Given, Source, unreadable
+from rerankq.bulk.output import sidecar as state
 from rerankq.bulk.output.tally import Quality
-from rerankq.bulk.rows import Entry, document_key
-from rerankq.contract.errors import InvalidRequest
+from rerankq.bulk.rows import Entry, Ranked, by_place, document_key, name_of_row
+from rerankq.contract import wire
+from rerankq.contract.errors import InvalidRequest, InvalidSettings, RerankError
 from rerankq.contract.messages import Ranking
 
 Qrels = Mapping[str, Mapping[str, float]]
+
+ROWS_AT_A_TIME = 1_000
 
 _BEIR_COLUMNS = 3  # query-id corpus-id score, below a header
 _TREC_COLUMNS = 4  # qid 0 docid grade
 
 
-class Evaluator:
-    """Judges rankings by what the rows or a qrels file say is relevant."""
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What judgements say of an output."""
 
-    def __init__(self, qrels: Qrels | None = None, relevant_from: int = 1) -> None:
-        """`relevant_from`: the lowest grade that MRR counts as relevant; nDCG weighs all of them."""
-        self._qrels = qrels or {}
+    judgements: str | None = None
+    """The file that was named for them, or the field."""
+    relevant_from: int = 1
+    judged_queries: int = 0
+    missing_queries: int = 0
+    """Judged, but without a ranking: failed, or never asked."""
+    quality: dict[str, float] = field(default_factory=dict[str, float])
+    """nDCG@10 and MRR@10, before (where the order of the input is known) and after."""
+    quality_with_missing: dict[str, float] = field(default_factory=dict[str, float])
+    """The same after, each missing query counted as 0, as `trec_eval -c` has it."""
+    notes: list[str] = field(default_factory=list[str])
+    """What keeps the numbers from saying more, in words."""
+
+
+class Evaluator:
+    """Judges rankings by what a qrels file says is relevant, or without one by what the rows say."""
+
+    def __init__(
+        self, qrels_path: str | None = None, relevant_from: int = 1, relevant_field: str | None = None
+    ) -> None:
+        """
+        Args:
+            relevant_from: the lowest grade that MRR counts as relevant; nDCG weighs all of them.
+
+        Raises:
+            InvalidRequest: the qrels cannot be read.
+            InvalidSettings: `ir_measures` is not installed.
+        """
+        if not can_evaluate():
+            raise InvalidSettings("evaluation needs ir_measures; `pip install 'rerankq[bulk]'` brings it")
+        self._asked, self._relevant_from = qrels_path or relevant_field, relevant_from
+        self._field = relevant_field or USUAL_NAMES.relevant[0]
+        self._qrels = None if qrels_path is None else read_qrels(qrels_path)
         self._library: Any = import_module("ir_measures")
         names = ("nDCG@10", f"RR(rel={relevant_from})@10")
         self._measures = [self._library.parse_measure(name) for name in names]
 
-    def quality(self, ranked: Iterable[tuple[Entry, Ranking]]) -> Quality:
+    @property
+    def identity(self) -> str:
+        """Tells sums that were made by other judgements; empty for those of the rows themselves."""
+        if self._qrels is None and self._relevant_from == 1:
+            return ""
+        return hashlib.blake2b(wire.encode([self._qrels, self._relevant_from]), digest_size=16).hexdigest()
+
+    def quality(self, rows: Iterable[Ranked]) -> Quality:
         """The sums over these rows, the judged ones of them."""
-        judged = [(entry, ranking, grades) for entry, ranking in ranked if (grades := self._grades(entry))]
-        if not judged:
-            return Quality()
-        qrels = {str(entry.position): _whole(grades) for entry, _, grades in judged}
-        before = {str(entry.position): _run(_names(entry)) for entry, _, _ in judged}
-        after = {str(entry.position): _run(_ranked_names(ranking)) for entry, ranking, _ in judged}
-        ndcg_before, mrr_before = self._sums(qrels, before)
-        ndcg_after, mrr_after = self._sums(qrels, after)
-        return Quality(
-            queries=len(judged),
-            ndcg_before=ndcg_before,
-            ndcg_after=ndcg_after,
-            mrr_before=mrr_before,
-            mrr_after=mrr_after,
+        sums = Quality()
+        qrels, before, after = dict[str, Any](), dict[str, Any](), dict[str, Any]()
+        for number, row in enumerate(rows):
+            grades = self._grades(row)
+            if row.after is None:
+                sums.failed += bool(grades)
+                continue
+            sums.rows += 1
+            sums.unread += row.is_unread and self._qrels is None
+            if not grades:
+                continue
+            sums.queries += 1
+            sums.matched += not grades.keys().isdisjoint(row.after)
+            sums.unordered += row.before is None
+            key = str(number)
+            qrels[key] = {name: round(grade) for name, grade in grades.items()}
+            after[key] = row.after
+            if row.before is not None:
+                before[key] = row.before
+        sums.ndcg_before, sums.mrr_before = self._sums(qrels, before)
+        sums.ndcg_after, sums.mrr_after = self._sums(qrels, after)
+        return sums
+
+    def quality_of_file(self, given: Given, written_as: Format, *, is_cut: bool) -> Quality:
+        """The sums over an output.
+
+        Args:
+            is_cut: it has the best of the candidates only, so that nothing tells how they came.
+
+        Raises:
+            InvalidRequest: it cannot be read as an output of ours.
+        """
+        rows = written_as.ranked(given)
+        if is_cut:
+            rows = (replace(row, before=None) for row in rows)
+        quality = Quality()
+        try:
+            while chunk := list(islice(rows, ROWS_AT_A_TIME)):
+                quality.add(self.quality(chunk))
+        except RerankError:
+            raise
+        except READ_ERRORS as error:
+            raise unreadable(given.source.at.path, error) from error
+        return quality
+
+    def verdict(self, sums: Quality) -> Verdict:
+        """What the sums come to."""
+        of_all = len(self._qrels) if self._qrels is not None else sums.queries + sums.failed
+        missing = max(of_all - sums.queries, 0)
+        counted = sums.queries + missing
+        after = {"ndcg_after": sums.ndcg_after, "mrr_after": sums.mrr_after}
+        return Verdict(
+            judgements=self._asked,
+            relevant_from=self._relevant_from,
+            judged_queries=sums.queries,
+            missing_queries=missing,
+            quality=sums.means(),
+            quality_with_missing={name: total / counted for name, total in after.items()} if counted else {},
+            notes=list(self._notes(sums, missing)),
         )
 
-    def _grades(self, entry: Entry) -> Mapping[str, float] | None:
-        return entry.row.relevant or self._qrels.get(str(entry.row.id))
+    def _notes(self, sums: Quality, missing: int) -> Iterator[str]:
+        if self._asked is not None and not sums.queries + sums.failed:
+            yield f"none of the {sums.rows:,} jobs, by {self._asked}"
+        elif sums.queries and not sums.matched:
+            yield "none of the judged documents is in a ranking, by its id"
+        if sums.queries and missing:
+            failed = f", {sums.failed:,} of them failed" if sums.failed else ""
+            yield f"{missing:,} judged jobs without a ranking{failed}; they are not in the means"
+        if sums.unread:
+            expected = f"`{self._field}` as {{document id: grade}} or as ids"
+            yield f"{sums.unread:,} jobs carry judgements that cannot be read: expected {expected}"
 
-    def _sums(
-        self, qrels: dict[str, dict[str, int]], run: dict[str, dict[str, float]]
-    ) -> tuple[float, float]:
+    def _grades(self, row: Ranked) -> Mapping[str, float] | None:
+        return row.relevant if self._qrels is None else self._qrels.get(row.query)
+
+    def _sums(self, qrels: dict[str, Any], run: dict[str, Any]) -> tuple[float, float]:
         sums = dict.fromkeys(self._measures, 0.0)
-        for metric in self._library.iter_calc(self._measures, qrels, run):
-            sums[metric.measure] += metric.value
+        if run:
+            for metric in self._library.iter_calc(self._measures, qrels, run):
+                sums[metric.measure] += metric.value
         return sums[self._measures[0]], sums[self._measures[1]]
+
+
+def evaluate(
+    output: str,
+    qrels: str | None = None,
+    *,
+    relevant_from: int = 1,
+    relevant_field: str | None = None,
+    written_as: str | None = None,
+) -> Verdict:
+    """What judgements say of an output that is there, begun by whatever run.
+
+    Raises:
+        InvalidRequest: it cannot be read as an output of ours, or nothing in it is judged.
+        InvalidSettings: `ir_measures` is not installed.
+    """
+    evaluator = Evaluator(qrels, relevant_from, relevant_field)
+    sidecar = state.load(Path(output))
+    begun = {} if sidecar is None else sidecar.settings
+    source = Source(output)
+    given = Given(source, USUAL_NAMES.renamed({"relevant": relevant_field}), is_quoted=begun.get("quotes"))
+    format_ = input_format(source, written_as)
+    is_cut = begun.get("top_n") is not None
+    verdict = evaluator.verdict(evaluator.quality_of_file(given, format_, is_cut=is_cut))
+    if verdict.judged_queries:
+        return verdict
+    reasons = verdict.notes or ["none of its rankings carries judgements; name them with --qrels FILE"]
+    raise InvalidRequest(f"{output}: {'; '.join(reasons)}", {"field": "qrels"})
+
+
+def as_judged(entry: Entry, answer: Ranking | None) -> Ranked:
+    """A row of a run that goes on; without a ranking it has failed."""
+    ids = entry.request.ids if entry.request is not None else []
+    ranked = None if answer is None else [document_key(result.id, result.index) for result in answer.results]
+    return Ranked(
+        name_of_row(entry),
+        None if ranked is None else by_place(ranked),
+        by_place([document_key(name, index) for index, name in enumerate(ids)]),
+        entry.row.relevant,
+        is_unread=entry.row.relevant is None and bool(entry.row.extra.get(USUAL_NAMES.relevant[0])),
+    )
 
 
 def can_evaluate() -> bool:
@@ -74,41 +219,29 @@ def read_qrels(path: str) -> dict[str, dict[str, float]]:
     qrels: dict[str, dict[str, float]] = {}
     source = Source(path)
     for line in source.lines():
-        columns = line.decode(errors="replace").split()
-        if source.line == 1 and columns[-1] == "score":
-            continue
+        text = line.decode(errors="replace")
+        columns = text.split("\t")
+        if len(columns) not in (_BEIR_COLUMNS, _TREC_COLUMNS):
+            columns = text.split()
         if len(columns) not in (_BEIR_COLUMNS, _TREC_COLUMNS):
             raise InvalidRequest(
                 f"line {source.line} of {source.at.path}: expected `query-id corpus-id score` or "
                 f"`qid 0 docid grade`, got {len(columns)} columns",
                 {"field": "qrels", "line": source.line},
             )
-        qrels.setdefault(columns[0], {})[columns[-2]] = _grade(columns[-1], source)
+        grade = _grade(columns[-1])
+        if grade is not None:
+            qrels.setdefault(columns[0], {})[columns[-2]] = grade
+        elif source.line > 1:  # else a header
+            raise InvalidRequest(
+                f"line {source.line} of {source.at.path}: expected a number as grade",
+                {"field": "qrels", "line": source.line},
+            )
     return qrels
 
 
-def _grade(text: str, source: Source) -> float:
+def _grade(text: str) -> float | None:
     try:
         return float(text)
     except ValueError:
-        raise InvalidRequest(
-            f"line {source.line} of {source.at.path}: expected a number as grade", {"line": source.line}
-        ) from None
-
-
-def _whole(grades: Mapping[str, float]) -> dict[str, int]:
-    return {name: round(grade) for name, grade in grades.items()}
-
-
-def _names(entry: Entry) -> list[str]:
-    ids = entry.request.ids if entry.request is not None else []
-    return [document_key(name, index) for index, name in enumerate(ids)]
-
-
-def _ranked_names(ranking: Ranking) -> list[str]:
-    return [document_key(result.id, result.index) for result in ranking.results]
-
-
-def _run(names: Sequence[str]) -> dict[str, float]:
-    """Places as scores: the measures sort by score, and equal scores by name."""
-    return {name: float(len(names) - place) for place, name in enumerate(names)}
+        return None

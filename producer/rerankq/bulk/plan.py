@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rerankq.bulk import STANDARD_STREAM
+from rerankq.bulk.evaluate import Evaluator
 from rerankq.bulk.formats import Reader, Writer, errors_reader, input_format, output_format
 from rerankq.bulk.formats.names import USUAL_NAMES, Layout, compression_of
 from rerankq.bulk.formats.remote import is_remote
@@ -15,6 +16,7 @@ from rerankq.bulk.formats.source import Given, Identity, Source, is_same_file
 from rerankq.bulk.output.ledger import gathered_path, written_paths
 from rerankq.bulk.output.streams import STDOUT, is_stream
 from rerankq.bulk.selection import Selection
+from rerankq.bulk.output.tally import Quality
 from rerankq.contract.errors import InvalidRequest
 
 _FIELDS = ("query", "documents", "id", "text", "document_id")
@@ -115,6 +117,12 @@ class Plan:
         further = self._reader.further_columns()
         return self.write_as.writer(Layout(further, task.with_documents, task.delimiter, task.is_quoted))
 
+    def quality_of_output(self, evaluator: Evaluator) -> Quality:
+        """By judgements that came only after it was written."""
+        task = self.task
+        written = Given(Source(task.output), self._given.names, is_quoted=task.is_quoted)
+        return evaluator.quality_of_file(written, self.write_as, is_cut=task.options.get("top_n") is not None)
+
     @property
     def gather(self) -> Callable[[Path, Path], None] | None:
         """Makes the output of the lines gathered for it, where its format cannot be appended to."""
@@ -154,9 +162,7 @@ class Plan:
         skips_missing = task.skips_missing or None
         relevant = self._given.names.relevant[0]
         return {
-            "judgements": task.qrels,
             "judgements' field": None if relevant == USUAL_NAMES.relevant[0] else relevant,
-            "relevant from grade": None if task.relevant_from == 1 else task.relevant_from,
             "skips missing documents": skips_missing,
             "delimiter": task.delimiter,
             "quotes": task.is_quoted,

@@ -1,8 +1,7 @@
 """How a run or a dry run is told at its end: a table for people."""
 
-from collections.abc import Sequence
-
 from rerankq.bulk.dry_run import Findings
+from rerankq.bulk.evaluate import Verdict
 from rerankq.bulk.progress import clock
 from rerankq.bulk.run import Summary
 
@@ -24,7 +23,7 @@ def summary_lines(summary: Summary) -> Lines:
         ("time", clock(summary.seconds)),
         ("model", summary.model),
     ]
-    return [*lines, *_quality(summary)]
+    return [*lines, *quality_lines(summary)]
 
 
 def finding_lines(findings: Findings) -> Lines:
@@ -44,6 +43,14 @@ def finding_lines(findings: Findings) -> Lines:
     ]
 
 
+def quality_lines(verdict: Verdict) -> Lines:
+    """Name and value, line by line; none where nothing was judged nor asked to be."""
+    level = "" if verdict.relevant_from == 1 else f", grade {verdict.relevant_from} and up"
+    measures = [("ndcg", "nDCG@10"), ("mrr", f"MRR@10{level}")] if verdict.judged_queries else []
+    means = [(shown, _means(name, verdict)) for name, shown in measures]
+    return [*means, *(("judged", note) for note in verdict.notes)]
+
+
 def _failed(summary: Summary) -> str:
     if not summary.failed:
         return "0"
@@ -52,14 +59,9 @@ def _failed(summary: Summary) -> str:
     return f"{summary.failed:,} ({kinds}){where}"
 
 
-def _quality(summary: Summary) -> Sequence[tuple[str, str]]:
-    if not summary.judged_queries:
-        nothing = f"none of the {summary.rows:,} jobs, by {summary.judgements}"
-        return [] if summary.judgements is None else [("judged", nothing)]
-    mean = summary.quality
-    level = "" if summary.relevant_from == 1 else f", grade {summary.relevant_from} and up"
-    judged = f"over {summary.judged_queries:,} judged jobs"
-    return [
-        ("nDCG@10", f"{mean['ndcg_before']:.4f} before, {mean['ndcg_after']:.4f} after, {judged}"),
-        (f"MRR@10{level}", f"{mean['mrr_before']:.4f} before, {mean['mrr_after']:.4f} after, {judged}"),
-    ]
+def _means(name: str, verdict: Verdict) -> str:
+    means, of_all = verdict.quality, verdict.quality_with_missing
+    before = f"{means[f'{name}_before']:.4f} before, " if f"{name}_before" in means else ""
+    after = f"{means[f'{name}_after']:.4f} after, over {verdict.judged_queries:,} judged jobs"
+    complete = f"; {of_all[f'{name}_after']:.4f} with the missing as 0" if verdict.missing_queries else ""
+    return f"{before}{after}{complete}"

@@ -56,6 +56,21 @@ class Entry:
         return 0 if self.request is None else len(self.request.documents)
 
 
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """What judgements see of a row: its documents by name, the higher the number the better."""
+
+    query: str
+    after: Mapping[str, float] | None
+    """None: the row has failed."""
+    before: Mapping[str, float] | None = None
+    """The order the candidates came in, where it is known."""
+    relevant: Mapping[str, float] | None = None
+    """Grades that the row carries itself."""
+    is_unread: bool = False
+    """It carries judgements in no form that is known."""
+
+
 def broken_row(
     source: Mapping[str, Any], reason: str, size_bytes: int = 0, *, line: bytes | None = None
 ) -> Row:
@@ -79,6 +94,16 @@ def document_key(entry_id: str | None, index: int) -> str:
 def place_of(entry: Entry) -> int:
     """The row's place in the first input, also when it comes from an errors file."""
     return entry.position if entry.row.first_position is None else entry.row.first_position
+
+
+def name_of_row(entry: Entry) -> str:
+    """What a row is called in judgements, tables and TREC runs: its own id, else its place."""
+    return str(place_of(entry) if entry.row.id is None else entry.row.id)
+
+
+def by_place(names: Sequence[str]) -> dict[str, float]:
+    """Best first, as numbers that fall; of a name that is there twice the better place counts."""
+    return {name: float(-place) for place, name in reversed(list(enumerate(names)))}
 
 
 def text_at(entry: Entry, index: int) -> str:

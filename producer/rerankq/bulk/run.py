@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rerankq.bulk.evaluate import Evaluator, can_evaluate, read_qrels
+from rerankq.bulk.evaluate import Evaluator, Verdict, can_evaluate
 from rerankq.bulk.formats import Reader
 from rerankq.bulk.output import sidecar as state
 from rerankq.bulk.output.ledger import (
@@ -21,7 +21,7 @@ from rerankq.bulk.output.ledger import (
 from rerankq.bulk.output.outcome import Outcome, Scribe
 from rerankq.bulk.output.sidecar import Sidecar, sidecar_path
 from rerankq.bulk.output.streams import StreamLedger
-from rerankq.bulk.output.tally import Tally
+from rerankq.bulk.output.tally import Quality, Tally
 from rerankq.bulk.plan import Plan, Task
 from rerankq.bulk.progress import Meter, Progress, Silence
 from rerankq.bulk.rows import Entry, place_of
@@ -39,9 +39,9 @@ from rerankq.outgoing import new_job_id
 LOADING_PERIOD_SECONDS = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """How a run went, an earlier part of it included."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary(Verdict):
+    """How a run went, an earlier part of it included, and what judgements say of its output."""
 
     output: str
     errors: str | None
@@ -61,12 +61,6 @@ class Summary:
     pairs_per_second: float
     resumed_rows: int
     """Rows that an earlier run had done."""
-    judgements: str | None
-    """The file that was named for them, or the field."""
-    relevant_from: int
-    judged_queries: int
-    quality: dict[str, float]
-    """nDCG@10 and MRR@10, before and after."""
 
     def as_json(self) -> dict[str, Any]:
         """For `--summary-json`."""
@@ -120,7 +114,7 @@ class BulkRun:
         if earlier is not None and earlier.is_complete and not (retry_errors and earlier.tally.failed):
             refuse_changed_output(lines_path, out, earlier)
             self._write_gathered(out)
-            return self._summary(earlier.tally, earlier.tally, earlier.model)
+            return self._summary(earlier.tally, earlier.tally, earlier.model, earlier.judged_by)
         sidecar = self._begin_or_go_on(out, earlier)
         with FileLedger(out, self._plan.lines_path, sidecar, self._plan.writer().header()) as ledger:
             state.save(out, sidecar)
@@ -132,7 +126,7 @@ class BulkRun:
                 ledger.begin_retry()
                 self._round(ledger)
             self._finish(out, ledger)
-        return self._summary(ledger.tally, before, sidecar.model)
+        return self._summary(ledger.tally, before, sidecar.model, sidecar.judged_by)
 
     def _earlier(self, out: Path) -> Sidecar | None:
         """The state to resume, checked against input and settings."""
@@ -151,6 +145,7 @@ class BulkRun:
                 settings=self._plan.settings(),
                 pack_pairs=self._task.pack_pairs or _pack_pairs(workers),
                 inputs=self._plan.identities(is_whole=True),
+                judged_by=self._judges_by,
             )
         state.refuse_other_model(earlier, model)
         if self._task.pack_pairs not in (None, earlier.pack_pairs):
@@ -158,7 +153,13 @@ class BulkRun:
                 f"{out} was begun with --pack-pairs {earlier.pack_pairs}; leave the option out to go on with it",
                 {"field": "pack-pairs"},
             )
+        if earlier.judged_by != self._judges_by:
+            return earlier.model_copy(update={"judged_by": None})
         return earlier
+
+    @property
+    def _judges_by(self) -> str | None:
+        return None if self._evaluator is None else self._evaluator.identity
 
     def _first_round(self, ledger: FileLedger) -> None:
         try:
@@ -186,7 +187,13 @@ class BulkRun:
         flight = Flight(self._client, name)
         try:
             self._answer(
-                open_packs, flight, ledger, reader, sidecar.first_open if is_ordered else None, sidecar.model
+                open_packs,
+                flight,
+                ledger,
+                reader,
+                sidecar.first_open if is_ordered else None,
+                sidecar.model,
+                None if sidecar.judged_by is None else self._evaluator,
             )
             ledger.complete_round(0 if is_retry else self._first_free)
         finally:
@@ -202,10 +209,11 @@ class BulkRun:
         reader: Reader,
         in_order_from: int | None,
         model: ModelInfo,
+        evaluator: Evaluator | None,
     ) -> None:
         """Answer the packs into the ledger; whatever ends this, what is there by then is safe."""
         window = Window(self._window_bytes)
-        scribe = Scribe(self._plan.writer(), self._evaluator, errors_among_answers=self._plan.is_stream)
+        scribe = Scribe(self._plan.writer(), evaluator, errors_among_answers=self._plan.is_stream)
         meter = Meter(ledger.tally)
         rows_total = self._plan.rows_total()
 
@@ -271,13 +279,14 @@ class BulkRun:
         )
         flight = Flight(self._client, new_job_id())
         try:
-            self._answer(packs, flight, ledger, reader, 0 if self._task.is_ordered else None, model)
+            in_order_from = 0 if self._task.is_ordered else None
+            self._answer(packs, flight, ledger, reader, in_order_from, model, self._evaluator)
         finally:
             flight.close()
             ledger.close()
-        return self._summary(ledger.tally, Tally(), model)
+        return self._summary(ledger.tally, Tally(), model, self._judges_by)
 
-    def _summary(self, tally: Tally, before: Tally, model: ModelInfo) -> Summary:
+    def _summary(self, tally: Tally, before: Tally, model: ModelInfo, sums_judged_by: str | None) -> Summary:
         seconds = time.monotonic() - self._began
         failed_to = None if self._plan.is_stream else str(errors_path(Path(self._task.output)))
         return Summary(
@@ -295,11 +304,20 @@ class BulkRun:
             seconds=seconds,
             pairs_per_second=(tally.pairs - before.pairs) / seconds if seconds > 0 else 0.0,
             resumed_rows=before.rows,
-            judgements=self._task.qrels or self._task.names.get("relevant"),
-            relevant_from=self._task.relevant_from,
-            judged_queries=tally.quality.queries,
-            quality=tally.quality.means(),
+            **asdict(self._judged(tally.quality, sums_judged_by)),
         )
+
+    def _judged(self, sums: Quality, sums_judged_by: str | None) -> Verdict:
+        """By judgements that were there from the beginning, or were named only now."""
+        if self._evaluator is None:
+            return Verdict()
+        try:
+            is_summed = sums_judged_by == self._judges_by
+            return self._evaluator.verdict(
+                sums if is_summed else self._plan.quality_of_output(self._evaluator)
+            )
+        except InvalidRequest as error:  # the run is done, whatever can be said of it
+            return Verdict(notes=[error.message])
 
 
 def in_order(outcomes: Iterator[Outcome], position: int) -> Iterator[Outcome]:
@@ -383,8 +401,5 @@ def _pack_pairs(workers: list[WorkerStatus]) -> int:
 
 
 def _evaluator(task: Task) -> Evaluator | None:
-    if task.qrels is not None:
-        if not can_evaluate():
-            raise InvalidSettings("--qrels needs ir_measures; `pip install 'rerankq[bulk]'` brings it")
-        return Evaluator(read_qrels(task.qrels), task.relevant_from)
-    return Evaluator(relevant_from=task.relevant_from) if can_evaluate() else None
+    is_wanted = task.qrels is not None or can_evaluate()
+    return Evaluator(task.qrels, task.relevant_from, task.names.get("relevant")) if is_wanted else None

@@ -9,6 +9,7 @@ from rerankq.cli import jobs
 from rerankq.cli.bulk import bulk
 from rerankq.cli.dead import dead
 from rerankq.cli.demo import demo
+from rerankq.cli.evaluate import evaluate
 from rerankq.cli.model import model
 from rerankq.cli.operate import lanes, workers
 from rerankq.cli.rerank import rerank
@@ -31,6 +32,7 @@ app.command(rich_help_panel=_TRY)(demo)
 app.command(rich_help_panel=_TRY)(up)
 app.command(rich_help_panel=_ASK)(rerank)
 app.command(rich_help_panel=_ASK)(bulk)
+app.command(rich_help_panel=_ASK)(evaluate)
 app.command(rich_help_panel=_ASK)(jobs.submit)
 app.command(rich_help_panel=_ASK)(jobs.status)
 app.command(rich_help_panel=_ASK)(jobs.result)

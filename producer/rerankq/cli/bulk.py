@@ -15,7 +15,7 @@ from rerankq.bulk.progress import Kind
 from rerankq.cli import options
 from rerankq.cli.connection import connected
 from rerankq.cli.failures import JOB_FAILED, UNAVAILABLE, WRONG_INPUT, exit_code, in_words
-from rerankq.cli.screen import err, out
+from rerankq.cli.screen import err, facts, out
 from rerankq.contract.errors import RerankError
 
 if TYPE_CHECKING:
@@ -69,14 +69,6 @@ _TextField = Annotated[
 _DocumentIdField = Annotated[
     Text, _option("What it calls the id of a document; in CSV `doc_id`.", _INPUT, "--document-id-field")
 ]
-_RelevantField = Annotated[
-    Text,
-    _option(
-        "Where a row has its judgements: grades by id, ids, a grade per document, or a field of documents.",
-        _INPUT,
-        "--relevant-field",
-    ),
-]
 _Columns = Annotated[
     Text,
     _option(
@@ -107,12 +99,6 @@ _Missing = Annotated[
         _INPUT,
         "--missing",
     ),
-]
-_Qrels = Annotated[
-    Text, _option("Judgements (BEIR's TSV or TREC's); rows may carry `relevant` instead.", _INPUT, "--qrels")
-]
-_RelevantFrom = Annotated[
-    int, _option("The lowest grade that MRR counts as relevant.", _INPUT, "--relevant-from", min=1)
 ]
 _Where = Annotated[
     list[str] | None,
@@ -170,7 +156,7 @@ def bulk(
     id_field: _IdField = None,
     text_field: _TextField = None,
     document_id_field: _DocumentIdField = None,
-    relevant_field: _RelevantField = None,
+    relevant_field: options.RelevantField = None,
     columns: _Columns = None,
     delimiter: _Delimiter = None,
     quote: _Quote = None,
@@ -179,8 +165,8 @@ def bulk(
     corpus: _Corpus = None,
     depth: _Depth = None,
     missing: _Missing = "fail",
-    qrels: _Qrels = None,
-    relevant_from: _RelevantFrom = 1,
+    qrels: options.Qrels = None,
+    relevant_from: options.RelevantFrom = 1,
     where: _Where = None,
     skip: _Skip = 0,
     limit: _Limit = None,
@@ -361,10 +347,7 @@ def _show(summary: "Summary", summary_json: Path | None) -> None:
 
 
 def _print(lines: list[tuple[str, str]], *, to_stderr: bool) -> None:
-    console = err if to_stderr else out
-    width = max(len(name) for name, _ in lines)
-    for name, value in lines:
-        console.print(f"{name:{width}}  {value}", markup=False, soft_wrap=True)
+    (err if to_stderr else out).print(facts(lines), soft_wrap=True)
 
 
 def _write_json(fields: dict[str, Any], path: Path | None) -> None:

@@ -9,6 +9,7 @@ from rerankq.contract.messages import Lane
 
 _REQUEST = "Request"
 _SERVICE = "Service"
+_JUDGEMENTS = "Judgements"
 
 Query = Annotated[str, typer.Argument(help="What is looked for.", show_default=False)]
 Documents = Annotated[
@@ -49,6 +50,25 @@ Partial = Annotated[
     ),
 ]
 LaneOption = Annotated[Lane, typer.Option(help="The queue it waits in.", rich_help_panel=_REQUEST)]
+
+Qrels = Annotated[
+    str | None,
+    typer.Option(
+        help="Judgements (BEIR's TSV or TREC's) by id; without it what rows carry as `relevant`.",
+        rich_help_panel=_JUDGEMENTS,
+    ),
+]
+RelevantField = Annotated[
+    str | None,
+    typer.Option(
+        help="Where a row has its judgements: grades by id, ids, a grade per document, or a field of documents.",
+        rich_help_panel=_JUDGEMENTS,
+    ),
+]
+RelevantFrom = Annotated[
+    int,
+    typer.Option(min=1, help="The lowest grade that MRR counts as relevant.", rich_help_panel=_JUDGEMENTS),
+]
 
 Timeout = Annotated[
     float | None, typer.Option(min=0, help="Seconds to wait for the answer.", show_default=False)

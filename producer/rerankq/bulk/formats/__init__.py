@@ -19,7 +19,7 @@ from rerankq.bulk.formats.names import (
     extension_of,
 )
 from rerankq.bulk.formats.source import Given, Part, Source
-from rerankq.bulk.rows import Entry, Row
+from rerankq.bulk.rows import Entry, Ranked, Row
 from rerankq.contract import wire
 from rerankq.contract.errors import InvalidRequest
 from rerankq.contract.messages import Ranking
@@ -70,6 +70,8 @@ class Format:
     reader: Callable[[Given], Reader]
     writer: Callable[[Layout], Writer]
     """For a gathered format that of the lines."""
+    ranked: Callable[[Given], Iterator[Ranked]]
+    """The rankings of a file that was written here."""
     is_line: Callable[[Mapping[str, Any]], bool] | None = None
     """Whether a JSON line is one of this dialect; None for what is no JSON lines."""
     names: FieldNames = USUAL_NAMES
@@ -84,11 +86,18 @@ class Format:
         return self.is_line is not None
 
 
+def _ranked(
+    understood: Callable[[Mapping[str, Any], FieldNames], Ranked],
+) -> Callable[[Given], Iterator[Ranked]]:
+    return partial(json_lines.ranked_lines, understood=understood)
+
+
 _JSONL = Format(
     "jsonl",
     (".jsonl", ".ndjson", ".json"),
     json_lines.JsonLinesReader,
     json_lines.JsonLinesWriter,
+    _ranked(json_lines.ranked_row),
     is_line=lambda _: True,
 )
 
@@ -96,21 +105,27 @@ _JSONL = Format(
 def _table(name: str, delimiter: str, *, is_quoted: bool) -> Format:
     reader = partial(table.TableReader, delimiter=delimiter, is_quoted=is_quoted)
     writer = partial(table.TableWriter, delimiter=delimiter, is_quoted=is_quoted)
-    return Format(name, (f".{name}",), reader, writer, names=TABLE_NAMES, errors_names=USUAL_NAMES)
+    ranked = partial(table.ranked_table, delimiter=delimiter, is_quoted=is_quoted)
+    return Format(name, (f".{name}",), reader, writer, ranked, names=TABLE_NAMES, errors_names=USUAL_NAMES)
 
 
 # The dialects of JSON lines stand before `jsonl`, which takes every line.
 FORMATS: Mapping[str, Format] = {
     one.name: one
     for one in (
-        Format("openai-batch", (), json_lines.BatchReader, json_lines.BatchWriter, json_lines.is_batch),
-        Format("rank-llm", (), json_lines.RankLlmReader, json_lines.RankLlmWriter, json_lines.is_rank_llm),
+        Format("openai-batch", (), json_lines.BatchReader, json_lines.BatchWriter,
+               _ranked(json_lines.ranked_batch), json_lines.is_batch),
+        Format("rank-llm", (), json_lines.RankLlmReader, json_lines.RankLlmWriter,
+               json_lines.ranked_candidates, json_lines.is_rank_llm),
         _JSONL,
         _table("csv", ",", is_quoted=True),
         _table("tsv", "\t", is_quoted=False),
-        Format("parquet", (".parquet",), columns.ParquetReader, _JSONL.writer, gather=columns.write_parquet),
-        Format("arrow", (".arrow", ".feather"), columns.ArrowReader, _JSONL.writer, gather=columns.write_arrow),
-        Format("trec", (".trec", ".run"), trec.TrecReader, trec.TrecWriter, errors_names=USUAL_NAMES),
+        Format("parquet", (".parquet",), columns.ParquetReader, _JSONL.writer, columns.ranked_parquet,
+               gather=columns.write_parquet),
+        Format("arrow", (".arrow", ".feather"), columns.ArrowReader, _JSONL.writer, columns.ranked_arrow,
+               gather=columns.write_arrow),
+        Format("trec", (".trec", ".run"), trec.TrecReader, trec.TrecWriter, trec.ranked_run,
+               errors_names=USUAL_NAMES),
     )
 }  # fmt: skip
 

@@ -11,10 +11,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from rerankq.bulk.formats.json_lines import canonical_row
+from rerankq.bulk.formats.json_lines import canonical_row, ranked_row
 from rerankq.bulk.formats.remote import is_remote
 from rerankq.bulk.formats.source import Given, Source
-from rerankq.bulk.rows import Row
+from rerankq.bulk.rows import Ranked, Row
 from rerankq.contract import wire
 from rerankq.contract.errors import InvalidRequest, InvalidSettings
 
@@ -85,6 +85,32 @@ class ArrowReader(_Columns):
                 for batch in _open_arrow(opened):
                     for start in range(0, batch.num_rows, ROWS_PER_BATCH):
                         yield batch.slice(start, ROWS_PER_BATCH)
+
+
+def ranked_parquet(given: Given) -> Iterator[Ranked]:
+    """The rankings of a Parquet file that was written here.
+
+    Raises:
+        InvalidRequest: it has other columns.
+    """
+    return _ranked(ParquetReader(given), given)
+
+
+def ranked_arrow(given: Given) -> Iterator[Ranked]:
+    """The rankings of an Arrow file that was written here; raises likewise."""
+    return _ranked(ArrowReader(given), given)
+
+
+def _ranked(reader: _Columns, given: Given) -> Iterator[Ranked]:
+    for record in reader.records():
+        try:
+            extra = wire.decode(record["extra"].encode()) if record["extra"] else {}
+            yield ranked_row({**extra, "id": record["id"], "results": record["results"]}, given.names)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidRequest(
+                f"{given.source.path}: expected columns as `rerankq bulk` writes them, id and results",
+                {"field": "output"},
+            ) from error
 
 
 def write_parquet(lines: Path, target: Path) -> None:

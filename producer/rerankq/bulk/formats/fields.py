@@ -5,6 +5,7 @@ several fields. A key of that very name goes before either. What is null is not 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import accumulate, chain
 from math import isfinite
 from typing import Any
@@ -141,6 +142,29 @@ def judgements_at(
     return judged
 
 
+def judgements_left(
+    fields: Mapping[str, Any], names: FieldNames, documents: Sequence[Any] | None = None
+) -> tuple[dict[str, float] | None, bool]:
+    """The judgements that an output carries, and whether it carries some that cannot be read.
+
+    Args:
+        documents: as `document` gives them; None where not all are left, so that grades by place belong to nobody.
+
+    Raises:
+        InvalidRequest: as `judgements_at` does.
+    """
+    value = value_at(fields, names.relevant[0])
+    if (
+        documents is None
+        and isinstance(value, list)
+        and not all(isinstance(one, str | list) for one in value)
+    ):
+        return None, True
+    parts = {} if documents is None else {"documents": documents}
+    judged = judgements_at(fields, names.relevant, parts)
+    return judged, judged is None and bool(value)
+
+
 def grades(relevant: Any) -> dict[str, float] | None:
     """Grades by document id, from `{id: grade}` or a list of the right ones' ids, or either as JSON text; None for
     anything else. An id without a grade, as columns have it where another row has one, is not judged."""
@@ -149,6 +173,9 @@ def grades(relevant: Any) -> dict[str, float] | None:
             relevant = wire.decode(relevant)
         except ValueError:
             return None
+    if isinstance(relevant, list) and all(isinstance(pair, list) for pair in relevant):
+        with suppress(TypeError, ValueError):
+            relevant = dict(relevant)  # pairs, as Arrow has a map
     if isinstance(relevant, dict):
         try:
             judged = {str(name): float(grade) for name, grade in relevant.items() if grade is not None}

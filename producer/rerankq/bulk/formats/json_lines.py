@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from rerankq.bulk.formats.fields import (
     grades,
     id_at,
     judgements_at,
+    judgements_left,
     paths,
     query_at,
     refuse_missing,
@@ -21,7 +22,18 @@ from rerankq.bulk.formats.fields import (
 )
 from rerankq.bulk.formats.names import FieldNames, Layout
 from rerankq.bulk.formats.source import Given, Source
-from rerankq.bulk.rows import ERROR_KEY, Entry, Row, beside, broken_row, place_of, text_at
+from rerankq.bulk.rows import (
+    ERROR_KEY,
+    Entry,
+    Ranked,
+    Row,
+    beside,
+    broken_row,
+    by_place,
+    document_key,
+    place_of,
+    text_at,
+)
 from rerankq.contract import wire
 from rerankq.contract.errors import InvalidRequest
 from rerankq.contract.messages import RankedDocument, Ranking
@@ -201,6 +213,73 @@ class RankLlmWriter:
         return line_of({**entry.row.source, key: ranked})
 
 
+def ranked_lines(
+    given: Given, *, understood: Callable[[Mapping[str, Any], FieldNames], Ranked]
+) -> Iterator[Ranked]:
+    """The rankings of an output in one of the dialects.
+
+    Raises:
+        InvalidRequest: a line is no answer.
+    """
+    for line in given.source.lines():
+        try:
+            yield understood(_decoded(line), given.names)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InvalidRequest(
+                f"line {given.source.line} of {given.source.at.path}: expected a ranking as `rerankq bulk` writes it",
+                {"field": "output", "line": given.source.line},
+            ) from error
+
+
+def ranked_row(fields: Mapping[str, Any], names: FieldNames) -> Ranked:
+    """A line of ours, a failed row's among the answers of a pipe included."""
+    query = str(fields.get("id", fields.get("row")))
+    if "error" in fields and "results" not in fields:
+        return Ranked(query, None)
+    is_cut = fields.get("top_n") is not None
+    return _ranked_results(query, fields["results"], fields, names, is_cut=is_cut)
+
+
+def ranked_batch(fields: Mapping[str, Any], names: FieldNames) -> Ranked:
+    """A batch answer; its documents are called by their places."""
+    if fields["response"] is None:
+        return Ranked(str(fields["custom_id"]), None)
+    return _ranked_results(str(fields["custom_id"]), fields["response"]["body"]["results"], {}, names)
+
+
+def ranked_candidates(given: Given) -> Iterator[Ranked]:
+    """Lines of rank_llm's, as they came but for the order of their candidates; nothing tells the one they came in.
+
+    Raises:
+        InvalidRequest: a line is none.
+    """
+    reader = RankLlmReader(given)
+    for record in reader.records():
+        row = reader.row(record)
+        if row.error is not None:
+            raise row.error
+        keys = [document_key(document.get("id"), place) for place, document in enumerate(row.documents)]
+        yield Ranked(str(row.id), by_place(keys), None, *judgements_left(row.source, given.names))
+
+
+def _ranked_results(
+    query: str,
+    results: Sequence[Mapping[str, Any]],
+    fields: Mapping[str, Any],
+    names: FieldNames,
+    *,
+    is_cut: bool = False,
+) -> Ranked:
+    ids = {result["index"]: result.get("id") for result in results}
+    keys = {index: document_key(name, index) for index, name in ids.items()}
+    places = range(len(ids))
+    if is_cut or not all(place in ids for place in places):
+        return Ranked(query, by_place(list(keys.values())), None, *judgements_left(fields, names))
+    documents = [{} if ids[place] is None else {"id": ids[place]} for place in places]
+    before = by_place([keys[place] for place in places])
+    return Ranked(query, by_place(list(keys.values())), before, *judgements_left(fields, names, documents))
+
+
 def failed_line(row: Row, reason: Mapping[str, Any]) -> bytes:
     """The row as it came, to the byte, its reason as the last key; a line that is no object has no room for one."""
     if row.line is None:
@@ -236,8 +315,8 @@ def _decoded(record: bytes) -> Any:
 
 
 def is_batch(line: Mapping[str, Any]) -> bool:
-    """Whether a line is one of an OpenAI batch."""
-    return "custom_id" in line and "body" in line
+    """Whether a line is one of an OpenAI batch, or of its answers."""
+    return "custom_id" in line and ("body" in line or "response" in line)
 
 
 def is_rank_llm(line: Mapping[str, Any]) -> bool:

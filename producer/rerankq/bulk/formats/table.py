@@ -6,20 +6,24 @@ CSV is read strictly, quotes and all; in TSV, as this field writes it, a quote i
 import csv
 import io
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
+from rerankq.bulk.formats.fields import grades, judgements_left
 from rerankq.bulk.formats.json_lines import line_of
 from rerankq.bulk.formats.long_form import COLUMNS_KEY, Line, LongForm
-from rerankq.bulk.formats.names import Layout
+from rerankq.bulk.formats.names import FieldNames, Layout
 from rerankq.bulk.formats.source import Given, Source
-from rerankq.bulk.rows import Entry, Row, beside, document_key, place_of, text_at
+from rerankq.bulk.rows import Entry, Ranked, Row, beside, by_place, document_key, name_of_row, text_at
+from rerankq.contract import wire
 from rerankq.contract.errors import InvalidRequest
 from rerankq.contract.messages import RankedDocument, Ranking
 
 LONGEST_FIELD = 100_000_000  # characters; an unclosed quote must not read a whole file into memory
 EXTRA_COLUMN = "extra"  # what a row that is no table carries besides its request, as JSON
-_OUR_COLUMNS = ("query_id", "doc_id", "rank", "relevance_score", "logit")
+_QUERY_ID, _DOCUMENT_ID, _RANK = "query_id", "doc_id", "rank"
+_OUR_COLUMNS = (_QUERY_ID, _DOCUMENT_ID, _RANK, "relevance_score", "logit")
 
 
 class TableReader:
@@ -132,9 +136,8 @@ class TableWriter:
         return self._text([self._line(entry, rank, result) for rank, result in ranked])
 
     def _line(self, entry: Entry, rank: int, result: RankedDocument) -> list[Any]:
-        query_id = place_of(entry) if entry.row.id is None else entry.row.id
-        line = [query_id, document_key(result.id, result.index), rank, result.relevance_score, result.logit]
-        line += self._carried(entry, result)
+        line: list[Any] = [name_of_row(entry), document_key(result.id, result.index)]
+        line += [rank, result.relevance_score, result.logit, *self._carried(entry, result)]
         return [*line, text_at(entry, result.index)] if self._with_documents else line
 
     def _carried(self, entry: Entry, result: RankedDocument) -> list[Any]:
@@ -152,3 +155,37 @@ class TableWriter:
         except csv.Error as error:  # a tab or a line's end within a field
             raise InvalidRequest(f"cannot be written without quotes: {error}", {"field": "output"}) from error
         return text.getvalue().encode()
+
+
+def ranked_table(given: Given, *, delimiter: str, is_quoted: bool) -> Iterator[Ranked]:
+    """The rankings of a table as `TableWriter` writes it, whatever stands between its columns.
+
+    Raises:
+        InvalidRequest: it is none, or its lines are in another order.
+    """
+    names = FieldNames(id=(_QUERY_ID,), query=(_RANK,), text=(_DOCUMENT_ID,))
+    _, is_ours, rest = (given.source.first_line() or b"").decode(errors="replace").partition(_QUERY_ID)
+    written = replace(given, names=names, delimiter=rest[:1] if is_ours else None)
+    for lines in TableReader(written, delimiter=delimiter, is_quoted=is_quoted).records():
+        query = lines[0][_QUERY_ID]
+        if [line[_RANK] for line in lines] != [str(rank) for rank in range(1, len(lines) + 1)]:
+            raise InvalidRequest(
+                f"{given.source.path}: expected the lines of query {query} by rank, from 1 on; sort them so",
+                {"field": "output"},
+            )
+        ranked = by_place([line[_DOCUMENT_ID] for line in lines])
+        yield Ranked(query, ranked, None, *_judgements(lines, given.names))
+
+
+def _judgements(lines: Sequence[Line], names: FieldNames) -> tuple[dict[str, float] | None, bool]:
+    """What the lines carry as a column of their own, or what the row carried that they were made of."""
+    column = names.relevant[0]
+    if column in lines[0]:
+        given = {line[_DOCUMENT_ID]: line[column] or None for line in lines}
+        judged = grades(given)
+        return judged, judged is None
+    try:
+        extra = wire.decode(lines[0].get(EXTRA_COLUMN, "").encode())
+    except ValueError:  # none, or a column of the caller's own
+        return None, False
+    return judgements_left(extra, names) if isinstance(extra, dict) else (None, False)

@@ -1,13 +1,14 @@
 """A TREC run to rerank, its queries and corpus in BEIR layout; and a run as the answer."""
 
 from collections.abc import Iterator
+from ctypes import c_float
 from itertools import groupby
 from typing import Any
 
 from rerankq.bulk.formats.names import Layout
 from rerankq.bulk.formats.on_disk import SeenIds, TextsById
 from rerankq.bulk.formats.source import Given, Source
-from rerankq.bulk.rows import Entry, Row, broken_row, document_key, place_of
+from rerankq.bulk.rows import Entry, Ranked, Row, broken_row, by_place, document_key, name_of_row
 from rerankq.contract import wire
 from rerankq.contract.errors import InvalidRequest
 from rerankq.contract.messages import Ranking
@@ -48,7 +49,7 @@ class TrecReader:
             TextsById(_beir_texts(self._corpus)) as self._document_texts,
             SeenIds() as seen,
         ):
-            for query_id, lines in groupby(self._split_lines(), key=lambda columns: columns[0]):
+            for query_id, lines in groupby(_split(self._run), key=lambda columns: columns[0]):
                 seen.refuse_repeated(query_id, "sort the run by its first column")
                 yield list(lines)
 
@@ -86,17 +87,6 @@ class TrecReader:
         """None."""
         return []
 
-    def _split_lines(self) -> Iterator[list[str]]:
-        for line in self._run.lines():
-            columns = line.decode(errors="replace").split()
-            if len(columns) != len(COLUMNS) or not columns[3].lstrip("-").isdigit():
-                raise InvalidRequest(
-                    f"line {self._run.line} of {self._run.at.path}: expected `qid Q0 docid rank score tag`, "
-                    f"got {len(columns)} columns",
-                    {"field": "run", "line": self._run.line},
-                )
-            yield columns
-
 
 class TrecWriter:
     """One line per document. The score is the logit: TREC tools sort by it, and sigmoids of good matches tie."""
@@ -109,15 +99,41 @@ class TrecWriter:
 
     def lines(self, entry: Entry, ranking: Ranking) -> bytes:
         """The row's documents, best first."""
-        query_id = place_of(entry) if entry.row.id is None else entry.row.id
+        query_id = name_of_row(entry)
         scored = [result for result in ranking.results if result.logit is not None]
         for name in (query_id, *(result.id for result in scored)):
-            if isinstance(name, str) and (not name or name.split() != [name]):
+            if name is not None and name.split() != [name]:
                 raise InvalidRequest("an id with blanks cannot stand in a TREC run", {"field": "id"})
         return b"".join(
             f"{query_id} Q0 {document_key(result.id, result.index)} {rank} {result.logit} {RUN_TAG}\n".encode()
             for rank, result in enumerate(scored, start=1)
         )
+
+
+def ranked_run(given: Given) -> Iterator[Ranked]:
+    """The rankings of a run as trec_eval reads it: by scores of 32 bits, of equal ones the greater name first."""
+    with SeenIds() as seen:
+        for query_id, lines in groupby(_split(given.source), key=lambda columns: columns[0]):
+            seen.refuse_repeated(query_id, "sort the run by its first column")
+            scored = [(c_float(float(columns[4])).value, columns[2]) for columns in lines]
+            yield Ranked(query_id, by_place([name for _, name in sorted(scored, reverse=True)]))
+
+
+def _split(run: Source) -> Iterator[list[str]]:
+    """The columns of each line.
+
+    Raises:
+        InvalidRequest: a line is none of a run.
+    """
+    for line in run.lines():
+        columns = line.decode(errors="replace").split()
+        if len(columns) != len(COLUMNS) or not columns[3].lstrip("-").isdigit():
+            raise InvalidRequest(
+                f"line {run.line} of {run.at.path}: expected `qid Q0 docid rank score tag`, "
+                f"got {len(columns)} columns",
+                {"field": "run", "line": run.line},
+            )
+        yield columns
 
 
 def _beir_texts(source: Source) -> Iterator[tuple[str, str]]:

@@ -196,6 +196,7 @@ class FileLedger:
         self._errors_digest = blake2b()
         tally = sidecar.tally.model_copy(deep=True)
         tally.rows, tally.failed, tally.failures, tally.reasons = tally.rows - tally.failed, 0, {}, []
+        tally.quality.failed = 0
         anew = {
             "round": sidecar.round + 1,
             "first_free": sidecar.first_free + sum(stop - start for start, stop in sidecar.done),

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rerankq.bulk.evaluate import Evaluator
+from rerankq.bulk.evaluate import Evaluator, as_judged
 from rerankq.bulk.formats import Writer
 from rerankq.bulk.formats.json_lines import failed_line, line_of, name_of
 from rerankq.bulk.output.tally import SHOWN_REASONS, Quality, Tally
@@ -89,8 +89,16 @@ class Scribe:
             truncated_documents=sum(usage.truncated_documents for usage in usages),
             failures=failures,
             reasons=[f"row {place_of(entry)}: {error.message}" for entry, error in failed[:SHOWN_REASONS]],
-            quality=Quality() if self._evaluator is None else self._evaluator.quality(ranked),
+            quality=self._quality(ranked, failed),
         )
+
+    def _quality(
+        self, ranked: Sequence[tuple[Entry, Ranking]], failed: Sequence[tuple[Entry, RerankError]]
+    ) -> Quality:
+        if self._evaluator is None:
+            return Quality()
+        judged = [as_judged(entry, answer) for entry, answer in ranked]
+        return self._evaluator.quality([*judged, *(as_judged(entry, None) for entry, _ in failed)])
 
 
 def error_line(entry: Entry, error: RerankError) -> bytes:

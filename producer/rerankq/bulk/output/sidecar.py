@@ -49,6 +49,8 @@ class Sidecar(BaseModel):
     is_complete: bool = False
     """This round has reached the end of what it reads."""
     tally: Tally = Field(default_factory=Tally)
+    judged_by: str | None = ""
+    """Which judgements the sums of quality go by; None when by several, or by none for a part of the run."""
 
     @property
     def first_open(self) -> int:

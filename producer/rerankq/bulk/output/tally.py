@@ -8,24 +8,32 @@ SHOWN_REASONS = 5
 class Quality(BaseModel):
     """Sums of nDCG@10 and MRR@10 over the judged queries."""
 
+    rows: int = 0
+    """Rankings looked at, judged or not."""
     queries: int = 0
+    failed: int = 0
+    """Judged, but without a ranking; in no sum."""
+    unordered: int = 0
+    """Judged queries of which nobody knows in what order their candidates came."""
+    matched: int = 0
+    """Judged queries with a judged document in their ranking."""
+    unread: int = 0
+    """Rows with judgements in no form that is known."""
     ndcg_before: float = 0.0
     ndcg_after: float = 0.0
     mrr_before: float = 0.0
     mrr_after: float = 0.0
 
     def means(self) -> dict[str, float]:
-        """Over all judged queries."""
-        names = ("ndcg_before", "ndcg_after", "mrr_before", "mrr_after")
+        """Over all judged queries; before only where it is known of all."""
+        before = () if self.unordered else ("ndcg_before", "mrr_before")
+        names = (*before, "ndcg_after", "mrr_after")
         return {name: getattr(self, name) / self.queries for name in names} if self.queries else {}
 
     def add(self, other: "Quality") -> None:
         """Count these too."""
-        self.queries += other.queries
-        self.ndcg_before += other.ndcg_before
-        self.ndcg_after += other.ndcg_after
-        self.mrr_before += other.mrr_before
-        self.mrr_after += other.mrr_after
+        for name in Quality.model_fields:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
 class Tally(BaseModel):
