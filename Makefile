@@ -22,7 +22,7 @@ install: $(VENV)/installed-dev ## make .venv and install everything, the tools o
 demo: $(VENV)/installed-demo ## three jobs through a real queue, worker and model; nothing to set up
 	@$(BIN)/rerankq demo $(ARGS)
 
-up: $(VENV)/installed-demo ## the same service kept running until Ctrl-C
+up: $(VENV)/installed-demo ## the same service and Flower, kept running until Ctrl-C
 	@$(BIN)/rerankq up $(ARGS)
 
 test: check ## the checks, then the whole suite against a real Redis
@@ -87,7 +87,7 @@ $(VENV)/redis: $(VENV)/made constraints.txt
 
 $(VENV)/installed-demo: $(VENV)/torch-$(TORCH) $(VENV)/redis pyproject.toml
 	@echo "installing into $(VENV); a few minutes, once"
-	@$(PIP) install -c constraints.txt -e '.[worker]'
+	@$(PIP) install -c constraints.txt -e '.[worker,flower]'
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/torch-$(TORCH) $(VENV)/redis pyproject.toml
