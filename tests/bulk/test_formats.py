@@ -249,6 +249,18 @@ class TestOutputs:
         assert (first["custom_id"], first["error"], first["response"]["status_code"]) == ("q1", None, 200)
         assert [result["index"] for result in first["response"]["body"]["results"]] == [1]
 
+    def test_vllm_score_lines(self, answers: Any, tmp_path: Path) -> None:
+        bodies = [{"text_1": "q", "text_2": ["a", "bbb", "cc"]}, {"queries": ["q"], "documents": "a"}]
+        given = [{"custom_id": f"c{n}", "url": "/v1/score", "body": body} for n, body in enumerate(bodies)]
+
+        got = answers(write(tmp_path / "in.jsonl", [*given, BATCH[1]]), "out.jsonl", options={"top_n": 1})
+
+        first, second, third = (wire.decode(line)["response"]["body"] for line in got.splitlines())
+        assert [(one["index"], one["object"]) for one in first["data"]] == [(n, "score") for n in range(3)]
+        assert max(first["data"], key=lambda one: one["score"])["index"] == 1
+        assert (len(second["data"]), first["object"]) == (1, "list")
+        assert [result["index"] for result in third["results"]] == [0]
+
     def test_rank_llm_candidates(self, answers: Any, tmp_path: Path) -> None:
         got = answers(write(tmp_path / "in.jsonl", RANK_LLM), "out.jsonl")
 
@@ -457,6 +469,44 @@ def test_an_id_with_blanks_fails_its_row_in_a_trec_run(
 
     assert summary.reasons == ["row 0: an id with blanks cannot stand in a TREC run"]
     assert (tmp_path / "out.trec").read_text().split()[0] == "c"
+
+
+ASKED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "vLLM's top_n of all": ({"url": "/rerank", "body": {"top_n": 0}}, {"top_n": None}),
+    "no activation": ({"url": "/v1/score", "body": {"use_activation": False}}, {"top_n": None, "raw_scores": True}),
+    "no url, a rerank": ({"body": {"top_n": 3}}, {"top_n": 3}),
+    "no url, a score": ({"body": {"text_1": "q", "query": None}}, {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "options"), ASKED.values(), ids=ASKED)
+def test_a_batch_line_says_what_it_asks_for(
+    tmp_path: Path, line: dict[str, Any], options: dict[str, Any]
+) -> None:
+    body = {"query": "q", "documents": ["a"], **line["body"]}
+
+    [row] = understood(write(tmp_path / "in.jsonl", [{"custom_id": "c", **line, "body": body}]))
+
+    assert (row.query, row.documents, row.options) == ("q", ["a"], options)
+
+
+NOT_SERVED = {
+    "another url": (
+        {"url": "/v1/embeddings", "body": {"input": "a"}},
+        "url: expected one that ends in /rerank or /score, got /v1/embeddings",
+    ),
+    "several queries": (
+        {"url": "/score", "body": {"text_1": ["a", "b"], "text_2": ["c", "d"]}},
+        "expected one query in a line, got 2",
+    ),
+}
+
+
+@pytest.mark.parametrize(("line", "reason"), NOT_SERVED.values(), ids=NOT_SERVED)
+def test_a_batch_line_that_is_not_served_says_why(tmp_path: Path, line: dict[str, Any], reason: str) -> None:
+    [row] = understood(write(tmp_path / "in.jsonl", [{"custom_id": "c", **line}]))
+
+    assert str(row.error) == reason
 
 
 def test_a_batch_line_s_model_is_asked_for(tmp_path: Path) -> None:

@@ -107,6 +107,14 @@ def arrow_file(path: Path) -> None:
 BATCH = lines(
     [{"custom_id": name, "body": {"query": QUERIES[name], "documents": TEXTS[name]}} for name in TEXTS]
 )
+SCORES = [
+    {"custom_id": name, "url": "/v1/score", "body": {"text_1": QUERIES[name], "text_2": TEXTS[name]}}
+    for name in TEXTS
+]
+REQUESTS = [
+    {"text_1": QUERIES["q0"], "text_2": TEXTS["q0"]},
+    {"query": QUERIES["q1"], "texts": TEXTS["q1"], "raw_scores": False},
+]
 RANK_LLM = lines(
     [
         {
@@ -207,6 +215,8 @@ SAMPLES: dict[str, Sample] = {
         {"lists.jsonl": lines(training("gold", "other"))}, ranked=BEST_AT_FRONT, says="1.0000 after"
     ),
     "rerankq bulk batch.jsonl answers.jsonl": sample({"batch.jsonl": BATCH}),
+    "rerankq bulk scores.jsonl answers.jsonl": sample({"scores.jsonl": lines(SCORES)}),
+    "rerankq bulk requests.jsonl ranked.jsonl": sample({"requests.jsonl": lines(REQUESTS)}),
     "rerankq bulk retrieved.jsonl reranked.jsonl": sample({"retrieved.jsonl": RANK_LLM}),
     "rerankq bulk retrieve_results.json reranked.jsonl": sample({"retrieve_results.json": json.dumps(HITS).encode()}),
     "rerankq bulk jobs.json ranked.jsonl": sample({"jobs.json": json.dumps(jobs(), indent=2).encode()}),
@@ -364,8 +374,10 @@ def _of_one(row: dict[str, Any]) -> Iterator[tuple[Any, Any, Any]]:
     elif "hits" in row:
         yield from ((one["qid"], one["docid"], one["score"]) for one in row["hits"])
     elif "custom_id" in row:
-        results = row["response"]["body"]["results"]
-        yield from ((row["custom_id"], one["index"], one["relevance_score"]) for one in results)
+        body = row["response"]["body"]
+        scored = [(one["index"], one["score"]) for one in body.get("data", [])]
+        scored += [(one["index"], one["relevance_score"]) for one in body.get("results", [])]
+        yield from ((row["custom_id"], *one) for one in sorted(scored, key=lambda one: -one[1]))
     else:
         name = row.get("id", row.get("row"))
         for one in row["results"]:

@@ -42,6 +42,10 @@ _OUR_KEYS = ("id", "row", "results", "complete")
 _LONG_NUMBER = re.compile(rb"[:,\[\s]-?\d{19}")  # may not fit into 64 bits
 _ROW_OPTIONS = ("top_n", "max_tokens_per_doc", "truncation", "raw_scores")
 _BATCH_OPTIONS = (*_ROW_OPTIONS, "return_documents", "model")  # of a batch line's body
+_SERVED = ("/rerank", "/score")
+_SCORE_NAMES = FieldNames(
+    query=("queries", "text_1", "data_1", "query"), documents=("documents", "text_2", "items", "data_2")
+)
 
 
 class JsonLinesReader:
@@ -90,18 +94,33 @@ class JsonLinesReader:
 
 
 class BatchReader(JsonLinesReader):
-    """OpenAI batch: `{"custom_id", "method", "url", "body": {query, documents, top_n, …}}`."""
+    """OpenAI batch: `{"custom_id", "method", "url", "body"}`, the body being a rerank or, as vLLM has it, a score
+    request."""
 
     def _understood(self, fields: dict[str, Any], size_bytes: int) -> Row:
-        body = fields.get("body")
+        body, url = fields.get("body"), fields.get("url")
         if not isinstance(body, dict):
             return broken_row(fields, "body: expected an object", size_bytes)
+        if isinstance(url, str) and not url.endswith(_SERVED):
+            served = " or ".join(_SERVED)
+            return broken_row(fields, f"url: expected one that ends in {served}, got {url[:100]}", size_bytes)
+        names = _SCORE_NAMES if _is_score(fields) else self._names
+        options = {name: body[name] for name in _BATCH_OPTIONS if body.get(name) is not None}
+        if options.get("top_n") == 0 or _is_score(fields):
+            options["top_n"] = None  # vLLM's 0 is all of them; a score request has no such thing
+        if body.get("use_activation") is False:
+            options["raw_scores"] = True
+        row = canonical_row(body, names, size_bytes)
+        if isinstance(row.query, list):
+            return broken_row(fields, f"expected one query in a line, got {len(row.query)}", size_bytes)
+        lone = _is_score(fields) and isinstance(row.documents, str)
+        documents = [row.documents] if lone else row.documents
         return Row(
             source=fields,
-            query=body.get("query"),
-            documents=_documents(body.get("documents"), self._names),
+            query=row.query,
+            documents=documents,
             id=fields.get("custom_id"),
-            options={name: body[name] for name in _BATCH_OPTIONS if body.get(name) is not None},
+            options=options,
             size_bytes=size_bytes,
         )
 
@@ -181,13 +200,13 @@ class BatchWriter:
     def lines(self, entry: Entry, ranking: Ranking) -> bytes:
         """One line."""
         name = f"batch_req_{place_of(entry)}"  # not the job's id, which is another in every run
-        with_documents = bool(entry.row.options.get("return_documents"))
+        tokens = ranking.usage.tokens
         body = {
             "id": name,
             "object": "list",
             "model": ranking.model.name,
-            "results": [_batch_result(entry, result, with_documents) for result in ranking.results],
-            "usage": {"total_tokens": ranking.usage.tokens},
+            **_batch_answer(entry, ranking),
+            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
         }
         response = {"status_code": 200, "request_id": name, "body": body}
         return line_of({"id": name, "custom_id": entry.row.id, "response": response, "error": None})
@@ -395,6 +414,20 @@ def line_of(fields: Any) -> bytes:
         return wire.encode(fields) + b"\n"
     except TypeError:  # a whole number of more than 64 bits, which a caller may well have as an id
         return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+def _is_score(line: Mapping[str, Any]) -> bool:
+    """Whether a batch line asks for scores in the documents' order; without a url its body tells."""
+    url = line.get("url")
+    return url.endswith("/score") if isinstance(url, str) else "query" not in line["body"]
+
+
+def _batch_answer(entry: Entry, ranking: Ranking) -> dict[str, Any]:
+    if _is_score(entry.row.source):
+        scores = sorted((result.index, result.relevance_score) for result in ranking.results)
+        return {"data": [{"index": index, "object": "score", "score": score} for index, score in scores]}
+    with_documents = bool(entry.row.options.get("return_documents"))
+    return {"results": [_batch_result(entry, result, with_documents) for result in ranking.results]}
 
 
 def _batch_result(entry: Entry, result: RankedDocument, with_documents: bool) -> dict[str, Any]:
