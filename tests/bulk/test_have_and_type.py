@@ -152,6 +152,17 @@ BEIR: dict[str, bytes | Maker] = {
         ]
     ),
 }
+ANSERINI = lines(
+    [
+        {"id": f"{name}d{place}", "contents": text}
+        for name, texts in TEXTS.items()
+        for place, text in enumerate(texts)
+    ]
+)
+COLLECTION = "".join(
+    f"{name}d{place}\t{text}\n" for name, texts in TEXTS.items() for place, text in enumerate(texts)
+).encode()
+TOPICS = "".join(f"{name}\t{text}\n" for name, text in QUERIES.items()).encode()
 MARCO = [
     {
         "query": QUERIES[name],
@@ -243,6 +254,12 @@ SAMPLES: dict[str, Sample] = {
     ),
     "rerankq bulk jobs.jsonl ranked-2.jsonl --shard 2/2": sample(
         {"jobs.jsonl": lines(jobs())}, ranked=BEST_FIRST[1:]
+    ),
+    "rerankq bulk run.bm25.trec reranked.trec --queries topics.tsv --corpus collection.jsonl.gz": sample(
+        {"run.bm25.trec": BEIR["bm25.trec"], "topics.tsv": TOPICS, "collection.jsonl.gz": gzip.compress(ANSERINI)}
+    ),
+    "rerankq bulk run.trec reranked.trec --queries queries.dev.tsv --corpus collection.tsv": sample(
+        {"run.trec": BEIR["bm25.trec"], "queries.dev.tsv": TOPICS, "collection.tsv": COLLECTION}
     ),
     "gunzip -c jobs.gz | rerankq bulk - - > ranked.jsonl": sample({"jobs.gz": gzip.compress(lines(jobs()))}),
     "rerankq bulk jobs.jsonl ranked.csv": sample({"jobs.jsonl": lines(jobs())}),

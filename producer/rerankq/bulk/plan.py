@@ -15,8 +15,8 @@ from rerankq.bulk.formats.shards import files_of
 from rerankq.bulk.formats.source import Given, Identity, Source, is_same_file
 from rerankq.bulk.output.ledger import gathered_path, written_paths
 from rerankq.bulk.output.streams import STDOUT, is_stream
-from rerankq.bulk.selection import Selection
 from rerankq.bulk.output.tally import Quality
+from rerankq.bulk.selection import Selection
 from rerankq.contract.errors import InvalidRequest
 
 _FIELDS = ("query", "documents", "id", "text", "document_id")

@@ -86,9 +86,16 @@ _Quote = Annotated[
 ]
 _Encoding = Annotated[str, _option("Of IN: utf-8, utf-16, gbk, …", _INPUT, "--encoding")]
 _Queries = Annotated[
-    Text, _option("Texts of a TREC run's queries, BEIR's queries.jsonl.", _INPUT, "--queries")
+    Text, _option("Texts of a TREC run's queries: JSON lines, or `qid<tab>text`.", _INPUT, "--queries")
 ]
-_Corpus = Annotated[Text, _option("Texts of its documents, BEIR's corpus.jsonl.", _INPUT, "--corpus")]
+_Corpus = Annotated[
+    Text,
+    _option(
+        "Texts of its documents: BEIR's, Anserini's or MS MARCO's JSON lines, or `pid<tab>text`.",
+        _INPUT,
+        "--corpus",
+    ),
+]
 _Depth = Annotated[
     int | None, _option("Only so many candidates of each query of a run.", _INPUT, "--depth", min=1)
 ]

@@ -23,9 +23,10 @@ _NOWHERE = object()
 
 def chosen(fields: Mapping[str, Any], names: Names) -> str | None:
     """The first of these names under which there is something."""
-    return next(
-        (name for name in names if any(_is_there(fields, path) for path in paths(fields, name))), None
-    )
+    for name in names:  # most are plain keys, and there is one to be found for every document
+        if fields.get(name) is not None or (("." in name or "," in name) and _is_reached(fields, name)):
+            return name
+    return None
 
 
 def paths(fields: Mapping[str, Any], name: str) -> list[str]:
@@ -62,6 +63,8 @@ def without(value: Any, path: str) -> Any:
 def text_at(fields: Mapping[str, Any], names: Names) -> Any:
     """The text under the first of the names that is there: several fields are joined by blanks, empty ones left out."""
     name = chosen(fields, names)
+    if name is not None and isinstance(text := fields.get(name), str):
+        return text
     parts = [] if name is None else list(_flat(value_at(fields, path) for path in paths(fields, name)))
     if not all(isinstance(part, str) for part in parts):
         return parts[0] if len(parts) == 1 else parts  # whoever validates says what is wrong with it
@@ -253,13 +256,13 @@ def _unfit(path: str, what: str) -> InvalidRequest:
     return InvalidRequest(f"{path}: {what}", {"field": "relevant"})
 
 
-def _is_there(fields: Mapping[str, Any], path: str) -> bool:
-    return value_at(fields, path) is not None
+def _is_reached(fields: Mapping[str, Any], name: str) -> bool:
+    return any(value_at(fields, path) is not None for path in paths(fields, name))
 
 
 def _step(value: Any, path: str) -> tuple[str | None, str]:
     """The first key on the path, and what of the path comes after it."""
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         return None, path
     if path in value or "." not in path:
         return (path if path in value else None), ""

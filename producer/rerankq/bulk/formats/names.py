@@ -30,7 +30,7 @@ class FieldNames:
         *("text", "passage", "document", "contents", "content"),
         *("segment", "body", "passage_text"),
     )
-    document_id: Names = ("id", "_id", "doc_id", "pid", "docid", "passage_id", "document_id")
+    document_id: Names = ("id", "_id", "pid", "passage_id", "docid", "doc_id", "document_id")
     """Of a document that is an object; in CSV and TSV the column."""
     relevant: Names = ("relevant", "positive", "pos")
     """Where the judgements are; the further ones only where the documents come from them."""
@@ -42,7 +42,7 @@ class FieldNames:
 
 USUAL_NAMES = FieldNames()
 TABLE_NAMES = FieldNames(
-    id=("query_id", "qid"), document_id=("doc_id", "pid", "docid", "passage_id", "document_id")
+    id=("query_id", "qid"), document_id=("doc_id", "pid", "passage_id", "docid", "document_id")
 )
 
 

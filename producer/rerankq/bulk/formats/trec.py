@@ -1,4 +1,4 @@
-"""A TREC run to rerank, its queries and corpus in BEIR layout; and a run as the answer."""
+"""A TREC run to rerank, with the texts of its queries and corpus; and a run as the answer."""
 
 from collections.abc import Iterator
 from ctypes import c_float
@@ -8,8 +8,8 @@ from typing import Any
 from rerankq.bulk.formats.names import Layout
 from rerankq.bulk.formats.on_disk import SeenIds, TextsById
 from rerankq.bulk.formats.source import Given, Source
+from rerankq.bulk.formats.texts import Naming, texts_of
 from rerankq.bulk.rows import Entry, Ranked, Row, broken_row, by_place, document_key, name_of_row
-from rerankq.contract import wire
 from rerankq.contract.errors import InvalidRequest
 from rerankq.contract.messages import Ranking
 
@@ -33,6 +33,7 @@ class TrecReader:
                 {"field": "queries"},
             )
         self._run, self._queries, self._corpus = given.source, Source(given.queries), Source(given.corpus)
+        self._names = given.names
         self._depth = given.depth
         self._skips_missing = given.skips_missing
         self._query_texts: TextsById | None = None
@@ -45,8 +46,8 @@ class TrecReader:
             InvalidRequest: a line is none of a run, or a query's lines are not neighbours.
         """
         with (
-            TextsById(_beir_texts(self._queries)) as self._query_texts,
-            TextsById(_beir_texts(self._corpus)) as self._document_texts,
+            TextsById(texts_of(self._queries, Naming.of_queries(self._names))) as self._query_texts,
+            TextsById(texts_of(self._corpus, Naming.of_documents(self._names))) as self._document_texts,
             SeenIds() as seen,
         ):
             for query_id, lines in groupby(_split(self._run), key=lambda columns: columns[0]):
@@ -134,20 +135,6 @@ def _split(run: Source) -> Iterator[list[str]]:
                 {"field": "run", "line": run.line},
             )
         yield columns
-
-
-def _beir_texts(source: Source) -> Iterator[tuple[str, str]]:
-    """Id and text of each line `{"_id", "title"?, "text"}`; a title stands before its text, as BEIR has it."""
-    for line in source.lines():
-        try:
-            fields = wire.decode(line)
-            name, text, title = str(fields["_id"]), fields["text"], fields.get("title")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InvalidRequest(
-                f'line {source.line} of {source.at.path}: expected {{"_id", "text", "title"?}}',
-                {"line": source.line},
-            ) from error
-        yield name, f"{title} {text}" if title else text
 
 
 def _text(texts: TextsById | None, name: str) -> str | None:
