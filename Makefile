@@ -10,10 +10,10 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/$(TORCH)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install demo up test check fmt bench chaos soak env-example redis-users map clean
+.PHONY: help venv install demo up test test-neighbours check fmt bench chaos soak env-example redis-users map clean
 
 help: ## list these verbs
-	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(VENV)/made ## make .venv with pip in it
 
@@ -27,6 +27,9 @@ up: $(VENV)/installed-demo ## the same service and Flower, kept running until Ct
 
 test: check ## the checks, then the whole suite against a real Redis
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+test-neighbours: $(VENV)/installed-dev ## inside other people's environments, made by pip and kept in build/neighbours
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/neighbours/environments $(ARGS)
 
 check: $(VENV)/installed-dev ## ruff, pyright, the import rules; the document checks are in tests/house
 	$(BIN)/ruff check
