@@ -166,6 +166,7 @@ def test_a_dry_run_counts_and_estimates_without_any_redis(tmp_path: Path) -> Non
 
     assert done.returncode == SOME_FAILED
     assert "row 20: query: expected a query, got an empty string" in done.stdout
+    assert "1,569 pairs a second (one H100's; no Redis answers)" in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
 
 

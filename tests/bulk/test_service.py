@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from rerankq.bulk import rerank_many
+from rerankq.bulk import Task, rerank_many
+from rerankq.bulk.dry_run import dry_run
 from rerankq.bulk.sending.packing import PackSize
 from tests.bulk.test_resume import COMMAND
 from tests.bulk.test_run import read, rows, write
@@ -63,3 +64,17 @@ def test_an_interactive_caller_is_answered_while_bulk_work_waits(service: Servic
 
     assert service.client.lanes()["bulk"] > 0
     bulk.close()
+
+
+def test_a_dry_run_reckons_with_the_pace_that_the_workers_have_measured(
+    service: Service, tmp_path: Path
+) -> None:
+    task = Task(write(tmp_path / "in.jsonl", rows(ROWS)), str(tmp_path / "out.jsonl"))
+    for _ in rerank_many(rows(ROWS // 8), service.client):
+        pass
+
+    measured, given = dry_run(task, service.client), dry_run(task, service.client, 1.0)
+
+    assert measured.pace_from == "of late by 1 of 1 workers together"
+    assert 1 < measured.pairs_per_second < 1000 / 2  # the engine takes 2 ms a pair
+    assert (given.pace_from, given.estimated_seconds) == ("as given", 3 * ROWS)

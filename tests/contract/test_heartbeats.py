@@ -60,9 +60,10 @@ def test_a_key_of_another_type_is_nobody_until_the_next_beat_replaces_it(redis: 
 
     assert heartbeats.alive() == ()
     heartbeats.tell(OURS)
-    heartbeats.tell_pace(OURS.name, {"bulk": 0.5})
+    heartbeats.tell_pace(OURS.name, {"bulk": 0.5}, 512.0)
 
-    assert [worker.seconds_per_job for worker in heartbeats.alive()] == [{"bulk": 0.5}]
+    (worker,) = heartbeats.alive()
+    assert (worker.seconds_per_job, worker.pairs_per_second) == ({"bulk": 0.5}, 512.0)
 
 
 def test_a_later_release_may_say_more_and_serve_other_lanes(redis: "Redis") -> None:

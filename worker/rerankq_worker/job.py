@@ -142,8 +142,8 @@ class JobRunner:
         if time.monotonic() >= job.stop_at:
             raise DeadlineExceeded(f"job {job.id} was not started before its deadline", {"started": False})
         answers = self._run(job, requests, started)
-        self._pace.note(job.lane, time.perf_counter() - started)
-        self._store.tell_pace(job.worker, self._pace.seconds_per_job)
+        self._pace.note(job.lane, time.perf_counter() - started, _scored_pairs(answers))
+        self._store.tell_pace(job.worker, self._pace.seconds_per_job, self._pace.pairs_per_second("bulk"))
         return answers
 
     def _run(
@@ -316,15 +316,28 @@ class Every:
 
 
 class Pace:
-    """How long a job of each lane takes here, lately: what admission judges a lane's length by."""
+    """How long a job of each lane takes here, lately, and how many pairs it has: what admission and estimates go by."""
 
     def __init__(self) -> None:
         self.seconds_per_job: dict[Lane, float] = {}
+        self._pairs_per_job: dict[Lane, float] = {}
 
-    def note(self, lane: Lane, seconds: float) -> None:
+    def note(self, lane: Lane, seconds: float, pairs: int) -> None:
         """Count one more job."""
-        before = self.seconds_per_job.get(lane, seconds)
-        self.seconds_per_job[lane] = before + PACE_WEIGHT * (seconds - before)
+        for averages, value in ((self.seconds_per_job, seconds), (self._pairs_per_job, pairs)):
+            before = averages.get(lane, value)
+            averages[lane] = before + PACE_WEIGHT * (value - before)
+
+    def pairs_per_second(self, lane: Lane) -> float | None:
+        """Scored here; None when none were."""
+        seconds = self.seconds_per_job.get(lane)
+        return self._pairs_per_job[lane] / seconds if seconds else None
+
+
+def _scored_pairs(answers: Sequence[Ranking | RerankError]) -> int:
+    """Those that the engine was asked for."""
+    usages = [answer.usage for answer in answers if isinstance(answer, Ranking)]
+    return sum(usage.pairs - usage.cached_pairs - usage.duplicate_pairs for usage in usages)
 
 
 def stop_time(deadlines: Sequence[float | None], soft_limit_seconds: float, now: float) -> float:

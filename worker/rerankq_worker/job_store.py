@@ -164,12 +164,16 @@ class JobStore:
         """
         call_off(self._broker, job_id)
 
-    def tell_pace(self, worker: str, seconds_per_job: Mapping[Lane, float]) -> None:
-        """Tell producers how long a job takes here, not more often than they can use it."""
+    def tell_pace(
+        self, worker: str, seconds_per_job: Mapping[Lane, float], pairs_per_second: float | None
+    ) -> None:
+        """Tell producers how fast jobs go here, not more often than they can use it."""
         if time.monotonic() - self._pace_told_at < PACE_PERIOD_SECONDS:
             return
         self._pace_told_at = time.monotonic()
-        self._if_there(lambda: Heartbeats(self._broker).tell_pace(worker, seconds_per_job), None)
+        self._if_there(
+            lambda: Heartbeats(self._broker).tell_pace(worker, seconds_per_job, pairs_per_second), None
+        )
 
     def _finish(self, job_id: str, keep_scores: bool) -> None:
         key = keys.job(job_id)

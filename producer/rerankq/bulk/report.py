@@ -29,7 +29,7 @@ def summary_lines(summary: Summary) -> Lines:
 def finding_lines(findings: Findings) -> Lines:
     """Name and value, line by line."""
     mean = findings.estimated_tokens / findings.pairs if findings.pairs else 0.0
-    pace = f"{findings.pairs_per_second:,.0f} pairs a second"
+    pace = f"{findings.pairs_per_second:,.0f} pairs a second ({findings.pace_from})"
     return [
         ("format", findings.format),
         ("jobs", f"{findings.rows:,}"),

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from rerankq.bulk import Summary, Task
 
 INTERRUPTED = 130
-H100_PAIRS_PER_SECOND = 1_569.0  # published for this model: padded bf16, NQ lengths
 
 _INPUT, _ROWS, _OUTPUT, _RUN, _REQUEST = "Input", "Rows", "Output", "Run", "Request"
 
@@ -140,9 +139,9 @@ _Overwrite = Annotated[
 _RetryErrors = Annotated[bool, _option("Ask again what failed.", _RUN, "--retry-errors")]
 _DryRun = Annotated[bool, _option("Read, validate, count and estimate; send nothing.", _RUN, "--dry-run")]
 _PairsPerSecond = Annotated[
-    float,
+    float | None,
     _option(
-        "The pace that --dry-run reckons with; the default is one H100.",
+        "The pace that --dry-run reckons with; else what the workers have measured, else one H100's.",
         _RUN,
         "--pairs-per-second",
         min=0.001,
@@ -191,7 +190,7 @@ def bulk(
     overwrite: _Overwrite = False,
     retry_errors: _RetryErrors = False,
     dry_run: _DryRun = False,
-    pairs_per_second: _PairsPerSecond = H100_PAIRS_PER_SECOND,
+    pairs_per_second: _PairsPerSecond = None,
     progress: _Progress = "auto",
     summary_json: _SummaryJson = None,
     local: options.Local = False,
@@ -331,7 +330,7 @@ def _code_of(interrupt: KeyboardInterrupt) -> int:
     return 128 + interrupt.number if isinstance(interrupt, _Told) else INTERRUPTED
 
 
-def _show_findings(task: "Task", pairs_per_second: float, summary_json: Path | None) -> None:
+def _show_findings(task: "Task", pairs_per_second: float | None, summary_json: Path | None) -> None:
     from rerankq.bulk.dry_run import dry_run
     from rerankq.bulk.report import finding_lines
     from rerankq.client import RerankClient

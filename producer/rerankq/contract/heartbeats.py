@@ -23,6 +23,8 @@ from rerankq.contract.stores import is_of_another_type
 UNIQUE_MARK = "~"
 FORGET_AFTER_SECONDS = 3600.0
 
+_PAIRS = "pairs_per_second"  # beside the lanes
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerStatus:
@@ -41,6 +43,8 @@ class WorkerStatus:
     seen_seconds_ago: float = 0.0
     seconds_per_job: Mapping[Lane, float] = field(default_factory=dict[Lane, float])
     """How long a job took here of late, by lane; absent where it has run none."""
+    pairs_per_second: float | None = None
+    """Of bulk jobs of late; None where it has run none, or is of an older release."""
 
 
 class _Beat(BaseModel):
@@ -83,13 +87,15 @@ class Heartbeats:
         self._set(keys.WORKERS, worker.name, told | {"seen": now})
         self._forget_the_long_gone(now)
 
-    def tell_pace(self, name: str, seconds_per_job: Mapping[Lane, float]) -> None:
-        """Say how long a job takes this worker.
+    def tell_pace(
+        self, name: str, seconds_per_job: Mapping[Lane, float], pairs_per_second: float | None = None
+    ) -> None:
+        """Say how long a job takes this worker, and how many pairs of bulk jobs it scores a second.
 
         Raises:
             RedisError: nobody was told.
         """
-        self._set(keys.PACE, name, dict(seconds_per_job))
+        self._set(keys.PACE, name, {**seconds_per_job, _PAIRS: pairs_per_second})
 
     def leave(self, name: str) -> None:
         """Take this worker off the list, so that nobody waits for its heartbeat to grow old.
@@ -155,25 +161,26 @@ def _understood(beats: Mapping[bytes, bytes]) -> dict[bytes, _Beat]:
     return found
 
 
-def _worker_status(name: bytes, beat: _Beat, pace: Mapping[Lane, float], now: float) -> WorkerStatus:
+def _worker_status(name: bytes, beat: _Beat, pace: Mapping[str, float], now: float) -> WorkerStatus:
     return WorkerStatus(
         name=name.decode(errors="replace"),
         lanes=tuple(lane for lane in LANES if lane in beat.lanes),
         seen_seconds_ago=max(now - beat.seen, 0.0),
-        seconds_per_job=pace,
+        seconds_per_job={lane: pace[lane] for lane in LANES if lane in pace},
+        pairs_per_second=pace.get(_PAIRS),
         **beat.model_dump(exclude={"seen", "lanes"}),
     )
 
 
-def _pace(told: bytes) -> dict[Lane, float]:
+def _pace(told: bytes) -> dict[str, float]:
     try:
-        by_lane = wire.decode(told)
+        by_name = wire.decode(told)
     except ValueError:
         return {}
-    if not isinstance(by_lane, dict):
+    if not isinstance(by_name, dict):
         return {}
-    return {lane: float(by_lane[lane]) for lane in LANES if _is_a_time(by_lane.get(lane))}
+    return {name: float(by_name[name]) for name in (*LANES, _PAIRS) if _is_positive(by_name.get(name))}
 
 
-def _is_a_time(value: Any) -> bool:
+def _is_positive(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value) and value > 0
