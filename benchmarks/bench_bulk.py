@@ -1,12 +1,13 @@
 """Bulk work through the whole service: queue overhead, the device kept busy, memory that does not grow.
 
-    python -m benchmarks.bench_bulk                                 all four, in a few minutes
+    python -m benchmarks.bench_bulk                                 all of them, in some minutes
     python -m benchmarks.bench_bulk memory --requests 1000000       the long form
     python -m benchmarks.bench_bulk busy --model small --jobs 40    a real engine instead of a double that sleeps
 
 overhead  requests a second with an engine that answers at once: `rerank_many` and a file in, a file out
 busy      pairs a second of jobs of 50 documents, over what the same engine does when called directly, in turns
 memory    the client's peak RSS over a long file, and its growth after the first tenth
+formats   the client's peak RSS over `--megabytes` of text in each format, in and out; a thread answers at once
 beside    what an interactive caller waits for 10 documents: alone, and while the device is full of bulk work
 
 The last line is JSON.
@@ -31,9 +32,12 @@ from typing import Any
 
 import psutil
 
+from benchmarks.bulk_files import INPUTS
 from rerankq.bulk import BulkRun, Task, rerank_many
 from rerankq.bulk.sending.packing import PackSize
 from rerankq.contract.messages import Ranking
+from tests.bulk.answering import AnsweringWorker
+from tests.redis_server import RedisServer
 from tests.service import Service
 
 REPOSITORY = Path(__file__).parents[1]
@@ -46,8 +50,26 @@ DOCUMENTS = 50
 INTERACTIVE_DOCUMENTS = 10
 FULL_AFTER_SECONDS = 2.0
 MEMORY_PERIOD_SECONDS = 0.5
-PARTS = ("overhead", "busy", "memory", "beside")
+PARTS = ("overhead", "busy", "memory", "formats", "beside")
 
+OUTPUTS = (
+    "out.jsonl",
+    "out.jsonl.gz",
+    "out.csv",
+    "out.parquet",
+    "out.arrow",
+)  # of JSON lines, with their documents
+PEAK = """
+import sys
+from rerankq import RerankClient
+from rerankq.bulk import BulkRun, Task
+with RerankClient(sys.argv[1]) as client:
+    task = Task(sys.argv[2], sys.argv[3], with_documents=True, queries=sys.argv[4] or None, corpus=sys.argv[5] or None)
+    summary = BulkRun(task, client).run()
+assert not summary.failed, summary.reasons
+with open("/proc/self/status") as status:
+    print(next(line.split()[1] for line in status if line.startswith("VmHWM")), summary.seconds)
+"""
 CLIENT = """
 import sys
 from rerankq import RerankClient
@@ -64,9 +86,7 @@ def main() -> None:
     result: dict[str, Any] = {"benchmark": "bulk", "machine": _machine()}
     for part in PARTS:
         if part in parts:
-            result[part] = {"overhead": overhead, "busy": busy, "memory": memory, "beside": beside}[part](
-                arguments
-            )
+            result[part] = globals()[part](arguments)
             _print_table(part, result[part])
     print(json.dumps(result))
 
@@ -141,6 +161,38 @@ def memory(arguments: argparse.Namespace) -> dict[str, Any]:
         "client after a tenth, MB": round(first_tenth, 1),
         "client at the end, MB": round(samples[-2] if len(samples) > 1 else samples[-1], 1),
         "Redis peak, MB": round(redis_megabytes, 1),
+    }
+
+
+def formats(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The client's peak resident memory over each format; `getrusage` would count what this process held."""
+    found: dict[str, Any] = {}
+    with RedisServer() as server, AnsweringWorker(server):
+        for name, (file, write, rows) in INPUTS.items():
+            if arguments.format not in name:
+                continue
+            with tempfile.TemporaryDirectory(prefix="rerankq-bench-") as directory:
+                path = Path(directory) / file
+                write(path, rows(arguments.megabytes))
+                for out in OUTPUTS if name == "jsonl" else OUTPUTS[:1]:
+                    found[f"{name} → {out}"] = _peak(server, path, path.with_name(out))
+    return found
+
+
+def _peak(server: RedisServer, path: Path, out: Path) -> dict[str, float]:
+    texts = (
+        [str(path.with_name(f"{name}.jsonl")) for name in ("queries", "corpus")]
+        if path.suffix == ".trec"
+        else ["", ""]
+    )
+    command = [sys.executable, "-c", PEAK, server.url, str(path), str(out), *texts]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    kilobytes, seconds = map(float, done.stdout.split())
+    out.unlink()
+    return {
+        "peak, MB": round(kilobytes / 1000),
+        "seconds": round(seconds, 1),
+        "input, MB": round(path.stat().st_size / 1e6),
     }
 
 
@@ -293,6 +345,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("parts", nargs="*", choices=PARTS, help="all of them when absent")
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--documents", type=int, nargs="+", default=[1, 20])
+    parser.add_argument("--megabytes", type=int, default=200, help="of text, for `formats`")
+    parser.add_argument("--format", default="", help="of `formats` only those whose name has this in it")
     parser.add_argument("--jobs", type=int, default=1000, help="of 50 documents, for `busy`")
     parser.add_argument("--rounds", type=int, default=3, help="of `busy`")
     parser.add_argument("--calls", type=int, default=200, help="of `beside`")

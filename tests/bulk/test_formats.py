@@ -312,7 +312,7 @@ class TestOutputs:
         rows = table.to_pylist()
         assert [row["id"] for row in rows] == ["q1", "q2"]
         assert [result["id"] for result in rows[0]["results"]] == ["b", "a"]
-        assert rows[0]["extra"] == '{"lang":"en"}'
+        assert rows[0]["lang"] == "en"
 
     def test_documents_come_from_the_callers_own_copy(self, answers: Any, tmp_path: Path) -> None:
         got = answers(write(tmp_path / "in.jsonl", REQUESTS), "out.jsonl", with_documents=True)

@@ -97,6 +97,12 @@ def parquet(path: Path) -> None:
     pytest.importorskip("pyarrow.parquet").write_table(arrow.Table.from_pylist(jobs()), path)
 
 
+def long_parquet(path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    rows = list(csv.DictReader(long_form().splitlines()))
+    pytest.importorskip("pyarrow.parquet").write_table(arrow.Table.from_pylist(rows), path)
+
+
 def arrow_file(path: Path) -> None:
     arrow = pytest.importorskip("pyarrow")
     table = arrow.Table.from_pylist(jobs())
@@ -239,6 +245,7 @@ SAMPLES: dict[str, Sample] = {
     "rerankq bulk pairs.tsv ranked.tsv --quote": sample({"pairs.tsv": long_form("\t", '"').encode()}),
     "rerankq bulk top1000.tsv ranked.tsv --columns qid,pid,query,passage": sample({"top1000.tsv": TOP_1000}),
     "rerankq bulk jobs.parquet ranked.parquet": sample({"jobs.parquet": parquet}),
+    "rerankq bulk pairs.parquet ranked.parquet": sample({"pairs.parquet": long_parquet}),
     "rerankq bulk jobs.arrow ranked.jsonl": sample({"jobs.arrow": arrow_file}),
     "rerankq bulk bm25.trec reranked.trec --queries queries.jsonl --corpus corpus.jsonl": sample(BEIR),
     "rerankq bulk shards ranked.jsonl": sample(
@@ -264,6 +271,7 @@ SAMPLES: dict[str, Sample] = {
     "gunzip -c jobs.gz | rerankq bulk - - > ranked.jsonl": sample({"jobs.gz": gzip.compress(lines(jobs()))}),
     "rerankq bulk jobs.jsonl ranked.csv": sample({"jobs.jsonl": lines(jobs())}),
     "rerankq bulk jobs.jsonl ranked.parquet": sample({"jobs.jsonl": lines(jobs())}),
+    "rerankq bulk jobs.jsonl ranked.parquet --output-format long-parquet": sample({"jobs.jsonl": lines(jobs())}),
     "rerankq bulk pairs.csv ranked.trec": sample({"pairs.csv": long_form().encode()}),
     "rerankq bulk judged.jsonl ranked.jsonl": sample(
         {"judged.jsonl": lines(jobs(relevant={"d1": 1}))}, says="1.0000 after, over 2 judged jobs"
@@ -386,7 +394,9 @@ def _judgeable(path: Path) -> Iterator[tuple[Any, Any, Any]]:
 
 
 def _of_one(row: dict[str, Any]) -> Iterator[tuple[Any, Any, Any]]:
-    if "candidates" in row:
+    if "rank" in row:
+        yield row["query_id"], row["doc_id"], row["relevance_score"]
+    elif "candidates" in row:
         yield from ((row["query"]["qid"], one["docid"], one["score"]) for one in row["candidates"])
     elif "hits" in row:
         yield from ((one["qid"], one["docid"], one["score"]) for one in row["hits"])

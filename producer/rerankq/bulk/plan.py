@@ -8,7 +8,7 @@ from typing import Any
 
 from rerankq.bulk import STANDARD_STREAM
 from rerankq.bulk.evaluate import Evaluator
-from rerankq.bulk.formats import Reader, Writer, errors_reader, input_format, output_format
+from rerankq.bulk.formats import Reader, Writer, errors_reader, input_format, output_format, types_of
 from rerankq.bulk.formats.names import USUAL_NAMES, Layout, compression_of
 from rerankq.bulk.formats.remote import is_remote
 from rerankq.bulk.formats.shards import files_of
@@ -82,7 +82,7 @@ class Plan:
         self._refuse_no_place_to_write()
         self._refuse_reading_what_is_written()
         self.source = Source(task.input, task.encoding)
-        self.read_as = input_format(self.source, task.format)
+        self.read_as = input_format(self.source, task.format, task.names)
         self.write_as = output_format(task.output, self.read_as, task.output_format, is_stream=self.is_stream)
         self._given = Given(
             self.source,
@@ -126,7 +126,8 @@ class Plan:
     @property
     def gather(self) -> Callable[[Path, Path], None] | None:
         """Makes the output of the lines gathered for it, where its format cannot be appended to."""
-        return self.write_as.gather
+        gather = self.write_as.gather
+        return None if gather is None else lambda lines, out: gather(lines, out, types_of(self._reader))
 
     @property
     def is_stream(self) -> bool:

@@ -44,7 +44,10 @@ _Output = Annotated[
 _Format = Annotated[
     Text,
     _option(
-        "jsonl, openai-batch, rank-llm, csv, tsv, parquet, arrow or trec; told by IN.", _INPUT, "--format"
+        "jsonl, openai-batch, rank-llm, csv, tsv, trec, parquet, arrow or (a row per document) long-parquet, "
+        "long-arrow; told by IN.",
+        _INPUT,
+        "--format",
     ),
 ]
 _QueryField = Annotated[

@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from rerankq.bulk.formats import columns, json_lines, table, trec
+from rerankq.bulk.formats import columns, gathered, json_lines, table, trec
+from rerankq.bulk.formats.gathered import Types
 from rerankq.bulk.formats.names import (
     TABLE_NAMES,
     USUAL_NAMES,
@@ -77,13 +78,22 @@ class Format:
     names: FieldNames = USUAL_NAMES
     errors_names: FieldNames | None = None
     """What the rows of the errors file call their fields, where that is not what the input calls them."""
-    gather: Callable[[Path, Path], None] | None = None
+    gather: Callable[[Path, Path, Types], None] | None = None
     """Turns the lines gathered at the first path into the file at the second: such a file cannot be appended to."""
+    long_form: str | None = None
+    """The format of such a file that has a row per document rather than one per request."""
+    schema: Callable[[Part], Any] | None = None
+    """Names and types of a file's columns, by which the two are told apart."""
 
     @property
     def is_json_lines(self) -> bool:
         """Whether a row is a line of JSON, and can be given back as one."""
         return self.is_line is not None
+
+    @property
+    def is_by_document(self) -> bool:
+        """Whether it is the long form, a row per document."""
+        return self.names is TABLE_NAMES
 
 
 def _ranked(
@@ -109,6 +119,34 @@ def _table(name: str, delimiter: str, *, is_quoted: bool) -> Format:
     return Format(name, (f".{name}",), reader, writer, ranked, names=TABLE_NAMES, errors_names=USUAL_NAMES)
 
 
+def _columns(
+    name: str, extensions: tuple[str, ...], reader: type[columns.ColumnsReader], gather: Callable[..., None]
+) -> tuple[Format, Format]:
+    """A format of columns, and its long form."""
+    ranked = partial(columns.ranked_columns, reader=reader)
+    wide = Format(
+        name,
+        extensions,
+        reader,
+        _JSONL.writer,
+        ranked,
+        gather=partial(gather, is_long=False),
+        long_form=f"long-{name}",
+        schema=reader.schema,
+    )
+    long = Format(
+        f"long-{name}",
+        (),
+        partial(reader, is_long=True),
+        _JSONL.writer,
+        ranked,
+        names=TABLE_NAMES,
+        errors_names=USUAL_NAMES,
+        gather=partial(gather, is_long=True),
+    )
+    return wide, long
+
+
 # The dialects of JSON lines stand before `jsonl`, which takes every line.
 FORMATS: Mapping[str, Format] = {
     one.name: one
@@ -120,24 +158,22 @@ FORMATS: Mapping[str, Format] = {
         _JSONL,
         _table("csv", ",", is_quoted=True),
         _table("tsv", "\t", is_quoted=False),
-        Format("parquet", (".parquet",), columns.ParquetReader, _JSONL.writer, columns.ranked_parquet,
-               gather=columns.write_parquet),
-        Format("arrow", (".arrow", ".feather"), columns.ArrowReader, _JSONL.writer, columns.ranked_arrow,
-               gather=columns.write_arrow),
+        *_columns("parquet", (".parquet",), columns.ParquetReader, gathered.write_parquet),
+        *_columns("arrow", (".arrow", ".feather"), columns.ArrowReader, gathered.write_arrow),
         Format("trec", (".trec", ".run"), trec.TrecReader, trec.TrecWriter, trec.ranked_run,
                errors_names=USUAL_NAMES),
     )
 }  # fmt: skip
 
 
-def input_format(source: Source, asked: str | None) -> Format:
-    """The format to read in: as asked, else by extension, JSON lines told apart by the first one.
+def input_format(source: Source, asked: str | None, names: Mapping[str, str | None] | None = None) -> Format:
+    """The format to read in: as asked, else by extension, JSON lines told apart by the first one, columns by theirs.
 
     Raises:
         InvalidRequest: neither tells, or there are files of several formats.
     """
     if asked is not None:
-        return known_format(asked)
+        return _in_its_form(known_format(asked), source, names or {})
     told = {_of_part(part): part.path for part in reversed(source.parts)}
     if len(told) > 1:
         raise InvalidRequest(
@@ -146,7 +182,7 @@ def input_format(source: Source, asked: str | None) -> Format:
             {"field": "input"},
         )
     [format_] = told
-    return _dialect(source.first_line()) if format_ is _JSONL else format_
+    return _dialect(source.first_line()) if format_ is _JSONL else _in_its_form(format_, source, names or {})
 
 
 def output_format(path: str, read_as: Format, asked: str | None, *, is_stream: bool) -> Format:
@@ -169,7 +205,14 @@ def output_format(path: str, read_as: Format, asked: str | None, *, is_stream: b
         )
     if told is None:
         return _JSONL if read_as.gather else read_as
+    if told.long_form is not None and read_as.is_by_document:
+        return FORMATS[told.long_form]
     return read_as if told is _JSONL and read_as.is_json_lines else told
+
+
+def types_of(reader: Reader) -> Types:
+    """The types that an input of columns has told of what is carried; of any other none."""
+    return reader.types() if isinstance(reader, columns.ColumnsReader) else Types()
 
 
 def known_format(name: str) -> Format:
@@ -202,6 +245,13 @@ def _of_part(part: Part) -> Format:
             f"({', '.join(FORMATS)})",
             {"field": "format"},
         )
+    return told
+
+
+def _in_its_form(told: Format, source: Source, names: Mapping[str, str | None]) -> Format:
+    """The format, or its long form where the columns are that form's."""
+    if told.schema and told.long_form and columns.is_long(source, names, told.schema):
+        return FORMATS[told.long_form]
     return told
 
 

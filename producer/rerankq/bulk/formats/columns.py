@@ -1,49 +1,101 @@
-"""Parquet and Arrow files: one row per request. pyarrow is loaded when such a file is opened.
+"""Parquet and Arrow files: one row per request, or one per document. pyarrow is loaded when such a file is opened.
 
-As an output such a file cannot be appended to, and is unreadable until it is closed: JSON lines, which can be resumed,
-are gathered while the run goes on and turned into the file when it is complete.
+Columns are read by the megabyte, not by the row group or column chunk, and leave Arrow as values of JSON.
 """
 
+import mmap
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from importlib import import_module
-from itertools import islice
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rerankq.bulk.formats.arrow_types import as_json, pyarrow
+from rerankq.bulk.formats.fields import chosen
+from rerankq.bulk.formats.gathered import Types
 from rerankq.bulk.formats.json_lines import canonical_row, ranked_row
+from rerankq.bulk.formats.long_form import LongForm
+from rerankq.bulk.formats.names import TABLE_NAMES, USUAL_NAMES, FieldNames, Names
 from rerankq.bulk.formats.remote import is_remote
-from rerankq.bulk.formats.source import Given, Source
+from rerankq.bulk.formats.source import READ_ERRORS, Given, Part, Source
+from rerankq.bulk.formats.table import RANKED_NAMES, ranked_lines
 from rerankq.bulk.rows import Ranked, Row
 from rerankq.contract import wire
-from rerankq.contract.errors import InvalidRequest, InvalidSettings
+from rerankq.contract.errors import InvalidRequest
 
-ROWS_PER_BATCH = 256  # decoded at a time
-ROWS_PER_GROUP = 10_000
-_OURS = ("id", "row", "results", "complete")
+BATCH_BYTES = 2_000_000  # of values at a time
+BATCH_ROWS = 256  # what a row group says of its size leaves out that a value may stand there many times
+_BUFFER_BYTES = 1 << 20  # of a remote column chunk at a time
 
 
-class _Columns(ABC):
-    """Columns `query`, `documents` (a list of strings or of structs), `id`; further ones are carried through."""
+class ColumnRows:
+    """The rows of record batches as requests: each by itself, or in long form those of a query together."""
 
-    def __init__(self, given: Given) -> None:
+    def __init__(self, schema: Any, names: FieldNames, *, is_long: bool) -> None:
+        """
+        Raises:
+            InvalidRequest: a column is doubled, or one is missing.
+        """
+        doubled = next((name for name in schema.names if schema.names.count(name) > 1), None)
+        if doubled is not None:
+            raise InvalidRequest(f"the column {doubled} stands there twice", {"field": doubled})
+        self._kinds = {column.name: column.type for column in schema}
+        self._names = names
+        self._form = LongForm(names, schema.names) if is_long else None
+
+    def records(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """What makes a request: one row or several, as values of JSON.
+
+        Raises:
+            InvalidRequest: the rows of a query are not neighbours.
+        """
+        rows = (row for batch in batches for row in _rows(batch))
+        return rows if self._form is None else self._form.grouped(rows)
+
+    def row(self, record: Any) -> Row:
+        """What a record says."""
+        if self._form is not None:
+            return self._form.row(record)
+        return canonical_row(record, self._names, len(wire.encode(record)))
+
+    def further_columns(self) -> list[str] | None:
+        """What is carried beside each document; None where it is carried beside the request."""
+        return None if self._form is None else self._form.further_columns()
+
+    def types(self) -> Types:
+        """The types of what is carried."""
+        kinds = self._kinds
+        if self._form is not None:
+            return Types(kinds[self._form.id], kinds.get(self._form.document_id or ""), kinds)
+        return Types(_named(kinds, self._names.id), _document_id(kinds, self._names), kinds)
+
+
+class ColumnsReader(ABC):
+    """Columns `query`, `documents` (a list of strings or of structs), `id`, or those of the long form."""
+
+    def __init__(self, given: Given, *, is_long: bool = False) -> None:
         if given.source.is_pipe:
             raise InvalidRequest("Parquet and Arrow cannot come from a pipe; name a file", {"field": "input"})
-        self._source, self._names = given.source, given.names
+        self._source, self._names, self._is_long = given.source, given.names, is_long
+        self._known: ColumnRows | None = None
         self._parts_read = self._rows_read = 0
         self._rows: int | None = None
 
-    def records(self) -> Iterator[dict[str, Any]]:
-        """The rows as plain values."""
-        for batch in self._batches():
-            for record in batch.to_pylist():
-                self._rows_read += 1
-                yield record
+    def records(self) -> Iterator[Any]:
+        """What makes a request: one row or several, as values of JSON."""
+        return self._requests.records(
+            batch for part in self._source.in_turn() for batch in self._counted(part)
+        )
 
-    def row(self, record: dict[str, Any]) -> Row:
-        """What one row says."""
-        fields = wire.decode(wire.encode(_as_json(record)))
-        return canonical_row(fields, self._names, len(wire.encode(fields)))
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Each row by itself, whatever it means."""
+        return (
+            row for part in self._source.in_turn() for batch in self._counted(part) for row in _rows(batch)
+        )
+
+    def row(self, record: Any) -> Row:
+        """What a record says."""
+        return self._requests.row(record)
 
     def sources(self) -> list[Source]:
         """The one input."""
@@ -55,146 +107,187 @@ class _Columns(ABC):
             return None
         return (self._parts_read + min(self._rows_read / self._rows, 1.0)) / len(self._source.parts)
 
-    def further_columns(self) -> None:
-        """Not known beforehand."""
-        return
+    def further_columns(self) -> list[str] | None:
+        """What is carried beside each document; None where it is carried beside the request."""
+        return self._requests.further_columns() if self._is_long else None
+
+    def types(self) -> Types:
+        """The types of what is carried, as the first file has them."""
+        return self._requests.types()
+
+    @property
+    def _requests(self) -> ColumnRows:
+        if self._known is None:
+            self._known = ColumnRows(self.schema(self._source.parts[0]), self._names, is_long=self._is_long)
+        return self._known
+
+    def _counted(self, part: Part) -> Iterator[Any]:
+        if self._is_long and self.schema(part).names != self.schema(self._source.parts[0]).names:
+            raise InvalidRequest(
+                f"{part.path} has other columns than the files before it", {"field": "input"}
+            )
+        self._rows_read = 0
+        for batch in self._batches(part):
+            yield batch
+            self._rows_read += batch.num_rows
+        self._parts_read += 1
+
+    @staticmethod
+    @abstractmethod
+    def schema(part: Part) -> Any:
+        """Names and types of a file's columns."""
 
     @abstractmethod
-    def _batches(self) -> Iterator[Any]:
-        """The record batches, some hundred rows each."""
+    def _batches(self, part: Part) -> Iterator[Any]:
+        """Its record batches, of some megabytes each."""
 
 
-class ParquetReader(_Columns):
-    """A Parquet file."""
+class ParquetReader(ColumnsReader):
+    """Parquet files."""
 
-    def _batches(self) -> Iterator[Any]:
-        for part in self._source.in_turn():
-            with part.open() as opened:
-                file = pyarrow("parquet").ParquetFile(opened)
-                self._rows_read, self._rows = 0, file.metadata.num_rows
-                yield from file.iter_batches(batch_size=ROWS_PER_BATCH)
-            self._parts_read += 1
+    @staticmethod
+    def schema(part: Part) -> Any:
+        """Names and types of a file's columns."""
+        with _opened(part) as opened:
+            return pyarrow("parquet").read_schema(opened.file)
 
-
-class ArrowReader(_Columns):
-    """An Arrow file or stream."""
-
-    def _batches(self) -> Iterator[Any]:
-        for part in self._source.in_turn():
-            with part.open() if is_remote(part.path) else pyarrow().memory_map(part.path) as opened:
-                for batch in _open_arrow(opened):
-                    for start in range(0, batch.num_rows, ROWS_PER_BATCH):
-                        yield batch.slice(start, ROWS_PER_BATCH)
+    def _batches(self, part: Part) -> Iterator[Any]:
+        with _opened(part) as opened:
+            file = pyarrow("parquet").ParquetFile(opened.file, buffer_size=opened.buffer_bytes)
+            self._rows = file.metadata.num_rows
+            for index in range(file.num_row_groups):
+                rows = _rows_per_batch(file.metadata.row_group(index))
+                for batch in file.iter_batches(batch_size=rows, row_groups=[index], use_threads=False):
+                    yield batch
+                    opened.let_go()
 
 
-def ranked_parquet(given: Given) -> Iterator[Ranked]:
-    """The rankings of a Parquet file that was written here.
+class ArrowReader(ColumnsReader):
+    """Arrow files or streams."""
 
-    Raises:
-        InvalidRequest: it has other columns.
-    """
-    return _ranked(ParquetReader(given), given)
+    @staticmethod
+    def schema(part: Part) -> Any:
+        """Names and types of a file's columns."""
+        with _opened(part) as opened:
+            return _arrow_schema_and_batches(opened.file)[0]
 
-
-def ranked_arrow(given: Given) -> Iterator[Ranked]:
-    """The rankings of an Arrow file that was written here; raises likewise."""
-    return _ranked(ArrowReader(given), given)
-
-
-def _ranked(reader: _Columns, given: Given) -> Iterator[Ranked]:
-    for record in reader.records():
-        try:
-            extra = wire.decode(record["extra"].encode()) if record["extra"] else {}
-            yield ranked_row({**extra, "id": record["id"], "results": record["results"]}, given.names)
-        except (KeyError, TypeError, ValueError) as error:
-            raise InvalidRequest(
-                f"{given.source.path}: expected columns as `rerankq bulk` writes them, id and results",
-                {"field": "output"},
-            ) from error
+    def _batches(self, part: Part) -> Iterator[Any]:
+        with _opened(part) as opened:
+            for batch in _arrow_schema_and_batches(opened.file)[1]:
+                for slice_ in _slices(batch):
+                    yield slice_
+                    opened.let_go()
 
 
-def write_parquet(lines: Path, target: Path) -> None:
-    """The gathered lines as a Parquet file."""
-    schema = _schema(pyarrow())
-    _write(
-        lines, target, schema, lambda path: pyarrow("parquet").ParquetWriter(path, schema, compression="zstd")
-    )
-
-
-def write_arrow(lines: Path, target: Path) -> None:
-    """The gathered lines as an Arrow file."""
-    schema = _schema(pyarrow())
-    _write(lines, target, schema, lambda path: pyarrow().ipc.new_file(str(path), schema))
-
-
-def pyarrow(part: str | None = None) -> Any:
-    """pyarrow, or a part of it.
-
-    Raises:
-        InvalidSettings: it is not installed.
-    """
+def is_long(source: Source, names: Mapping[str, str | None], schema: Any) -> bool:
+    """Whether a file's columns are those of the long form; a broken one is of no form, and whoever reads it says so."""
+    if source.is_pipe:
+        return False
     try:
-        return import_module("pyarrow" if part is None else f"pyarrow.{part}")
-    except ImportError as error:
-        raise InvalidSettings(
-            "Parquet and Arrow need pyarrow, which is not installed; `pip install 'rerankq[bulk]'` brings it"
+        columns = schema(source.parts[0]).names
+    except READ_ERRORS:
+        return False
+    wide = USUAL_NAMES.renamed(names)
+    if names.get("documents") is not None or chosen(dict.fromkeys(columns, ""), wide.documents) is not None:
+        return False
+    try:
+        LongForm(TABLE_NAMES.renamed(names), columns)
+    except InvalidRequest:
+        return False
+    return True
+
+
+def ranked_columns(given: Given, *, reader: Callable[[Given], ColumnsReader]) -> Iterator[Ranked]:
+    """The rankings of a file that was written here, a row per request or per document.
+
+    Raises:
+        InvalidRequest: it has other columns, or its rows are in another order.
+    """
+    opened = reader(given)
+    columns = opened.schema(given.source.parts[0]).names
+    if "results" not in columns:
+        return ranked_lines(LongForm(RANKED_NAMES, columns).grouped(opened.rows()), given)
+    return (_ranked(record, given) for record in opened.rows())
+
+
+def _ranked(record: Mapping[str, Any], given: Given) -> Ranked:
+    fields = {name: value for name, value in record.items() if value is not None}
+    try:
+        results = [{**one, "id": None if one["id"] is None else str(one["id"])} for one in fields["results"]]
+        return ranked_row({**fields, "results": results}, given.names)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidRequest(
+            f"{given.source.path}: expected columns as `rerankq bulk` writes them, id and results",
+            {"field": "output"},
         ) from error
 
 
-def _open_arrow(mapped: Any) -> Iterator[Any]:
-    """The record batches of an Arrow file or stream."""
+class _Opened:
+    """A file for pyarrow."""
+
+    def __init__(self, file: Any, mapped: mmap.mmap | None) -> None:
+        self.file, self._mapped = file, mapped
+        self.buffer_bytes = 0 if mapped is not None else _BUFFER_BYTES
+
+    def let_go(self) -> None:
+        """Give back what has been read: the file's pages, and memory that pyarrow keeps for the next batch."""
+        if self._mapped is not None:
+            self._mapped.madvise(mmap.MADV_DONTNEED)
+        pyarrow().default_memory_pool().release_unused()
+
+
+@contextmanager
+def _opened(part: Part) -> Generator[_Opened]:
+    """Mapped where it lies on this machine: a column chunk is then read without a copy of it."""
+    if is_remote(part.path):
+        with part.open() as stream:
+            yield _Opened(stream, None)
+        return
+    with Path(part.path).open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # closed with the last that reads it
+        yield _Opened(pyarrow().BufferReader(pyarrow().py_buffer(mapped)), mapped)
+
+
+def _rows_per_batch(group: Any) -> int:
+    row_bytes = group.total_byte_size // max(group.num_rows, 1)
+    return min(max(BATCH_BYTES // max(row_bytes, 1), 1), BATCH_ROWS)
+
+
+def _arrow_schema_and_batches(file: Any) -> tuple[Any, Iterator[Any]]:
+    """Of an Arrow file or stream."""
     ipc = pyarrow("ipc")
     try:
-        file = ipc.open_file(mapped)
+        opened = ipc.open_file(file)
     except pyarrow().ArrowInvalid:
-        mapped.seek(0)
-        yield from ipc.open_stream(mapped)
-        return
-    for index in range(file.num_record_batches):
-        yield file.get_batch(index)
+        file.seek(0)
+        stream = ipc.open_stream(file)
+        return stream.schema, iter(stream)
+    return opened.schema, (opened.get_batch(index) for index in range(opened.num_record_batches))
 
 
-def _as_json(value: Any) -> Any:
-    """The value with all that JSON lacks as text."""
-    if isinstance(value, dict):
-        return {str(name): _as_json(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [_as_json(part) for part in value]
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+def _slices(batch: Any) -> Iterator[Any]:
+    """A batch of any size in batches of some megabytes."""
+    rows = max(BATCH_BYTES * batch.num_rows // max(batch.nbytes, 1), 1)
+    for start in range(0, batch.num_rows, rows):
+        yield batch.slice(start, rows)
 
 
-def _write(lines: Path, target: Path, schema: Any, opened: Callable[[Path], Any]) -> None:
-    """A file with the columns `id` (text), `results` and what the rows carried, as JSON text."""
-    unfinished = target.with_name(f"{target.name}.unfinished")
-    with lines.open("rb") as gathered, opened(unfinished) as file:
-        while rows := list(islice(_rows(gathered), ROWS_PER_GROUP)):
-            file.write_batch(pyarrow().RecordBatch.from_pylist(rows, schema=schema))
-    unfinished.replace(target)
+def _rows(batch: Any) -> Iterator[dict[str, Any]]:
+    for part in _slices(batch):
+        columns = [as_json(column) for column in part.columns]
+        for values in zip(*columns, strict=True):
+            yield dict(zip(part.schema.names, values, strict=True))
 
 
-def _rows(gathered: Any) -> Iterator[dict[str, Any]]:
-    for line in gathered:
-        fields: dict[str, Any] = wire.decode(line)
-        extra = {name: value for name, value in fields.items() if name not in _OURS}
-        name = fields.get("id", fields.get("row"))
-        yield {
-            "id": None if name is None else str(name),
-            "results": fields["results"],
-            "extra": wire.encode(extra).decode() if extra else None,
-        }
+def _named(kinds: Mapping[str, Any], names: Names) -> Any:
+    """The type of the first of these columns that is there."""
+    return kinds.get(chosen(dict.fromkeys(kinds, ""), names) or "")
 
 
-def _schema(arrow: Any) -> Any:
-    result = arrow.struct(
-        {
-            "index": arrow.int32(),
-            "id": arrow.string(),
-            "relevance_score": arrow.float32(),
-            "logit": arrow.float32(),
-            "truncated": arrow.bool_(),
-            "document": arrow.string(),
-        }
-    )
-    return arrow.schema({"id": arrow.string(), "results": arrow.list_(result), "extra": arrow.string()})
+def _document_id(kinds: Mapping[str, Any], names: FieldNames) -> Any:
+    """The type of the ids in a list of structs."""
+    documents = _named(kinds, names.documents)
+    struct = getattr(documents, "value_type", None)
+    if struct is None or not pyarrow().types.is_struct(struct):
+        return None
+    return _named({part.name: part.type for part in struct}, names.document_id)

@@ -62,7 +62,7 @@ class JsonLinesReader:
     def row(self, record: bytes) -> Row:
         """What one line says."""
         try:
-            fields = _decoded(record)
+            fields = decoded(record)
         except ValueError as error:
             return broken_row({}, f"expected a JSON object, got none: {_told(error)}", line=record)
         if not isinstance(fields, dict):
@@ -242,7 +242,7 @@ def ranked_lines(
     """
     for line in given.source.lines():
         try:
-            yield understood(_decoded(line), given.names)
+            yield understood(decoded(line), given.names)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InvalidRequest(
                 f"line {given.source.line} of {given.source.at.path}: expected a ranking as `rerankq bulk` writes it",
@@ -313,7 +313,7 @@ def _without_reason(record: bytes, fields: Mapping[str, Any]) -> bytes:
     """The line before its reason was put in; told anew where somebody has moved the reason about."""
     head = record[: record.rindex(f'"{ERROR_KEY}"'.encode())].rstrip().removesuffix(b",") + b"}"
     try:
-        return head if _decoded(head) == fields else line_of(fields).rstrip()
+        return head if decoded(head) == fields else line_of(fields).rstrip()
     except ValueError:
         return line_of(fields).rstrip()
 
@@ -323,7 +323,7 @@ def _told(error: ValueError) -> str:
     return f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
 
 
-def _decoded(record: bytes) -> Any:
+def decoded(record: bytes) -> Any:
     """The value of a line; whole numbers of any length stay what they are.
 
     Raises:

@@ -70,6 +70,16 @@ class LongForm:
         document_id, relevant = (next(iter(found[part]), None) for part in ("document_id", "relevant"))
         self._own = _Own(name, query, text, document_id, relevant)
 
+    @property
+    def id(self) -> str:
+        """The column of the query's id."""
+        return self._own.id
+
+    @property
+    def document_id(self) -> str | None:
+        """The column of the document's, if there is one."""
+        return self._own.document_id
+
     def grouped(self, lines: Iterable[Line]) -> Iterator[list[Line]]:
         """The lines of one query at a time.
 

@@ -5,7 +5,7 @@ CSV is read strictly, quotes and all; in TSV, as this field writes it, a quote i
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -24,6 +24,10 @@ LONGEST_FIELD = 100_000_000  # characters; an unclosed quote must not read a who
 EXTRA_COLUMN = "extra"  # what a row that is no table carries besides its request, as JSON
 _QUERY_ID, _DOCUMENT_ID, _RANK = "query_id", "doc_id", "rank"
 _OUR_COLUMNS = (_QUERY_ID, _DOCUMENT_ID, _RANK, "relevance_score", "logit")
+
+
+RANKED_NAMES = FieldNames(id=(_QUERY_ID,), query=(_RANK,), text=(_DOCUMENT_ID,))
+"""What an output calls what its lines are grouped by."""
 
 
 class TableReader:
@@ -163,17 +167,25 @@ def ranked_table(given: Given, *, delimiter: str, is_quoted: bool) -> Iterator[R
     Raises:
         InvalidRequest: it is none, or its lines are in another order.
     """
-    names = FieldNames(id=(_QUERY_ID,), query=(_RANK,), text=(_DOCUMENT_ID,))
     _, is_ours, rest = (given.source.first_line() or b"").decode(errors="replace").partition(_QUERY_ID)
-    written = replace(given, names=names, delimiter=rest[:1] if is_ours else None)
-    for lines in TableReader(written, delimiter=delimiter, is_quoted=is_quoted).records():
-        query = lines[0][_QUERY_ID]
-        if [line[_RANK] for line in lines] != [str(rank) for rank in range(1, len(lines) + 1)]:
+    written = replace(given, names=RANKED_NAMES, delimiter=rest[:1] if is_ours else None)
+    return ranked_lines(TableReader(written, delimiter=delimiter, is_quoted=is_quoted).records(), given)
+
+
+def ranked_lines(queries: Iterable[Sequence[Line]], given: Given) -> Iterator[Ranked]:
+    """The rankings of such lines, a query's together.
+
+    Raises:
+        InvalidRequest: they are in another order.
+    """
+    for lines in queries:
+        query = str(lines[0][_QUERY_ID])
+        if [str(line[_RANK]) for line in lines] != [str(rank) for rank in range(1, len(lines) + 1)]:
             raise InvalidRequest(
                 f"{given.source.path}: expected the lines of query {query} by rank, from 1 on; sort them so",
                 {"field": "output"},
             )
-        ranked = by_place([line[_DOCUMENT_ID] for line in lines])
+        ranked = by_place([str(line[_DOCUMENT_ID]) for line in lines])
         yield Ranked(query, ranked, None, *_judgements(lines, given.names))
 
 
@@ -181,11 +193,11 @@ def _judgements(lines: Sequence[Line], names: FieldNames) -> tuple[dict[str, flo
     """What the lines carry as a column of their own, or what the row carried that they were made of."""
     column = names.relevant[0]
     if column in lines[0]:
-        given = {line[_DOCUMENT_ID]: line[column] or None for line in lines}
+        given = {str(line[_DOCUMENT_ID]): line[column] or None for line in lines}
         judged = grades(given)
         return judged, judged is None
     try:
-        extra = wire.decode(lines[0].get(EXTRA_COLUMN, "").encode())
-    except ValueError:  # none, or a column of the caller's own
+        extra = wire.decode(lines[0].get(EXTRA_COLUMN) or b"")
+    except (ValueError, TypeError):  # none, or a column of the caller's own
         return None, False
     return judgements_left(extra, names) if isinstance(extra, dict) else (None, False)

@@ -1,0 +1,239 @@
+"""What an Arrow value is in a line of JSON, and back again in its own type; what type a column of JSON has.
+
+Lines lie between an input and an output of columns, and in the errors file, where they are mended by hand: a date is
+`"2026-11-26"`, a decimal text, bytes are their text or `{"base64"}`, a duration is a number of its unit.
+"""
+
+import base64
+import math
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from importlib import import_module
+from typing import Any
+from uuid import UUID
+
+from rerankq.contract.errors import InvalidSettings
+
+MOST_FIELDS = 100  # of an object with more the keys are no names but values, say ids
+_INT64 = range(-(2**63), 2**63)
+
+
+def pyarrow(part: str | None = None) -> Any:
+    """pyarrow, or a part of it.
+
+    Raises:
+        InvalidSettings: it is not installed.
+    """
+    try:
+        return import_module("pyarrow" if part is None else f"pyarrow.{part}")
+    except ImportError as error:
+        raise InvalidSettings(
+            "Parquet, Arrow and tables need pyarrow, which is not installed; `pip install 'rerankq[bulk]'` brings it"
+        ) from error
+
+
+def as_json(array: Any) -> list[Any]:
+    """An array's values as JSON has them."""
+    arrow = pyarrow()
+    kind = _in_json(array.type)
+    try:
+        values = (array if kind == array.type else array.cast(kind)).to_pylist()
+    except arrow.ArrowException:  # an interval, a dictionary of dates
+        values = array.to_pylist()
+    return values if _is_same_in_json(kind) else [_value_as_json(value) for value in values]
+
+
+def as_arrow(values: Iterable[Any], kind: Any) -> Any:
+    """Values of JSON as an array of that type.
+
+    Raises:
+        ValueError, TypeError, OverflowError: one does not fit; the message may hold it.
+    """
+    arrow, values = pyarrow(), list(values)
+    if _is_text_in_json(kind) and not arrow.types.is_time(kind):
+        return arrow.array(values, type=arrow.string()).cast(kind)
+    if not _has_fields(kind):  # of which pyarrow would leave out what the type lacks
+        with suppress(arrow.ArrowException, OverflowError):
+            return arrow.array(values, type=kind)
+    return arrow.array([_fitted(value, kind) for value in values], type=kind)
+
+
+def type_of(values: Iterable[Any]) -> Any:
+    """The type that values of JSON have in common, `null` where there are none.
+
+    Raises:
+        ValueError: they have none that a column can have.
+    """
+    arrow = pyarrow()
+    given = [value for value in values if value is not None]
+    kinds = {type(value) for value in given}
+    if kinds == {dict}:
+        names = dict.fromkeys(name for value in given for name in value)
+        if not 0 < len(names) <= MOST_FIELDS:
+            raise ValueError("too many fields, or none")
+        return arrow.struct({name: type_of(value.get(name) for value in given) for name in names})
+    if kinds == {list}:
+        return arrow.list_(type_of(part for value in given for part in value))
+    if kinds == {int} and all(value in _INT64 for value in given):
+        return arrow.int64()
+    of_kinds = {bool: arrow.bool_(), float: arrow.float64(), str: arrow.string()}
+    if not kinds:
+        return arrow.null()
+    if len(kinds) == 1 and (kind := kinds.pop()) in of_kinds:
+        return of_kinds[kind]
+    if kinds == {int, float}:
+        return arrow.float64()
+    raise ValueError("mixed")
+
+
+def joined(one: Any, other: Any) -> Any:
+    """The type that values of both types have in common.
+
+    Raises:
+        ValueError, TypeError: there is none.
+    """
+    arrow = pyarrow()
+    schemas = [arrow.schema({"": one}), arrow.schema({"": other})]
+    return arrow.unify_schemas(schemas, promote_options="permissive").field(0).type
+
+
+def without_nulls(kind: Any) -> Any:
+    """The type with text where nothing is known: not every reader of Parquet knows a type of nulls."""
+    arrow = pyarrow()
+    return _rebuilt(kind, without_nulls) or (arrow.string() if arrow.types.is_null(kind) else kind)
+
+
+def without_dictionaries(kind: Any) -> Any:
+    """The type with the values themselves."""
+    is_dictionary = pyarrow().types.is_dictionary(kind)
+    return _rebuilt(kind, without_dictionaries) or (kind.value_type if is_dictionary else kind)
+
+
+def _in_json(kind: Any) -> Any:
+    """The type that is cast to before values leave Arrow."""
+    arrow = pyarrow()
+    if _is_text_in_json(kind):
+        return arrow.string()
+    if arrow.types.is_duration(kind):
+        return arrow.int64()
+    if arrow.types.is_float16(kind):
+        return arrow.float32()
+    if arrow.types.is_dictionary(kind):
+        return _in_json(kind.value_type)
+    if isinstance(kind, arrow.BaseExtensionType) and not _is_uuid(kind):
+        return _in_json(kind.storage_type)
+    return _rebuilt(kind, _in_json) or kind
+
+
+def _rebuilt(kind: Any, changed: Callable[[Any], Any]) -> Any | None:
+    """A nested type with its parts changed; the very type where they stay, None where it is not nested."""
+    arrow = pyarrow()
+    if arrow.types.is_struct(kind):
+        fields = [field.with_type(changed(field.type)) for field in kind]
+        return (
+            kind
+            if all(new.equals(old) for new, old in zip(fields, kind, strict=True))
+            else arrow.struct(fields)
+        )
+    if arrow.types.is_map(kind):
+        key, item = changed(kind.key_type), changed(kind.item_type)
+        return kind if (key, item) == (kind.key_type, kind.item_type) else arrow.map_(key, item)
+    if _is_list(kind):
+        value = changed(kind.value_type)
+        return kind if value == kind.value_type else arrow.list_(value)
+    return None
+
+
+def _is_list(kind: Any) -> bool:
+    types = pyarrow().types
+    return any(
+        is_one(kind)
+        for is_one in (
+            types.is_list,
+            types.is_large_list,
+            types.is_fixed_size_list,
+            types.is_list_view,
+            types.is_large_list_view,
+        )
+    )
+
+
+def _has_fields(kind: Any) -> bool:
+    return pyarrow().types.is_struct(kind) or (_is_list(kind) and _has_fields(kind.value_type))
+
+
+def _is_text_in_json(kind: Any) -> bool:
+    types = pyarrow().types
+    return types.is_timestamp(kind) or types.is_date(kind) or types.is_time(kind) or types.is_decimal(kind)
+
+
+def _is_uuid(kind: Any) -> bool:
+    return getattr(kind, "extension_name", "") == "arrow.uuid"
+
+
+def _is_binary(kind: Any) -> bool:
+    types = pyarrow().types
+    return any(
+        is_one(kind)
+        for is_one in (
+            types.is_binary,
+            types.is_large_binary,
+            types.is_fixed_size_binary,
+            types.is_binary_view,
+        )
+    )
+
+
+def _is_same_in_json(kind: Any) -> bool:
+    """Whether all values of that type go to JSON and back as they are."""
+    types = pyarrow().types
+    if types.is_struct(kind):
+        return all(_is_same_in_json(field.type) for field in kind)
+    if _is_list(kind):
+        return _is_same_in_json(kind.value_type)
+    is_text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+    return is_text or types.is_integer(kind) or types.is_boolean(kind) or types.is_null(kind)
+
+
+def _value_as_json(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _value_as_json(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_value_as_json(part) for part in value]
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return {"base64": base64.b64encode(value).decode()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has no form for it
+    return value if value is None or isinstance(value, str | int | float | bool) else str(value)
+
+
+def _fitted(value: Any, kind: Any) -> Any:
+    """A value of JSON as pyarrow takes one of that type."""
+    arrow = pyarrow()
+    types = arrow.types
+    if value is None:
+        return None
+    if types.is_dictionary(kind):
+        return _fitted(value, kind.value_type)
+    if isinstance(kind, arrow.BaseExtensionType):
+        return UUID(value).bytes if _is_uuid(kind) else _fitted(value, kind.storage_type)
+    if types.is_struct(kind):
+        if set(value) - {field.name for field in kind}:
+            raise ValueError("a field that the type has not")
+        return {field.name: _fitted(value.get(field.name), field.type) for field in kind}
+    if types.is_map(kind):
+        return [(_fitted(key, kind.key_type), _fitted(item, kind.item_type)) for key, item in value]
+    if _is_list(kind):
+        return [_fitted(part, kind.value_type) for part in value]
+    if _is_binary(kind):
+        return value.encode() if isinstance(value, str) else base64.b64decode(value["base64"])
+    if types.is_time(kind):
+        return arrow.scalar(f"1970-01-01 {value}").cast(arrow.timestamp(kind.unit)).cast(kind)
+    if _is_text_in_json(kind):
+        return arrow.scalar(value).cast(kind)
+    if isinstance(value, str) and (types.is_integer(kind) or types.is_floating(kind)):
+        return int(value) if types.is_integer(kind) else float(value)
+    return value
