@@ -7,7 +7,15 @@ from typing import Any, Literal
 
 from rerankq.contract import wire
 from rerankq.contract.clock import RedisClock
-from rerankq.contract.errors import Cancelled, DeadlineExceeded, JobFailed, RerankError, from_wire, of_revoked
+from rerankq.contract.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    InvalidRequest,
+    JobFailed,
+    RerankError,
+    from_wire,
+    of_revoked,
+)
 from rerankq.contract.messages import LANES, Lane, Ranking
 from rerankq.contract.stores import number_in
 
@@ -64,6 +72,11 @@ def read_ranking(job_id: str, meta: bytes) -> Ranking:
         RerankError: the job did not end in a ranking.
     """
     answer = read_answer(job_id, meta)
+    if "answers" in answer:
+        count = len(read_pack(job_id, meta))
+        raise InvalidRequest(
+            f"job {job_id} is a pack of {count} requests; `Pack.answers()` has one answer for each"
+        )
     with _readable(job_id):
         return Ranking.model_validate(answer)
 

@@ -211,6 +211,17 @@ def test_a_resumed_run_is_judged_whole(
     assert before(summary) == BEFORE
 
 
+def test_a_run_begun_when_judgements_were_settings_goes_on(
+    client: RerankClient, worker: AnsweringWorker, tmp_path: Path, qrels: str
+) -> None:
+    given, out = write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
+    run(client, given, out)
+    sidecar = tmp_path / "out.jsonl.rerankq.json"
+    sidecar.write_text(sidecar.read_text().replace('"settings": {', '"settings": {"judgements": "q.tsv",'))
+
+    assert after(run(client, given, out, qrels=qrels)) == AFTER
+
+
 def test_a_dry_run_counts_the_judged_jobs(client: RerankClient, tmp_path: Path, qrels: str) -> None:
     given, out = (
         write(tmp_path / "in.jsonl", [*ROWS, {"query": "q", "documents": ["a"]}]),

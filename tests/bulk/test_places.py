@@ -146,9 +146,7 @@ def test_a_setting_that_is_left_out_later_refuses_to_resume(
     client: RerankClient, worker: AnsweringWorker, tmp_path: Path
 ) -> None:
     given, out = write(tmp_path / "in.jsonl", rows(240)), tmp_path / "out.jsonl"
-    qrels = tmp_path / "qrels.tsv"
-    qrels.write_text("r1 0 1 1\n")
-    half_done(client, given, out, qrels=str(qrels))
+    half_done(client, given, out, delimiter=";")
 
-    with pytest.raises(InvalidRequest, match=r"begun with judgements = .*, now it is None"):
+    with pytest.raises(InvalidRequest, match=r"begun with delimiter = ;, now it is None"):
         run(client, given, out)

@@ -141,3 +141,10 @@ def test_strange_fields_of_a_record_say_nothing() -> None:
 
     assert (status.state, status.total, status.scored, status.attempts) == ("queued", 0, 0, 0)
     assert (status.submitted_at, status.lane) == (None, None)
+
+
+def test_one_ranking_asked_of_a_pack_names_the_way_to_its_answers() -> None:
+    pack = meta("SUCCESS", {"answers": [{"error": {"type": "JobFailed", "message": "why"}}]})
+
+    with pytest.raises(InvalidRequest, match=r"job p is a pack of 1 requests; `Pack.answers\(\)` has one"):
+        read_ranking("p", pack)

@@ -18,6 +18,7 @@ from rerankq.contract.errors import InvalidRequest
 from rerankq.contract.messages import ModelInfo
 
 SIDECAR_VERSION = 1
+_FORMER_SETTINGS = ("judgements", "relevant from grade")  # an output is judged by whatever is named now
 
 Span = tuple[int, int]
 """Positions from the first to before the second."""
@@ -88,7 +89,10 @@ def load(out: Path) -> Sidecar | None:
             "began it, or begin anew with --restart",
             {"field": "output"},
         )
-    return sidecar
+    if sidecar.settings.keys().isdisjoint(_FORMER_SETTINGS):
+        return sidecar
+    kept = {name: value for name, value in sidecar.settings.items() if name not in _FORMER_SETTINGS}
+    return sidecar.model_copy(update={"settings": kept, "judged_by": None})
 
 
 def save(out: Path, sidecar: Sidecar) -> None:
