@@ -107,6 +107,7 @@ OUTPUTS: dict[str, tuple[list[Any], str, dict[str, Any]]] = {
     "arrow": (JUDGED, "out.arrow", {}),
     "trec": (ROWS, "out.trec", {}),
     "documents by place": (batch(ROWS), "out.jsonl", {}),
+    "scores by place": ([{**line, "url": "/v1/score"} for line in batch(ROWS)], "out.jsonl", {}),
 }
 
 
@@ -143,8 +144,18 @@ TABLE = "query_id,query,doc_id,text,relevant\n" + "".join(
     for n, row in enumerate(ROWS)
     for d in row["documents"]
 )
+TRAINING = [
+    {
+        "query": row["query"],
+        "pos": [d["text"] for p, d in enumerate(row["documents"]) if n % 4 == p],
+        "neg": [d["text"] for p, d in enumerate(row["documents"]) if n % 4 != p],
+    }
+    for n, row in enumerate(ROWS)
+]
 CARRIED: dict[str, tuple[str, bytes, str, str | None]] = {
     "labels by place": ("in.jsonl", lines(BY_PLACE), "out.jsonl", "labels"),
+    "training rows": ("in.jsonl", lines(TRAINING), "out.jsonl", None),
+    "training rows, to a table": ("in.jsonl", lines(TRAINING), "out.csv", None),
     "a column": ("in.csv", TABLE.encode(), "out.csv", None),
     "a column, to lines": ("in.csv", TABLE.encode(), "out.jsonl", None),
 }

@@ -106,18 +106,15 @@ def id_at(fields: Mapping[str, Any], names: Names) -> Any:
     return None if name is None else value_at(fields, name)
 
 
-def refuse_missing(fields: Mapping[str, Any], names: FieldNames) -> None:
-    """Refuse an object that lacks a field which the caller has named.
-
-    Raises:
-        InvalidRequest: naming it, and the fields that are there.
-    """
+def missing_field(fields: Mapping[str, Any], names: FieldNames) -> InvalidRequest | None:
+    """What is to be said where an object lacks a field that the caller has named."""
     for part in ("query", "documents", "id"):
         given: Names = getattr(names, part)
         if len(given) == 1 and all(
             value_at(fields, path, _NOWHERE) is _NOWHERE for path in paths(fields, given[0])
         ):
-            raise InvalidRequest(f"{part}: there is no field {given[0]}{seen(fields)}", {"field": part})
+            return InvalidRequest(f"{part}: there is no field {given[0]}{seen(fields)}", {"field": part})
+    return None
 
 
 def judgements_at(

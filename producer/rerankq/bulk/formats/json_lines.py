@@ -10,17 +10,16 @@ from rerankq.bulk.formats.fields import (
     chosen,
     document,
     documents_at,
-    grades,
     id_at,
     judgements_at,
     judgements_left,
+    missing_field,
     paths,
     query_at,
-    refuse_missing,
     titled_text_at,
     without,
 )
-from rerankq.bulk.formats.names import FieldNames, Layout
+from rerankq.bulk.formats.names import RELEVANT_KEY, FieldNames, Layout
 from rerankq.bulk.formats.source import Given, Source
 from rerankq.bulk.rows import (
     ERROR_KEY,
@@ -140,14 +139,17 @@ class RankLlmReader(JsonLinesReader):
         ]
         if any(str(name) != str(ids[0]) for name in ids):
             return broken_row(fields, "qid: expected one for all candidates, got several", size_bytes)
+        documents = [_candidate(candidate, self._names) for candidate in candidates]
+        relevant, error = _judgements(fields, self._names, {key: documents})
         return Row(
             source=fields,
             query=query.get("text"),
-            documents=[_candidate(candidate, self._names) for candidate in candidates],
+            documents=documents,
             id=ids[0] if ids else None,
             extra={name: value for name, value in fields.items() if name not in ("query", "qid", key)},
-            relevant=grades(fields.get("relevant")),
+            relevant=relevant,
             size_bytes=size_bytes,
+            error=error,
         )
 
 
@@ -263,7 +265,9 @@ def ranked_batch(fields: Mapping[str, Any], names: FieldNames) -> Ranked:
     """A batch answer; its documents are called by their places."""
     if fields["response"] is None:
         return Ranked(str(fields["custom_id"]), None)
-    return _ranked_results(str(fields["custom_id"]), fields["response"]["body"]["results"], {}, names)
+    body: Mapping[str, Any] = fields["response"]["body"]
+    results = body["results"] if "results" in body else sorted(body["data"], key=lambda one: -one["score"])
+    return _ranked_results(str(fields["custom_id"]), results, {}, names)
 
 
 def ranked_candidates(given: Given) -> Iterator[Ranked]:
@@ -357,23 +361,31 @@ def canonical_row(fields: Mapping[str, Any], names: FieldNames, size_bytes: int)
     given = [chosen(fields, part) for part in (names.query, names.documents, names.id)]
     parts = {} if given[1] is None else documents_at(fields, given[1])
     parts = {path: _documents(listed, names) for path, listed in parts.items()}
-    relevant = error = None
-    try:
-        refuse_missing(fields, names)
-        relevant = judgements_at(fields, names.relevant, parts)
-    except InvalidRequest as refused:
-        error = refused
+    relevant, error = _judgements(fields, names, parts)
+    extra = _further(fields, [path for name in given if name for path in paths(fields, name)])
+    if relevant and RELEVANT_KEY not in fields:
+        extra = {**extra, RELEVANT_KEY: relevant}  # what they were told from may be among the documents
     return Row(
         source=fields,
         query=query_at(fields, names.query),
         documents=_strung_together(list(parts.values())),
         id=id_at(fields, names.id),
-        extra=_further(fields, [path for name in given if name for path in paths(fields, name)]),
+        extra=extra,
         options={name: fields[name] for name in _ROW_OPTIONS if fields.get(name) is not None},
         relevant=relevant,
         size_bytes=size_bytes,
-        error=error,
+        error=missing_field(fields, names) or error,
     )
+
+
+def _judgements(
+    fields: Mapping[str, Any], names: FieldNames, parts: Mapping[str, Any]
+) -> tuple[dict[str, float] | None, InvalidRequest | None]:
+    """What the row says is relevant, and what is wrong with that."""
+    try:
+        return judgements_at(fields, names.relevant, parts), None
+    except InvalidRequest as error:
+        return None, error
 
 
 def _strung_together(parts: list[Any]) -> Any:

@@ -6,13 +6,12 @@ from itertools import groupby
 from typing import Any
 
 from rerankq.bulk.formats.fields import chosen, grades, paths
-from rerankq.bulk.formats.names import USUAL_NAMES, FieldNames, Names
+from rerankq.bulk.formats.names import RELEVANT_KEY, FieldNames, Names
 from rerankq.bulk.formats.on_disk import SeenIds
 from rerankq.bulk.rows import Row, broken_row, document_key
 from rerankq.contract.errors import InvalidRequest
 
 COLUMNS_KEY = "columns"  # where a row keeps what its documents' lines carry besides text and id
-RELEVANT_KEY = USUAL_NAMES.relevant[0]
 _REQUIRED = ("id", "query", "text")
 _OPTIONS = {
     "id": "--id-field",

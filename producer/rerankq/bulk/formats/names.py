@@ -41,6 +41,7 @@ class FieldNames:
 
 
 USUAL_NAMES = FieldNames()
+RELEVANT_KEY = USUAL_NAMES.relevant[0]
 TABLE_NAMES = FieldNames(
     id=("query_id", "qid"), document_id=("doc_id", "pid", "passage_id", "docid", "document_id")
 )
