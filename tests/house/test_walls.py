@@ -30,6 +30,12 @@ WALLS = [
         id="local service imports the worker",
     ),
     pytest.param(
+        "producer/rerankq/contract/transport/dead_letters.py",
+        "import rerankq.contract.transport.leases",
+        "Who asks needs no Celery",
+        id="the command line by way of dead letters",
+    ),
+    pytest.param(
         "worker/rerankq_worker/planner.py",
         "import redis",
         "Computing knows no Celery, kombu or redis",

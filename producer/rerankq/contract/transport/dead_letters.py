@@ -11,7 +11,7 @@ import random
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import redis
 
@@ -32,8 +32,10 @@ from rerankq.contract.transport.envelope import (
     record_key,
     seal_envelope,
 )
-from rerankq.contract.transport.leases import Leases
 from rerankq.contract.transport.scripts import STAMP, TRIED, Script
+
+if TYPE_CHECKING:
+    from rerankq.contract.transport.leases import Leases  # for workers; takes kombu
 
 DEAD_LETTER_TTL_SECONDS = 7 * 24 * 3600
 _OUR_SUMMARY = re.compile(
@@ -134,7 +136,7 @@ def letter_for(tag: str, lane: str, raw: bytes, envelope: Envelope | None, reaso
 
 def bury(
     client: redis.Redis,
-    leases: Leases,
+    leases: "Leases",
     tag: str,
     letter: DeadLetter,
     *,
