@@ -124,7 +124,7 @@ def test_settings_tell_both_sides_and_where_each_value_came_from(rerankq: Comman
     broker = settings["client"]["RERANKQ_BROKER_URL"]
     assert broker["source"] == "environment"
     assert settings["worker"]["RERANKQ_BROKER_URL"] == broker
-    assert settings["client"]["RERANKQ_RESULT_TTL_SECONDS"] == {"value": 3600, "source": "default"}
+    assert settings["worker"]["RERANKQ_RESULT_TTL_SECONDS"] == {"value": 3600, "source": "default"}
     password = stack.broker_url.split("@")[0].removeprefix("redis://default:")
     assert password not in json.dumps(settings)
 
