@@ -28,6 +28,10 @@ def _jsonl(path: Path, requests: list[dict[str, Any]]) -> None:
     write(path, requests)
 
 
+def _array(path: Path, requests: list[dict[str, Any]]) -> None:
+    path.write_bytes(wire.encode(requests))
+
+
 def _packed(path: Path, requests: list[dict[str, Any]]) -> None:
     pack = {1: gzip.compress, 2: wire.compress}.get(int(path.stem[-1]), bytes)  # of each kind one
     path.write_bytes(pack(lines(requests)))
@@ -60,6 +64,7 @@ def _arrow(path: Path, requests: list[dict[str, Any]]) -> None:
 
 KINDS: dict[str, tuple[str, Callable[[Path, list[dict[str, Any]]], None]]] = {
     "JSON lines": ("jsonl", _jsonl),
+    "JSON arrays": ("json", _array),
     "several kinds of compression": ("jsonl", _packed),
     "tables": ("csv", _csv),
     "Parquet": ("parquet", _parquet),
