@@ -259,6 +259,9 @@ SAMPLES: dict[str, Sample] = {
         {"mixed.jsonl": lines([{**row, "lang": lang} for row, lang in zip(jobs(), ("en", "zh"), strict=True)])},
         ranked=BEST_FIRST[1:],
     ),
+    "rerankq bulk pairs.csv ranked.csv --output-columns query_id,doc_id,relevance_score": sample(
+        {"pairs.csv": long_form().encode()}
+    ),
     "rerankq bulk jobs.jsonl ranked-2.jsonl --shard 2/2": sample(
         {"jobs.jsonl": lines(jobs())}, ranked=BEST_FIRST[1:]
     ),

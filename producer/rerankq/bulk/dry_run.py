@@ -72,7 +72,7 @@ def dry_run(task: Task, client: RerankClient, pairs_per_second: float | None = N
     qrels = None if task.qrels is None else read_qrels(task.qrels)
     pace, pace_from = (pairs_per_second, "as given") if pairs_per_second else _measured(client)
     findings = Findings(format=plan.read_as.name, pairs_per_second=pace, pace_from=pace_from)
-    for position, row in enumerate(plan.selection.rows(plan.reader())):
+    for position, row in enumerate(plan.rows()):
         entry = validated(position, row, client, _known(task.options))
         findings.count(entry)
         findings.judged_rows += bool(row.relevant if qrels is None else qrels.get(name_of_row(entry)))

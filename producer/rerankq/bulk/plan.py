@@ -1,6 +1,6 @@
 """What a run is asked to do, and the parts that do it: reader, writer, the settings that its output depends on."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, product
 from pathlib import Path
@@ -9,14 +9,15 @@ from typing import Any
 from rerankq.bulk import STANDARD_STREAM
 from rerankq.bulk.evaluate import Evaluator
 from rerankq.bulk.formats import Reader, Writer, errors_reader, input_format, output_format, types_of
-from rerankq.bulk.formats.names import USUAL_NAMES, Layout, compression_of
+from rerankq.bulk.formats.names import USUAL_NAMES, Layout, Shown, compression_of
 from rerankq.bulk.formats.remote import is_remote
 from rerankq.bulk.formats.shards import files_of
 from rerankq.bulk.formats.source import Given, Identity, Source, is_same_file
 from rerankq.bulk.output.ledger import gathered_path, written_paths
 from rerankq.bulk.output.streams import STDOUT, is_stream
 from rerankq.bulk.output.tally import Quality
-from rerankq.bulk.selection import Selection
+from rerankq.bulk.rows import Row
+from rerankq.bulk.selection import Selection, once_seen
 from rerankq.contract.errors import InvalidRequest
 
 _FIELDS = ("query", "documents", "id", "text", "document_id")
@@ -49,6 +50,8 @@ class Task:
     encoding: str = "utf-8"
     is_ordered: bool = True
     with_documents: bool = False
+    output_columns: Sequence[str] = ()
+    """Keys or columns of the output, in order; `-name` leaves one out."""
     where: Sequence[str] = ()
     """`field=value` or `field!=value`, all of which a row must meet."""
     skip: int = 0
@@ -112,10 +115,24 @@ class Plan:
         return errors_reader(self.read_as, replace(self._given, source=Source(str(path))))
 
     def writer(self) -> Writer:
-        """The output's writer; for Parquet and Arrow that of the lines gathered for it."""
-        task = self.task
-        further = self._reader.further_columns()
-        return self.write_as.writer(Layout(further, task.with_documents, task.delimiter, task.is_quoted))
+        """The output's writer; for Parquet and Arrow that of the lines gathered for it, which have all."""
+        return self.write_as.writer(replace(self._layout, shown=Shown()) if self.gather else self._layout)
+
+    def rows(self, start: int = 0) -> Iterator[Row]:
+        """The rows that are asked, from the start-th of them on.
+
+        Raises:
+            InvalidRequest: the input is broken, or a field is asked for that it does not have.
+        """
+        rows = self.selection.rows(self._reader, start)
+        names = self.write_as.columns
+        if names is None or start > 0:
+            return rows
+        layout = self._layout
+        sought = (*layout.shown.names, *layout.shown.left_out)
+        return once_seen(
+            rows, sought, lambda row: [] if row.error else [dict.fromkeys(names(row, layout), "")]
+        )
 
     def quality_of_output(self, evaluator: Evaluator) -> Quality:
         """By judgements that came only after it was written."""
@@ -127,7 +144,17 @@ class Plan:
     def gather(self) -> Callable[[Path, Path], None] | None:
         """Makes the output of the lines gathered for it, where its format cannot be appended to."""
         gather = self.write_as.gather
-        return None if gather is None else lambda lines, out: gather(lines, out, types_of(self._reader))
+        if gather is None:
+            return None
+        return lambda lines, out: gather(lines, out, types_of(self._reader), self._layout.shown)
+
+    @property
+    def _layout(self) -> Layout:
+        task = self.task
+        shown = Shown.of(task.output_columns)
+        return Layout(
+            self._reader.further_columns(), task.with_documents, shown, task.delimiter, task.is_quoted
+        )
 
     @property
     def is_stream(self) -> bool:
@@ -173,6 +200,7 @@ class Plan:
             "skip": task.skip or None,
             "limit": task.limit,
             "shard": task.shard,
+            "output columns": ",".join(task.output_columns) or None,
         }
 
     def rows_total(self) -> int | None:
@@ -207,6 +235,11 @@ class Plan:
         if self.write_as.name == "rank-llm" != self.read_as.name:
             raise InvalidRequest(
                 "rank-llm lines can only be written from rank-llm lines", {"field": "output-format"}
+            )
+        if self.task.output_columns and self.write_as.columns is None:
+            raise InvalidRequest(
+                f"{self.write_as.name} has a form of its own; --output-columns is for JSON lines, tables and columns",
+                {"field": "output-columns"},
             )
         if self.gather and compression_of(self.task.output):
             raise InvalidRequest(

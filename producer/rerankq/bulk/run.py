@@ -169,7 +169,7 @@ class BulkRun:
                 not ledger.sidecar.done
             ):  # nothing is there to go on from: the next run may read it in another way
                 clear_away(Path(self._task.output), self._plan.lines_path, is_held=True)
-                self._plan.lines_path.unlink()
+                self._plan.lines_path.unlink(missing_ok=True)
             raise
 
     def _round(self, ledger: FileLedger) -> None:
@@ -241,8 +241,8 @@ class BulkRun:
         Args:
             first_free: of an errors file, the place of its first row, should the row not tell its own.
         """
-        selection = ALL if first_free is not None else self._plan.selection
-        for position, row in enumerate(selection.rows(reader, start), start=start):
+        rows = self._plan.rows(start) if first_free is None else ALL.rows(reader, start)
+        for position, row in enumerate(rows, start=start):
             if first_free is not None and row.first_position is None:
                 row = replace(row, first_position=first_free + position)
             entry = validated(position, row, self._client, self._task.options)

@@ -6,10 +6,10 @@ In this order, so that hosts with a shard each share one stretch among them.
 import csv
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
-from typing import Any
+from typing import Any, TypeVar
 
 from rerankq.bulk.formats import Reader
 from rerankq.bulk.formats.fields import value_at
@@ -20,6 +20,8 @@ from rerankq.contract.errors import InvalidRequest, RerankError
 
 ROWS_LOOKED_INTO = 100
 """A field that none of the first ones has is none of this input."""
+
+Item = TypeVar("Item")
 
 _NOWHERE = object()
 _CONDITION = re.compile(r"(?P<path>.+?)(?P<negation>!?)=(?P<value>.*)", re.DOTALL)
@@ -127,7 +129,11 @@ class Selection:
 
     def _matching(self, reader: Reader, records: Iterator[Placed]) -> Iterator[Placed]:
         """Records that all conditions hold for; of lines that make a request together, those lines."""
-        for placed in self._of_these_fields(reader, records):
+        sought = [one.path for one in self.conditions]
+        known = once_seen(
+            records, sought, lambda placed: [fields for _, fields in _lines(reader, placed.record)]
+        )
+        for placed in known:
             lines = _lines(reader, placed.record)
             kept = [line for line, fields in lines if all(one.holds(fields) for one in self.conditions)]
             if not any(fields for _, fields in lines):
@@ -135,27 +141,34 @@ class Selection:
             elif kept:
                 yield replace(placed, record=kept if isinstance(placed.record, list) else placed.record)
 
-    def _of_these_fields(self, reader: Reader, records: Iterator[Placed]) -> Iterator[Placed]:
-        """The records, once each field of a condition has been seen."""
-        missing = {one.path for one in self.conditions}
-        held: list[Placed] = []
-        fields_seen: dict[str, Any] = {}
-        for placed in islice(records, ROWS_LOOKED_INTO):
-            held.append(placed)
-            for _, fields in _lines(reader, placed.record):
-                fields_seen.update(fields)
-                missing -= {path for path in missing if _is_there(value_at(fields, path, _NOWHERE))}
-            if not missing:
-                break
-        if missing and fields_seen:
-            raise InvalidRequest(
-                f"none of the first {len(held)} rows has a field {min(missing)}{seen(fields_seen)}",
-                {"field": "where"},
-            )
-        yield from chain(held, records)
-
 
 ALL = Selection()
+
+
+def once_seen(
+    items: Iterator[Item], sought: Iterable[str], fields_of: Callable[[Item], Iterable[Mapping[str, Any]]]
+) -> Iterator[Item]:
+    """The items, once each of the fields that are sought has been seen in one of them.
+
+    Raises:
+        InvalidRequest: naming one that none of the first has, and those that they have.
+    """
+    missing = set(sought)
+    held: list[Item] = []
+    fields_seen: dict[str, Any] = {}
+    for item in islice(items, ROWS_LOOKED_INTO if missing else 0):
+        held.append(item)
+        for fields in fields_of(item):
+            fields_seen.update(fields)
+            missing -= {path for path in missing if _is_there(value_at(fields, path, _NOWHERE))}
+        if not missing:
+            break
+    if missing and fields_seen:
+        raise InvalidRequest(
+            f"none of the first {len(held)} rows has a field {min(missing)}{seen(fields_seen)}",
+            {"field": min(missing)},
+        )
+    yield from chain(held, items)
 
 
 def _placed(reader: Reader) -> Iterator[Placed]:

@@ -124,6 +124,14 @@ _Shard = Annotated[
     _option("3/8: of these the third and each eighth after it, for one of eight hosts.", _ROWS, "--shard"),
 ]
 _OutputFormat = Annotated[Text, _option("Told by OUT; of a pipe as the input.", _OUTPUT, "--output-format")]
+_OutputColumns = Annotated[
+    Text,
+    _option(
+        "Keys or columns of the output, in order: id,results,lang; -name leaves one out.",
+        _OUTPUT,
+        "--output-columns",
+    ),
+]
 _Ordered = Annotated[
     bool, _option("In the order of the input, or each as it comes.", _OUTPUT, "--ordered/--unordered")
 ]
@@ -181,6 +189,7 @@ def bulk(
     limit: _Limit = None,
     shard: _Shard = None,
     output_format: _OutputFormat = None,
+    output_columns: _OutputColumns = None,
     ordered: _Ordered = True,
     return_documents: _Documents = False,
     top_n: options.TopN = None,
@@ -220,6 +229,7 @@ def bulk(
         output,
         format=format_,
         output_format=output_format,
+        output_columns=_split(output_columns) or (),
         names={
             "query": query_field,
             "documents": documents_field,
@@ -228,7 +238,7 @@ def bulk(
             "document_id": document_id_field,
             "relevant": relevant_field,
         },
-        columns=None if columns is None else [name.strip() for name in columns.split(",")],
+        columns=_split(columns),
         delimiter=None if delimiter is None else _one_character(delimiter),
         is_quoted=quote,
         encoding=encoding,
@@ -264,6 +274,10 @@ def bulk(
     _show(summary, summary_json)
     if summary.failed:
         raise typer.Exit(JOB_FAILED)
+
+
+def _split(names: str | None) -> list[str] | None:
+    return None if names is None else [name.strip() for name in names.split(",")]
 
 
 def _one_character(delimiter: str) -> str:

@@ -17,6 +17,7 @@ from rerankq.bulk.formats.names import (
     USUAL_NAMES,
     FieldNames,
     Layout,
+    Shown,
     extension_of,
 )
 from rerankq.bulk.formats.source import Given, Part, Source
@@ -78,7 +79,9 @@ class Format:
     names: FieldNames = USUAL_NAMES
     errors_names: FieldNames | None = None
     """What the rows of the errors file call their fields, where that is not what the input calls them."""
-    gather: Callable[[Path, Path, Types], None] | None = None
+    columns: Callable[[Row, Layout], Sequence[str]] | None = None
+    """The names that an output can show of a row; None where its form is fixed."""
+    gather: Callable[[Path, Path, Types, Shown], None] | None = None
     """Turns the lines gathered at the first path into the file at the second: such a file cannot be appended to."""
     long_form: str | None = None
     """The format of such a file that has a row per document rather than one per request."""
@@ -109,6 +112,7 @@ _JSONL = Format(
     json_lines.JsonLinesWriter,
     _ranked(json_lines.ranked_row),
     is_line=lambda _: True,
+    columns=json_lines.keys_of,
 )
 
 
@@ -116,7 +120,16 @@ def _table(name: str, delimiter: str, *, is_quoted: bool) -> Format:
     reader = partial(table.TableReader, delimiter=delimiter, is_quoted=is_quoted)
     writer = partial(table.TableWriter, delimiter=delimiter, is_quoted=is_quoted)
     ranked = partial(table.ranked_table, delimiter=delimiter, is_quoted=is_quoted)
-    return Format(name, (f".{name}",), reader, writer, ranked, names=TABLE_NAMES, errors_names=USUAL_NAMES)
+    return Format(
+        name,
+        (f".{name}",),
+        reader,
+        writer,
+        ranked,
+        names=TABLE_NAMES,
+        errors_names=USUAL_NAMES,
+        columns=table.columns_of,
+    )
 
 
 def _columns(
@@ -130,6 +143,7 @@ def _columns(
         reader,
         _JSONL.writer,
         ranked,
+        columns=json_lines.keys_of,
         gather=partial(gather, is_long=False),
         long_form=f"long-{name}",
         schema=reader.schema,
@@ -142,6 +156,7 @@ def _columns(
         ranked,
         names=TABLE_NAMES,
         errors_names=USUAL_NAMES,
+        columns=gathered.columns_of_documents,
         gather=partial(gather, is_long=True),
     )
     return wide, long

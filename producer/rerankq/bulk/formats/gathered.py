@@ -12,11 +12,13 @@ from typing import IO, Any, Self
 from rerankq.bulk.formats.arrow_types import as_arrow, joined, pyarrow, type_of, without_nulls
 from rerankq.bulk.formats.json_lines import decoded, line_of
 from rerankq.bulk.formats.long_form import COLUMNS_KEY, RELEVANT_KEY
-from rerankq.bulk.rows import beside, document_key
+from rerankq.bulk.formats.names import Layout, Shown
+from rerankq.bulk.rows import Row, beside, document_key
 
 LINES_BYTES = 4_000_000  # decoded at a time
 GROUP_BYTES = 32_000_000  # of a row group of Parquet, before it is encoded
 _IDS = ("id", "query_id", "doc_id")
+_LONG_COLUMNS = ("query_id", "doc_id", "rank", "relevance_score", "logit")
 _UNFIT = (ValueError, TypeError, KeyError, AttributeError, OverflowError, NotImplementedError)
 _MIXED = object()
 """In place of a type: values that have none in common."""
@@ -35,14 +37,23 @@ class Types:
     further: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
-def write_parquet(lines: Path, target: Path, types: Types, *, is_long: bool) -> None:
+def write_parquet(lines: Path, target: Path, types: Types, shown: Shown, *, is_long: bool) -> None:
     """The gathered lines as a Parquet file; in long form a row per document, else one per request."""
-    _write(lines, target, _long(types) if is_long else _wide(types), _Parquet)
+    _write(lines, target, _long(types) if is_long else _wide(types), shown, _Parquet)
 
 
-def write_arrow(lines: Path, target: Path, types: Types, *, is_long: bool) -> None:
+def write_arrow(lines: Path, target: Path, types: Types, shown: Shown, *, is_long: bool) -> None:
     """The same as an Arrow file."""
-    _write(lines, target, _long(types) if is_long else _wide(types), _Arrow)
+    _write(lines, target, _long(types) if is_long else _wide(types), shown, _Arrow)
+
+
+def columns_of_documents(row: Row, layout: Layout) -> list[str]:
+    """What the long form can show of a row."""
+    text = ("text",) if layout.with_documents else ()
+    ours = (*_LONG_COLUMNS, *text)
+    carried = [name for name in row.extra if name != COLUMNS_KEY]
+    carried += [name for line in row.extra.get(COLUMNS_KEY, ())[:1] for name in line]
+    return [*ours, *(beside(name, ours) for name in carried)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,13 +162,14 @@ class _Arrow:
         self.write, self.close = self._file.write_batch, self._file.close
 
 
-def _write(lines: Path, target: Path, form: _Form, opened: Callable[[Path, Any], Any]) -> None:
+def _write(lines: Path, target: Path, form: _Form, shown: Shown, opened: Callable[[Path, Any], Any]) -> None:
     """The file; a column that has a value of another type than is known is what all of its values are."""
     unfinished = target.with_name(f"{target.name}.unfinished")
     while True:
         try:
             with lines.open("rb") as gathered:
                 columns = _columns(gathered, form)
+                columns = {name: columns[name] for name in shown.among(list(columns))}
                 gathered.seek(0)
                 _write_as(unfinished, gathered, form, columns, opened)
             break

@@ -161,6 +161,7 @@ class JsonLinesWriter:
 
     def __init__(self, layout: Layout) -> None:
         self._with_documents = layout.with_documents
+        self._shown = layout.shown
 
     def header(self) -> bytes:
         """Nothing."""
@@ -168,7 +169,8 @@ class JsonLinesWriter:
 
     def lines(self, entry: Entry, ranking: Ranking) -> bytes:
         """One line."""
-        return line_of(self.fields(entry, ranking))
+        fields = self.fields(entry, ranking)
+        return line_of({name: fields[name] for name in self._shown.among(list(fields))})
 
     def fields(self, entry: Entry, ranking: Ranking) -> dict[str, Any]:
         """The line as an object."""
@@ -188,6 +190,11 @@ class JsonLinesWriter:
         if self._with_documents:
             fields["document"] = text_at(entry, result.index)
         return fields
+
+
+def keys_of(row: Row, _layout: Layout) -> list[str]:
+    """What a line can show of a row."""
+    return [*_OUR_KEYS, *(beside(name, _OUR_KEYS) for name in row.extra)]
 
 
 class BatchWriter:

@@ -8,6 +8,8 @@ from typing import Literal, Self
 Compression = Literal["gz", "zst"]
 _COMPRESSED: Mapping[str, Compression] = {".gz": "gz", ".zst": "zst"}
 
+_KEPT = ("id", "row", "query_id", "complete")
+
 SIDECAR_SUFFIX = ".rerankq.json"
 
 
@@ -48,12 +50,36 @@ TABLE_NAMES = FieldNames(
 
 
 @dataclass(frozen=True, slots=True)
+class Shown:
+    """Which keys or columns an output has: all, or those that are named, in their order, or all but some."""
+
+    names: tuple[str, ...] = ()
+    left_out: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, names: Sequence[str]) -> "Shown":
+        """`a`, `b` and no others; `-a` is left out."""
+        left_out = {name[1:] for name in names if name.startswith("-")}
+        return cls(
+            tuple(dict.fromkeys(name for name in names if not name.startswith("-"))),
+            frozenset(left_out | {"row"} if "id" in left_out else left_out),
+        )
+
+    def among(self, there: Sequence[str]) -> list[str]:
+        """Of those that are there the ones that are shown; by which a row is known stays in front unless left out."""
+        asked = self.names or there
+        kept = [name for name in there if name in _KEPT and name not in asked]
+        return [name for name in (*kept, *asked) if name in there and name not in self.left_out]
+
+
+@dataclass(frozen=True, slots=True)
 class Layout:
     """What an output shows besides its rankings."""
 
     further_columns: Sequence[str] | None = None
     """What a table's lines carried; None where what rows carry is not known beforehand."""
     with_documents: bool = False
+    shown: Shown = Shown()
     delimiter: str | None = None
     is_quoted: bool | None = None
 

@@ -127,12 +127,13 @@ class TableWriter:
         self._is_quoted = is_quoted if layout.is_quoted is None else layout.is_quoted
         self._further = layout.further_columns
         self._with_documents = layout.with_documents
+        columns = columns_of(None, layout)
+        self._shown = [columns.index(name) for name in layout.shown.among(columns)]
+        self._columns = columns
 
     def header(self) -> bytes:
         """The names of the columns."""
-        text = ("text",) if self._with_documents else ()
-        further = (EXTRA_COLUMN,) if self._further is None else self._further
-        return self._text([[*_OUR_COLUMNS, *(beside(name, _OUR_COLUMNS) for name in further), *text]])
+        return self._text([self._columns])
 
     def lines(self, entry: Entry, ranking: Ranking) -> bytes:
         """The row's documents, best first."""
@@ -155,10 +156,18 @@ class TableWriter:
         text = io.StringIO(newline="")
         quoting: dict[str, Any] = {} if self._is_quoted else {"quoting": csv.QUOTE_NONE, "quotechar": None}
         try:
-            csv.writer(text, delimiter=self._delimiter, lineterminator="\n", **quoting).writerows(lines)
+            shown = ([line[index] for index in self._shown] for line in lines)
+            csv.writer(text, delimiter=self._delimiter, lineterminator="\n", **quoting).writerows(shown)
         except csv.Error as error:  # a tab or a line's end within a field
             raise InvalidRequest(f"cannot be written without quotes: {error}", {"field": "output"}) from error
         return text.getvalue().encode()
+
+
+def columns_of(_row: Row | None, layout: Layout) -> list[str]:
+    """What a table can show."""
+    text = ("text",) if layout.with_documents else ()
+    further = (EXTRA_COLUMN,) if layout.further_columns is None else layout.further_columns
+    return [*_OUR_COLUMNS, *(beside(name, _OUR_COLUMNS) for name in further), *text]
 
 
 def ranked_table(given: Given, *, delimiter: str, is_quoted: bool) -> Iterator[Ranked]:
