@@ -103,7 +103,7 @@ KNOWN: dict[str, tuple[dict[str, Any], list[str], dict[str, float] | None]] = {
     "TEI": ({"query": "q", "texts": ["a", "b"]}, ["a", "b"], None),
     "vLLM": ({"text_1": "q", "text_2": ["a", "b"]}, ["a", "b"], None),
     "vLLM, one of each": ({"text_1": ["q"], "text_2": "a"}, ["a"], None),
-    "what is null is not there": ({"query": None, "question": "q", "documents": None, "pos": "a"}, ["a"], {"0": 1}),
+    "what is null is not there": ({"query": None, "question": "q", "documents": None, "pos": "a", "neg": None}, ["a"], {"0": 1}),
 }  # fmt: skip
 
 
@@ -114,6 +114,10 @@ def test_known_forms_are_told_by_themselves(
     got = row(fields)
 
     assert (got.query, texts(got), got.relevant) == ("q", documents, relevant)
+
+
+def test_a_form_that_is_only_half_there_is_not_guessed() -> None:
+    assert row({"anchor": "q", "positive": "a", "negative_1": "b", "negative_2": "c"}).documents is None
 
 
 IDS = [{"id": "7", "text": "a"}, {"id": "9", "text": "b"}, {"id": "8", "text": "c"}]
@@ -160,6 +164,11 @@ JUDGED: dict[str, tuple[dict[str, Any], dict[str, str], dict[str, float] | None]
         {"7": 0.5, "9": 1, "8": 0},
     ),
     "as many ids as documents": ({"documents": IDS, "relevant": [7, 9, 12]}, {}, {"7": 1, "9": 1, "12": 1}),
+    "flags where ids are no numbers": (
+        {"documents": [{"id": "a", "text": "x"}, {"id": "b", "text": "y"}], "relevant": [1, 0]},
+        {},
+        {"a": 1, "b": 0},
+    ),
     "two fields of judgements": (
         {"documents": IDS, "gold": ["7"], "silver": {"9": 0.5}},
         {"relevant": "gold,silver"},

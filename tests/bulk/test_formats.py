@@ -87,6 +87,11 @@ INPUTS: dict[str, tuple[str, bytes, list[dict[str, Any]]]] = {
         b"\n " + json.dumps(REQUESTS, indent=2, ensure_ascii=False).encode(),
         REQUESTS,
     ),
+    "objects, pretty": (
+        "in.json",
+        "\n".join(json.dumps(row, indent=1, ensure_ascii=False) for row in REQUESTS).encode(),
+        REQUESTS,
+    ),
     "an array of batch lines": (
         "in.json.gz",
         gzip.compress(json.dumps(BATCH).encode()),
@@ -181,8 +186,8 @@ BROKEN = {
         b'{"query": "\xff", "documents": ["a"]}',
         "expected a JSON object, got none: str is not valid UTF-8: surrogates not allowed, column 1",
     ),
-    "no query": (b'{"documents": ["a"]}', "query: is missing"),
-    "no documents": (b'{"query": "q"}', "documents: is missing"),
+    "no query": (b'{"documents": ["a"]}', "query: is missing; fields seen: documents"),
+    "no documents": (b'{"query": "q"}', "documents: is missing; fields seen: query"),
     "documents as text": (
         b'{"query": "q", "documents": "abc"}',
         "documents: expected a list of strings, got one string",

@@ -44,9 +44,23 @@ def test_the_elements_are_those_of_the_array_wherever_it_is_cut(
     assert not any(b"\n" in line for line in got)
 
 
+@given(st.lists(st.dictionaries(st.text(), values, min_size=1), min_size=1, max_size=4), st.integers(2, 9))
+def test_objects_that_are_printed_prettily_are_rows(objects: list[Any], chunk_bytes: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_array, "CHUNK_BYTES", chunk_bytes)
+        got = elements(b"\n".join(json.dumps(one, indent=2).encode() for one in objects))
+
+    assert [json.loads(line) for line in got] == objects
+
+
+def test_a_first_line_that_is_broken_costs_itself() -> None:
+    assert elements(b'{\n{"a": 1}\n') == [b"{", b'{"a": 1}']
+
+
 WRONG = {
     "no end": (b'[{"a": 1}, {"b"', "the array is cut off in its element 2"),
     "an open string": (b'[{"a": "}, {"b": 2}]', "the array is cut off in its element 1"),
+    "an open object": (b'{\n"a": 1}\n{\n"b":', "the row of objects is cut off in its element 2"),
     "a second array": (b"[1]\n[2]", "something stands behind the array's end, after 1 elements"),
 }
 

@@ -24,7 +24,9 @@ _NOWHERE = object()
 def chosen(fields: Mapping[str, Any], names: Names) -> str | None:
     """The first of these names under which there is something."""
     for name in names:  # most are plain keys, and there is one to be found for every document
-        if fields.get(name) is not None or (("." in name or "," in name) and _is_reached(fields, name)):
+        if fields.get(name) is not None:
+            return name
+        if ("." in name or "," in name) and _is_reached(fields, name, is_whole=len(names) > 1):
             return name
     return None
 
@@ -202,7 +204,7 @@ def _judged(
     beside = next((part for part in parts if parent and parent in (part, part.rpartition(".")[0])), None)
     judged = list(chain(*keys.values())) if beside is None else keys[beside]
     is_through_list = beside is not None and isinstance(value_at(fields, parent), list)
-    if is_through_list or _are_by_place(path, value, judged, has_ids=_have_ids(parts)):
+    if is_through_list or _are_by_place(path, value, judged, has_ids=_have_numbers(parts)):
         return _by_place(path, value, judged)
     return grades(value)
 
@@ -245,16 +247,21 @@ def _keys(parts: Mapping[str, Sequence[Any]]) -> dict[str, list[str]]:
     return keys
 
 
-def _have_ids(parts: Mapping[str, Sequence[Any]]) -> bool:
-    return any(isinstance(one, dict) and "id" in one for one in chain(*parts.values()))
+def _have_numbers(parts: Mapping[str, Sequence[Any]]) -> bool:
+    """Whether there are documents whose ids are numbers."""
+    named = (one.get("id") for one in chain(*parts.values()) if isinstance(one, dict))
+    return any(name is not None and name.removeprefix("-").isdigit() for name in named)
 
 
 def _unfit(path: str, what: str) -> InvalidRequest:
     return InvalidRequest(f"{path}: {what}", {"field": "relevant"})
 
 
-def _is_reached(fields: Mapping[str, Any], name: str) -> bool:
-    return any(value_at(fields, path) is not None for path in paths(fields, name))
+def _is_reached(fields: Mapping[str, Any], name: str, *, is_whole: bool) -> bool:
+    """Whether there is something under a name, and where it is a guess of ours all of its keys."""
+    found = [value_at(fields, path, _NOWHERE) for path in paths(fields, name)]
+    there = [value for value in found if value is not _NOWHERE]
+    return any(value is not None for value in there) and (not is_whole or len(there) == len(found))
 
 
 def _step(value: Any, path: str) -> tuple[str | None, str]:

@@ -352,11 +352,10 @@ def is_batch(line: Mapping[str, Any]) -> bool:
 def is_rank_llm(line: Mapping[str, Any]) -> bool:
     """Whether a line is one of rank_llm's."""
     candidates = line.get(_candidates_key(line))
-    if not isinstance(candidates, list) or "documents" in line:
+    if not isinstance(candidates, list) or "documents" in line or "query" not in line:
         return False
-    return isinstance(line.get("query"), dict) or (
-        bool(candidates) and all(isinstance(one, dict) and "docid" in one for one in candidates)
-    )
+    has_known = all(isinstance(one, dict) and "docid" in one for one in candidates)
+    return isinstance(line["query"], dict) or (has_known and ("hits" in line or bool(candidates)))
 
 
 def _candidates_key(line: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ from typing import IO, Any, cast
 from pydantic import BaseModel
 
 from rerankq.bulk import STANDARD_STREAM
-from rerankq.bulk.formats.json_array import rows_of
+from rerankq.bulk.formats.json_array import is_spread, rows_of
 from rerankq.bulk.formats.names import FieldNames
 from rerankq.bulk.formats.remote import RemoteFile, is_remote
 from rerankq.bulk.formats.shards import files_of
@@ -174,9 +174,9 @@ class Part:
         beginning = io.BufferedReader(io.BytesIO(pipe.head(size)))
         with suppress(*READ_ERRORS), _decompressed(beginning) as head:  # cut off within
             text = _as_utf8(head, self._encoding)
-            is_array = text.peek(1).lstrip().startswith(b"[")  # whose elements tell their end
+            tells_its_end = is_spread(text.peek(1).lstrip())
             _, line = next(rows_of(text), (0, b""))
-            if is_array or pipe.is_ended or text.peek(1):
+            if tells_its_end or pipe.is_ended or text.peek(1):
                 return line
         return b"" if pipe.is_ended else None
 

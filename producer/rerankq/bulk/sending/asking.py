@@ -61,7 +61,7 @@ def request_of(row: Row, client: RerankClient, options: Mapping[str, Any]) -> Re
     """
     for name, value in (("query", row.query), ("documents", row.documents)):
         if value is None:
-            raise InvalidRequest(f"{name}: is missing", {"field": name})
+            raise InvalidRequest(f"{name}: is missing{seen(row.source)}", {"field": name})
     return client.request(row.query, row.documents, **{**options, **row.options, "lane": "bulk"})
 
 
