@@ -1,5 +1,6 @@
 """What an input calls its fields: paths, several at once, names that are known by themselves; and its judgements."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,12 @@ import pytest
 
 from rerankq import InvalidRequest, RerankClient
 from rerankq.bulk.formats.json_lines import canonical_row
-from rerankq.bulk.formats.names import USUAL_NAMES
+from rerankq.bulk.formats.names import USUAL_NAMES, FieldNames
 from rerankq.bulk.rows import Row
 from tests.bulk.answering import AnsweringWorker
 from tests.bulk.test_formats import understood
 from tests.bulk.test_run import read, run, write
+from tests.conftest import REPOSITORY
 
 
 def row(fields: dict[str, Any], **names: str) -> Row:
@@ -103,7 +105,11 @@ KNOWN: dict[str, tuple[dict[str, Any], list[str], dict[str, float] | None]] = {
     "TEI": ({"query": "q", "texts": ["a", "b"]}, ["a", "b"], None),
     "vLLM": ({"text_1": "q", "text_2": ["a", "b"]}, ["a", "b"], None),
     "vLLM, one of each": ({"text_1": ["q"], "text_2": "a"}, ["a"], None),
-    "what is null is not there": ({"query": None, "question": "q", "documents": None, "pos": "a", "neg": None}, ["a"], {"0": 1}),
+    "what is null is not there": (
+        {"query": None, "question": "q", "documents": None, "pos": "a", "neg": None},
+        ["a"],
+        {"0": 1},
+    ),
 }  # fmt: skip
 
 
@@ -118,6 +124,16 @@ def test_known_forms_are_told_by_themselves(
 
 def test_a_form_that_is_only_half_there_is_not_guessed() -> None:
     assert row({"anchor": "q", "positive": "a", "negative_1": "b", "negative_2": "c"}).documents is None
+
+
+@pytest.mark.parametrize("part", FieldNames.__slots__)
+def test_the_names_that_are_known_are_those_of_the_document(part: str) -> None:
+    option = f"--{part.replace('_', '-')}-field"
+    [line] = [
+        one for one in (REPOSITORY / "docs/bulk.md").read_text().splitlines() if f"| `{option}` |" in one
+    ]
+
+    assert tuple(re.findall("`([^`]+)`", line.split("|")[3])) == getattr(USUAL_NAMES, part)
 
 
 IDS = [{"id": "7", "text": "a"}, {"id": "9", "text": "b"}, {"id": "8", "text": "c"}]
