@@ -1,4 +1,4 @@
-"""Bulk work: files in, files out (`BulkRun`), or an iterator in, an iterator out (`rerank_many`).
+"""Bulk work: files in, files out (`BulkRun`), an iterator or a table in, an iterator (`rerank_many`) or a table out.
 
 from rerankq import RerankClient
 from rerankq.bulk import rerank_many
@@ -11,17 +11,23 @@ with RerankClient() as client:
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rerankq.bulk.from_python import rerank_many, rerank_table
     from rerankq.bulk.plan import Task
     from rerankq.bulk.run import BulkRun, Summary
-    from rerankq.bulk.sending.asking import rerank_many
 
-__all__ = ["BulkRun", "Summary", "Task", "rerank_many"]
+__all__ = ["BulkRun", "Summary", "Task", "rerank_many", "rerank_table"]
 
 STANDARD_STREAM = "-"
 """As a path: standard input, or standard output."""
 
 # Celery and Redis are loaded with the first of these, so that `rerankq --help` is quick.
-_LAZY = {"BulkRun": "run", "Summary": "run", "Task": "plan", "rerank_many": "sending.asking"}
+_LAZY = {
+    "BulkRun": "run",
+    "Summary": "run",
+    "Task": "plan",
+    "rerank_many": "from_python",
+    "rerank_table": "from_python",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -5,7 +5,7 @@ Columns are read by the megabyte, not by the row group or column chunk, and leav
 
 import mmap
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,13 +43,12 @@ class ColumnRows:
         self._names = names
         self._form = LongForm(names, schema.names) if is_long else None
 
-    def records(self, batches: Iterable[Any]) -> Iterator[Any]:
+    def records(self, rows: Iterator[dict[str, Any]]) -> Iterator[Any]:
         """What makes a request: one row or several, as values of JSON.
 
         Raises:
             InvalidRequest: the rows of a query are not neighbours.
         """
-        rows = (row for batch in batches for row in _rows(batch))
         return rows if self._form is None else self._form.grouped(rows)
 
     def row(self, record: Any) -> Row:
@@ -69,6 +68,12 @@ class ColumnRows:
             return Types(kinds[self._form.id], kinds.get(self._form.document_id or ""), kinds)
         return Types(_named(kinds, self._names.id), _document_id(kinds, self._names), kinds)
 
+    def id_columns(self) -> tuple[str | None, str | None]:
+        """The columns of the ids of requests and of documents, where there are such columns."""
+        if self._form is not None:
+            return self._form.id, self._form.document_id
+        return chosen(dict.fromkeys(self._kinds, ""), self._names.id), None
+
 
 class ColumnsReader(ABC):
     """Columns `query`, `documents` (a list of strings or of structs), `id`, or those of the long form."""
@@ -83,14 +88,12 @@ class ColumnsReader(ABC):
 
     def records(self) -> Iterator[Any]:
         """What makes a request: one row or several, as values of JSON."""
-        return self._requests.records(
-            batch for part in self._source.in_turn() for batch in self._counted(part)
-        )
+        return self._requests.records(self.rows())
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Each row by itself, whatever it means."""
         return (
-            row for part in self._source.in_turn() for batch in self._counted(part) for row in _rows(batch)
+            row for part in self._source.in_turn() for batch in self._counted(part) for row in rows_of(batch)
         )
 
     def row(self, record: Any) -> Row:
@@ -174,19 +177,23 @@ class ArrowReader(ColumnsReader):
     def _batches(self, part: Part) -> Iterator[Any]:
         with _opened(part) as opened:
             for batch in _arrow_schema_and_batches(opened.file)[1]:
-                for slice_ in _slices(batch):
+                for slice_ in slices(batch):
                     yield slice_
                     opened.let_go()
 
 
-def is_long(source: Source, names: Mapping[str, str | None], schema: Any) -> bool:
-    """Whether a file's columns are those of the long form; a broken one is of no form, and whoever reads it says so."""
+def is_long(source: Source, names: Mapping[str, str | None], schema: Callable[[Part], Any]) -> bool:
+    """Whether a file is of the long form; a broken one is of no form, and whoever reads it says so."""
     if source.is_pipe:
         return False
     try:
-        columns = schema(source.parts[0]).names
+        return is_long_form(schema(source.parts[0]).names, names)
     except READ_ERRORS:
         return False
+
+
+def is_long_form(columns: Sequence[str], names: Mapping[str, str | None]) -> bool:
+    """Whether columns are those of a row per document; `names` are the caller's own for its fields."""
     wide = USUAL_NAMES.renamed(names)
     if names.get("documents") is not None or chosen(dict.fromkeys(columns, ""), wide.documents) is not None:
         return False
@@ -265,15 +272,16 @@ def _arrow_schema_and_batches(file: Any) -> tuple[Any, Iterator[Any]]:
     return opened.schema, (opened.get_batch(index) for index in range(opened.num_record_batches))
 
 
-def _slices(batch: Any) -> Iterator[Any]:
+def slices(batch: Any) -> Iterator[Any]:
     """A batch of any size in batches of some megabytes."""
     rows = max(BATCH_BYTES * batch.num_rows // max(batch.nbytes, 1), 1)
     for start in range(0, batch.num_rows, rows):
         yield batch.slice(start, rows)
 
 
-def _rows(batch: Any) -> Iterator[dict[str, Any]]:
-    for part in _slices(batch):
+def rows_of(batch: Any) -> Iterator[dict[str, Any]]:
+    """Its rows as values of JSON."""
+    for part in slices(batch):
         columns = [as_json(column) for column in part.columns]
         for values in zip(*columns, strict=True):
             yield dict(zip(part.schema.names, values, strict=True))

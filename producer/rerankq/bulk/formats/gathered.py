@@ -125,7 +125,7 @@ def _results_type(document_id: Any) -> Any:
     return arrow.list_(arrow.struct(result))
 
 
-class _Unfit(Exception):
+class Unfit(Exception):
     """A value is not of the type that its column was taken for."""
 
     def __init__(self, column: str) -> None:
@@ -173,18 +173,18 @@ def _write(lines: Path, target: Path, form: _Form, shown: Shown, opened: Callabl
                 gathered.seek(0)
                 _write_as(unfinished, gathered, form, columns, opened)
             break
-        except _Unfit as unfit:
+        except Unfit as unfit:
             form = form.without(unfit.column)
     unfinished.replace(target)
 
 
-def _columns(gathered: IO[bytes], form: _Form) -> "dict[str, _Column | _Dictionary]":
+def _columns(gathered: IO[bytes], form: _Form) -> "dict[str, Column | Dictionary]":
     """The columns that are there, with their types."""
-    columns = {name: _column(name, form.kinds.get(name)) for name in form.columns}
+    columns = {name: column(name, form.kinds.get(name)) for name in form.columns}
     for records in _batches(gathered, form):
         for name in dict.fromkeys(name for record in records for name in record):
             if name not in columns:
-                columns[name] = _column(name, form.kinds.get(name))
+                columns[name] = column(name, form.kinds.get(name))
             columns[name].see([record.get(name) for record in records])
     return columns
 
@@ -193,7 +193,7 @@ def _write_as(
     path: Path,
     gathered: IO[bytes],
     form: _Form,
-    columns: "Mapping[str, _Column | _Dictionary]",
+    columns: "Mapping[str, Column | Dictionary]",
     opened: Callable[[Path, Any], Any],
 ) -> None:
     arrow = pyarrow()
@@ -209,7 +209,7 @@ def _write_as(
         file.close()
 
 
-class _Column:
+class Column:
     """A column: its values are seen once, then made into arrays."""
 
     def __init__(self, name: str, known: Any) -> None:
@@ -232,12 +232,12 @@ class _Column:
         """These values.
 
         Raises:
-            _Unfit: one is not of the type.
+            Unfit: one is not of the type.
         """
         try:
             return as_arrow(map(self._as_text, values) if self._found is _MIXED else values, self.kind)
         except _UNFIT:
-            raise _Unfit(self._name) from None  # its message would show the value
+            raise Unfit(self._name) from None  # its message would show the value
 
     def _joined(self, values: Sequence[Any]) -> Any:
         if self._name == RELEVANT_KEY and any(isinstance(value, dict) for value in values):
@@ -254,7 +254,7 @@ class _Column:
         return line_of(value).decode().rstrip()
 
 
-class _Dictionary:
+class Dictionary:
     """A column of few distinct values. A file of Arrow batches has one dictionary for all of them."""
 
     def __init__(self, name: str, known: Any) -> None:
@@ -269,13 +269,13 @@ class _Dictionary:
                 if value is not None:
                     self._places.setdefault(value, len(self._places))
         except TypeError:  # no such value was there before it was mended
-            raise _Unfit(self._name) from None
+            raise Unfit(self._name) from None
 
     def array(self, values: Sequence[Any]) -> Any:
         """These values.
 
         Raises:
-            _Unfit: one is not of the type, or there are more than its places can tell.
+            Unfit: one is not of the type, or there are more than its places can tell.
         """
         arrow = pyarrow()
         try:
@@ -284,12 +284,13 @@ class _Dictionary:
                 places, as_arrow(list(self._places), self.kind.value_type)
             )
         except _UNFIT:
-            raise _Unfit(self._name) from None
+            raise Unfit(self._name) from None
 
 
-def _column(name: str, known: Any) -> _Column | _Dictionary:
+def column(name: str, known: Any) -> Column | Dictionary:
+    """A column of a type that is known, or of one that its values tell where it is None."""
     is_dictionary = known not in (None, _MIXED) and pyarrow().types.is_dictionary(known)
-    return _Dictionary(name, known) if is_dictionary else _Column(name, known)
+    return Dictionary(name, known) if is_dictionary else Column(name, known)
 
 
 def _batches(gathered: IO[bytes], form: _Form) -> Iterator[list[Record]]:

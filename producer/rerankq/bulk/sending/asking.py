@@ -2,16 +2,15 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from rerankq.bulk.rows import FIELDS_SEEN, Entry, Row, broken_row, seen
-from rerankq.bulk.sending.flight import Answer, Flight, Landed
-from rerankq.bulk.sending.packing import Pack, PackSize, cut
+from rerankq.bulk.rows import FIELDS_SEEN, Entry, Row, seen
+from rerankq.bulk.sending.flight import Flight, Landed
+from rerankq.bulk.sending.packing import Pack
 from rerankq.client import RerankClient
 from rerankq.contract.errors import InvalidRequest, RerankError
-from rerankq.contract.messages import RerankRequest, ordered
+from rerankq.contract.messages import RerankRequest
 
 NEWS_SECONDS = 0.25  # how long one wait for answers may keep progress from being shown
 WINDOW_BYTES = 32_000_000
@@ -112,89 +111,3 @@ def answered(
             waiting = next(packs, None)
         yield from flight.landings(NEWS_SECONDS)
         watch()
-
-
-def rerank_many(
-    requests: Iterable[Any],
-    client: RerankClient,
-    *,
-    ordered: bool = True,
-    pack_size: PackSize | None = None,
-    name: str | None = None,
-    **options: Any,
-) -> Iterator[tuple[Any, Answer]]:
-    """Each request with its ranking, or with the error that kept it from one.
-
-    Args:
-        requests: `RerankRequest`s, `{"query", "documents", …}` mappings or `(query, documents)` pairs; read as needed.
-            Keys of a mapping that are no field of `RerankRequest` are the caller's own.
-        ordered: answers in the order of the requests; False gives each as it comes.
-        name: makes the jobs' ids. With the same name and requests an interrupted run finds the answers that were
-            given meanwhile, for as long as Redis keeps them.
-        options: fields of `RerankRequest` for all of them, say `top_n=10`.
-
-    Raises:
-        BrokerUnavailable, NoWorkers: it was so for longer than `RERANKQ_BULK_PATIENCE_SECONDS`.
-    """
-    from rerankq.outgoing import new_job_id
-
-    given: dict[int, Any] = {}
-    flight, window = Flight(client, name or new_job_id()), Window()
-    entries = _entries(requests, client, options, given)
-    try:
-        landed = answered(cut(entries, pack_size or PackSize()), flight, window)
-        for one in _in_order(landed) if ordered else landed:
-            window.release(one.pack.size_bytes)
-            for entry, answer in zip(one.pack.entries, one.answers, strict=True):
-                yield given.pop(entry.position), answer
-            flight.clear(one.job_ids)
-    finally:
-        flight.close()
-
-
-def _in_order(landed: Iterable[Landed]) -> Iterator[Landed]:
-    early: dict[int, Landed] = {}
-    position = 0
-    for one in landed:
-        early[one.pack.start] = one
-        while position in early:
-            ready = early.pop(position)
-            position = ready.pack.stop
-            yield ready
-
-
-def _entries(
-    requests: Iterable[Any], client: RerankClient, options: Mapping[str, Any], given: dict[int, Any]
-) -> Iterator[Entry]:
-    for position, request in enumerate(requests):
-        given[position] = request
-        row = _row_of(request)
-        if isinstance(request, RerankRequest):
-            yield Entry(position, row, request.model_copy(update={"lane": "bulk"}))
-        else:
-            yield validated(position, row, client, options)
-
-
-def _row_of(request: Any) -> Row:
-    if isinstance(request, RerankRequest):
-        return Row(source={}, size_bytes=2 * request.characters)
-    if isinstance(request, Mapping):
-        fields = {
-            name: value
-            for name, value in request.items()
-            if name in RerankRequest.model_fields and name not in ("query", "documents")
-        }
-        return _sized(request.get("query"), request.get("documents"), fields)
-    match request:
-        case (query, documents):
-            return _sized(query, documents, {})
-        case _:
-            return broken_row({}, "request: expected a RerankRequest, a mapping or (query, documents)")
-
-
-def _sized(query: Any, documents: Any, options: dict[str, Any]) -> Row:
-    with suppress(ValueError):  # whoever validates says what is wrong with them
-        documents = ordered(documents)
-    listed = documents if isinstance(documents, list) else ()
-    size = len(str(query)) + sum(len(str(document)) for document in listed)
-    return Row(source={}, query=query, documents=documents, options=options, size_bytes=2 * size)
