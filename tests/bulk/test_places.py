@@ -27,7 +27,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "packed twice": ("out.parquet.gz", {}, "parquet is compressed within"),
     "a directory": (".", {}, "is a directory; name a file in it"),
     "in none": ("nowhere/out.jsonl", {}, "there is no directory"),
-    "behind a scheme": ("s3://bucket/out.jsonl", {}, "write a file of this machine and copy it"),
+    "behind a scheme": ("s3://bucket/out.jsonl", {}, "expected a path of this machine for OUT"),
     "a summary in no directory": ("out.jsonl", {"also_written": ["nowhere/s.json"]}, "there is no directory nowhere"),
 }  # fmt: skip
 

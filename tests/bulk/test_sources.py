@@ -5,6 +5,7 @@ import io
 import json
 import os
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -223,13 +224,13 @@ def test_an_output_among_the_shards_is_not_read_by_the_next_run(
     assert files_of(f"{here}/*.errors.jsonl") == [f"{here}/ranked.jsonl.errors.jsonl"]
 
 
-def test_outputs_in_a_directory_without_their_inputs_are_data(
+def test_outputs_in_a_directory_without_their_inputs_are_data_also_under_the_same_names(
     client: RerankClient, worker: AnsweringWorker, tmp_path: Path
 ) -> None:
     (tmp_path / "stage").mkdir()
     outs = [str(tmp_path / "stage" / f"{number}.jsonl") for number in range(2)]
-    for out in outs:
-        run(client, write(tmp_path / "in.jsonl", [*rows(2), {}]), out)
+    for number, out in enumerate(outs):
+        run(client, write(tmp_path / f"{number}.jsonl", [*rows(2), {}]), out)
 
     assert files_of(str(tmp_path / "stage")) == outs
 
@@ -255,6 +256,22 @@ def test_a_row_that_failed_names_its_file_and_line(
     assert broken == "{"  # as it came: no room for a reason
     reason = json.loads(poison)["rerankq_error"]
     assert (reason["row"], reason["file"], reason["line"]) == (7, str(shards[1]), 6)
+    run(client, tmp_path / "shards", tmp_path / "out.jsonl", retry_errors=True)
+    assert (tmp_path / "out.jsonl.errors.jsonl").read_text().splitlines() == [broken, poison]
+
+
+def test_a_row_of_columns_that_failed_names_its_file(
+    client: RerankClient, worker: AnsweringWorker, tmp_path: Path
+) -> None:
+    (tmp_path / "shards").mkdir()
+    for number, row in enumerate(rows(2, row1="poison")):
+        _parquet(tmp_path / "shards" / f"{number}.parquet", [row])
+
+    run(client, tmp_path / "shards", tmp_path / "out.jsonl")
+
+    [line] = read(tmp_path / "out.jsonl.errors.jsonl")
+    assert line["rerankq_error"]["file"] == str(tmp_path / "shards" / "1.parquet")
+    assert "line" not in line["rerankq_error"]
 
 
 def test_a_shard_that_vanishes_is_called_an_input_that_is_gone(tmp_path: Path) -> None:
@@ -330,6 +347,26 @@ def test_remote_shards_of_every_format_are_one_input(
         memory.pipe(f"/shards/{name}", (tmp_path / name).read_bytes())
 
     assert asked(understood_from(f"memory:/{pattern}", tmp_path)) == NUMBERED
+
+
+CHAINS = {
+    "a file in an archive": ("zip://shards/1.jsonl::memory://a.zip", NUMBERED[:1]),
+    "a folder in one": ("zip://shards::memory://a.zip", NUMBERED),
+    "a glob in one": ("zip://*/*.jsonl::memory://a.zip", NUMBERED),
+}
+
+
+@pytest.mark.parametrize(("given", "requests_"), CHAINS.values(), ids=CHAINS)
+def test_an_archive_is_read_through(
+    memory: Any, tmp_path: Path, given: str, requests_: list[dict[str, Any]]
+) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for number, row in enumerate(NUMBERED, start=1):
+            archive.writestr(f"shards/{number}.jsonl", lines([row]))
+    memory.pipe("/a.zip", packed.getvalue())
+
+    assert asked(understood_from(given, tmp_path)) == requests_
 
 
 def understood_from(given: str, tmp_path: Path) -> list[Any]:

@@ -250,8 +250,8 @@ class Plan:
     def _refuse_no_place_to_write(self) -> None:
         if is_remote(self.task.output):
             raise InvalidRequest(
-                f"{self.task.output} cannot be gone on with after an interruption; write a file of this machine and "
-                "copy it when it is done",
+                f"expected a path of this machine for OUT, got {self.task.output}, which cannot be appended to; write "
+                "here and copy it when it is done",
                 {"field": "output"},
             )
         if Path(self.task.output).is_dir():

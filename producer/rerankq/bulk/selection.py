@@ -95,7 +95,7 @@ class Selection:
                 f"expected to skip 0 rows or more and to take 1 or more, got {skip} and {limit}",
                 {"field": "limit"},
             )
-        return cls([Condition.of(text) for text in where], skip, limit, (number, count))
+        return cls(tuple(Condition.of(text) for text in where), skip, limit, (number, count))
 
     def rows(self, reader: Reader, start: int = 0) -> Iterator[Row]:
         """The chosen rows from the start-th of them on, each with its place in the input.
@@ -105,7 +105,9 @@ class Selection:
         """
         for placed in islice(self.chosen(reader), start, None):
             row = reader.row(placed.record)
-            place = placed.place if row.line is not None else {}
+            place = (
+                {} if isinstance(placed.record, list) else placed.place
+            )  # several lines, maybe of several files
             if place or self != ALL:
                 row = replace(row, place=place, first_position=placed.position)
             yield row

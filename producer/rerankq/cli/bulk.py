@@ -117,11 +117,15 @@ _Where = Annotated[
         "--where",
     ),
 ]
-_Skip = Annotated[int, _option("Of these, how many are passed over first.", _ROWS, "--skip", min=0)]
-_Limit = Annotated[int | None, _option("Of the rest, how many are taken.", _ROWS, "--limit", min=1)]
+_Skip = Annotated[
+    int, _option("Pass over so many rows first, of those that --where keeps.", _ROWS, "--skip", min=0)
+]
+_Limit = Annotated[int | None, _option("Take so many of the rest.", _ROWS, "--limit", min=1)]
 _Shard = Annotated[
     Text,
-    _option("3/8: of these the third and each eighth after it, for one of eight hosts.", _ROWS, "--shard"),
+    _option(
+        "3/8: of these the third and each eighth after it, for the third of eight hosts.", _ROWS, "--shard"
+    ),
 ]
 _OutputFormat = Annotated[Text, _option("Told by OUT; of a pipe as the input.", _OUTPUT, "--output-format")]
 _OutputColumns = Annotated[

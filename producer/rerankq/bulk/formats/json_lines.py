@@ -75,6 +75,7 @@ class JsonLinesReader:
             row,
             line=_without_reason(record, fields),
             first_position=place if isinstance(place, int) else None,
+            place={name: failed[name] for name in ("file", "line") if name in failed},
         )
 
     def sources(self) -> list[Source]:

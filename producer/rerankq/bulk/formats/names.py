@@ -86,7 +86,8 @@ class Layout:
 
 def extension_of(path: str) -> str:
     """The extension below any compression: `.jsonl` for `jobs.jsonl.gz`."""
-    name = path.partition("?")[0] if "://" in path else path
+    first = path.partition("::")[0]  # of a chain, `zip://in.jsonl::s3://bucket/archive.zip`
+    name = (first if "://" in first else path).partition("?")[0] if "://" in path else path
     suffixes = [suffix.lower() for suffix in Path(name).suffixes]
     if suffixes and suffixes[-1] in _COMPRESSED:
         suffixes.pop()

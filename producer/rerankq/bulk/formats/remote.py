@@ -37,7 +37,13 @@ def remote_names(url: str) -> list[str]:
             found = {path: {"type": "directory"}}
         else:
             return [url]
-        return [files.unstrip_protocol(name) for name in _files_with_data(files, found)]
+        return [_in_full(files.unstrip_protocol(name), url) for name in _files_with_data(files, found)]
+
+
+def _in_full(name: str, asked: str) -> str:
+    """With the rest of a chain, as `zip://*.jsonl::s3://bucket/archive.zip` is one."""
+    first, chain, rest = asked.partition("::")
+    return f"{name}{chain}{rest}" if "://" in first else f"{first}{chain}{name}"
 
 
 def _files_with_data(files: Any, found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

@@ -7,7 +7,7 @@ import glob
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from rerankq.bulk import STANDARD_STREAM
@@ -38,7 +38,7 @@ def files_of(path: str) -> list[str]:
     named = remote_names(path) if is_remote(path) else _local_names(path)
     if named == [path]:
         return named
-    here = {Path(name).name for name in named}
+    here = {Path(name).name: name for name in named}
     chosen = [name for name in named if not (_is_no_data(name, path) or _is_ours(name, path, here))]
     if not chosen:
         raise InvalidRequest(f"there is no file with data in {path}", {"field": "input"})
@@ -90,24 +90,24 @@ def _is_no_data(name: str, asked: str) -> bool:
     return any(part[0] in "._" for part in below if part) or _NO_DATA.fullmatch(last) is not None
 
 
-def _is_ours(name: str, asked: str, here: set[str]) -> bool:
+def _is_ours(name: str, asked: str, here: Mapping[str, str]) -> bool:
     """Whether a run of ours has made it of others that are here; what stands beside an output is never data."""
-    if is_remote(name):
-        return False
     if name.endswith(SIDECAR_SUFFIX):
         return True
     beside = _BESIDE_AN_OUTPUT.fullmatch(name)
     if beside is not None:
-        return Path(beside[1] + SIDECAR_SUFFIX).exists() and not asked.endswith(beside[2])
-    return not here.isdisjoint(_inputs(Path(name + SIDECAR_SUFFIX)))
+        sidecar = Path(beside[1] + SIDECAR_SUFFIX)
+        return (sidecar.name in here or sidecar.exists()) and not asked.endswith(beside[2])
+    inputs = {} if is_remote(name) else _inputs(Path(name + SIDECAR_SUFFIX))
+    return any(one in here and Path(here[one]).stat().st_size == size for one, size in inputs.items())
 
 
-def _inputs(sidecar: Path) -> set[str]:
-    """The names of the files that a run has read."""
+def _inputs(sidecar: Path) -> dict[str, int | None]:
+    """The names of the files that a run has read, and their sizes."""
     try:
-        return {Path(one["path"]).name for one in json.loads(sidecar.read_bytes())["inputs"]}
+        return {Path(one["path"]).name: one["size"] for one in json.loads(sidecar.read_bytes())["inputs"]}
     except (OSError, ValueError, KeyError, TypeError):
-        return set()
+        return {}
 
 
 def _natural(name: str) -> tuple[list[str | int], str]:

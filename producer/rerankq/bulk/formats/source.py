@@ -227,8 +227,10 @@ class Source:
 
     @property
     def place(self) -> dict[str, Any]:
-        """File and number of the line that was read last, where there are several files."""
-        return {"file": self.at.path, "line": self.line} if len(self.parts) > 1 else {}
+        """File of what was read last, and its line where it is one; nothing where there is one file."""
+        if len(self.parts) == 1:
+            return {}
+        return {"file": self.at.path, "line": self.line} if self.line else {"file": self.at.path}
 
     def identities(self, *, is_whole: bool = False) -> list[Identity]:
         """Of each of its files, as of when it was found."""
