@@ -1,42 +1,27 @@
-"""The client for asyncio: one pub/sub connection for every waiting request, publishing in a thread.
+"""The client for asyncio: takes no thread, and serves whichever event loop it is used from.
 
-Shares with the sync client all that does no waiting: validation, admission, the message, reading answers.
+Shares with the sync client all that is not I/O: validation, admission, submission, the rules of waiting.
 """
 
 import asyncio
 import contextlib
-import math
 import time
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
-from typing import Any, Self
+from collections.abc import Callable
+from typing import Any, Self, TypeVar
+from weakref import WeakKeyDictionary
 
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
-
-from rerankq.answers import JobStatus, is_answer, read_status
-from rerankq.client import (
-    ANSWER_GRACE_SECONDS,
-    POLL_SECONDS,
-    Documents,
-    Job,
-    RerankClient,
-    given_up,
-    no_answer_yet,
-    refuse_to_wait,
-)
-from rerankq.contract import keys
-from rerankq.contract.address import read_address
-from rerankq.contract.errors import BrokerUnavailable, ResultTimeout
-from rerankq.contract.messages import Ranking, patience_seconds
-from rerankq.contract.stores import reply_or
-from rerankq.outgoing import new_job_id
+from rerankq.admission import Admission
+from rerankq.answers import JobStatus, read_ranking
+from rerankq.client import Documents
+from rerankq.contract.errors import RerankError, ResultTimeout
+from rerankq.contract.messages import Ranking, RerankRequest, patience_seconds
 from rerankq.settings import ClientSettings
+from rerankq.submission import Outgoing, deliver, new_job_id, outgoing_job, validated
+from rerankq.switchboard import Switchboard, Watch
+from rerankq.talk import Ask, Hear, Pause, Step, Talk, errors_as_ours, hold_async
+from rerankq.waiting import ANSWER_GRACE_SECONDS, answer_of, call_off, given_up, look_and_keep
 
-_RECONNECT_SECONDS = 0.1
+T = TypeVar("T")
 
 
 class AsyncRerankClient:
@@ -55,12 +40,10 @@ class AsyncRerankClient:
         result_url: str | None = None,
         settings: ClientSettings | None = None,
     ) -> None:
-        self._sync = RerankClient(broker_url, result_url=result_url, settings=settings)
-        self.settings = self._sync.settings
-        timeout = self.settings.redis_timeout_seconds
-        self._broker = _async_redis(self.settings.broker_url.get_secret_value(), timeout)
-        self._results = _async_redis(self.settings.effective_result_url, timeout)
-        self._listener = Listener(self._results)
+        self.settings = settings or ClientSettings.of(broker_url, result_url)
+        self._admission = Admission(self.settings)
+        self.clock = self._admission.clock
+        self._boards: WeakKeyDictionary[asyncio.AbstractEventLoop, Switchboard] = WeakKeyDictionary()
 
     async def rerank(
         self,
@@ -77,16 +60,19 @@ class AsyncRerankClient:
         """
         timeout = patience_seconds(self.settings.interactive_timeout_seconds if timeout is None else timeout)
         options.setdefault("deadline", time.time() + timeout)
-        job_id = new_job_id()
-        async with self._listener.watching(job_id) as announced:  # subscribed before anybody can answer
-            job = await asyncio.to_thread(self._send, query, documents, job_id, top_n=top_n, **options)
+        request, job_id = self.request(query, documents, top_n=top_n, **options), new_job_id()
+        await self._hold("asking for workers", self._admission.require_workers())
+        with self._board.watching(job_id) as watch:  # subscribed before anybody can answer
             try:
-                return await job.wait(announced, timeout + ANSWER_GRACE_SECONDS)
+                job = await self._send(request, job_id)
+                return await job.wait(watch, timeout + ANSWER_GRACE_SECONDS)
             except ResultTimeout as error:
-                await job.cancel()
+                await self._call_off(job_id)
                 raise given_up(job_id, timeout) from error
-            except asyncio.CancelledError:
-                await asyncio.shield(job.cancel())
+            except RerankError:
+                raise
+            except BaseException:
+                await self._call_off(job_id)
                 raise
 
     async def submit(
@@ -99,19 +85,34 @@ class AsyncRerankClient:
         **options: Any,
     ) -> "AsyncJob":
         """A promise of the ranking; as `RerankClient.submit`."""
-        request = self._sync.request(query, documents, top_n=top_n, **options)
-        return AsyncJob(self, await asyncio.to_thread(self._sync.send, request, job_id))
+        return await self._send(self.request(query, documents, top_n=top_n, **options), job_id)
+
+    def request(self, query: str, documents: Documents, **options: Any) -> RerankRequest:
+        """A validated request; as `RerankClient.request`."""
+        return validated({"query": query, "documents": documents, **options}, self.settings)
 
     def job(self, job_id: str) -> "AsyncJob":
         """The promise of a job that was submitted elsewhere or earlier."""
-        return AsyncJob(self, self._sync.job(job_id))
+        return AsyncJob(self, job_id)
+
+    async def cancel(self, job_id: str) -> None:
+        """Call a job off."""
+        await self._hold(f"cancelling job {job_id}", call_off(job_id))
+
+    async def status(self, job_id: str) -> JobStatus:
+        """Where a job stands.
+
+        Raises:
+            BrokerUnavailable: Redis did not answer.
+        """
+        return await self._hold(f"asking for job {job_id}", look_and_keep(job_id, self.clock))
 
     async def close(self) -> None:
         """Give the connections back."""
-        await self._listener.close()
-        await self._broker.aclose()
-        await self._results.aclose()
-        await asyncio.to_thread(self._sync.close)
+        boards = list(self._boards.values())
+        self._boards.clear()
+        for board in boards:
+            await board.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -119,55 +120,75 @@ class AsyncRerankClient:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def watching(self, job_id: str) -> "contextlib.AbstractAsyncContextManager[asyncio.Event]":
-        """An event that is set whenever the job's answer is announced."""
-        return self._listener.watching(job_id)
+    def watching(self, job_id: str) -> "contextlib.AbstractContextManager[Watch]":
+        """Watch for a job's end."""
+        return self._board.watching(job_id)
 
-    async def read(self, job_id: str, *, keep_open: bool = True) -> tuple[bytes | None, JobStatus]:
-        """Celery's record of a job's end, and where the job stands.
+    async def await_answer(
+        self, job_id: str, timeout: float | None, message: Outgoing | None, watch: Watch
+    ) -> bytes:
+        """Celery's record of a job's end; as `RerankClient.await_answer`."""
+        again = None if message is None else lambda: deliver(message, self._admission, self.settings)
+        talk = answer_of(job_id, timeout, self.clock, again)
+        return await self._hold(f"waiting for job {job_id}", talk, lambda step: watch.hear(step.seconds))
 
-        Args:
-            keep_open: as `RerankClient.keep_open`, which takes a round trip.
-        """
-        pipeline = self._broker.pipeline(transaction=False)
-        pipeline.hgetall(keys.job(job_id))
-        pipeline.exists(keys.cancel(job_id))
-        pipeline.time()
-        asked_at = time.monotonic()
-        record, cancelled, now = await pipeline.execute(raise_on_error=False)
-        self._sync.clock.learn(reply_or(now, None), asked_at)
-        meta: Any = await self._results.get(keys.result(job_id))
-        record = reply_or(record, {})
-        if not record:
-            record = await asyncio.to_thread(self._sync.record_of_the_lost, job_id)
-        elif meta is None and keep_open:
-            await asyncio.to_thread(self._sync.keep_open, job_id, record)
-        return meta, read_status(job_id, meta, record, bool(reply_or(cancelled, 0)), self._sync.clock)
+    @property
+    def _board(self) -> Switchboard:
+        """The connections of the loop that runs here."""
+        loop = asyncio.get_running_loop()
+        board = self._boards.get(loop)
+        if board is None or not board.is_open:
+            board = self._boards[loop] = Switchboard(self.settings)
+        return board
 
-    async def cancel(self, job_id: str) -> None:
-        """Call a job off."""
-        await asyncio.to_thread(self._sync.cancel, job_id)
+    async def _send(self, request: RerankRequest, job_id: str | None) -> "AsyncJob":
+        await self._hold("submitting a job", self._admission.surroundings())
+        message = outgoing_job(request, job_id, self.clock)
+        talk = deliver(message, self._admission, self.settings)
+        await self._hold(f"submitting job {message.job_id}", talk)
+        return AsyncJob(self, message.job_id, request.texts if request.return_documents else None, message)
 
-    def _send(self, query: str, documents: Documents, job_id: str, **options: Any) -> "AsyncJob":
-        request = self._sync.request(query, documents, **options)
-        self._sync.require_workers()
-        return AsyncJob(self, self._sync.send(request, job_id))
+    async def _call_off(self, job_id: str) -> None:
+        with contextlib.suppress(RerankError):
+            await self.cancel(job_id)
+
+    async def _hold(self, doing: str, talk: Talk[T], hear: Callable[[Hear], Any] | None = None) -> T:
+        board = self._board
+
+        async def do(step: Step) -> Any:
+            match step:
+                case Ask():
+                    return await board.ask(step)
+                case Hear():
+                    return None if hear is None else await hear(step)
+                case Pause(seconds):
+                    return await asyncio.sleep(seconds)
+
+        with errors_as_ours(doing):
+            return await hold_async(talk, do)
 
 
 class AsyncJob:
     """A promise of one ranking, awaited."""
 
-    def __init__(self, client: AsyncRerankClient, job: Job) -> None:
-        self.job_id = job.job_id
+    def __init__(
+        self,
+        client: AsyncRerankClient,
+        job_id: str,
+        texts: list[str] | None = None,
+        message: Outgoing | None = None,
+    ) -> None:
+        self.job_id = job_id
         self._client = client
-        self._job = job
+        self._texts = texts
+        self._message = message
+
+    def __repr__(self) -> str:
+        return f"AsyncJob({self.job_id!r})"
 
     async def status(self) -> JobStatus:
         """Where the job stands."""
-        try:
-            return (await self._client.read(self.job_id))[1]
-        except RedisError as error:
-            raise BrokerUnavailable(f"Redis did not answer while asking for job {self.job_id}") from error
+        return await self._client.status(self.job_id)
 
     async def done(self) -> bool:
         """Whether an answer is there, be it a ranking or an error."""
@@ -179,129 +200,11 @@ class AsyncJob:
 
     async def result(self, timeout: float | None = None) -> Ranking:
         """The ranking, waited for; as `Job.result`."""
-        async with self._client.watching(self.job_id) as announced:
-            return await self.wait(announced, timeout)
+        with self._client.watching(self.job_id) as watch:
+            return await self.wait(watch, timeout)
 
-    async def wait(self, announced: asyncio.Event, timeout: float | None) -> Ranking:
+    async def wait(self, watch: Watch, timeout: float | None) -> Ranking:
         """The ranking, looked for whenever it is announced, and now and then in case that was missed."""
-        began_at = time.monotonic()
-        timeout = math.inf if timeout is None else patience_seconds(timeout)
-        give_up_at = began_at + timeout
-        while True:
-            announced.clear()
-            away: RedisError | None = None
-            try:
-                has_waited = time.monotonic() - began_at > POLL_SECONDS / 2
-                meta, status = await self._client.read(self.job_id, keep_open=has_waited)
-            except RedisError as error:  # a restarting Redis is ridden out within the caller's own patience
-                away = error
-            else:
-                if meta is None or not is_answer(meta):
-                    is_forgotten = status.state == "unknown" and time.monotonic() < give_up_at
-                    if not (is_forgotten and await asyncio.to_thread(self._job.is_sent_again, None)):
-                        refuse_to_wait(status)
-                elif not await asyncio.to_thread(self._job.is_sent_again, meta):
-                    return self._job.ranking_in(meta)
-            left = give_up_at - time.monotonic()
-            if left <= 0 and away is not None:
-                raise BrokerUnavailable(f"Redis did not answer while waiting for job {self.job_id}") from away
-            if left <= 0:
-                raise no_answer_yet(self.job_id, timeout)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(announced.wait(), min(left, POLL_SECONDS))
-
-
-class Listener:
-    """One pub/sub connection; wakes whoever watches a job."""
-
-    def __init__(self, results: "Redis") -> None:
-        self._pubsub = results.pubsub()
-        self._watchers: dict[str, set[asyncio.Event]] = {}
-        self._subscribed: dict[str, asyncio.Event] = {}
-        self._subscribing = asyncio.Lock()
-        self._task: asyncio.Task[None] | None = None
-
-    @asynccontextmanager
-    async def watching(self, job_id: str) -> AsyncGenerator[asyncio.Event]:
-        """An event that is set whenever the job's answer is announced; subscribed on entry."""
-        channel, announced = keys.result(job_id), asyncio.Event()
-        self._watchers.setdefault(channel, set()).add(announced)
-        try:
-            await self._subscribe(channel)
-            yield announced
-        finally:
-            self._watchers[channel].discard(announced)
-            if not self._watchers[channel]:
-                del self._watchers[channel]
-                self._subscribed.pop(channel, None)
-                with contextlib.suppress(RedisError):
-                    await self._pubsub.unsubscribe(channel)
-
-    async def close(self) -> None:
-        """Stop listening."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-        await self._pubsub.aclose()
-
-    async def _subscribe(self, channel: str) -> None:
-        confirmed = self._subscribed.setdefault(channel, asyncio.Event())
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._listen())
-        try:
-            await self._catch_up()
-        except RedisError:
-            return  # ridden out like any later outage; the listener tries again
-        with contextlib.suppress(
-            TimeoutError
-        ):  # without it the answer is still found, by looking now and then
-            await asyncio.wait_for(confirmed.wait(), POLL_SECONDS)
-
-    async def _catch_up(self) -> None:
-        """Subscribe to what is watched and is not subscribed to yet."""
-        async with self._subscribing:
-            missed = self._watchers.keys() - {channel.decode() for channel in self._pubsub.channels}
-            if missed:
-                await self._pubsub.subscribe(*missed)
-
-    async def _listen(self) -> None:
-        while True:
-            try:
-                await self._catch_up()
-                message: Any = await self._pubsub.get_message(timeout=POLL_SECONDS)
-            except RedisError:
-                await asyncio.sleep(_RECONNECT_SECONDS)  # redis-py subscribes again by itself
-                continue
-            if message is not None:
-                self._wake(message["type"], message["channel"].decode())
-
-    def _wake(self, kind: str, channel: str) -> None:
-        if kind == "subscribe" and channel in self._subscribed:
-            self._subscribed[channel].set()
-        for announced in self._watchers.get(channel, ()):
-            announced.set()
-
-
-def _async_redis(url: str, timeout_seconds: float) -> "Redis":
-    limits: dict[str, Any] = {
-        "socket_timeout": timeout_seconds,
-        "socket_connect_timeout": timeout_seconds,
-        "retry": Retry(NoBackoff(), 0),  # by itself redis-py tries for eight seconds
-    }
-    address = read_address(url)
-    options = address.for_redis_py() | limits
-    if address.is_sentinel:
-        sentinel = Sentinel(address.hosts, sentinel_kwargs=limits)
-        return sentinel.master_for(address.master_name, redis_class=_Master, **options)
-    return Redis(**options)
-
-
-class _Master(Redis):
-    """A client of whichever Redis the sentinels name; closes the connections to them as well."""
-
-    async def aclose(self, close_connection_pool: bool | None = None) -> None:
-        await super().aclose(close_connection_pool)
-        pool: Any = self.connection_pool
-        for sentinel in pool.sentinel_manager.sentinels:
-            await sentinel.aclose()
+        meta = await self._client.await_answer(self.job_id, timeout, self._message, watch)
+        ranking = read_ranking(self.job_id, meta)
+        return ranking if self._texts is None else ranking.with_documents(self._texts)

@@ -44,6 +44,12 @@ class ClientSettings(SharedSettings):
         url = None if settings.model_fields_set & {"broker_url", "result_url"} else running_broker()
         return settings if url is None else super().load(broker_url=url, **overrides)
 
+    @classmethod
+    def of(cls, broker_url: str | None, result_url: str | None) -> Self:
+        """The settings in force, these addresses in place of theirs."""
+        given = {"broker_url": broker_url, "result_url": result_url}
+        return cls.load(**{name: value for name, value in given.items() if value is not None})
+
     @property
     def limits(self) -> Limits:
         """How large one request may be."""

@@ -18,7 +18,7 @@ from rerankq.contract.transport.dead_letters import DeadLetters
 from rerankq.contract.transport.envelope import DELIVERIES_HEADER
 from rerankq.contract.transport.publishing import push
 from rerankq.local.stack import LocalStack
-from rerankq.outgoing import outgoing_job
+from rerankq.submission import outgoing_job
 from tests.cli.conftest import Command
 from tests.cli.test_local_parts import is_gone, wait_until
 from tests.model_dirs import build_model_dir

@@ -23,8 +23,8 @@ from rerankq.contract.keys import queue_of
 from rerankq.contract.transport.dead_letters import DeadLetters
 from rerankq.contract.transport.envelope import DELIVERIES_HEADER
 from rerankq.contract.transport.publishing import push
-from rerankq.outgoing import outgoing_job
 from rerankq.settings import ClientSettings
+from rerankq.submission import outgoing_job
 from tests.bulk.test_run import rows, write
 from tests.deploy.compose_rules import ROOT
 from tests.guarded_redis import USERS_ACL, GuardedRedis

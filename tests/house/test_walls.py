@@ -72,6 +72,12 @@ WALLS = [
         id="client knows the command line",
     ),
     pytest.param(
+        "producer/rerankq/admission.py",
+        "import rerankq.submission",
+        "The asking side is layered: command line, local service, client, contract",
+        id="admission knows what is submitted",
+    ),
+    pytest.param(
         "worker/rerankq_worker/settings.py",
         "import rerankq_worker.planner",
         "The answering side is layered: launcher, processes, job, engine, settings",

@@ -21,7 +21,7 @@ from rerankq.client import RerankClient
 from rerankq.contract.errors import InvalidRequest, RerankError
 from rerankq.contract.messages import RankedDocument, RerankRequest
 from rerankq.contract.messages import ordered as as_list
-from rerankq.outgoing import new_job_id
+from rerankq.submission import new_job_id
 
 LINES_AT_A_TIME = 10_000
 _OWN_FIELDS = [name for name in RerankRequest.model_fields if name not in ("query", "documents", "lane")]

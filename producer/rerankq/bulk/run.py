@@ -34,7 +34,7 @@ from rerankq.client import RerankClient
 from rerankq.contract.errors import BrokerUnavailable, InvalidRequest, InvalidSettings
 from rerankq.contract.heartbeats import WorkerStatus
 from rerankq.contract.messages import ModelInfo, Ranking
-from rerankq.outgoing import new_job_id
+from rerankq.submission import new_job_id
 
 LOADING_PERIOD_SECONDS = 0.5
 

@@ -71,10 +71,9 @@ def unique_ending() -> str:
 class Heartbeats:
     """The workers of one Redis."""
 
-    def __init__(self, redis: "Redis", clock: RedisClock | None = None) -> None:
-        """`clock` learns from what is asked here anyway."""
+    def __init__(self, redis: "Redis") -> None:
         self._redis = redis
-        self._clock = clock or RedisClock()
+        self._clock = RedisClock()
 
     def tell(self, worker: WorkerStatus) -> None:
         """Say that this worker lives, and how it is; forget those not heard of for an hour.
@@ -113,13 +112,7 @@ class Heartbeats:
             RedisError: Redis did not answer.
         """
         now, paces = self._now(), self._all(keys.PACE)
-        found = [
-            _worker_status(name, beat, _pace(paces.get(name, b"")), now)
-            for name, beat in _understood(self._all(keys.WORKERS)).items()
-            # A beat from the future is no sign of life either: it would never grow old.
-            if abs(now - beat.seen) <= keys.HEARTBEAT_TTL_SECONDS
-        ]
-        return tuple(sorted(found, key=lambda worker: worker.name))
+        return alive_in(self._all(keys.WORKERS), paces, now)
 
     def _forget_the_long_gone(self, now: float) -> None:
         for name, beat in _understood(self._all(keys.WORKERS)).items():
@@ -151,6 +144,19 @@ class Heartbeats:
                 raise
             self._redis.delete(key)  # whatever it is, nobody could be told for as long as it stays
             self._redis.hset(key, name, text)
+
+
+def alive_in(
+    beats: Mapping[bytes, bytes], paces: Mapping[bytes, bytes], now: float
+) -> tuple[WorkerStatus, ...]:
+    """The workers heard of lately, by name, in what lies under `keys.WORKERS` and `keys.PACE`."""
+    found = [
+        _worker_status(name, beat, _pace(paces.get(name, b"")), now)
+        for name, beat in _understood(beats).items()
+        # A beat from the future is no sign of life either: it would never grow old.
+        if abs(now - beat.seen) <= keys.HEARTBEAT_TTL_SECONDS
+    ]
+    return tuple(sorted(found, key=lambda worker: worker.name))
 
 
 def _understood(beats: Mapping[bytes, bytes]) -> dict[bytes, _Beat]:

@@ -48,7 +48,7 @@ def is_told(client):
         assert isinstance(caught(stuffed.rerank, "panda", ["a"]), NoWorkers)
         full = caught(stuffed.submit, "panda", ["a"])
         assert isinstance(full, QueueFull), repr(full)
-        stuffed._door.admit = lambda lane: None  # noqa: ARG005 - full a moment after the look
+        stuffed._admission.admit = lambda lane: iter(())  # noqa: ARG005 - full a moment after the look
         full = caught(stuffed.submit, "panda", ["a"])
         assert isinstance(full, QueueFull), repr(full)
 

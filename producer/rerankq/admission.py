@@ -6,16 +6,15 @@ The judgement is pure; one class reads what it judges by.
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from redis import Redis
-
+from rerankq.contract import keys
 from rerankq.contract.clock import RedisClock
-from rerankq.contract.errors import QueueFull
-from rerankq.contract.heartbeats import Heartbeats, WorkerStatus
-from rerankq.contract.keys import queue_of
+from rerankq.contract.errors import NoWorkers, QueueFull
+from rerankq.contract.heartbeats import WorkerStatus, alive_in
 from rerankq.contract.messages import LANES, Lane
+from rerankq.contract.stores import reply_or
 from rerankq.settings import ClientSettings
+from rerankq.talk import Talk, accepted, ask, ask_one
 
 SURROUNDINGS_AGE_SECONDS = (
     1.0  # workers, pace and memory change slowly; the lane's length is asked for every time
@@ -52,44 +51,61 @@ def judge(lane: Lane, waiting_jobs: int, around: Surroundings, settings: ClientS
         )
 
 
-class Door:
+class Admission:
     """Reads the broker's state, at most once a second but for the lane's length."""
 
-    def __init__(self, broker: "Redis", settings: ClientSettings) -> None:
-        self._broker = broker
+    def __init__(self, settings: ClientSettings) -> None:
         self._settings = settings
         self.clock = RedisClock()
-        self._heartbeats = Heartbeats(broker, self.clock)
         self._around = Surroundings()
         self._read_at = float("-inf")
 
-    def admit(self, lane: Lane) -> None:
+    def admit(self, lane: Lane) -> Talk[None]:
         """Let a job in or refuse it.
 
         Raises:
             QueueFull: come back later.
         """
-        judge(lane, self.waiting(lane), self.surroundings(), self._settings)
+        around = yield from self.surroundings()
+        judge(lane, (yield from self.waiting(lane)), around, self._settings)
 
-    def waiting(self, lane: Lane) -> int:
+    def waiting(self, lane: Lane) -> Talk[int]:
         """Jobs in a lane that no worker has taken."""
-        waiting: Any = self._broker.llen(queue_of(lane))
-        return waiting
+        return (yield from ask_one("LLEN", keys.queue_of(lane)))
 
-    def surroundings(self, max_age_seconds: float = SURROUNDINGS_AGE_SECONDS) -> Surroundings:
-        """Workers, pace and memory, as of at most `max_age_seconds` ago."""
+    def require_workers(self) -> Talk[None]:
+        """Refuse to ask where nobody is there to answer.
+
+        Raises:
+            NoWorkers: nothing was accepted.
+        """
+        for max_age_seconds in (SURROUNDINGS_AGE_SECONDS, 0):
+            if (yield from self.surroundings(max_age_seconds)).workers:
+                return
+        raise NoWorkers(
+            "no worker has been heard of in the last "
+            f"{keys.HEARTBEAT_TTL_SECONDS} s; start one with `rerankq-worker`, or `submit` the job and let it wait"
+        )
+
+    def surroundings(self, max_age_seconds: float = SURROUNDINGS_AGE_SECONDS) -> Talk[Surroundings]:
+        """Workers, pace and memory, as of at most `max_age_seconds` ago; with them Redis's clock."""
         if time.monotonic() - self._read_at > max_age_seconds:
-            self._around = self._read()
+            self._around = yield from self._read()
             self._read_at = time.monotonic()
         return self._around
 
-    def _read(self) -> Surroundings:
-        workers, memory = self._heartbeats.alive(), self._broker.info("memory")
+    def _read(self) -> Talk[Surroundings]:
+        asked_at = time.monotonic()
+        now, beats, paces, memory = yield from ask(
+            ("TIME",), ("HGETALL", keys.WORKERS), ("HGETALL", keys.PACE), ("INFO", "memory")
+        )
+        self.clock.learn(accepted(now), asked_at)
+        workers = alive_in(reply_or(beats, {}), reply_or(paces, {}), self.clock.now())
+        limit_bytes = accepted(memory).get("maxmemory") or self._settings.max_broker_bytes
         return Surroundings(
             workers=workers,
             seconds_per_job=_lane_paces(workers),
-            memory_fraction=memory["used_memory"]  # pyright: ignore[reportIndexIssue] - redis-py
-            / (memory.get("maxmemory") or self._settings.max_broker_bytes),
+            memory_fraction=memory["used_memory"] / limit_bytes,
         )
 
 

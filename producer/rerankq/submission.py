@@ -1,0 +1,304 @@
+"""From a validated request to a job on its lane: the message, and the one step that records and publishes it."""
+
+import hashlib
+import re
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from redis.exceptions import ResponseError
+
+from rerankq.admission import Admission
+from rerankq.answers import is_lost
+from rerankq.contract import keys, wire
+from rerankq.contract.clock import RedisClock
+from rerankq.contract.errors import InvalidRequest, PayloadTooLarge
+from rerankq.contract.messages import LANES, Lane, RerankRequest, parse_request, thousands
+from rerankq.contract.transport.envelope import PAYLOAD_HEADER, RECORD_HEADER, Envelope
+from rerankq.contract.transport.publishing import task_message
+from rerankq.contract.transport.scripts import STAMP, TRIED, RedisArgument, Script
+from rerankq.contract.wire import PACK_TASK, RERANK_TASK
+from rerankq.settings import ClientSettings
+from rerankq.talk import Pause, Talk, ask, ask_one, ask_script
+
+# A job keeps its deadline by itself, between batches; Celery's limits are there should it fail to.
+SOFT_LIMIT_MARGIN_SECONDS = 1.0
+HARD_LIMIT_MARGIN_SECONDS = 3.0
+_JOB_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_LOOK_AGAIN_SECONDS = 0.02
+
+# KEYS: list, bell, open jobs, record, cancel key, payload; ARGV: message, job id, fingerprint, seconds to live, "1" to
+# make a known job anew, payload or "", then the record's fields and values. 1 for a job that is on its lane now, 0 for
+# one that was known already. One step: nobody sees a job half submitted. The first write is one that a full Redis
+# refuses, with the error that redis-py names OutOfMemoryError whatever its version.
+SUBMIT = Script(
+    TRIED
+    + STAMP
+    + """
+local kind = redis.call('TYPE', KEYS[4]).ok
+if kind == 'hash' and ARGV[5] ~= '1' and redis.call('HEXISTS', KEYS[4], 'fingerprint') == 1 then return 0 end
+local message, stamp = stamped(ARGV[1], KEYS[3])
+local failed = ARGV[6] ~= '' and tried('SET', KEYS[6], ARGV[6], 'EX', ARGV[4])
+failed = failed or tried('LPUSH', KEYS[1], message)
+if failed then
+  if ARGV[6] ~= '' then redis.call('DEL', KEYS[6]) end
+  if string.find(failed.err, 'OOM', 1, true) then
+    return redis.error_reply("OOM command not allowed when used memory > 'maxmemory'.")
+  end
+  return failed
+end
+redis.call('DEL', KEYS[4], KEYS[5])
+redis.call('HSET', KEYS[4], 'fingerprint', ARGV[3], unpack(ARGV, 7))
+redis.call('EXPIRE', KEYS[4], ARGV[4])
+open(KEYS[3], KEYS[4], ARGV[2], stamp)
+redis.pcall('LPUSH', KEYS[2], 1)
+redis.pcall('LTRIM', KEYS[2], 0, 127)
+redis.pcall('EXPIRE', KEYS[2], 60)
+return 1
+"""
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One message, ready to be sent."""
+
+    job_id: str
+    task: str
+    lane: Lane
+    fields: bytes
+    """The task's keyword arguments as they travel, in JSON."""
+    summary: str
+    documents: int
+    submitted: float
+    """Unix seconds, by Redis's clock; so is the deadline."""
+    deadline: float | None
+    fingerprint: str
+    body_bytes: int
+    payload: bytes | None
+    compress: bool
+
+    @property
+    def queue(self) -> str:
+        """The list it is put on."""
+        return keys.queue_of(self.lane)
+
+    def message(self) -> Envelope:
+        """What is put there."""
+        headers: dict[str, Any] = {
+            RECORD_HEADER: keys.job(self.job_id),
+            **_time_limits(self.submitted, self.deadline),
+        }
+        if self.payload:
+            headers[PAYLOAD_HEADER] = keys.payload(self.job_id)
+        return task_message(
+            self.task,
+            self.job_id,
+            self.queue,
+            self.fields,
+            headers,
+            summary=self.summary,
+            compress=self.compress,
+        )
+
+    def record(self) -> dict[str, str | int | float]:
+        """What `status` can tell of the job before any worker has seen it."""
+        record = {"lane": self.lane, "total": self.documents, "submitted": self.submitted}
+        return record if self.deadline is None else {**record, "deadline": self.deadline}
+
+
+def deliver(message: Outgoing, admission: Admission, settings: ClientSettings) -> Talk[None]:
+    """Admit, record and publish one message; a message that was delivered before is left alone.
+
+    Raises:
+        InvalidRequest: the job id belongs to another request.
+        QueueFull, RedisError: nothing was accepted.
+    """
+    check_size(message, settings.max_payload_bytes)
+    yield from admission.admit(message.lane)
+    if (yield from _submit(message)):
+        return
+    known = yield from ask_one("HGETALL", keys.job(message.job_id))
+    if known.get(b"fingerprint", b"").decode() not in ("", message.fingerprint):
+        raise InvalidRequest(
+            f"job id {message.job_id} belongs to another request; choose another id", {"field": "job_id"}
+        )
+    if (yield from _is_under_way(message.job_id, b"answered" in known, settings.redis_timeout_seconds)):
+        yield from keep_open(message.job_id, known)
+        return
+    # The answer of a job that Redis lost shall not be taken for the one to come.
+    yield from ask_one("DEL", keys.result(message.job_id), of="results")
+    yield from _submit(message, anew=True)
+
+
+def keep_open(job_id: str, record: Mapping[bytes, bytes]) -> Talk[None]:
+    """Have workers miss the job's message even if the index of open jobs has vanished, perhaps with the message."""
+    pushed = int(record.get(b"published", 0))
+    if pushed <= 1 or b"answered" in record:  # 1: by a client of before, which kept no index
+        return
+    lane: Any = record[b"lane"].decode()
+    with suppress(ResponseError):  # a full Redis, or a user without the right
+        yield from ask_one("ZADD", keys.open_jobs(keys.queue_of(lane)), "NX", pushed, job_id)
+
+
+def record_of_the_lost(job_id: str) -> Talk[dict[bytes, bytes]]:
+    """What can be said of a job whose record is gone, evicted perhaps, while its message is not; else nothing."""
+    stamps = yield from ask(*(("ZSCORE", keys.open_jobs(keys.queue_of(lane)), job_id) for lane in LANES))
+    for lane, stamp in zip(LANES, stamps, strict=True):
+        if stamp is not None and not isinstance(stamp, ResponseError):  # a user without the right to ask
+            return {b"lane": lane.encode()}
+    return {}
+
+
+def _submit(message: Outgoing, *, anew: bool = False) -> Talk[int]:
+    job_id = message.job_id
+    touched = [
+        message.queue,
+        keys.bell_of(message.queue),
+        keys.open_jobs(message.queue),
+        keys.job(job_id),
+        keys.cancel(job_id),
+        keys.payload(job_id),
+    ]
+    arguments: list[RedisArgument] = [
+        wire.encode(message.message()),
+        job_id,
+        message.fingerprint,
+        keys.JOB_TTL_SECONDS,
+        "1" if anew else "",
+        message.payload or "",
+    ]
+    for field in message.record().items():
+        arguments += field
+    return (yield from ask_script(SUBMIT, touched, arguments))
+
+
+def _is_under_way(job_id: str, is_answered: bool, patience_seconds: float) -> Talk[bool]:
+    """Whether the job has an answer or will have one; a client of before, submitting it right now, may finish."""
+    meta = yield from ask_one("GET", keys.result(job_id), of="results")
+    if is_answered or meta is not None:
+        return meta is not None and not is_lost(meta)  # what has expired or was lost is made anew
+    give_up_at = time.monotonic() + patience_seconds
+    while not (yield from ask_one("HEXISTS", keys.job(job_id), "published")):
+        if time.monotonic() >= give_up_at:
+            return False
+        yield Pause(_LOOK_AGAIN_SECONDS)
+    return True
+
+
+def validated(fields: Mapping[str, Any], settings: ClientSettings) -> RerankRequest:
+    """A request within the limits of the settings.
+
+    Raises:
+        InvalidRequest: naming the field and what is wrong with it.
+    """
+    request = parse_request(fields)
+    settings.limits.check(request)
+    return request
+
+
+def outgoing_job(request: RerankRequest, job_id: str | None, clock: RedisClock) -> Outgoing:
+    """The message of one request, its deadline turned from the caller's clock to Redis's.
+
+    Raises:
+        InvalidRequest: the job id cannot be one.
+    """
+    timed = _by_redis(request, clock)
+    return _outgoing(
+        _checked_id(job_id), RERANK_TASK, timed.to_wire(), [timed], request.summary(), clock.now()
+    )
+
+
+def outgoing_pack(requests: Sequence[RerankRequest], pack_id: str | None, clock: RedisClock) -> Outgoing:
+    """One message for several requests; each succeeds or fails by itself.
+
+    Raises:
+        InvalidRequest: the pack is empty, or its id cannot be one.
+    """
+    if not requests:
+        raise InvalidRequest("expected a pack of at least one request, got none")
+    documents, characters = sum(len(r.documents) for r in requests), sum(r.characters for r in requests)
+    summary = f"pack={len(requests)} docs={documents} chars={thousands(characters)}"
+    timed = [_by_redis(request, clock) for request in requests]
+    kwargs = {"requests": [request.to_wire() for request in timed]}
+    return _outgoing(_checked_id(pack_id), PACK_TASK, kwargs, timed, summary, clock.now())
+
+
+def new_job_id() -> str:
+    """A name nobody has used."""
+    return uuid.uuid4().hex
+
+
+def check_size(message: Outgoing, max_bytes: int) -> None:
+    """Refuse a message that a worker would refuse to unpack.
+
+    Raises:
+        PayloadTooLarge: naming both sizes.
+    """
+    if message.body_bytes > max_bytes:
+        raise PayloadTooLarge(
+            f"expected a message of at most {max_bytes:,} bytes, got {message.body_bytes:,}; split the job, or raise "
+            "RERANKQ_MAX_PAYLOAD_BYTES on both sides",
+            {"limit": max_bytes, "value": message.body_bytes},
+        )
+
+
+def _by_redis(request: RerankRequest, clock: RedisClock) -> RerankRequest:
+    if request.deadline is None:
+        return request
+    return request.model_copy(update={"deadline": clock.from_ours(request.deadline)})
+
+
+def _outgoing(
+    job_id: str,
+    task: str,
+    kwargs: dict[str, Any],
+    requests: Sequence[RerankRequest],
+    summary: str,
+    now: float,
+) -> Outgoing:
+    body = wire.encode(kwargs)
+    deadlines = [request.deadline for request in requests if request.deadline is not None]
+    as_claim_check = len(body) > wire.CLAIM_CHECK_ABOVE_BYTES
+    return Outgoing(
+        job_id=job_id,
+        task=task,
+        lane=requests[0].lane,
+        fields=wire.encode({"payload": keys.payload(job_id)}) if as_claim_check else body,
+        summary=summary,
+        documents=sum(len(request.documents) for request in requests),
+        submitted=now,
+        deadline=max(deadlines) if len(deadlines) == len(requests) else None,
+        fingerprint=hashlib.blake2b(_timeless(requests), digest_size=16).hexdigest(),
+        body_bytes=len(body),
+        payload=wire.compress(body) if as_claim_check else None,
+        compress=not as_claim_check and len(body) > wire.COMPRESS_ABOVE_BYTES,
+    )
+
+
+def _timeless(requests: Sequence[RerankRequest]) -> bytes:
+    """A resend has a new deadline but is the same job."""
+    return wire.encode(
+        [request.model_dump(exclude={"deadline"}, exclude_defaults=True) for request in requests]
+    )
+
+
+def _checked_id(job_id: str | None) -> str:
+    if job_id is None:
+        return new_job_id()
+    if not isinstance(job_id, str) or not _JOB_ID.fullmatch(job_id):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidRequest(
+            "job_id: expected 1 to 128 letters, digits, '.', '_', ':' or '-'", {"field": "job_id"}
+        )
+    return job_id
+
+
+def _time_limits(now: float, deadline: float | None) -> dict[str, Any]:
+    """Celery's limits alone: its `expires` would be judged by the clock of the worker's machine."""
+    if deadline is None:
+        return {}
+    left_seconds = max(deadline - now, 0.001)
+    return {"timelimit": [left_seconds + HARD_LIMIT_MARGIN_SECONDS, left_seconds + SOFT_LIMIT_MARGIN_SECONDS]}

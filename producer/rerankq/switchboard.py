@@ -1,0 +1,278 @@
+"""What one event loop holds of Redis: a line to each, shared by all who ask, and one ear for all who wait.
+
+Three connections at most, however many ask. Whoever stops waiting breaks none of them: what was asked goes its way, and
+what is asked later comes later.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from rerankq.contract import keys
+from rerankq.contract.address import read_address
+from rerankq.settings import ClientSettings
+from rerankq.talk import Ask, Command, Store
+
+_RECONNECT_SECONDS = 0.1
+_SILENCE_SECONDS = 5.0  # after which the ear asks whether anybody is there
+_SETTLING_TURNS = 5  # of the loop: until whoever is cancelled with it has said their last word
+
+Replies = list[Any]
+
+
+class Line:
+    """One connection to one Redis. What is asked while a round trip is under way goes with the next."""
+
+    def __init__(self, redis: "Redis", timeout_seconds: float) -> None:
+        self.redis = redis
+        self._timeout_seconds = timeout_seconds
+        self._waiting: list[tuple[tuple[Command, ...], asyncio.Future[Replies]]] = []
+        self._serving: asyncio.Task[None] | None = None
+
+    def tell(self, commands: tuple[Command, ...]) -> "asyncio.Future[Replies]":
+        """The replies to come; the commands are carried out whether or not anybody waits for them."""
+        replies: asyncio.Future[Replies] = asyncio.get_running_loop().create_future()
+        self._waiting.append((commands, replies))
+        if self._serving is None or self._serving.done():
+            self._serving = asyncio.create_task(self._serve())
+        return replies
+
+    async def ask(self, commands: tuple[Command, ...]) -> Replies:
+        """The replies, in order; a refused command's is its error.
+
+        Raises:
+            RedisError: Redis did not answer in time.
+        """
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                return await self.tell(commands)
+        except TimeoutError:
+            raise RedisTimeoutError("Redis did not answer in time") from None
+
+    async def close(self) -> None:
+        """Carry out what was asked, and hang up."""
+        while self._serving is not None and not self._serving.done():
+            await asyncio.wait({self._serving})
+        await self.redis.aclose()
+
+    async def _serve(self) -> None:
+        while self._waiting:
+            batch, self._waiting = self._waiting, []
+            try:
+                replies = iter(
+                    await self._round_trip([command for commands, _ in batch for command in commands])
+                )
+            except (RedisError, OSError) as error:
+                for _, future in batch:
+                    _settle(future, error)
+            except asyncio.CancelledError:
+                for _, future in batch:
+                    future.cancel()
+                raise
+            else:
+                for commands, future in batch:
+                    _settle(future, [next(replies) for _ in commands])
+
+    async def _round_trip(self, commands: list[Command]) -> Replies:
+        pipeline = self.redis.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)
+        return await pipeline.execute(raise_on_error=False)
+
+
+class Watch:
+    """The end of one job, as it is announced."""
+
+    def __init__(self) -> None:
+        self._told = asyncio.Event()
+        self._meta: bytes | None = None
+
+    def tell(self, meta: bytes | None) -> None:
+        """The job has ended so, or may have."""
+        self._meta = meta or self._meta
+        self._told.set()
+
+    async def hear(self, seconds: float) -> bytes | None:
+        """Celery's record of the job's end, if it was announced; waits for at most this long."""
+        if seconds > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._told.wait()
+        self._told.clear()
+        meta, self._meta = self._meta, None
+        return meta
+
+
+class Ear:
+    """One connection that hears the ends of all jobs that are watched."""
+
+    def __init__(self, redis: "Redis", timeout_seconds: float) -> None:
+        """`redis` knows no timeout: in Python 3.11 redis-py's may swallow that we are cancelled."""
+        self.redis = redis
+        self._timeout_seconds = timeout_seconds
+        self._watches: dict[str, set[Watch]] = {}
+        self._changed = asyncio.Event()
+
+    @contextmanager
+    def watching(self, job_id: str) -> Generator[Watch]:
+        """Watch for a job's end. Nobody waits for the subscription: when it stands, whoever watches is told to look."""
+        channel, watch = keys.result(job_id), Watch()
+        self._watches.setdefault(channel, set()).add(watch)
+        self._changed.set()
+        try:
+            yield watch
+        finally:
+            watches = self._watches[channel]
+            watches.discard(watch)
+            if not watches:
+                del self._watches[channel]
+                self._changed.set()
+
+    async def listen(self) -> None:
+        """Listen while anybody watches, for ever; a connection that breaks is made anew."""
+        while True:
+            await self._changed.wait()
+            try:
+                await self._connected()
+            except* (RedisError, OSError):
+                self._changed.set()
+                await asyncio.sleep(_RECONNECT_SECONDS)
+
+    async def _connected(self) -> None:
+        pool = self.redis.connection_pool
+        async with asyncio.timeout(self._timeout_seconds):
+            connection = await pool.get_connection()
+        try:
+            async with asyncio.TaskGroup() as both:
+                both.create_task(self._subscribe(connection))
+                both.create_task(self._hear(connection))
+        finally:
+            await connection.disconnect(nowait=True)
+            await pool.release(connection)
+
+    async def _subscribe(self, connection: Any) -> None:
+        # A channel that nobody uses keeps the connection open while nothing is watched. It is named as an answer is,
+        # since a producer may listen to nothing else.
+        subscribed, kept = set[str](), keys.result("")
+        while True:
+            self._changed.clear()
+            wanted = {kept, *self._watches}
+            for verb, channels in (("SUBSCRIBE", wanted - subscribed), ("UNSUBSCRIBE", subscribed - wanted)):
+                if channels:
+                    await connection.send_command(verb, *channels)
+            subscribed = wanted
+            await self._changed.wait()
+
+    async def _hear(self, connection: Any) -> None:
+        asked_whether_there = False
+        while True:
+            reply = await connection.read_response(timeout=_SILENCE_SECONDS)
+            if reply is None and asked_whether_there:
+                raise RedisConnectionError("Redis says nothing")
+            asked_whether_there = reply is None
+            if reply is None:
+                await connection.send_command("PING")
+            elif reply[0] in (b"message", b"subscribe"):
+                meta = reply[2] if reply[0] == b"message" else None
+                for watch in self._watches.get(reply[1].decode(), ()):
+                    watch.tell(meta)
+
+
+class Switchboard:
+    """The connections of one event loop. They go with it: at `close`, or when the loop's tasks are cancelled."""
+
+    def __init__(self, settings: ClientSettings) -> None:
+        broker_url, result_url = settings.broker_url.get_secret_value(), settings.effective_result_url
+        timeout = settings.redis_timeout_seconds
+        broker = Line(_async_redis(broker_url, timeout), timeout)
+        is_one = broker_url == result_url
+        self._lines: dict[Store, Line] = {
+            "broker": broker,
+            "results": broker if is_one else Line(_async_redis(result_url, timeout), timeout),
+        }
+        self._ear = Ear(_async_redis(result_url, None), timeout)
+        self._loop = asyncio.get_running_loop()
+        self._living = asyncio.create_task(self._live())
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be used still."""
+        return not self._living.done()
+
+    def watching(self, job_id: str) -> "contextlib.AbstractContextManager[Watch]":
+        """Watch for a job's end."""
+        return self._ear.watching(job_id)
+
+    async def ask(self, step: Ask) -> Replies:
+        """The replies to what a talk asks.
+
+        Raises:
+            RedisError: Redis did not answer in time.
+        """
+        return await self._lines[step.of].ask(step.commands)
+
+    def tell(self, *commands: Command) -> "asyncio.Future[Replies]":
+        """The broker's replies to come; the commands are carried out whether or not anybody waits for them."""
+        return self._lines["broker"].tell(commands)
+
+    async def close(self) -> None:
+        """Carry out what was asked, and hang up; from any loop."""
+        if self._loop is asyncio.get_running_loop():
+            self._living.cancel()
+            await asyncio.wait({self._living})
+        elif not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._living.cancel)
+
+    async def _live(self) -> None:
+        try:
+            await self._ear.listen()
+        finally:
+            for _ in range(_SETTLING_TURNS):
+                await asyncio.sleep(0)
+            for close in (self._ear.redis.aclose, *{line.close for line in self._lines.values()}):
+                with contextlib.suppress(RedisError, OSError):
+                    await close()
+
+
+def _settle(future: "asyncio.Future[Replies]", outcome: Replies | Exception) -> None:
+    if future.done():
+        return
+    if isinstance(outcome, Exception):
+        future.set_exception(outcome)
+        future.exception()  # nobody may be waiting any more
+    else:
+        future.set_result(outcome)
+
+
+def _async_redis(url: str, timeout_seconds: float | None) -> "Redis":
+    limits: dict[str, Any] = {
+        "socket_timeout": timeout_seconds,
+        "socket_connect_timeout": timeout_seconds,
+        "retry": Retry(NoBackoff(), 0),  # by itself redis-py tries for eight seconds
+    }
+    address = read_address(url)
+    options = address.for_redis_py() | limits
+    if address.is_sentinel:
+        sentinel = Sentinel(address.hosts, sentinel_kwargs=limits)
+        return sentinel.master_for(address.master_name, redis_class=_Master, **options)
+    return Redis(**options)
+
+
+class _Master(Redis):
+    """A client of whichever Redis the sentinels name; closes the connections to them as well."""
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        await super().aclose(close_connection_pool)
+        pool: Any = self.connection_pool
+        for sentinel in pool.sentinel_manager.sentinels:
+            await sentinel.aclose()

@@ -1,0 +1,145 @@
+"""What is asked of Redis, step by step: written once, held by a thread or by an event loop.
+
+A talk is a generator. It yields what it wants done and is sent what came of it; an error of Redis's is thrown into it.
+"""
+
+import re
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from redis.exceptions import (
+    AuthenticationError,
+    NoScriptError,
+    OutOfMemoryError,
+    RedisError,
+    ResponseError,
+)
+
+from rerankq.contract.errors import BrokerUnavailable, QueueFull
+from rerankq.contract.transport.scripts import RedisArgument, Script
+
+Command = tuple[RedisArgument, ...]
+Store = Literal["broker", "results"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Commands for one Redis, in one round trip: their replies, in order; a refused one's is its error."""
+
+    commands: tuple[Command, ...]
+    of: Store = "broker"
+
+
+@dataclass(frozen=True, slots=True)
+class Hear:
+    """Listen for the end of a job for at most this long: Celery's record of it, or None."""
+
+    job_id: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Let some time pass."""
+
+    seconds: float
+
+
+Step = Ask | Hear | Pause
+Talk = Generator[Step, Any, T]
+
+
+def hold(talk: Talk[T], do: Callable[[Step], Any]) -> T:
+    """What the talk comes to, each of its steps done by `do`."""
+    try:
+        step = next(talk)
+        while True:
+            try:
+                came = do(step)
+            except RedisError as error:
+                step = talk.throw(error)
+            else:
+                step = talk.send(came)
+    except StopIteration as end:
+        return end.value
+    finally:
+        talk.close()
+
+
+async def hold_async(talk: Talk[T], do: Callable[[Step], Awaitable[Any]]) -> T:
+    """As `hold`, in an event loop."""
+    try:
+        step = next(talk)
+        while True:
+            try:
+                came = await do(step)
+            except RedisError as error:
+                step = talk.throw(error)
+            else:
+                step = talk.send(came)
+    except StopIteration as end:
+        return end.value
+    finally:
+        talk.close()
+
+
+def ask(*commands: Command, of: Store = "broker") -> Talk[list[Any]]:
+    """The replies of these commands; of a refused one its error."""
+    return (yield Ask(commands, of))
+
+
+def ask_one(*command: RedisArgument, of: Store = "broker") -> Talk[Any]:
+    """The reply to this command.
+
+    Raises:
+        RedisError: it was refused, or Redis did not answer.
+    """
+    (reply,) = yield from ask(command, of=of)
+    return accepted(reply)
+
+
+def ask_script(script: Script, keys: list[str], arguments: list[RedisArgument]) -> Talk[Any]:
+    """What a script returns, sent in full only when the server does not know it.
+
+    Raises:
+        RedisError: it was refused, or Redis did not answer.
+    """
+    try:
+        return (yield from ask_one(*script.by_hash(keys, arguments)))
+    except NoScriptError:
+        return (yield from ask_one(*script.in_full(keys, arguments)))
+
+
+def accepted(reply: Any) -> Any:
+    """The reply to a command.
+
+    Raises:
+        RedisError: it is one.
+    """
+    if isinstance(reply, RedisError):
+        raise reply
+    return reply
+
+
+@contextmanager
+def errors_as_ours(doing: str) -> Generator[None]:
+    """Let Redis's own errors arrive as ours."""
+    try:
+        yield
+    except RedisError as error:
+        if isinstance(error, OutOfMemoryError) or (isinstance(error, ResponseError) and "OOM" in str(error)):
+            raise QueueFull(
+                "the broker's memory is full; try again in 5 s", {"retry_after_seconds": 5.0}
+            ) from error
+        raise BrokerUnavailable(f"Redis {_what_it_did(error, doing)}") from error
+
+
+def _what_it_did(error: Exception, doing: str) -> str:
+    """Of an error reply its code alone: the rest may quote what was sent."""
+    code = re.search(r"\b[A-Z]{4,}\b", str(error))
+    if code is not None or isinstance(error, ResponseError | AuthenticationError):
+        return f"refused while {doing}: {code[0] if code else type(error).__name__}"
+    return f"did not answer while {doing}: {type(error).__name__}"

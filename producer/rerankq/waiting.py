@@ -1,0 +1,169 @@
+"""Waiting for a job's end: what is known of it, and what whoever waits does next."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from redis.exceptions import RedisError
+
+from rerankq.answers import JobStatus, State, is_answer, is_lost, read_status
+from rerankq.contract import keys
+from rerankq.contract.calling_off import CALL_OFF
+from rerankq.contract.clock import RedisClock
+from rerankq.contract.errors import (
+    BrokerUnavailable,
+    Cancelled,
+    DeadlineExceeded,
+    JobUnknown,
+    RerankError,
+    ResultTimeout,
+)
+from rerankq.contract.messages import patience_seconds
+from rerankq.contract.stores import reply_or
+from rerankq.submission import keep_open, record_of_the_lost
+from rerankq.talk import Hear, Pause, Talk, ask, ask_one, ask_script
+
+ANSWER_GRACE_SECONDS = 1.0  # a partial ranking is given at the deadline and must still travel
+POLL_SECONDS = 1.0  # pub/sub may drop a message; the answer itself is looked for this often
+_RECONNECT_SECONDS = 0.1
+
+Next = Literal["take the answer", "send it again", "wait", "give up"]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What Redis holds of a job."""
+
+    meta: bytes | None
+    """Celery's record of its end, if any."""
+    record: Mapping[bytes, bytes]
+    status: JobStatus
+
+
+def what_next(meta: bytes | None, state: State, seconds_left: float, *, can_send: bool) -> Next:
+    """What whoever waits for a job does now.
+
+    Args:
+        meta: Celery's record of the job's end, if any.
+        can_send: the request is at hand, so a job that Redis lost can be put on its lane once more.
+    """
+    may_send = can_send and seconds_left > 0
+    if meta is not None and is_answer(meta):
+        return "send it again" if may_send and is_lost(meta) else "take the answer"
+    if state == "unknown":
+        return "send it again" if may_send else "give up"
+    return "give up" if state == "cancelled" or seconds_left <= 0 else "wait"
+
+
+def look_at(job_id: str, clock: RedisClock) -> Talk[Standing]:
+    """What Redis holds of a job now.
+
+    Raises:
+        RedisError
+    """
+    asked_at = time.monotonic()
+    record, cancelled, now = yield from ask(
+        ("HGETALL", keys.job(job_id)), ("EXISTS", keys.cancel(job_id)), ("TIME",)
+    )
+    clock.learn(reply_or(now, None), asked_at)
+    # Read last: a job that ends in between has its answer seen.
+    meta = yield from ask_one("GET", keys.result(job_id), of="results")
+    record = reply_or(record, {}) or (yield from record_of_the_lost(job_id))
+    return Standing(meta, record, read_status(job_id, meta, record, bool(reply_or(cancelled, 0)), clock))
+
+
+def look_and_keep(job_id: str, clock: RedisClock) -> Talk[JobStatus]:
+    """Where a job stands; one that is not answered is missed from now on if it vanishes.
+
+    Raises:
+        RedisError
+    """
+    standing = yield from look_at(job_id, clock)
+    if standing.meta is None:
+        yield from keep_open(job_id, standing.record)
+    return standing.status
+
+
+def answer_of(
+    job_id: str, timeout: float | None, clock: RedisClock, send_again: Callable[[], Talk[None]] | None
+) -> Talk[bytes]:
+    """Celery's record of a job's end.
+
+    Args:
+        send_again: puts the job on its lane once more; None where the request is not at hand.
+
+    Raises:
+        ResultTimeout: it was not there in time.
+        JobUnknown, Cancelled, BrokerUnavailable
+    """
+    patience = math.inf if timeout is None else patience_seconds(timeout)
+    began_at = time.monotonic()
+    give_up_at, wait = began_at + patience, 0.0
+    while True:
+        try:
+            heard = yield Hear(job_id, wait)
+            standing = _ended(job_id, heard, clock) or (yield from look_at(job_id, clock))
+            left = give_up_at - time.monotonic()
+            step = yield from _next_step(standing, left, send_again)
+            if step == "take the answer" and standing.meta is not None:
+                return standing.meta
+            if step == "give up":
+                raise _no_answer(standing.status, patience)
+            if standing.meta is None and time.monotonic() - began_at > POLL_SECONDS / 2:
+                yield from keep_open(job_id, standing.record)
+            wait = min(left, POLL_SECONDS)
+        except RedisError as error:  # a restarting Redis is ridden out within the caller's own patience
+            if time.monotonic() + _RECONNECT_SECONDS > give_up_at:
+                raise BrokerUnavailable(f"Redis did not answer while waiting for job {job_id}") from error
+            yield Pause(_RECONNECT_SECONDS)
+            wait = 0.0
+
+
+def call_off(job_id: str) -> Talk[None]:
+    """Note that nobody wants this job any more; one that is answered stays so.
+
+    Raises:
+        RedisError
+    """
+    touched = [keys.cancel(job_id), keys.job(job_id)]
+    yield from ask_script(CALL_OFF, touched, [keys.JOB_TTL_SECONDS])
+
+
+def given_up(job_id: str, timeout: float) -> DeadlineExceeded:
+    """The caller's wait ran out and with it the job."""
+    return DeadlineExceeded(
+        f"no answer for job {job_id} within {timeout:g} s; it was called off", {"job_id": job_id}
+    )
+
+
+def _ended(job_id: str, heard: bytes | None, clock: RedisClock) -> Standing | None:
+    if heard is None or not is_answer(heard):
+        return None
+    return Standing(heard, {}, read_status(job_id, heard, {}, cancelled=False, clock=clock))
+
+
+def _next_step(
+    standing: Standing, seconds_left: float, send_again: Callable[[], Talk[None]] | None
+) -> Talk[Next]:
+    meta, state = standing.meta, standing.status.state
+    step = what_next(meta, state, seconds_left, can_send=send_again is not None)
+    if step != "send it again" or send_again is None:
+        return step
+    try:
+        yield from send_again()
+    except (RerankError, RedisError):
+        return what_next(meta, state, seconds_left, can_send=False)
+    return "wait"
+
+
+def _no_answer(status: JobStatus, timeout: float) -> RerankError:
+    job_id = status.job_id
+    if status.state == "unknown":
+        return JobUnknown(f"job {job_id} is not known; it never was, or its answer has expired")
+    if status.state == "cancelled":
+        return Cancelled(f"job {job_id} was cancelled")
+    return ResultTimeout(
+        f"no answer for job {job_id} within {timeout:g} s; it may still finish: `rerankq status {job_id}` tells"
+    )
