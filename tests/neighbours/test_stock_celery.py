@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from celery import Celery, chain, chord, group, signature
+from celery.exceptions import ChordError
+from kombu.utils.uuid import uuid
 
 from tests.conftest import REPOSITORY
 from tests.service import Service
@@ -113,6 +115,37 @@ def test_an_error_of_ours_arrives_by_name_and_calls_the_callers_errback(
     with service.redis.client() as redis:
         service.wait_until(lambda: redis.llen("shop:noted") == 1, PATIENCE_SECONDS)
         assert job.id in redis.lindex("shop:noted", 0).decode()
+
+
+ENDS = [
+    pytest.param({"shadow": 5}, id="set aside: unusable"),
+    pytest.param({"headers": {"x-deliveries": 4}}, id="set aside: given up"),
+    pytest.param({"expires": 0.0001}, id="expired"),
+    pytest.param({}, id="called off"),
+]
+
+
+@pytest.mark.parametrize("options", ENDS)
+def test_a_job_that_ends_without_running_ends_its_chord_its_chain_and_calls_its_errback(
+    options: dict[str, object], shop: Celery, service: Service
+) -> None:
+    job_id = uuid()
+    service.client.cancel(job_id)
+    ended = rerank(shop, query="panda", documents=["a"]).set(task_id=job_id, **options)
+    ended = ended.on_error(shop.signature("shop.note"))
+    other = rerank(shop, query="panda", documents=["b"])
+
+    gathered = chord([chain(ended, shop.signature("shop.consume")), other], app=shop)(
+        shop.signature("shop.gather")
+    )
+
+    with pytest.raises(ChordError):
+        shop.AsyncResult(gathered.id).get(PATIENCE_SECONDS)
+    assert gathered.parent.results[0].state in ("FAILURE", "REVOKED")  # that of `shop.consume`
+    with service.redis.client() as redis:
+        service.wait_until(
+            lambda: job_id in b"".join(redis.lrange("shop:noted", 0, -1)).decode(), PATIENCE_SECONDS
+        )
 
 
 def test_a_ring_for_a_queue_where_nobody_hears_it_fades(shop: Celery, service: Service) -> None:

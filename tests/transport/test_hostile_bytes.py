@@ -137,6 +137,19 @@ REFUSED = {
     "not-utf-8": envelope("not-utf-8", body=b"\xff\xfe"),
     "unknown-type": envelope("unknown-type", **{"content-type": "text/klingon"}),
     "unknown-task": envelope("unknown-task", headers={"task": "os.system"}),
+    **{
+        f"attached-{name}": envelope(
+            f"attached-{name}", headers={"task": "os.system", "group": "g"}, body=b"[[], {}, %s]" % embed
+        )
+        for name, embed in {
+            "numbers": b'{"errbacks": 5, "chord": 5, "chain": 5}',
+            "lists-of-numbers": b'{"errbacks": [5], "chain": [5]}',
+            "task-is-a-number": b'{"errbacks": [{"task": 5, "options": 5}]}',
+            "chord-is-empty": b'{"chord": {}, "chain": [{}], "errbacks": [{}]}',
+            "chain-without-options": b'{"chain": [{"options": 5}]}',
+            "a-chord-of-nobody": b'{"chord": {"task": "shop.gather", "options": {"queue": []}}}',
+        }.items()
+    },
     "task-is-a-list": envelope("task-is-a-list", headers={"task": []}),
     "limits-are-text": envelope("limits-are-text", headers={"timelimit": "soon"}),
     "limits-are-negative": envelope("limits-are-negative", headers={"timelimit": [-1, -1]}),

@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 import redis
 from billiard.einfo import ExceptionWithTraceback
 from celery import Celery, Task, states
-from celery.exceptions import BackendError, TimeLimitExceeded
+from celery.exceptions import BackendError, TaskRevokedError, TimeLimitExceeded
 from celery.worker import consumer as celery_consumer
 from celery.worker import request as celery_request
 from celery.worker.state import active_requests, maybe_shutdown, reserved_requests, task_ready
@@ -35,6 +35,7 @@ from rerankq.contract.transport.dead_letters import DeadLetter, DeadLetters, is_
 from rerankq.contract.transport.envelope import job_id
 from rerankq.contract.transport.outage import UNREACHABLE, carry_over, hand_back_later, is_passing, outage
 from rerankq.contract.transport.qos import set_teller
+from rerankq_worker.canvas import attached_to
 from rerankq_worker.headers import (
     TimeLimits,
     bounded,
@@ -199,12 +200,23 @@ class _Answers:
     def mark_as_done(self, *args: Any, **kwargs: Any) -> None:
         self._store("mark_as_done", *args, **kwargs)
 
-    def mark_as_revoked(self, *args: Any, **kwargs: Any) -> None:
-        self._store("mark_as_revoked", *args, **kwargs)
+    def mark_as_revoked(self, task_id: str, reason: str = "", request: Any = None, **kwargs: Any) -> None:
+        # Celery's own ends the chord alone, and leaves whoever waits for a chain to wait.
+        error = TaskRevokedError(reason)
+        self._store("mark_as_failure", task_id, error, request=request, state=states.REVOKED, **kwargs)
 
     def mark_as_failure(self, task_id: str, exc: BaseException, *args: Any, **kwargs: Any) -> None:
         if not isinstance(exc, NO_ANSWER):
             self._store("mark_as_failure", task_id, exc, *args, **kwargs)
+
+    def end(self, task_id: str, error: RerankError, attached: Any) -> None:
+        """Store the end of a job that did not run, and with it that of what is attached, where that can be used."""
+        try:
+            self.mark_as_failure(task_id, error, request=attached)
+        except AnswerNotStored as reason:
+            if reason.is_passing or attached is None:
+                raise
+            self.mark_as_failure(task_id, error)
 
     def has_ranking(self, task_id: str) -> bool:
         """Whether an earlier attempt has stored one; False where that cannot be told."""
@@ -387,12 +399,13 @@ class Consumer(celery_consumer.Consumer):
             logger.warning("job %s: that it was set aside could not be stored (%s); told later", job, cause)
 
     def _answer(self, job: str, error: RerankError) -> None:
-        answers = _Answers(self.app)
+        answers, letters = _Answers(self.app), self._letters()
         if not answers.has_ranking(job):  # lost at its last attempt, after it was answered
-            answers.mark_as_failure(job, error)
+            attached = attached_to(job, letters.message(job), self.task_consumer.channel)
+            answers.end(job, error, attached)
         if self.policy.on_failure:
             self.policy.on_failure(job)
-        self._letters().settle(job)
+        letters.settle(job)
         if self.event_dispatcher and self.event_dispatcher.enabled:
             self.event_dispatcher.send("task-failed", uuid=job, exception=repr(error), traceback="")
 
