@@ -212,9 +212,11 @@ def test_rows_of_a_generator_may_be_in_long_form(client: RerankClient) -> None:
     ("given", "reason"),
     [
         (7, "expected an iterable of requests or a table, got int"),
+        ({"train": []}, "expected an iterable of requests or a table, got dict"),
+        (pa.chunked_array([["a"]]), "expected a table with columns, got ChunkedArray"),
         (pa.table({**LONG, "query_id": [1, 2, 1]}), "lines of query 1 to be neighbours"),
     ],
-    ids=["no iterable", "lines in two places"],
+    ids=["no iterable", "a mapping", "a column", "lines in two places"],
 )
 def test_what_cannot_be_read_is_told_in_one_line(client: RerankClient, given: Any, reason: str) -> None:
     with pytest.raises(InvalidRequest, match=reason):

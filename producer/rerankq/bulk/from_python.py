@@ -169,7 +169,7 @@ def _entries(
 
 def _requested(requests: Any, names: Mapping[str, str | None]) -> Iterator[tuple[Any, Row]]:
     """What an iterable gives, and what it says."""
-    if not isinstance(requests, Iterable):
+    if not isinstance(requests, Iterable) or isinstance(requests, str | Mapping):
         raise InvalidRequest(
             f"expected an iterable of requests or a table, got {type(requests).__name__}",
             {"field": "requests"},

@@ -55,7 +55,7 @@ def as_arrow(values: Iterable[Any], kind: Any) -> Any:
     if not _has_fields(kind):  # of which pyarrow would leave out what the type lacks
         with suppress(arrow.ArrowException, OverflowError):
             return arrow.array(values, type=kind)
-    return arrow.array([_fitted(value, kind) for value in values], type=kind)
+    return arrow.array(list(map(_fitting(kind), values)), type=kind)
 
 
 def type_of(values: Iterable[Any]) -> Any:
@@ -210,30 +210,42 @@ def _value_as_json(value: Any) -> Any:
     return value if value is None or isinstance(value, str | int | float | bool) else str(value)
 
 
-def _fitted(value: Any, kind: Any) -> Any:
-    """A value of JSON as pyarrow takes one of that type."""
+def _fitting(kind: Any) -> Callable[[Any], Any]:
+    """What makes of a value of JSON one that pyarrow takes for that type."""
+    fit = _fitting_one(kind)
+    return lambda value: None if value is None else fit(value)
+
+
+def _fitting_one(kind: Any) -> Callable[[Any], Any]:
     arrow = pyarrow()
     types = arrow.types
-    if value is None:
-        return None
     if types.is_dictionary(kind):
-        return _fitted(value, kind.value_type)
+        return _fitting_one(kind.value_type)
     if isinstance(kind, arrow.BaseExtensionType):
-        return UUID(value).bytes if _is_uuid(kind) else _fitted(value, kind.storage_type)
+        return (lambda value: UUID(value).bytes) if _is_uuid(kind) else _fitting_one(kind.storage_type)
     if types.is_struct(kind):
-        if set(value) - {field.name for field in kind}:
-            raise ValueError("a field that the type has not")
-        return {field.name: _fitted(value.get(field.name), field.type) for field in kind}
+        return _fitting_fields({field.name: _fitting(field.type) for field in kind})
     if types.is_map(kind):
-        return [(_fitted(key, kind.key_type), _fitted(item, kind.item_type)) for key, item in value]
+        key, item = _fitting(kind.key_type), _fitting(kind.item_type)
+        return lambda pairs: [(key(name), item(value)) for name, value in pairs]
     if _is_list(kind):
-        return [_fitted(part, kind.value_type) for part in value]
+        part = _fitting(kind.value_type)
+        return lambda values: [part(value) for value in values]
     if _is_binary(kind):
-        return value.encode() if isinstance(value, str) else base64.b64decode(value["base64"])
+        return lambda value: value.encode() if isinstance(value, str) else base64.b64decode(value["base64"])
     if types.is_time(kind):
-        return arrow.scalar(f"1970-01-01 {value}").cast(arrow.timestamp(kind.unit)).cast(kind)
+        moment = arrow.timestamp(kind.unit)
+        return lambda value: arrow.scalar(f"1970-01-01 {value}").cast(moment).cast(kind)
     if _is_text_in_json(kind):
-        return arrow.scalar(value).cast(kind)
-    if isinstance(value, str) and (types.is_integer(kind) or types.is_floating(kind)):
-        return int(value) if types.is_integer(kind) else float(value)
-    return value
+        return lambda value: arrow.scalar(value).cast(kind)
+    number = int if types.is_integer(kind) else float if types.is_floating(kind) else None
+    return lambda value: number(value) if number is not None and isinstance(value, str) else value
+
+
+def _fitting_fields(fits: dict[str, Callable[[Any], Any]]) -> Callable[[Any], Any]:
+    def fit(value: Any) -> dict[str, Any]:
+        if value.keys() - fits.keys():
+            raise ValueError("a field that the type has not")
+        return {name: fits[name](part) for name, part in value.items()}
+
+    return fit

@@ -39,6 +39,8 @@ from rerankq.contract.messages import RankedDocument, Ranking
 
 _OUR_KEYS = ("id", "row", "results", "complete")
 _LONG_NUMBER = re.compile(rb"[:,\[\s]-?\d{19}")  # may not fit into 64 bits
+_DIGITS_ALIKE = bytes(ord("0") if chr(byte) in "0123456789" else byte for byte in range(256))
+_LONG_DIGITS = b"0" * 19
 _ROW_OPTIONS = ("top_n", "max_tokens_per_doc", "truncation", "raw_scores")
 _BATCH_OPTIONS = (*_ROW_OPTIONS, "return_documents", "model")  # of a batch line's body
 _SERVED = ("/rerank", "/score")
@@ -342,7 +344,9 @@ def decoded(record: bytes) -> Any:
         ValueError: it is no JSON.
     """
     value = wire.decode(record)
-    return json.loads(record) if _LONG_NUMBER.search(record) else value
+    # The pattern alone takes ten times as long, longer than the decoding itself.
+    is_long = _LONG_DIGITS in record.translate(_DIGITS_ALIKE) and _LONG_NUMBER.search(record)
+    return json.loads(record) if is_long else value
 
 
 def is_batch(line: Mapping[str, Any]) -> bool:

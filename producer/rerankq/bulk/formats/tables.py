@@ -88,7 +88,13 @@ def _opened(given: Any) -> tuple[Any, Iterator[Any]]:
         first = next(batches, None)
         schema = pyarrow().schema([]) if first is None else first.schema
         return schema, chain([] if first is None else [first], batches)
-    reader = pyarrow().RecordBatchReader.from_stream(given)
+    arrow = pyarrow()
+    try:
+        reader = arrow.RecordBatchReader.from_stream(given)
+    except arrow.ArrowException:  # a lone column
+        raise InvalidRequest(
+            f"expected a table with columns, got {type(given).__name__}", {"field": "requests"}
+        ) from None
     return reader.schema, iter(reader)
 
 
@@ -109,7 +115,7 @@ def _of_pandas(given: Any) -> Any:
     arrow = pyarrow()
     try:
         return arrow.RecordBatch.from_pandas(given, preserve_index=False)
-    except (arrow.ArrowException, ValueError, TypeError) as error:
+    except (arrow.ArrowException, ValueError, TypeError, AttributeError) as error:
         told = error.args[-1] if len(error.args) > 1 else type(error).__name__  # the first has a value in it
         raise InvalidRequest(
             f"the table cannot be read as Arrow columns: {told}; give each column one type, or leave it out",
