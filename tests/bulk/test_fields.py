@@ -331,3 +331,29 @@ def test_a_table_s_lines_carry_their_grades(tmp_path: Path) -> None:
 
     assert got.relevant == {"d": 2}
     assert str(unfit.error) == "text: expected a number in each line, or nothing"
+
+
+def test_a_path_leads_into_the_columns_of_a_row_per_document_too(
+    client: RerankClient, worker: AnsweringWorker, tmp_path: Path
+) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    given = [{"of": {"qid": 7, "q": "?"}, "doc": {"id": n, "text": "a" * n}, "label": n - 1} for n in (1, 2)]
+    pytest.importorskip("pyarrow.parquet").write_table(
+        arrow.Table.from_pylist(given), tmp_path / "in.parquet"
+    )
+    names = {
+        "id": "of.qid",
+        "query": "of.q",
+        "text": "doc.text",
+        "document_id": "doc.id",
+        "relevant": "label",
+    }
+
+    run(client, tmp_path / "in.parquet", tmp_path / "out.jsonl", names=names)
+    run(client, tmp_path / "in.parquet", tmp_path / "out.parquet", names=names)
+
+    [line] = read(tmp_path / "out.jsonl")
+    assert (line["id"], line["relevant"]) == (7, {"1": 0, "2": 1})
+    assert [result["id"] for result in line["results"]] == ["2", "1"]
+    got = pytest.importorskip("pyarrow.parquet").read_table(tmp_path / "out.parquet").to_pylist()
+    assert [(row["query_id"], row["doc_id"], row["label"]) for row in got] == [(7, "2", 1), (7, "1", 0)]

@@ -65,7 +65,7 @@ class ColumnRows:
         """The types of what is carried."""
         kinds = self._kinds
         if self._form is not None:
-            return Types(kinds[self._form.id], kinds.get(self._form.document_id or ""), kinds)
+            return Types(kinds.get(self._form.id), kinds.get(self._form.document_id or ""), kinds)
         return Types(_named(kinds, self._names.id), _document_id(kinds, self._names), kinds)
 
     def id_columns(self) -> tuple[str | None, str | None]:

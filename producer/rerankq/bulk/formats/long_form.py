@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from rerankq.bulk.formats.fields import chosen, grades, paths
+from rerankq.bulk.formats.fields import chosen, grades, paths, value_at
 from rerankq.bulk.formats.names import RELEVANT_KEY, FieldNames, Names
 from rerankq.bulk.formats.on_disk import SeenIds
 from rerankq.bulk.rows import Row, broken_row, document_key
@@ -26,7 +26,7 @@ Line = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class _Own:
-    """The columns that make the request."""
+    """The columns that make the request, or paths into them."""
 
     id: str
     query: Sequence[str]
@@ -37,7 +37,7 @@ class _Own:
     def document(self, line: Line) -> dict[str, Any]:
         """What a line says of a document."""
         text = _joined(line, self.text)
-        name = None if self.document_id is None else line[self.document_id]
+        name = None if self.document_id is None else value_at(line, self.document_id)
         return {"text": text} if name is None else {"text": text, "id": str(name)}
 
     def further(self, line: Line) -> dict[str, Any]:
@@ -50,7 +50,7 @@ class _Own:
         if self.relevant is None:
             return {}
         keys = [document_key(document.get("id"), place) for place, document in enumerate(documents)]
-        given = (line[self.relevant] for line in lines)
+        given = (value_at(line, self.relevant) for line in lines)
         return grades({key: None if grade == "" else grade for key, grade in zip(keys, given, strict=True)})
 
 
@@ -86,7 +86,7 @@ class LongForm:
             InvalidRequest: a query's lines are not neighbours.
         """
         with SeenIds() as seen:
-            for query_id, group in groupby(lines, key=lambda line: line[self._own.id]):
+            for query_id, group in groupby(lines, key=lambda line: value_at(line, self._own.id)):
                 if not _is_missing(query_id):
                     seen.refuse_repeated(str(query_id), "sort the file by its query id column")
                 yield list(group)
@@ -98,7 +98,11 @@ class LongForm:
         documents = [own.document(line) for line in lines]
         further = [own.further(line) for line in lines]
         relevant = own.grades(lines, documents)
-        fields: dict[str, Any] = {"query": queries[0], "documents": documents, "id": lines[0][own.id]}
+        fields: dict[str, Any] = {
+            "query": queries[0],
+            "documents": documents,
+            "id": value_at(lines[0], own.id),
+        }
         extra: dict[str, Any] = {COLUMNS_KEY: further} if any(further) else {}
         if relevant:
             extra[RELEVANT_KEY] = relevant
@@ -127,7 +131,7 @@ class LongForm:
         if found is None and not is_asked_for:
             return []
         named = paths(columns, found or names[0])
-        missing = next((name for name in named if name not in columns), None)
+        missing = next((name for name in named if not {name, name.partition(".")[0]} & columns.keys()), None)
         if missing is not None:
             raise InvalidRequest(
                 f"expected a column {missing}, got {', '.join(columns)}; {_OPTIONS[part]} names it, "
@@ -139,9 +143,10 @@ class LongForm:
 
 def _joined(line: Line, columns: Sequence[str]) -> Any:
     """What stands in these columns, joined by blanks, empty ones left out."""
-    if len(columns) == 1:
-        return line[columns[0]]
-    return " ".join(str(line[name]) for name in columns if line[name] not in (None, ""))
+    values = [value_at(line, name) for name in columns]
+    return (
+        values[0] if len(values) == 1 else " ".join(str(value) for value in values if value not in (None, ""))
+    )
 
 
 def _is_missing(query_id: Any) -> bool:
