@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, islice
+from itertools import chain, compress, islice
 from typing import Any, TypeVar
 
 from rerankq.bulk.formats import Reader
@@ -37,6 +37,8 @@ class Placed:
     place: Mapping[str, Any]
     """File and line, where there are several files."""
     record: Any
+    row: Row | None = None
+    """What the record says, where that has been looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +106,9 @@ class Selection:
             InvalidRequest: the input is broken, or no row has a field of a condition.
         """
         for placed in islice(self.chosen(reader), start, None):
-            row = reader.row(placed.record)
-            place = (
-                {} if isinstance(placed.record, list) else placed.place
-            )  # several lines, maybe of several files
+            row = placed.row or reader.row(placed.record)
+            is_line = not isinstance(placed.record, list)  # several may be of several files
+            place = placed.place if is_line else {}
             if place or self != ALL:
                 row = replace(row, place=place, first_position=placed.position)
             yield row
@@ -132,16 +133,19 @@ class Selection:
     def _matching(self, reader: Reader, records: Iterator[Placed]) -> Iterator[Placed]:
         """Records that all conditions hold for; of lines that make a request together, those lines."""
         sought = [one.path for one in self.conditions]
-        known = once_seen(
-            records, sought, lambda placed: [fields for _, fields in _lines(reader, placed.record)]
-        )
-        for placed in known:
-            lines = _lines(reader, placed.record)
-            kept = [line for line, fields in lines if all(one.holds(fields) for one in self.conditions)]
-            if not any(fields for _, fields in lines):
-                yield placed  # what cannot be read is not dropped: it fails
-            elif kept:
-                yield replace(placed, record=kept if isinstance(placed.record, list) else placed.record)
+        for placed in once_seen(records, sought, lambda placed: _fields(reader, placed.record)):
+            record = placed.record
+            if isinstance(record, list):
+                held = map(self._hold, _fields(reader, record))
+                if kept := list(compress(record, held)):
+                    yield replace(placed, record=kept)
+            else:
+                row = reader.row(record)
+                if not row.source or self._hold(row.source):  # what cannot be read is not dropped: it fails
+                    yield replace(placed, row=row)
+
+    def _hold(self, fields: Mapping[str, Any]) -> bool:
+        return all(one.holds(fields) for one in self.conditions)
 
 
 ALL = Selection()
@@ -187,14 +191,11 @@ def _placed(reader: Reader) -> Iterator[Placed]:
         raise unreadable(source.at.path, error, position) from error
 
 
-def _lines(reader: Reader, record: Any) -> list[tuple[Any, Mapping[str, Any]]]:
-    """What conditions look into: the row, or each of the lines that make one, with its fields."""
+def _fields(reader: Reader, record: Any) -> list[Mapping[str, Any]]:
+    """What conditions look into: the row, or each of the lines that make one."""
     if not isinstance(record, list):
-        return [(record, reader.row(record).source)]
-    return [
-        (line, line if isinstance(line, Mapping) else dict(zip(COLUMNS, line, strict=True)))
-        for line in record
-    ]
+        return [reader.row(record).source]
+    return [line if isinstance(line, Mapping) else dict(zip(COLUMNS, line, strict=True)) for line in record]
 
 
 def _is_there(value: Any) -> bool:

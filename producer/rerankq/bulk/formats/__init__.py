@@ -257,7 +257,7 @@ def _of_part(part: Part) -> Format:
     if told is None:
         raise InvalidRequest(
             f"the format of {part.path} cannot be told from its extension; name it with --format "
-            f"({', '.join(FORMATS)})",
+            f"({', '.join(FORMATS)}), or by a glob the files that are meant",
             {"field": "format"},
         )
     return told
