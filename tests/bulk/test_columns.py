@@ -1,5 +1,6 @@
 """Columns keep their types from file to file, and those of JSON lines and CSV get fitting ones."""
 
+import csv
 import datetime as dt
 import decimal
 import json
@@ -321,3 +322,32 @@ def test_an_output_of_either_form_and_any_id_is_judged(
     (tmp_path / "qrels.tsv").write_text("1\t11\t1\n")
 
     assert evaluate(str(tmp_path / name), str(tmp_path / "qrels.tsv")).quality["mrr_after"] == 1
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_key_called_as_our_own_for_lines_is_carried_like_any_other(
+    client: RerankClient, tmp_path: Path
+) -> None:
+    given = write(tmp_path / "in.jsonl", [{**row, "columns": ["a", 1], "rank": 7} for row in REQUESTS])
+
+    run(client, given, tmp_path / "out.parquet", output_format="long-parquet")
+
+    assert got(tmp_path / "out.parquet")["columns"].to_pylist() == ['["a",1]'] * 3
+    assert got(tmp_path / "out.parquet")["input_rank"].to_pylist() == [7] * 3
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.parquet"])
+def test_a_row_that_was_mended_to_other_documents_has_what_is_left(
+    client: RerankClient, worker: AnsweringWorker, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "in.csv").write_text(LONG.replace("first", "poison"))
+    run(client, tmp_path / "in.csv", tmp_path / name)
+    errors = tmp_path / f"{name}.errors.jsonl"
+    [row] = read(errors)
+    write(errors, [{**row, "query": "mended", "documents": [*row["documents"], "the longest of them all"]}])
+
+    assert run(client, tmp_path / "in.csv", tmp_path / name, retry_errors=True).failed == 0
+
+    path = tmp_path / name
+    rows = list(csv.DictReader(path.read_text().splitlines())) if name == "out.csv" else got(path).to_pylist()
+    assert [row["lang"] or None for row in rows[1:]] == [None, "fr", "en"]

@@ -227,7 +227,8 @@ def output_format(path: str, read_as: Format, asked: str | None, *, is_stream: b
 
 def types_of(reader: Reader) -> Types:
     """The types that an input of columns has told of what is carried; of any other none."""
-    return reader.types() if isinstance(reader, columns.ColumnsReader) else Types()
+    types = reader.types() if isinstance(reader, columns.ColumnsReader) else Types()
+    return replace(types, are_by_document=reader.further_columns() is not None)
 
 
 def known_format(name: str) -> Format:

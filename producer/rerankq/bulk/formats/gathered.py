@@ -6,12 +6,13 @@ while a run goes on. They are read twice: for the names and types that no input 
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Self
 
 from rerankq.bulk.formats.arrow_types import as_arrow, joined, pyarrow, type_of, without_nulls
 from rerankq.bulk.formats.json_lines import decoded, line_of
-from rerankq.bulk.formats.long_form import COLUMNS_KEY, RELEVANT_KEY
+from rerankq.bulk.formats.long_form import RELEVANT_KEY, beside_document
 from rerankq.bulk.formats.names import Layout, Shown
 from rerankq.bulk.rows import Row, beside, document_key
 
@@ -35,6 +36,8 @@ class Types:
     id: Any = None
     document_id: Any = None
     further: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    are_by_document: bool = False
+    """What is carried is carried beside each document."""
 
 
 def write_parquet(lines: Path, target: Path, types: Types, shown: Shown, *, is_long: bool) -> None:
@@ -51,8 +54,8 @@ def columns_of_documents(row: Row, layout: Layout) -> list[str]:
     """What the long form can show of a row."""
     text = ("text",) if layout.with_documents else ()
     ours = (*_LONG_COLUMNS, *text)
-    carried = [name for name in row.extra if name != COLUMNS_KEY]
-    carried += [name for line in row.extra.get(COLUMNS_KEY, ())[:1] for name in line]
+    is_by_document = layout.further_columns is not None
+    carried = beside_document(row.extra, 0) if is_by_document else row.extra
     return [*ours, *(beside(name, ours) for name in carried)]
 
 
@@ -90,15 +93,14 @@ def _long(types: Types) -> _Form:
         "logit": arrow.float32(),
     }
     further = {beside(name, ours): kind for name, kind in types.further.items()}
-    return _Form(_documents, tuple(ours), {**further, **ours})
+    documents = partial(_documents, are_by_document=types.are_by_document)
+    return _Form(documents, tuple(ours), {**further, **ours})
 
 
-def _documents(fields: Record) -> Iterator[Record]:
+def _documents(fields: Record, *, are_by_document: bool) -> Iterator[Record]:
     """A record for each ranked document, best first."""
     query_id = fields.pop("id", fields.pop("row", None))
-    results, columns = fields.pop("results"), fields.pop(COLUMNS_KEY, None)
-    if columns is not None:
-        fields.pop(RELEVANT_KEY, None)  # each line has its own
+    results = fields.pop("results")
     for rank, result in enumerate(results, start=1):
         ours = {
             "query_id": query_id,
@@ -108,7 +110,7 @@ def _documents(fields: Record) -> Iterator[Record]:
             "logit": result["logit"],
         }
         text = {"text": result["document"]} if "document" in result else {}
-        carried = fields if columns is None else {**columns[result["index"]], **fields}
+        carried = beside_document(fields, result["index"]) if are_by_document else fields
         yield {**ours, **{beside(name, {**ours, **text}): value for name, value in carried.items()}, **text}
 
 

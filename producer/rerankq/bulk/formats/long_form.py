@@ -54,6 +54,13 @@ class _Own:
         return grades({key: None if grade == "" else grade for key, grade in zip(keys, given, strict=True)})
 
 
+def beside_document(extra: Mapping[str, Any], index: int) -> Line:
+    """What a row carries beside one of its documents; nothing where it was mended and has no such line any more."""
+    lines = extra.get(COLUMNS_KEY)
+    line = lines[index] if isinstance(lines, list) and index < len(lines) else {}
+    return line if isinstance(line, dict) else {}
+
+
 class LongForm:
     """`query_id, query, doc_id, text` and further columns, which are carried through."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from rerankq.bulk.formats.fields import grades, judgements_left
 from rerankq.bulk.formats.json_lines import line_of
-from rerankq.bulk.formats.long_form import COLUMNS_KEY, Line, LongForm
+from rerankq.bulk.formats.long_form import Line, LongForm, beside_document
 from rerankq.bulk.formats.names import FieldNames, Layout
 from rerankq.bulk.formats.source import Given, Source
 from rerankq.bulk.rows import Entry, Ranked, Row, beside, by_place, document_key, name_of_row, text_at
@@ -149,8 +149,8 @@ class TableWriter:
         extra = entry.row.extra
         if self._further is None:
             return [line_of(extra).decode().rstrip() if extra else None]
-        lines = extra.get(COLUMNS_KEY)
-        return [lines[result.index].get(name) if lines else None for name in self._further]
+        line = beside_document(extra, result.index)
+        return [line.get(name) for name in self._further]
 
     def _text(self, lines: list[list[Any]]) -> bytes:
         text = io.StringIO(newline="")
