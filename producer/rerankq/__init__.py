@@ -22,15 +22,19 @@ from rerankq.contract.errors import (
     ResultTimeout,
 )
 from rerankq.contract.messages import Document, RankedDocument, Ranking, RerankRequest
+from rerankq.reranker import AsyncReranker, Reranker
 
 if TYPE_CHECKING:
-    from rerankq.aio import AsyncRerankClient
+    from rerankq.aio import AsyncJob, AsyncRerankClient
+    from rerankq.answers import JobStatus
     from rerankq.client import Job, RerankClient
 
 __version__ = "0.2.0.dev0"
 
 __all__ = [
+    "AsyncJob",
     "AsyncRerankClient",
+    "AsyncReranker",
     "BrokerUnavailable",
     "Cancelled",
     "DeadlineExceeded",
@@ -39,6 +43,7 @@ __all__ = [
     "InvalidSettings",
     "Job",
     "JobFailed",
+    "JobStatus",
     "JobUnknown",
     "NoWorkers",
     "PayloadTooLarge",
@@ -48,10 +53,17 @@ __all__ = [
     "RerankClient",
     "RerankError",
     "RerankRequest",
+    "Reranker",
     "ResultTimeout",
 ]
 
-_LAZY = {"RerankClient": "rerankq.client", "Job": "rerankq.client", "AsyncRerankClient": "rerankq.aio"}
+_LAZY = {
+    "AsyncJob": "rerankq.aio",
+    "AsyncRerankClient": "rerankq.aio",
+    "Job": "rerankq.client",
+    "JobStatus": "rerankq.answers",
+    "RerankClient": "rerankq.client",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -60,3 +72,7 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     return getattr(import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

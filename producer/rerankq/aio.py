@@ -7,14 +7,22 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 from weakref import WeakKeyDictionary
 
 from rerankq.admission import Admission
 from rerankq.answers import JobStatus, read_ranking
-from rerankq.client import Documents
 from rerankq.contract.errors import RerankError, ResultTimeout
-from rerankq.contract.messages import Ranking, RerankRequest, patience_seconds
+from rerankq.contract.heartbeats import WorkerStatus
+from rerankq.contract.messages import (
+    LANES,
+    Documents,
+    Lane,
+    Ranking,
+    RequestOptions,
+    RerankRequest,
+    patience_seconds,
+)
 from rerankq.settings import ClientSettings
 from rerankq.submission import Outgoing, deliver, new_job_id, outgoing_job, validated
 from rerankq.switchboard import Switchboard, Watch
@@ -50,9 +58,8 @@ class AsyncRerankClient:
         query: str,
         documents: Documents,
         *,
-        top_n: int | None = None,
         timeout: float | None = None,
-        **options: Any,
+        **options: Unpack[RequestOptions],
     ) -> Ranking:
         """The ranking, waited for; called off when the wait is given up or the awaiting task is cancelled.
 
@@ -60,7 +67,7 @@ class AsyncRerankClient:
         """
         timeout = patience_seconds(self.settings.interactive_timeout_seconds if timeout is None else timeout)
         options.setdefault("deadline", time.time() + timeout)
-        request, job_id = self.request(query, documents, top_n=top_n, **options), new_job_id()
+        request, job_id = self.request(query, documents, **options), new_job_id()
         await self._hold("asking for workers", self._admission.require_workers())
         with self._board.watching(job_id) as watch:  # subscribed before anybody can answer
             try:
@@ -81,13 +88,12 @@ class AsyncRerankClient:
         documents: Documents,
         *,
         job_id: str | None = None,
-        top_n: int | None = None,
-        **options: Any,
+        **options: Unpack[RequestOptions],
     ) -> "AsyncJob":
         """A promise of the ranking; as `RerankClient.submit`."""
-        return await self._send(self.request(query, documents, top_n=top_n, **options), job_id)
+        return await self._send(self.request(query, documents, **options), job_id)
 
-    def request(self, query: str, documents: Documents, **options: Any) -> RerankRequest:
+    def request(self, query: str, documents: Documents, **options: Unpack[RequestOptions]) -> RerankRequest:
         """A validated request; as `RerankClient.request`."""
         return validated({"query": query, "documents": documents, **options}, self.settings)
 
@@ -106,6 +112,15 @@ class AsyncRerankClient:
             BrokerUnavailable: Redis did not answer.
         """
         return await self._hold(f"asking for job {job_id}", look_and_keep(job_id, self.clock))
+
+    async def workers(self) -> list[WorkerStatus]:
+        """The workers heard of in the last seconds."""
+        around = await self._hold("asking for workers", self._admission.surroundings(max_age_seconds=0.2))
+        return list(around.workers)
+
+    async def lanes(self) -> dict[Lane, int]:
+        """Jobs that wait in each lane."""
+        return {lane: await self._hold("asking for lanes", self._admission.waiting(lane)) for lane in LANES}
 
     async def close(self) -> None:
         """Give the connections back."""
@@ -189,6 +204,11 @@ class AsyncJob:
     async def status(self) -> JobStatus:
         """Where the job stands."""
         return await self._client.status(self.job_id)
+
+    async def progress(self) -> tuple[int, int]:
+        """Documents scored so far, and documents in all."""
+        status = await self.status()
+        return status.scored, status.total
 
     async def done(self) -> bool:
         """Whether an answer is there, be it a ranking or an error."""

@@ -6,7 +6,7 @@ Knows Redis and what its messages look like; needs no Celery, and never loads a 
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 from redis.exceptions import RedisError
 
@@ -17,9 +17,10 @@ from rerankq.contract.errors import RerankError, ResultTimeout
 from rerankq.contract.heartbeats import WorkerStatus
 from rerankq.contract.messages import (
     LANES,
-    Document,
+    Documents,
     Lane,
     Ranking,
+    RequestOptions,
     RerankRequest,
     patience_seconds,
 )
@@ -30,8 +31,6 @@ from rerankq.talk import Ask, Hear, Pause, Step, Talk, errors_as_ours, hold
 from rerankq.waiting import ANSWER_GRACE_SECONDS, answer_of, call_off, given_up, look_and_keep
 
 T = TypeVar("T")
-
-Documents = Sequence[str | Document | dict[str, Any]]
 
 
 class RerankClient:
@@ -63,22 +62,21 @@ class RerankClient:
         query: str,
         documents: Documents,
         *,
-        top_n: int | None = None,
         timeout: float | None = None,
-        **options: Any,
+        **options: Unpack[RequestOptions],
     ) -> Ranking:
         """The ranking, waited for; called off when the wait is given up.
 
         Args:
             timeout: seconds to wait; also the job's deadline. `RERANKQ_INTERACTIVE_TIMEOUT_SECONDS` when absent.
-            options: any other field of `RerankRequest`.
+            options: `top_n=5`, `on_deadline="partial"`, …: the fields of `RerankRequest`.
 
         Raises:
             RerankError: whatever kept the ranking from being; see the tree in `rerankq.contract.errors`.
         """
         timeout = patience_seconds(self.settings.interactive_timeout_seconds if timeout is None else timeout)
         options.setdefault("deadline", time.time() + timeout)
-        request = self.request(query, documents, top_n=top_n, **options)
+        request = self.request(query, documents, **options)
         self._hold("asking for workers", self._admission.require_workers())
         job = self.send(request)
         return wait_or_cancel(job, timeout)
@@ -89,21 +87,20 @@ class RerankClient:
         documents: Documents,
         *,
         job_id: str | None = None,
-        top_n: int | None = None,
-        **options: Any,
+        **options: Unpack[RequestOptions],
     ) -> "Job":
         """A promise of the ranking. Once this returns, the job ends in exactly one ranking or named error.
 
         Args:
             job_id: a name of your own; submitting it again gives the same job and no second scoring.
-            options: any other field of `RerankRequest`, say `lane="bulk"` or `deadline=time.time() + 60`.
+            options: the fields of `RerankRequest`, say `lane="bulk"` or `deadline=time.time() + 60`.
 
         Raises:
             InvalidRequest, QueueFull, BrokerUnavailable: nothing was accepted.
         """
-        return self.send(self.request(query, documents, top_n=top_n, **options), job_id)
+        return self.send(self.request(query, documents, **options), job_id)
 
-    def request(self, query: str, documents: Documents, **options: Any) -> RerankRequest:
+    def request(self, query: str, documents: Documents, **options: Unpack[RequestOptions]) -> RerankRequest:
         """A validated request, within the limits of the settings.
 
         Raises:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 from rerankq.bulk.formats.arrow_types import as_arrow, pyarrow
 from rerankq.bulk.formats.columns import is_long_form
@@ -19,7 +19,7 @@ from rerankq.bulk.sending.flight import Answer, Flight, Landed
 from rerankq.bulk.sending.packing import PackSize, cut
 from rerankq.client import RerankClient
 from rerankq.contract.errors import InvalidRequest, RerankError
-from rerankq.contract.messages import RankedDocument, RerankRequest
+from rerankq.contract.messages import RankedDocument, RequestOptions, RerankRequest
 from rerankq.contract.messages import ordered as as_list
 from rerankq.submission import new_job_id
 
@@ -48,7 +48,7 @@ def rerank_many(
     id_field: str | None = None,
     text_field: str | None = None,
     document_id_field: str | None = None,
-    **options: Any,
+    **options: Unpack[RequestOptions],
 ) -> Iterator[tuple[Any, Answer]]:
     """Each request with its ranking, or with the error that kept it from one.
 
@@ -86,7 +86,7 @@ def rerank_table(
     id_field: str | None = None,
     text_field: str | None = None,
     document_id_field: str | None = None,
-    **options: Any,
+    **options: Unpack[RequestOptions],
 ) -> Any:
     """The rankings as a table of the library that `table` is of: of pandas, of polars, else of pyarrow.
 

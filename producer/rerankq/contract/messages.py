@@ -10,7 +10,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    Protocol,
+    SupportsIndex,
+    TypedDict,
+    TypeVar,
+    overload,
+)
 
 from pydantic import (
     AfterValidator,
@@ -28,6 +38,9 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 CONTRACT_VERSION = 1
+
+_SHOWN = 10  # results in a ranking's repr, and of each text so many characters
+_SHOWN_CHARACTERS = 40
 
 Lane = Literal["interactive", "bulk"]
 LANES: tuple[Lane, ...] = ("interactive", "bulk")
@@ -98,6 +111,18 @@ def _kind(value: Any) -> str:
     return "None" if value is None else type(value).__name__
 
 
+_Item = TypeVar("_Item", covariant=True)
+
+
+class ListLike(Protocol[_Item]):
+    """A list, a tuple, an array or a column of any library; to a type checker neither a string nor a dict or a set."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[_Item]: ...
+    def __contains__(self, value: object, /) -> bool: ...
+    def __getitem__(self, index: int, /) -> _Item: ...
+
+
 Text = Annotated[str, AfterValidator(_sendable)]
 Count = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=1_000_000_000)]
 
@@ -110,6 +135,24 @@ class Document(BaseModel):
     text: Text
     id: Annotated[Text | None, BeforeValidator(_name)] = None
     """A string; of an integer its digits."""
+
+
+Documents = ListLike[str | Document | dict[str, Any]] | Iterator[str | Document | dict[str, Any]]
+"""The candidates: texts, or texts with names (`Document`, `{"text": …, "id": …}`); their order gives each its index."""
+
+
+class RequestOptions(TypedDict, total=False):
+    """What may be asked of a ranking: the fields of `RerankRequest` but its query, its documents and its version."""
+
+    top_n: int | None
+    return_documents: bool
+    max_tokens_per_doc: int | None
+    truncation: bool
+    raw_scores: bool
+    model: str | None
+    deadline: float | None
+    on_deadline: Literal["fail", "partial"]
+    lane: Lane
 
 
 class RerankRequest(BaseModel):
@@ -244,10 +287,20 @@ class RankedDocument(BaseModel):
     id: str | None = None
     document: str | None = None
 
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        shown = {**self.__dict__, "document": None if self.document is None else _cut(self.document)}
+        return iter([(name, value) for name, value in shown.items() if value is not None])
+
     @property
     def scored(self) -> bool:
         """Whether the model read this document at all."""
         return self.logit is not None
+
+    def told(self) -> str:
+        """On one line: its score, its index, its name and the beginning of its text."""
+        score = "     -" if self.relevance_score is None else f"{self.relevance_score:6.4f}"
+        parts = [score, f"[{self.index}]", self.id, None if self.document is None else _cut(self.document)]
+        return "  ".join(part for part in parts if part is not None)
 
 
 class Usage(BaseModel):
@@ -295,7 +348,7 @@ class ModelInfo(BaseModel):
 
 
 class Ranking(BaseModel):
-    """The answer: results best first; ties keep the caller's order."""
+    """The answer: results best first; ties keep the caller's order. It is a sequence of them, too."""
 
     model_config = _ANSWER
 
@@ -310,6 +363,59 @@ class Ranking(BaseModel):
     timings: Timings
     worker: WorkerInfo
 
+    def __len__(self) -> int:
+        return len(self.results)
+
+    def __iter__(self) -> Iterator[RankedDocument]:  # type: ignore[override]
+        return iter(self.results)
+
+    @overload
+    def __getitem__(self, place: SupportsIndex) -> RankedDocument: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[RankedDocument]: ...
+    def __getitem__(self, place: SupportsIndex | slice) -> RankedDocument | list[RankedDocument]:
+        return self.results[place]
+
+    def __repr__(self) -> str:
+        lines = [
+            f"{place:>4}  {result.told()}" for place, result in enumerate(self.results[:_SHOWN], start=1)
+        ]
+        more = [f"   … and {len(self) - _SHOWN} more"] if len(self) > _SHOWN else []
+        model, worker = self.model.name, self.worker
+        head = f"Ranking of {self.total} documents, {self.scored} scored by {model} on {worker.device} {worker.dtype}"
+        return "\n".join([head, *lines, *more])
+
+    __str__ = __repr__
+
+    def texts(self, documents: Documents | None = None) -> list[str]:
+        """The documents' texts, best first.
+
+        Args:
+            documents: those that were asked; not needed where `return_documents=True` was.
+
+        Raises:
+            InvalidRequest: they are needed, or are not those that were asked.
+        """
+        if documents is None:
+            found = [result.document for result in self.results if result.document is not None]
+            if len(found) == len(self.results):
+                return found
+            raise InvalidRequest(
+                "documents: the ranking carries no text; give those that were asked, or ask with return_documents=True",
+                {"field": "documents"},
+            )
+        given = parse_request({"query": "any", "documents": documents}).texts
+        if len(given) != self.total:
+            raise InvalidRequest(
+                f"documents: expected the {self.total} that were asked, got {len(given)}",
+                {"field": "documents"},
+            )
+        return [given[result.index] for result in self.results]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per result, best first, for `pandas.DataFrame(ranking.rows())` or a CSV writer."""
+        return [{"rank": place, **result.model_dump()} for place, result in enumerate(self.results, start=1)]
+
     def summary(self) -> str:
         """What an operator may see of it."""
         seconds = self.timings.score_seconds
@@ -319,6 +425,11 @@ class Ranking(BaseModel):
         """The same ranking, each result carrying its text from the caller's own copy."""
         filled = [result.model_copy(update={"document": texts[result.index]}) for result in self.results]
         return self.model_copy(update={"results": filled})
+
+
+def _cut(text: str) -> str:
+    line = " ".join(text[: 2 * _SHOWN_CHARACTERS].split())
+    return line if len(line) <= _SHOWN_CHARACTERS else f"{line[:_SHOWN_CHARACTERS]}…"
 
 
 def parse_request(fields: Mapping[str, Any]) -> RerankRequest:

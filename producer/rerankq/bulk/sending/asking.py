@@ -61,7 +61,8 @@ def request_of(row: Row, client: RerankClient, options: Mapping[str, Any]) -> Re
     for name, value in (("query", row.query), ("documents", row.documents)):
         if value is None:
             raise InvalidRequest(f"{name}: is missing{seen(row.source)}", {"field": name})
-    return client.request(row.query, row.documents, **{**options, **row.options, "lane": "bulk"})
+    fields: dict[str, Any] = {**options, **row.options, "lane": "bulk"}
+    return client.request(row.query, row.documents, **fields)
 
 
 def of_some_use(entries: Iterable[Entry], path: str) -> Iterator[Entry]:
