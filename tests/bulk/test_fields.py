@@ -210,6 +210,11 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, str], str]] = {
         {"relevant": "labels"},
         "labels: expected a grade for each of 2 documents, got 1",
     ),
+    "too many grades": (
+        {"documents": ["a", "b"], "relevant": [0, 1, 1]},
+        {},
+        "relevant: expected a grade for each of 2 documents, got 3",
+    ),
     "no judgements": ({"documents": ["a"], "labels": "very"}, {"relevant": "labels"}, "labels: expected grades"),
     "no such id": (
         {"documents": ["a"], "uid": 7},

