@@ -37,6 +37,11 @@ PATHS: dict[str, tuple[dict[str, Any], dict[str, str], list[str]]] = {
         {"documents": "passages", "text": "passage_text"},
         ["a", "b"],
     ),
+    "through lists of lists": (
+        {"groups": [{"docs": ["a"]}, {"docs": ["b", "c"]}]},
+        {"documents": "groups.docs"},
+        ["a", "b", "c"],
+    ),
     "a text deep in a document": ({"documents": NODES}, {"text": "node.text"}, ["a", "b"]),
     "a document deep in the row": ({"data": {"docs": ["a"]}}, {"documents": "data.docs"}, ["a"]),
     "a key with a dot": ({"a.b": ["a"], "a": {"b": ["x"]}}, {"documents": "a.b"}, ["a"]),
@@ -76,6 +81,12 @@ def test_query_and_ids_may_be_paths_as_well() -> None:
         [{"text": "a", "id": "1"}, {"text": "b", "id": "2"}],
     )
     assert got.extra == {"meta": {"lang": "en"}}
+
+
+def test_what_has_no_such_path_is_left_alone() -> None:
+    got = row({"data": {"q": "q"}, "meta": "", "documents": ["a"]}, query="data.q", id="meta.id")
+
+    assert got.extra == {"meta": ""}
 
 
 def test_what_lies_beside_a_path_is_carried_through() -> None:
@@ -152,6 +163,11 @@ JUDGED: dict[str, tuple[dict[str, Any], dict[str, str], dict[str, float] | None]
         {"passages": PASSAGES},
         {"documents": "passages.passage_text", "relevant": "passages.is_selected"},
         {"0": 0, "1": 1},
+    ),
+    "flags in lists of lists": (
+        {"groups": [{"docs": ["a", "b"], "gold": [0, 1]}, {"docs": ["c", "d"], "gold": [1, 0]}]},
+        {"documents": "groups.docs", "relevant": "groups.gold"},
+        {"0": 0, "1": 1, "2": 1, "3": 0},
     ),
     "flags in a struct of lists": (
         {"passages": STRUCT},

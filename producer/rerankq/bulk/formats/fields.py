@@ -57,9 +57,10 @@ def without(value: Any, path: str) -> Any:
     if head is None:
         return value
     inner = without(value[head], rest) if rest else None
-    return {
-        name: inner if name == head else part for name, part in value.items() if name != head or inner
-    } or None
+    kept = {**value, head: inner}
+    if inner is None:
+        del kept[head]
+    return kept or None
 
 
 def text_at(fields: Mapping[str, Any], names: Names) -> Any:
@@ -197,14 +198,18 @@ def _judged(
     if path in parts:
         return dict.fromkeys(keys[path], 1.0)
     value, parent = value_at(fields, path), path.rpartition(".")[0]
+    is_through_list = bool(parent) and isinstance(value_at(fields, parent), list)
     if value is None:
         return {}
+    if is_through_list and any(isinstance(one, list) for one in value):
+        value = list(_flat(value))
     if not isinstance(value, list) or not all(isinstance(grade, int | float | None) for grade in value):
         return grades(value)
     beside = next((part for part in parts if parent and parent in (part, part.rpartition(".")[0])), None)
     judged = list(chain(*keys.values())) if beside is None else keys[beside]
-    is_through_list = beside is not None and isinstance(value_at(fields, parent), list)
-    if is_through_list or _are_by_place(path, value, judged, has_ids=_have_numbers(parts)):
+    if (beside is not None and is_through_list) or _are_by_place(
+        path, value, judged, has_ids=_have_numbers(parts)
+    ):
         return _by_place(path, value, judged)
     return grades(value)
 
@@ -252,7 +257,7 @@ def _keys(parts: Mapping[str, Sequence[Any]]) -> dict[str, list[str]]:
 def _have_numbers(parts: Mapping[str, Sequence[Any]]) -> bool:
     """Whether there are documents whose ids are numbers."""
     named = (one.get("id") for one in chain(*parts.values()) if isinstance(one, dict))
-    return any(name is not None and name.removeprefix("-").isdigit() for name in named)
+    return any(name is not None and str(name).removeprefix("-").isdigit() for name in named)
 
 
 def _unfit(path: str, what: str) -> InvalidRequest:
@@ -286,11 +291,13 @@ def _flat(values: Any) -> Iterator[Any]:
 
 
 def _listed(path: str, value: Any) -> Any:
-    """A list; of a struct of lists, as columns have it, one of structs. A lone one counts as a list, save under the
-    name that says there are several."""
+    """A list; of a struct of lists, as columns have it, one of structs; of a list of lists all that they hold. A lone one
+    counts as a list, save under the name that says there are several."""
     if isinstance(value, dict) and value and all(isinstance(column, list) for column in value.values()):
         columns: Any = value.values()
         if len({len(column) for column in columns}) == 1:
             return [dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)]
+    if isinstance(value, list) and any(isinstance(one, list) for one in value):
+        return list(_flat(value))
     is_lone = isinstance(value, str | dict) and path != "documents"
     return [value] if is_lone else value
