@@ -11,10 +11,10 @@ from typing import IO, Any
 
 from rerankq.contract.errors import InvalidRequest, InvalidSettings
 
-# What drivers call the mark that changes with a file's content; the first that is told counts, so an upper one is a
-# mark of the content alone and a lower one may change with a copy.
+# What drivers call the mark that changes with a file's content: the first that is told counts. The upper ones are of
+# the content alone, the lower ones may be another for a copy.
 _VERSIONS = (
-    "ETag", "etag", "Content-MD5", "md5Hash", "blob_id", "generation", "version_id", "LastModified", "Last-Modified",
+    "Content-MD5", "md5Hash", "blob_id", "ETag", "etag", "generation", "version_id", "LastModified", "Last-Modified",
     "last_modified", "updated", "mtime", "modified", "created",
 )  # fmt: skip
 _LINKED = ("http://", "https://")  # a page has no listing, and a `?` in its address is no wildcard

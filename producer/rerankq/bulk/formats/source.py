@@ -139,11 +139,9 @@ class Part:
     def first_line(self) -> bytes | None:
         """The first line that is not blank; None where that is not to be had, whoever reads on will say so."""
         try:
-            return (
-                next((line for _, line in self.lines()), None)
-                if self._pipe is None
-                else self._first_of_pipe()
-            )
+            if self._pipe is not None:
+                return self._first_of_pipe()
+            return next((line for _, line in self.lines()), None)
         except READ_ERRORS:
             return None
 
@@ -218,7 +216,7 @@ class Source:
     @property
     def is_pipe(self) -> bool:
         """Whether it can be read only once."""
-        return self.parts[0].is_pipe
+        return any(part.is_pipe for part in self.parts)
 
     @property
     def at(self) -> Part:
@@ -238,7 +236,8 @@ class Source:
 
     def in_turn(self) -> Iterator[Part]:
         """Its files one after another, for whoever cannot read them as one: each has a header of its own."""
-        for self._turn, part in enumerate(self.parts):  # noqa: B020 - how far it is read is told from it
+        for turn, part in enumerate(self.parts):
+            self._turn = turn
             yield part
 
     def lines(self) -> Iterator[bytes]:
