@@ -14,9 +14,10 @@ from rerankq import InvalidRequest, RerankClient
 from rerankq.bulk import Task
 from rerankq.bulk.plan import Plan
 from tests.bulk.answering import AnsweringWorker
-from tests.bulk.test_command import ALL_DONE, command
-from tests.bulk.test_resume import half_done
+from tests.bulk.test_command import ALL_DONE, UNAVAILABLE, command
+from tests.bulk.test_resume import half_done, wait_for_some_output
 from tests.bulk.test_run import read, rows, run, write
+from tests.redis_server import RedisServer
 
 __all__ = ["command"]
 
@@ -139,6 +140,24 @@ def test_the_way_on_is_told_also_for_shards(command: Any, tmp_path: Path) -> Non
     process = command(tmp_path / "shards", tmp_path / "out.jsonl")
     _, complaints = process.communicate(timeout=60)
 
+    assert "To go on: rerankq bulk" in complaints
+
+
+def test_an_input_that_vanishes_is_called_that_and_the_way_on_is_told(
+    command: Any, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    (tmp_path / "shards").mkdir()
+    for number in range(2):
+        write(tmp_path / "shards" / f"{number}.jsonl", rows(300))
+    out = tmp_path / "out.jsonl"
+    with AnsweringWorker(redis_server, seconds_per_pack=0.05):
+        process = command(tmp_path / "shards", out, "--pack-pairs", 9)
+        wait_for_some_output(out)
+        (tmp_path / "shards" / "1.jsonl").unlink()
+        _, complaints = process.communicate(timeout=60)
+
+    assert process.returncode == UNAVAILABLE
+    assert "1.jsonl was there when the run began and is gone" in complaints
     assert "To go on: rerankq bulk" in complaints
 
 

@@ -415,6 +415,24 @@ def test_a_remote_input_that_is_out_of_reach_says_what_to_do(
         Plan(Task(given, str(tmp_path / "out.jsonl")))
 
 
+@pytest.mark.parametrize("when", ["info", "open"])
+def test_a_driver_s_own_error_is_one_of_ours_and_later_than_the_beginning_worth_another_try(
+    memory: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    memory.pipe("/in.jsonl", lines(REQUESTS))
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("the driver's own")
+
+    monkeypatch.setattr(type(memory), when, fail)
+
+    with pytest.raises(
+        InvalidRequest, match=r"in.jsonl cannot be read: RuntimeError: the driver's own"
+    ) as told:
+        understood_from("memory://in.jsonl", tmp_path)
+    assert told.value.retryable == (when == "open")
+
+
 def test_without_fsspec_a_scheme_says_what_brings_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fsspec.core", None)
 

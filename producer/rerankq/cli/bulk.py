@@ -316,7 +316,7 @@ def _run_or_leave(
     except KeyboardInterrupt as interrupt:
         raise _end(_code_of(interrupt), "interrupted", task) from None
     except RerankError as error:
-        raise _end(exit_code(error), in_words(error), task) from error
+        raise _end(UNAVAILABLE if error.retryable else exit_code(error), in_words(error), task) from error
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains of it at its end
         raise _end(128 + signal.SIGPIPE, "whoever read the output is gone", task) from None

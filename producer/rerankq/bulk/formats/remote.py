@@ -20,6 +20,12 @@ _VERSIONS = (
 _LINKED = ("http://", "https://")  # a page has no listing, and a `?` in its address is no wildcard
 
 
+class InputAway(InvalidRequest):
+    """An input that was there when the run began cannot be reached; the same command goes on once it can."""
+
+    retryable = True
+
+
 def is_remote(path: str) -> bool:
     """Whether a path has a scheme."""
     return "://" in path
@@ -76,12 +82,12 @@ class RemoteFile:
 
     def open(self) -> io.RawIOBase:
         """Its bytes."""
-        with _reaching(self._url):
+        with _reaching(self._url, InputAway):
             return _Raw(self._url, self._files.open(self._path, "rb"))
 
 
 class _Raw(io.RawIOBase):
-    """A driver's file whose errors are ours."""
+    """A driver's file whose errors are ours: it was there, so that they are its network's."""
 
     def __init__(self, url: str, file: IO[bytes]) -> None:
         self._url, self._file = url, file
@@ -93,7 +99,7 @@ class _Raw(io.RawIOBase):
         return self._file.seekable()
 
     def readinto(self, buffer: Any) -> int:
-        with _reaching(self._url):
+        with _reaching(self._url, InputAway):
             data = self._file.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
@@ -129,14 +135,12 @@ def _version(told: Mapping[str, Any]) -> str | None:
 
 
 @contextmanager
-def _reaching(url: str) -> Generator[None]:
+def _reaching(url: str, failure: type[InvalidRequest] = InvalidRequest) -> Generator[None]:
     try:
         yield
     except (InvalidRequest, InvalidSettings):
         raise
     except FileNotFoundError as error:
-        raise InvalidRequest(f"there is no file {url}", {"field": "input"}) from error
+        raise failure(f"there is no file {url}", {"field": "input"}) from error
     except Exception as error:  # drivers raise what their libraries do
-        raise InvalidRequest(
-            f"{url} cannot be read: {type(error).__name__}: {error}", {"field": "input"}
-        ) from error
+        raise failure(f"{url} cannot be read: {type(error).__name__}: {error}", {"field": "input"}) from error

@@ -22,7 +22,7 @@ from pydantic import BaseModel
 from rerankq.bulk import STANDARD_STREAM
 from rerankq.bulk.formats.json_array import is_spread, rows_of
 from rerankq.bulk.formats.names import FieldNames
-from rerankq.bulk.formats.remote import RemoteFile, is_remote
+from rerankq.bulk.formats.remote import InputAway, RemoteFile, is_remote
 from rerankq.bulk.formats.shards import files_of
 from rerankq.contract.errors import InvalidRequest
 
@@ -85,7 +85,7 @@ class Part:
         try:
             self._find()
         except OSError as error:
-            raise unreadable(path, error) from error
+            raise InvalidRequest(f"{path} cannot be read: {error}", {"field": "input"}) from error
 
     @property
     def is_pipe(self) -> bool:
@@ -381,14 +381,12 @@ def _as_utf8(stream: Any, encoding: str) -> Any:
 def unreadable(path: str, error: Exception, after_rows: int = 0) -> InvalidRequest:
     """What is to be said of an input that was found and then cannot be read."""
     if isinstance(error, FileNotFoundError):
-        return InvalidRequest(
-            f"the input {path} was there when the run began and is gone; put it back, then run the command again",
-            {"field": "input"},
+        return InputAway(
+            f"the input {path} was there when the run began and is gone; put it back", {"field": "input"}
         )
     after = f" after {after_rows:,} rows" if after_rows else ""
-    return InvalidRequest(
-        f"{path} cannot be read{after}: {type(error).__name__}: {error}", {"field": "input"}
-    )
+    kind = InputAway if isinstance(error, OSError) and error.errno is not None else InvalidRequest
+    return kind(f"{path} cannot be read{after}: {type(error).__name__}: {error}", {"field": "input"})
 
 
 def _known_encoding(name: str) -> str:
