@@ -237,6 +237,16 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, str], str]] = {
         {"id": "qid"},
         "id: there is no field qid; fields seen: documents, query, uid",
     ),
+    "no such text": (
+        {"documents": ["a", {"body": "b"}]},
+        {"text": "title,text"},
+        "a document's text: there is no field title,text; fields seen: body",
+    ),
+    "no such document id": (
+        {"documents": [{"text": "b", "key": 1}]},
+        {"document_id": "pid"},
+        "a document's id: there is no field pid; fields seen: key, text",
+    ),
     "no such documents": (
         {"docs": ["a"]},
         {"documents": "pos,neg"},

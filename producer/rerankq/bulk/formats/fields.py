@@ -112,11 +112,20 @@ def id_at(fields: Mapping[str, Any], names: Names) -> Any:
 def missing_field(fields: Mapping[str, Any], names: FieldNames) -> InvalidRequest | None:
     """What is to be said where an object lacks a field that the caller has named."""
     for part in ("query", "documents", "id"):
-        given: Names = getattr(names, part)
-        if len(given) == 1 and all(
-            value_at(fields, path, _NOWHERE) is _NOWHERE for path in paths(fields, given[0])
-        ):
-            return InvalidRequest(f"{part}: there is no field {given[0]}{seen(fields)}", {"field": part})
+        if _lacks(fields, getattr(names, part)):
+            return _missing(part, getattr(names, part), fields)
+    return None
+
+
+def missing_in_documents(parts: Mapping[str, Any], names: FieldNames) -> InvalidRequest | None:
+    """The same where a document lacks the text that the caller has named, or all of them the id."""
+    listed = chain(*(part for part in parts.values() if isinstance(part, list)))
+    objects = [one for one in listed if isinstance(one, dict)]
+    without_text = next((one for one in objects if _lacks(one, names.text)), None)
+    if without_text is not None:
+        return _missing("a document's text", names.text, without_text)
+    if objects and all(_lacks(one, names.document_id) for one in objects):
+        return _missing("a document's id", names.document_id, objects[0])
     return None
 
 
@@ -260,6 +269,17 @@ def _have_numbers(parts: Mapping[str, Sequence[Any]]) -> bool:
     return any(name is not None and str(name).removeprefix("-").isdigit() for name in named)
 
 
+def _lacks(fields: Mapping[str, Any], names: Names) -> bool:
+    """Whether nothing lies at the paths that the caller has named."""
+    return len(names) == 1 and all(
+        value_at(fields, path, _NOWHERE) is _NOWHERE for path in paths(fields, names[0])
+    )
+
+
+def _missing(part: str, names: Names, fields: Mapping[str, Any]) -> InvalidRequest:
+    return InvalidRequest(f"{part}: there is no field {names[0]}{seen(fields)}", {"field": part})
+
+
 def _unfit(path: str, what: str) -> InvalidRequest:
     return InvalidRequest(f"{path}: {what}", {"field": "relevant"})
 
@@ -291,8 +311,8 @@ def _flat(values: Any) -> Iterator[Any]:
 
 
 def _listed(path: str, value: Any) -> Any:
-    """A list; of a struct of lists, as columns have it, one of structs; of a list of lists all that they hold. A lone one
-    counts as a list, save under the name that says there are several."""
+    """A list: of a struct of lists, as columns have it, one of structs; of a list of lists all that they hold; of one
+    alone itself, save under the name that says there are several."""
     if isinstance(value, dict) and value and all(isinstance(column, list) for column in value.values()):
         columns: Any = value.values()
         if len({len(column) for column in columns}) == 1:

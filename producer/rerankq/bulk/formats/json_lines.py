@@ -14,6 +14,7 @@ from rerankq.bulk.formats.fields import (
     judgements_at,
     judgements_left,
     missing_field,
+    missing_in_documents,
     paths,
     query_at,
     titled_text_at,
@@ -370,8 +371,8 @@ def _candidates_key(line: Mapping[str, Any]) -> str:
 def canonical_row(fields: Mapping[str, Any], names: FieldNames, size_bytes: int) -> Row:
     """A row from an object with query, documents and whatever else."""
     given = [chosen(fields, part) for part in (names.query, names.documents, names.id)]
-    parts = {} if given[1] is None else documents_at(fields, given[1])
-    parts = {path: _documents(listed, names) for path, listed in parts.items()}
+    listed = {} if given[1] is None else documents_at(fields, given[1])
+    parts = {path: _documents(documents, names) for path, documents in listed.items()}
     relevant, error = _judgements(fields, names, parts)
     extra = _further(fields, [path for name in given if name for path in paths(fields, name)])
     if relevant and RELEVANT_KEY not in fields:
@@ -385,7 +386,7 @@ def canonical_row(fields: Mapping[str, Any], names: FieldNames, size_bytes: int)
         options={name: fields[name] for name in _ROW_OPTIONS if fields.get(name) is not None},
         relevant=relevant,
         size_bytes=size_bytes,
-        error=missing_field(fields, names) or error,
+        error=missing_field(fields, names) or missing_in_documents(listed, names) or error,
     )
 
 

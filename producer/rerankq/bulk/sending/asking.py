@@ -86,7 +86,7 @@ def _reason(error: RerankError) -> str:
 
 
 def _wrong_shape(path: str, entry: Entry, error: RerankError) -> InvalidRequest:
-    reason = f"{_reason(error)}{seen(entry.row.source)}"
+    reason = error.message if FIELDS_SEEN in error.message else f"{error.message}{seen(entry.row.source)}"
     return InvalidRequest(
         f"the first {ALIKE_ROWS} rows of {path} all fail alike: {reason}; --query-field, "
         "--documents-field, --id-field and --text-field say what a field is called, --format how it is read",
