@@ -60,8 +60,10 @@ def got(path: Path) -> Any:
 @pytest.mark.usefixtures("worker")
 @pytest.mark.parametrize("kind", ["parquet", "arrow"])
 def test_every_column_comes_out_under_its_name_in_the_type_and_values_it_had(
-    client: RerankClient, tmp_path: Path, kind: str
+    client: RerankClient, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("rerankq.bulk.formats.gathered.LINES_BYTES", 1)
+    monkeypatch.setattr("rerankq.bulk.formats.gathered.GROUP_BYTES", 1)
     given = table(**COLUMNS, id=pa.array([7, 8], pa.int32()))
 
     run(client, put(tmp_path / f"in.{kind}", given), tmp_path / f"out.{kind}")
@@ -72,6 +74,19 @@ def test_every_column_comes_out_under_its_name_in_the_type_and_values_it_had(
     assert out.select(["id", *COLUMNS]).schema.equals(expected.schema)
     for name in COLUMNS:
         assert str(out[name].combine_chunks()) == str(expected[name].combine_chunks())
+
+
+@pytest.mark.usefixtures("worker")
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_few_words_within_a_list_are_words(
+    client: RerankClient, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rerankq.bulk.formats.gathered.LINES_BYTES", 1)
+    words = pa.array([["a", "b"], ["b"]]).cast(pa.list_(pa.dictionary(pa.int8(), pa.string())))
+
+    run(client, put(tmp_path / f"in.{kind}", table(words=words)), tmp_path / f"out.{kind}")
+
+    assert got(tmp_path / f"out.{kind}")["words"].to_pylist() == [["a", "b"], ["b"]]
 
 
 @pytest.mark.usefixtures("worker")

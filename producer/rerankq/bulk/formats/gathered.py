@@ -10,7 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, Self
 
-from rerankq.bulk.formats.arrow_types import as_arrow, joined, pyarrow, type_of, without_nulls
+from rerankq.bulk.formats.arrow_types import (
+    as_arrow,
+    joined,
+    pyarrow,
+    type_of,
+    without_dictionaries,
+    without_nulls,
+)
 from rerankq.bulk.formats.json_lines import decoded, line_of
 from rerankq.bulk.formats.long_form import RELEVANT_KEY, beside_document
 from rerankq.bulk.formats.names import Layout, Shown
@@ -291,8 +298,11 @@ class Dictionary:
 
 def column(name: str, known: Any) -> Column | Dictionary:
     """A column of a type that is known, or of one that its values tell where it is None."""
-    is_dictionary = known not in (None, _MIXED) and pyarrow().types.is_dictionary(known)
-    return Dictionary(name, known) if is_dictionary else Column(name, known)
+    if known in (None, _MIXED):
+        return Column(name, known)
+    is_dictionary = pyarrow().types.is_dictionary(known)
+    # Within a list or struct a dictionary would be another one in each batch, for which an Arrow file has no place.
+    return Dictionary(name, known) if is_dictionary else Column(name, without_dictionaries(known))
 
 
 def _batches(gathered: IO[bytes], form: _Form) -> Iterator[list[Record]]:
