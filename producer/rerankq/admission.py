@@ -67,11 +67,13 @@ class Admission:
             QueueFull: come back later.
         """
         around = yield from self.surroundings()
-        judge(lane, (yield from self.waiting(lane)), around, self._settings)
+        judge(lane, (yield from ask_one("LLEN", keys.queue_of(lane))), around, self._settings)
 
     def waiting(self, lane: Lane) -> Talk[int]:
-        """Jobs in a lane that no worker has taken."""
-        return (yield from ask_one("LLEN", keys.queue_of(lane)))
+        """Jobs in a lane that no worker has taken, those included that somebody sent with a priority."""
+        list_key = keys.queue_of(lane)
+        counts = yield from ask(*(("LLEN", key) for key in (list_key, *keys.priority_lists(list_key))))
+        return sum(map(accepted, counts))
 
     def require_workers(self) -> Talk[None]:
         """Refuse to ask where nobody is there to answer.

@@ -55,6 +55,16 @@ def test_a_promise_is_picked_up_again_by_its_id(client: RerankClient, redis_serv
     assert client.lanes() == {"interactive": 0, "bulk": 1}
 
 
+def test_what_was_sent_with_a_priority_is_counted_before_it_is_moved(
+    client: RerankClient, redis_server: RedisServer
+) -> None:
+    with redis_server.client() as redis:
+        for key in ("rerankq.bulk", "rerankq.bulk\x06\x163", "rerankq.bulk:9"):
+            redis.lpush(key, "{}")
+
+    assert client.lanes() == {"interactive": 0, "bulk": 3}
+
+
 def test_the_same_job_twice_is_on_the_lane_once(client: RerankClient, redis_server: RedisServer) -> None:
     client.submit("q", ["a"], job_id="order-7")
     client.submit("q", ["a"], job_id="order-7", deadline=time.time() + 60)

@@ -225,11 +225,16 @@ def test_a_job_cannot_be_put_off_for_longer_than_it_is_kept(
     assert end_of(service, job_id).state == "dead"
 
 
-@pytest.mark.parametrize("priority", [4, 9])
+@pytest.mark.parametrize(
+    ("priority", "options"),
+    [(4, {}), (9, {}), (7, {"priority_steps": list(range(10)), "sep": ":"})],
+    ids=["a step of kombu's", "the last step", "as Celery documents it"],
+)
 def test_a_priority_of_a_strangers_own_costs_no_answer(
-    service: Service, stranger: Celery, priority: int
+    service: Service, stranger: Celery, priority: int, options: dict[str, object]
 ) -> None:
     """kombu puts such a message on a list that a worker with other steps does not read."""
+    stranger.conf.broker_transport_options = options
     fields = {"query": f"priority {priority}", "documents": ["a"]}
     job = stranger.send_task(RERANK_TASK, kwargs=fields, queue=queue_of("bulk"), priority=priority)
 

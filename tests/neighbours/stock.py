@@ -16,6 +16,19 @@ def retrieve(query: str) -> dict[str, object]:
     return {"query": query, "documents": ["a bird", f"all about {query}", "a fish"]}
 
 
+@app.task(name="shop.search", shared=False)
+def search(query: str) -> list[str]:
+    """The documents alone."""
+    return [f"all about {query}", "a fish"]
+
+
+@app.task(name="shop.delegate", bind=True, shared=False)
+def delegate(self: object, query: str) -> None:
+    """Puts our task in its place."""
+    fields = {"query": query, "documents": ["a bear", "a bird"]}
+    raise self.replace(app.signature("rerankq.rerank", kwargs=fields, queue="rerankq.bulk"))
+
+
 @app.task(name="shop.consume", shared=False)
 def consume(ranking: dict[str, object]) -> int:
     """What comes after the ranking: how many documents were scored."""

@@ -1,16 +1,20 @@
 """A stock Celery application on the database of our service: neither disturbs the other, and their tasks join hands."""
 
+import gc
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from celery import Celery, chain, chord, group, signature
+from celery.canvas import Signature
 from celery.exceptions import ChordError
 from kombu.utils.uuid import uuid
 
+import rerankq.celery
 from tests.conftest import REPOSITORY
 from tests.service import Service
 
@@ -51,13 +55,21 @@ def stock_log(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Ite
         process.wait(30)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def shop(service: Service, stock_log: Path) -> Iterator[Celery]:
     """The stock application, as its own producers have it."""
     url = service.redis.url
     with Celery("shop", broker=url, backend=url, set_as_current=False) as app:
         app.conf.update(broker_transport_options={"socket_timeout": 10})
         yield app
+        with warnings.catch_warnings(action="ignore"):
+            # A result that is let go once Redis has ended tries for 20 s to say so.
+            app.backend._pending_results.concrete.clear()
+            gc.collect()
+
+
+def ranked(shop: Celery, **fields: object) -> Signature:
+    return rerankq.celery.signature(**fields, app=shop)
 
 
 def rerank(shop: Celery, **fields: object) -> "signature":
@@ -86,6 +98,57 @@ def test_a_chain_leads_from_a_stock_task_through_ours_to_the_callers_own_queue(s
     scored = chain(retrieve, rerank(shop, top_n=1), consume).apply_async().get(PATIENCE_SECONDS)
 
     assert scored == 3
+
+
+CANVASES: dict[str, Callable[[Celery], Signature]] = {
+    "documents of the task before": lambda shop: (
+        shop.signature("shop.search", ("panda",)) | ranked(shop, query="panda")
+    ),
+    "a chord's body": lambda shop: chord(
+        [shop.signature("shop.search", ("panda",)), shop.signature("shop.retrieve", ("panda",))],
+        ranked(shop, query="panda"),
+        app=shop,
+    ),
+    "a list in a chord's body": lambda shop: chord(
+        [shop.signature("shop.retrieve", ("panda",))] * 2, ranked(shop, top_n=1), app=shop
+    ),
+    "head and tail": lambda shop: (
+        ranked(shop, query="panda", documents=["a"])
+        | shop.signature("shop.retrieve", ("panda",), immutable=True)
+        | ranked(shop)
+    ),
+    "a nested chord": lambda shop: (
+        shop.signature("shop.retrieve", ("panda",))
+        | group(ranked(shop), chain(ranked(shop), shop.signature("shop.consume")), app=shop)
+        | shop.signature("shop.search", ("panda",), immutable=True)
+        | ranked(shop, query="panda")
+    ),
+    "what another task replaced itself by": lambda shop: shop.signature("shop.delegate", ("panda",)),
+    "immutable": lambda shop: (
+        shop.signature("shop.search", ("panda",))
+        | ranked(shop, query="panda", documents=["a"]).set(immutable=True)
+    ),
+    "later, with a priority": lambda shop: ranked(shop, query="panda", documents=["a"]).set(
+        countdown=1, priority=9, expires=60
+    ),
+}
+
+
+@pytest.mark.parametrize("canvas", CANVASES.values(), ids=CANVASES.keys())
+def test_a_canvas_with_ours_in_it_ends_in_a_ranking(
+    canvas: Callable[[Celery], Signature], shop: Celery
+) -> None:
+    ranking = canvas(shop).apply_async().get(PATIENCE_SECONDS)
+
+    assert ranking["complete"]
+    assert ranking["scored"] == len(ranking["results"]) or len(ranking["results"]) == 1
+
+
+def test_tasks_before_ours_that_disagree_are_told_apart(shop: Celery) -> None:
+    header = [shop.signature("shop.retrieve", (query,)) for query in ("panda", "bear")]
+
+    with pytest.raises(Exception, match="query: expected the tasks before this one to agree"):
+        chord(header, app=shop)(ranked(shop)).get(PATIENCE_SECONDS)
 
 
 def test_a_result_is_a_plain_dictionary_to_a_stock_application(shop: Celery) -> None:

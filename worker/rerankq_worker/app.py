@@ -40,6 +40,7 @@ from rerankq.contract.transport.envelope import deliveries
 from rerankq.contract.transport.open_jobs import set_vanished_handler
 from rerankq.contract.wire import PACK_TASK, RERANK_TASK
 from rerankq_worker.attempts import NO_ANSWER, AnsweringTask, AnswerNotStored, AttemptPolicy, consumer_with
+from rerankq_worker.canvas import fields_of
 from rerankq_worker.control import replace_revoke
 from rerankq_worker.engine_client import EngineAway, EngineClient
 from rerankq_worker.job import Job, JobRunner, Superseded, stop_time
@@ -243,11 +244,15 @@ def _unpacked(extra: Sequence[object], fields: Mapping[str, Any]) -> Mapping[str
     match extra:
         case ():
             pass
-        case (dict() as given,):  # what the task before it in a chain returned
-            fields = {**given, **fields}
+        case (None,):  # the task before it returned nothing
+            pass
+        case (dict() | list() as given,):
+            fields = {**fields_of(given), **fields}
         case _:
             raise InvalidRequest(
-                "request: expected keyword arguments, or one mapping of them", {"field": "request"}
+                "request: expected keyword arguments, or what a task before this one returned: one mapping of them, or "
+                "documents; set(immutable=True) leaves that out",
+                {"field": "request"},
             )
     key = fields.get("payload")
     if key is None:

@@ -176,8 +176,10 @@ def _waiting(statuses: Iterable[EngineStatus]) -> Metric:
 
 
 def _waiting_jobs(lane: Lane, redis: "Redis") -> Iterator[Sample]:
-    waiting: Any = redis.llen(queue_of(lane))
-    yield "rerankq_lane_jobs", [lane], waiting
+    pipeline = redis.pipeline(transaction=False)
+    for key in (queue_of(lane), *keys.priority_lists(queue_of(lane))):
+        pipeline.llen(key)
+    yield "rerankq_lane_jobs", [lane], sum(pipeline.execute())
 
 
 def _oldest_job(lane: Lane, redis: "Redis") -> Iterator[Sample]:

@@ -1,0 +1,115 @@
+"""For a Celery application that has documents ranked among tasks of its own; docs/celery.md.
+
+    rerankq.celery.route(app)
+    chain(retrieve.s("capital of China"), rerankq.celery.signature(top_n=5), show.s()).delay()
+
+Stands beside whatever Celery the application has, from 5.5, and sends by the application's own connection.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from celery import Celery
+from celery.canvas import Signature
+from celery.signals import before_task_publish
+
+from rerankq.contract.errors import InvalidRequest, InvalidSettings
+from rerankq.contract.keys import queue_of
+from rerankq.contract.messages import LANES, Document, Lane, parse_request
+from rerankq.contract.wire import PACK_TASK, RERANK_TASK
+
+# Ours goes as JSON, whatever the application's other tasks go as.
+ROUTES = {"rerankq.*": {"queue": queue_of("interactive"), "serializer": "json"}}
+
+_STAND_IN = {"query": "?", "documents": ["?"]}
+_AIMS = {"queue", "exchange", "routing_key"}
+_PARTS = {"group": ("tasks",), "chain": ("tasks",), "chord": ("header", "body")}
+
+
+def signature(
+    query: str | None = None,
+    documents: Sequence[str | Document | dict[str, Any]] | None = None,
+    *,
+    lane: Lane = "interactive",
+    app: Celery | None = None,
+    **fields: Any,
+) -> Signature[dict[str, Any]]:
+    """The task that ranks documents: to send, to chain, to group, or as another's `link`.
+
+    Args:
+        query: absent, as `documents`, where the task before it returns it.
+        app: whose it is; the process's current application when absent.
+        fields: any other field of `RerankRequest`; a `deadline` by the clock of Redis's machine.
+
+    Raises:
+        InvalidRequest: naming the field and what is wrong with it.
+    """
+    asked = {"query": query, "documents": documents, "lane": lane, **fields}
+    given = {name: value for name, value in asked.items() if value is not None}
+    request = parse_request(_STAND_IN | given)
+    if request.return_documents:
+        raise InvalidRequest(
+            "return_documents: texts do not travel back; take them by each result's index, or give documents an id",
+            {"field": "return_documents"},
+        )
+    options: dict[str, Any] = {**ROUTES["rerankq.*"], "queue": queue_of(lane), "argsrepr": "()"}
+    if _STAND_IN.keys() <= given.keys():
+        options["kwargsrepr"] = request.summary()
+    kwargs = {name: value for name, value in request.to_wire().items() if name in given}
+    return Signature(RERANK_TASK, kwargs=kwargs, options=options, app=app)
+
+
+def route(app: Celery) -> None:
+    """Let the application's tasks named `rerankq.…` find their lane, and what follows them its own queues.
+
+    To be called once the application is configured.
+
+    Raises:
+        InvalidSettings: its messages or its results lie where no worker of ours looks.
+    """
+    for option in ("broker_transport_options", "result_backend_transport_options"):
+        if app.conf[option].get("global_keyprefix"):
+            raise InvalidSettings(
+                f"expected no global_keyprefix in {option}: rerankq's keys have none; ask with RerankClient instead"
+            )
+    known = app.conf.task_routes or ()
+    routes = list(known) if isinstance(known, list | tuple) else [known]
+    app.conf.task_routes = routes if ROUTES in routes else [*routes, ROUTES]
+    app.amqp.flush_routes()
+    app.amqp.__dict__.pop("router", None)
+    for task in (RERANK_TASK, PACK_TASK):
+        before_task_publish.connect(
+            partial(_aim_what_follows, app), sender=task, weak=False, dispatch_uid=f"rerankq:{task}:{id(app)}"
+        )
+
+
+def _aim_what_follows(app: Celery, body: Any, **_: object) -> None:
+    """Name the queue of each task after ours, by the application's routes: our workers do not know them."""
+    attached = body if isinstance(body, dict) else body[2]
+    for name in ("callbacks", "errbacks", "chain", "chord"):
+        match attached.get(name):
+            case Mapping() as followed:
+                attached[name] = _aimed(app, followed)
+            case [*several]:
+                attached[name] = [_aimed(app, followed) for followed in several]
+            case _:
+                pass
+    # Celery before 5.7 consumes, after a reconnect, from whatever it has sent to in the same process.
+    app.amqp.queues.deselect([queue_of(lane) for lane in LANES])
+
+
+def _aimed(app: Celery, task: Mapping[str, Any]) -> dict[str, Any]:
+    kwargs, options = task["kwargs"], task["options"]
+    parts = _PARTS.get(task.get("subtask_type") or "", ())
+    if parts:
+        return {**task, "kwargs": {**kwargs, **{name: _aimed_part(app, kwargs[name]) for name in parts}}}
+    if _AIMS & options.keys():
+        return dict(task)
+    aim = app.amqp.router.route({}, task["task"], task["args"], kwargs)
+    named = {name: getattr(aim[name], "name", aim[name]) for name in _AIMS & aim.keys()}
+    return {**task, "options": {**options, **named}}
+
+
+def _aimed_part(app: Celery, part: Any) -> Any:
+    return _aimed(app, part) if isinstance(part, Mapping) else [_aimed(app, task) for task in part]
