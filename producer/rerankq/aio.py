@@ -105,13 +105,11 @@ class AsyncRerankClient:
         """Call a job off."""
         await self._hold(f"cancelling job {job_id}", call_off(job_id))
 
-    async def status(self, job_id: str) -> JobStatus:
-        """Where a job stands.
-
-        Raises:
-            BrokerUnavailable: Redis did not answer.
-        """
-        return await self._hold(f"asking for job {job_id}", look_and_keep(job_id, self.clock))
+    async def status(self, job_id: str, *, is_ours: bool = False) -> JobStatus:
+        """Where a job stands; as `RerankClient.status`."""
+        return await self._hold(
+            f"asking for job {job_id}", look_and_keep(job_id, self.clock, is_ours=is_ours)
+        )
 
     async def workers(self) -> list[WorkerStatus]:
         """The workers heard of in the last seconds."""
@@ -203,7 +201,7 @@ class AsyncJob:
 
     async def status(self) -> JobStatus:
         """Where the job stands."""
-        return await self._client.status(self.job_id)
+        return await self._client.status(self.job_id, is_ours=self._message is not None)
 
     async def progress(self) -> tuple[int, int]:
         """Documents scored so far, and documents in all."""

@@ -156,13 +156,17 @@ class RerankClient:
         talk = deliver(message, self._admission, self.settings)
         self._hold(f"submitting job {message.job_id}", talk)
 
-    def status(self, job_id: str) -> JobStatus:
+    def status(self, job_id: str, *, is_ours: bool = False) -> JobStatus:
         """Where a job stands.
+
+        Args:
+            is_ours: a client like this submitted it, which leaves a trace; without one it is unknown. Else it is
+                taken for queued while messages of any other Celery client wait, for it may be among them.
 
         Raises:
             BrokerUnavailable: Redis did not answer.
         """
-        return self._hold(f"asking for job {job_id}", look_and_keep(job_id, self.clock))
+        return self._hold(f"asking for job {job_id}", look_and_keep(job_id, self.clock, is_ours=is_ours))
 
     def cancel(self, job_id: str) -> None:
         """Call a job off: before it starts, or between its batches. A job that is done stays done."""
@@ -250,7 +254,7 @@ class Job:
 
     def status(self) -> JobStatus:
         """Where the job stands: queued, running, done, failed, dead, cancelled, expired or unknown."""
-        return self._client.status(self.job_id)
+        return self._client.status(self.job_id, is_ours=self.message is not None)
 
     def progress(self) -> tuple[int, int]:
         """Documents scored so far, and documents in all."""

@@ -3,10 +3,10 @@
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from rerankq.answers import JobStatus, State, is_answer, is_lost, read_status
 from rerankq.contract import keys
@@ -20,14 +20,30 @@ from rerankq.contract.errors import (
     RerankError,
     ResultTimeout,
 )
-from rerankq.contract.messages import patience_seconds
+from rerankq.contract.messages import LANES, patience_seconds
 from rerankq.contract.stores import reply_or
+from rerankq.contract.transport.scripts import Script
 from rerankq.submission import keep_open, record_of_the_lost
 from rerankq.talk import Hear, Pause, Talk, ask, ask_one, ask_script
 
 ANSWER_GRACE_SECONDS = 1.0  # a partial ranking is given at the deadline and must still travel
 POLL_SECONDS = 1.0  # pub/sub may drop a message; the answer itself is looked for this often
 _RECONNECT_SECONDS = 0.1
+
+_QUEUES = [keys.queue_of(lane) for lane in LANES]
+_INDEXES = [keys.open_jobs(queue) for queue in _QUEUES]
+_LISTS = [each for queue in _QUEUES for each in (queue, *keys.priority_lists(queue))]
+
+# KEYS: held, delayed, open jobs and lists. Messages, less those of open jobs.
+STRANGERS = Script("""
+local strangers = redis.call('HLEN', KEYS[1]) + redis.call('ZCARD', KEYS[2])
+for i = 3, #KEYS do
+  local kind = redis.call('TYPE', KEYS[i]).ok
+  if kind == 'list' then strangers = strangers + redis.call('LLEN', KEYS[i]) end
+  if kind == 'zset' then strangers = strangers - redis.call('ZCARD', KEYS[i]) end
+end
+return strangers
+""")
 
 Next = Literal["take the answer", "send it again", "wait", "give up"]
 
@@ -57,8 +73,12 @@ def what_next(meta: bytes | None, state: State, seconds_left: float, *, can_send
     return "give up" if state == "cancelled" or seconds_left <= 0 else "wait"
 
 
-def look_at(job_id: str, clock: RedisClock) -> Talk[Standing]:
+def look_at(job_id: str, clock: RedisClock, *, is_ours: bool) -> Talk[Standing]:
     """What Redis holds of a job now.
+
+    Args:
+        is_ours: it was submitted by a client like this, which leaves a record. A job of any other Celery client has
+            none until a worker takes it; while there are such messages, a job without a trace may be one of them.
 
     Raises:
         RedisError
@@ -71,16 +91,19 @@ def look_at(job_id: str, clock: RedisClock) -> Talk[Standing]:
     # Read last: a job that ends in between has its answer seen.
     meta = yield from ask_one("GET", keys.result(job_id), of="results")
     record = reply_or(record, {}) or (yield from record_of_the_lost(job_id))
-    return Standing(meta, record, read_status(job_id, meta, record, bool(reply_or(cancelled, 0)), clock))
+    status = read_status(job_id, meta, record, bool(reply_or(cancelled, 0)), clock)
+    if status.state == "unknown" and not (record or is_ours) and (yield from _strangers_wait()):
+        status = replace(status, state="queued")
+    return Standing(meta, record, status)
 
 
-def look_and_keep(job_id: str, clock: RedisClock) -> Talk[JobStatus]:
-    """Where a job stands; one that is not answered is missed from now on if it vanishes.
+def look_and_keep(job_id: str, clock: RedisClock, *, is_ours: bool) -> Talk[JobStatus]:
+    """Where a job stands, as `look_at` finds it; one that is not answered is missed from now on if it vanishes.
 
     Raises:
         RedisError
     """
-    standing = yield from look_at(job_id, clock)
+    standing = yield from look_at(job_id, clock, is_ours=is_ours)
     if standing.meta is None:
         yield from keep_open(job_id, standing.record)
     return standing.status
@@ -104,7 +127,9 @@ def answer_of(
     while True:
         try:
             heard = yield Hear(job_id, wait)
-            standing = _ended(job_id, heard, clock) or (yield from look_at(job_id, clock))
+            standing = _ended(job_id, heard, clock) or (
+                yield from look_at(job_id, clock, is_ours=send_again is not None)
+            )
             left = give_up_at - time.monotonic()
             step = yield from _next_step(standing, left, send_again)
             if step == "take the answer" and standing.meta is not None:
@@ -136,6 +161,15 @@ def given_up(job_id: str, timeout: float) -> DeadlineExceeded:
     return DeadlineExceeded(
         f"no answer for job {job_id} within {timeout:g} s; it was called off", {"job_id": job_id}
     )
+
+
+def _strangers_wait() -> Talk[bool]:
+    """Whether there are messages, waiting or just taken, other than those of open jobs."""
+    try:
+        return (yield from ask_script(STRANGERS, [keys.HELD, keys.DELAYED, *_INDEXES, *_LISTS], [])) > 0
+    except ResponseError:  # a user who may not count what workers hold sees what waits, whoever sent it
+        lengths = yield from ask(*(("LLEN", each) for each in _LISTS))
+        return any(isinstance(length, int) and length > 0 for length in lengths)
 
 
 def _ended(job_id: str, heard: bytes | None, clock: RedisClock) -> Standing | None:

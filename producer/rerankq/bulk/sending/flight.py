@@ -261,7 +261,7 @@ class Flight:
     def _resend_missed(self, now: float) -> None:
         """Send again what Redis does not know, although its answer is not there."""
         for shipment in [s for s in self._sent.values() if now - s.sent_at > MISSED_PERIOD_SECONDS]:
-            if self._client.status(shipment.job_id).state == "unknown":
+            if self._client.status(shipment.job_id, is_ours=True).state == "unknown":
                 del self._sent[shipment.job_id]
                 self._resend(shipment, JobUnknown(f"Redis forgot job {shipment.job_id} {MOST_RESENDS} times"))
 
