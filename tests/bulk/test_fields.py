@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rerankq import InvalidRequest, RerankClient
 from rerankq.bulk.formats.json_lines import canonical_row
@@ -131,6 +133,31 @@ def test_known_forms_are_told_by_themselves(
     got = row(fields)
 
     assert (got.query, texts(got), got.relevant) == ("q", documents, relevant)
+
+
+KEYS = st.sampled_from(
+    ["query", "documents", "id", "text", "relevant", "pos", "neg", "a", "a.b", "a,b", "hits", "docid"]
+)
+VALUES: st.SearchStrategy[Any] = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-1, 5)
+    | st.floats(allow_nan=False)
+    | st.sampled_from(["", "x", "[1]"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
+    max_leaves=8,
+)
+NAMES = st.dictionaries(
+    st.sampled_from(FieldNames.__slots__),
+    st.sampled_from(["a", "a.b", "a,b", "a.b,pos", "documents.a"]),
+    max_size=3,
+)
+
+
+@settings(max_examples=50)
+@given(st.dictionaries(KEYS, VALUES, max_size=6), NAMES)
+def test_no_row_is_so_odd_that_it_ends_the_run(fields: dict[str, Any], names: dict[str, str]) -> None:
+    assert row(fields, **names).source == fields
 
 
 def test_a_form_that_is_only_half_there_is_not_guessed() -> None:

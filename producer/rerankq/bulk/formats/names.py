@@ -24,7 +24,7 @@ class FieldNames:
     query: Names = ("query", "query_text", "question", "anchor", "text_1", "queries")
     documents: Names = (
         *("documents", "positive,negative", "pos,neg"),
-        *("passages", "texts", "candidates", "text_2"),
+        *("passages", "docs", "texts", "candidates", "hits", "text_2"),
     )
     id: Names = ("id", "query_id", "qid", "_id")
     """In CSV and TSV the column whose equal neighbours make one request."""
