@@ -208,6 +208,23 @@ def test_rows_of_a_generator_may_be_in_long_form(client: RerankClient) -> None:
     assert [(lines, places(answer)) for lines, answer in got] == [(rows[:2], [1, 0]), (rows[2:], [0])]
 
 
+@pytest.mark.parametrize("made", [list, pa.Table.from_pylist], ids=["mappings", "table"])
+def test_a_programs_own_keys_are_left_alone(client: RerankClient, made: Callable[[Any], Any]) -> None:
+    row = {"query": "q", "documents": ["a", "bb"], "relevant": [0, 1], "model name": "other"}
+
+    [(given, answer)] = rerank_many(made([row]), client)
+
+    assert (given, places(answer)) == (row, [1, 0])
+
+
+def test_an_iterator_of_the_callers_own_is_not_used_up(client: RerankClient) -> None:
+    mine = iter([1, 2])
+
+    list(rerank_many([{"query": "q", "documents": ("a",), "mine": mine}], client))
+
+    assert list(mine) == [1, 2]
+
+
 @pytest.mark.parametrize(
     ("given", "reason"),
     [

@@ -12,7 +12,7 @@ from rerankq.bulk.formats.gathered import Unfit, column
 from rerankq.bulk.formats.json_lines import canonical_row
 from rerankq.bulk.formats.long_form import LongForm
 from rerankq.bulk.formats.names import TABLE_NAMES, USUAL_NAMES, FieldNames
-from rerankq.bulk.formats.tables import Table, is_table
+from rerankq.bulk.formats.tables import Table, asked_names, is_table
 from rerankq.bulk.rows import Entry, Row, beside, broken_row, text_at
 from rerankq.bulk.sending.asking import Window, answered, validated
 from rerankq.bulk.sending.flight import Answer, Flight, Landed
@@ -178,11 +178,11 @@ def _requested(requests: Any, names: Mapping[str, str | None]) -> Iterator[tuple
     first = list(_next(all_of_them))
     columns = list(first[0]) if first and isinstance(first[0], Mapping) else []
     if is_long_form(columns, names):
-        form = LongForm(TABLE_NAMES.renamed(names), columns)
+        form = LongForm(asked_names(TABLE_NAMES, names), columns)
         whole = ({**dict.fromkeys(columns), **line} for line in chain(first, all_of_them))
         yield from ((lines, form.row(lines)) for lines in form.grouped(whole))
         return
-    fields = USUAL_NAMES.renamed(names)
+    fields = asked_names(USUAL_NAMES, names)
     yield from ((request, _row_of(request, fields)) for request in chain(first, all_of_them))
 
 
@@ -195,7 +195,8 @@ def _row_of(request: Any, names: FieldNames) -> Row:
     if isinstance(request, RerankRequest):
         return Row(source={}, size_bytes=2 * request.characters)
     if isinstance(request, Mapping):
-        fields = {str(name): _listed(value) for name, value in request.items()}
+        of_documents = {path.split(".")[0] for name in names.documents for path in name.split(",")}
+        fields = {name: _listed(value) if name in of_documents else value for name, value in request.items()}
         own = {name: fields[name] for name in _OWN_FIELDS if fields.get(name) is not None}
         row = canonical_row(fields, names, 0)
         return replace(row, options=own, size_bytes=_size(row.query, row.documents))

@@ -5,13 +5,14 @@ None of these libraries is imported, and no table is copied as a whole.
 
 from collections import deque
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
 from rerankq.bulk.formats.arrow_types import pyarrow
 from rerankq.bulk.formats.columns import BATCH_BYTES, BATCH_ROWS, ColumnRows, is_long_form, rows_of, slices
 from rerankq.bulk.formats.gathered import Types
-from rerankq.bulk.formats.names import TABLE_NAMES, USUAL_NAMES
+from rerankq.bulk.formats.names import TABLE_NAMES, USUAL_NAMES, FieldNames
 from rerankq.bulk.rows import Row
 from rerankq.contract.errors import InvalidRequest
 
@@ -22,6 +23,11 @@ _MARKS = ("__arrow_c_stream__", "iloc", "with_format")  # of any; of pandas, als
 def is_table(given: Any) -> bool:
     """Whether an object has columns."""
     return any(hasattr(given, mark) for mark in _MARKS)
+
+
+def asked_names(usual: FieldNames, names: Mapping[str, str | None]) -> FieldNames:
+    """The names of what is asked of a request; a program's own key `relevant` is none of ours."""
+    return replace(usual.renamed(names), relevant=())
 
 
 class Table:
@@ -36,8 +42,8 @@ class Table:
         self._given = given
         schema, self._batches = _opened(given)
         self.is_long = is_long_form(schema.names, names)
-        self._names = (TABLE_NAMES if self.is_long else USUAL_NAMES).renamed(names)
-        self._requests = ColumnRows(schema, self._names, is_long=self.is_long)
+        fields = asked_names(TABLE_NAMES if self.is_long else USUAL_NAMES, names)
+        self._requests = ColumnRows(schema, fields, is_long=self.is_long)
 
     def requests(self) -> Iterator[tuple[Any, Row]]:
         """What makes a request, as Python has its values, and what it says; in long form that is a list of rows."""
