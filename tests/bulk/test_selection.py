@@ -32,6 +32,7 @@ FIELDS: list[dict[str, Any]] = [
 ]
 CHOSEN: dict[str, tuple[dict[str, Any], list[int]]] = {
     "text": ({"where": ["lang=en"]}, [0, 2]),
+    "as programmers write it": ({"where": ["lang == en"]}, [0, 2]),
     "not": ({"where": ["lang!=en"]}, [1, 3]),
     "all of several": ({"where": ["lang=en", "ok=true"]}, [0]),
     "a number, or its text": ({"where": ["n=3"]}, [0, 1, 2]),

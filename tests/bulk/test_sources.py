@@ -260,6 +260,20 @@ def test_a_row_that_failed_names_its_file_and_line(
     assert (tmp_path / "out.jsonl.errors.jsonl").read_text().splitlines() == [broken, poison]
 
 
+def test_a_name_that_is_no_utf_8_is_one_like_any_other(
+    client: RerankClient, worker: AnsweringWorker, tmp_path: Path
+) -> None:
+    (tmp_path / "shards").mkdir()
+    names = [os.fsdecode(b"\xff-1.jsonl"), "2.jsonl"]
+    for name in names:
+        write(tmp_path / "shards" / name, [*rows(1), {"query": "q"}])
+
+    for _ in range(2):
+        assert run(client, tmp_path / "shards", tmp_path / "out.jsonl").rows == 4
+    files = [line["rerankq_error"]["file"] for line in read(tmp_path / "out.jsonl.errors.jsonl")]
+    assert files == [f"{tmp_path}/shards/2.jsonl", f"{tmp_path}/shards/\\udcff-1.jsonl"]
+
+
 def test_a_row_of_columns_that_failed_names_its_file(
     client: RerankClient, worker: AnsweringWorker, tmp_path: Path
 ) -> None:

@@ -24,7 +24,7 @@ ROWS_LOOKED_INTO = 100
 Item = TypeVar("Item")
 
 _NOWHERE = object()
-_CONDITION = re.compile(r"(?P<path>.+?)(?P<negation>!?)=(?P<value>.*)", re.DOTALL)
+_CONDITION = re.compile(r"(?P<path>.+?)(?P<negation>!?)==?(?P<value>.*)", re.DOTALL)
 _SHARD = re.compile(r"([1-9]\d*)/([1-9]\d*)")
 
 
@@ -58,7 +58,7 @@ class Condition:
         found = _CONDITION.fullmatch(text)
         if found is None:
             raise InvalidRequest(f"expected field=value or field!=value, got {text}", {"field": "where"})
-        return cls(found["path"].strip(), found["value"], bool(found["negation"]))
+        return cls(found["path"].strip(), found["value"].strip(), bool(found["negation"]))
 
     def holds(self, fields: Mapping[str, Any]) -> bool:
         """Whether it holds; a field that is not there is null."""

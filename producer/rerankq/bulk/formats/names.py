@@ -84,6 +84,11 @@ class Layout:
     is_quoted: bool | None = None
 
 
+def in_utf8(path: str) -> str:
+    """A path as text that JSON can hold: names of Linux are bytes of any kind."""
+    return path.encode(errors="backslashreplace").decode()
+
+
 def extension_of(path: str) -> str:
     """The extension below any compression: `.jsonl` for `jobs.jsonl.gz`."""
     first = path.partition("::")[0]  # of a chain, `zip://in.jsonl::s3://bucket/archive.zip`

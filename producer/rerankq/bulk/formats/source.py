@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
-from pydantic import BaseModel
+from pydantic import BaseModel, field_serializer
 
 from rerankq.bulk import STANDARD_STREAM
 from rerankq.bulk.formats.json_array import is_spread, rows_of
-from rerankq.bulk.formats.names import FieldNames
+from rerankq.bulk.formats.names import FieldNames, in_utf8
 from rerankq.bulk.formats.remote import InputAway, RemoteFile, is_remote
 from rerankq.bulk.formats.shards import files_of
 from rerankq.contract.errors import InvalidRequest
@@ -52,6 +52,10 @@ class Identity(BaseModel):
     """Of the whole file; None for a pipe, behind a scheme, and in a sidecar of before."""
     version: str | None = None
     """What a remote file's driver tells of it: its ETag, or the time of its last change."""
+
+    @field_serializer("path")
+    def _in_utf8(self, path: str) -> str:
+        return in_utf8(path)
 
     def difference(self, other: "Identity") -> str | None:
         """What changed, in words; None when it is the same content (moved, touched or copied)."""
@@ -228,7 +232,8 @@ class Source:
         """File of what was read last, and its line where it is one; nothing where there is one file."""
         if len(self.parts) == 1:
             return {}
-        return {"file": self.at.path, "line": self.line} if self.line else {"file": self.at.path}
+        file = {"file": in_utf8(self.at.path)}
+        return {**file, "line": self.line} if self.line else file
 
     def identities(self, *, is_whole: bool = False) -> list[Identity]:
         """Of each of its files, as of when it was found."""
