@@ -169,7 +169,7 @@ class AsyncRerankClient:
         board = self._board
 
         async def do(step: Step) -> Any:
-            match step:
+            match tried(step):
                 case Ask():
                     return await board.ask(step)
                 case Hear():
@@ -177,7 +177,7 @@ class AsyncRerankClient:
                 case Pause(seconds):
                     return await asyncio.sleep(seconds)
 
-        with errors_as_ours(doing):
+        with errors_as_ours(doing, self.settings) as tried:
             return await hold_async(talk, do)
 
 

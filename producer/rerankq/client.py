@@ -190,8 +190,11 @@ class RerankClient:
         self._hold("submitting a job", self._admission.surroundings())
 
     def _hold(self, doing: str, talk: Talk[T]) -> T:
-        with errors_as_ours(doing), contextlib.closing(_Ear(self._results)) as ear:
-            return hold(talk, lambda step: self._do(step, ear.hear))
+        with (
+            errors_as_ours(doing, self.settings) as tried,
+            contextlib.closing(_Ear(self._results)) as ear,
+        ):
+            return hold(talk, lambda step: self._do(tried(step), ear.hear))
 
     def _do(self, step: Step, hear: Callable[[Hear], bytes | None]) -> Any:
         match step:

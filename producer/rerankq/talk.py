@@ -11,18 +11,24 @@ from typing import Any, Literal, TypeVar
 
 from redis.exceptions import (
     AuthenticationError,
+    BusyLoadingError,
     NoScriptError,
     OutOfMemoryError,
     RedisError,
     ResponseError,
 )
 
+from rerankq.contract.address import read_address
 from rerankq.contract.errors import BrokerUnavailable, QueueFull
 from rerankq.contract.transport.scripts import RedisArgument, Script
+from rerankq.settings import ClientSettings
 
 Command = tuple[RedisArgument, ...]
 Store = Literal["broker", "results"]
 T = TypeVar("T")
+
+_REFUSALS = (ResponseError, AuthenticationError, BusyLoadingError)
+_WAYS_OUT = "`rerankq up` starts one here, RERANKQ_BROKER_URL names one elsewhere, `--local` brings one for a single command"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,21 +131,37 @@ def accepted(reply: Any) -> Any:
 
 
 @contextmanager
-def errors_as_ours(doing: str) -> Generator[None]:
-    """Let Redis's own errors arrive as ours."""
+def errors_as_ours(
+    doing: str, settings: ClientSettings, store: Store = "broker"
+) -> Generator[Callable[[Step], Step]]:
+    """Let Redis's own errors arrive as ours, with the address that was tried.
+
+    Args:
+        store: which Redis is asked, until a step that is passed through what is yielded says otherwise.
+    """
+
+    def tried(step: Step) -> Step:
+        nonlocal store
+        if isinstance(step, Ask):
+            store = step.of
+        elif isinstance(step, Hear):
+            store = "results"
+        return step
+
     try:
-        yield
+        yield tried
     except RedisError as error:
         if isinstance(error, OutOfMemoryError) or (isinstance(error, ResponseError) and "OOM" in str(error)):
             raise QueueFull(
                 "the broker's memory is full; try again in 5 s", {"retry_after_seconds": 5.0}
             ) from error
-        raise BrokerUnavailable(f"Redis {_what_it_did(error, doing)}") from error
+        url = settings.broker_url.get_secret_value() if store == "broker" else settings.effective_result_url
+        raise BrokerUnavailable(f"Redis ({read_address(url).shown}) {_what_it_did(error, doing)}") from error
 
 
 def _what_it_did(error: Exception, doing: str) -> str:
     """Of an error reply its code alone: the rest may quote what was sent."""
-    code = re.search(r"\b[A-Z]{4,}\b", str(error))
-    if code is not None or isinstance(error, ResponseError | AuthenticationError):
+    if isinstance(error, _REFUSALS):
+        code = re.search(r"\b[A-Z]{4,}\b", str(error))
         return f"refused while {doing}: {code[0] if code else type(error).__name__}"
-    return f"did not answer while {doing}: {type(error).__name__}"
+    return f"did not answer while {doing}: {type(error).__name__}; {_WAYS_OUT}"

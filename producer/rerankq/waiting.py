@@ -13,7 +13,6 @@ from rerankq.contract import keys
 from rerankq.contract.calling_off import CALL_OFF
 from rerankq.contract.clock import RedisClock
 from rerankq.contract.errors import (
-    BrokerUnavailable,
     Cancelled,
     DeadlineExceeded,
     JobUnknown,
@@ -119,7 +118,7 @@ def answer_of(
 
     Raises:
         ResultTimeout: it was not there in time.
-        JobUnknown, Cancelled, BrokerUnavailable
+        JobUnknown, Cancelled, RedisError
     """
     patience = math.inf if timeout is None else patience_seconds(timeout)
     began_at = time.monotonic()
@@ -139,9 +138,9 @@ def answer_of(
             if standing.meta is None and time.monotonic() - began_at > POLL_SECONDS / 2:
                 yield from keep_open(job_id, standing.record)
             wait = min(left, POLL_SECONDS)
-        except RedisError as error:  # a restarting Redis is ridden out within the caller's own patience
+        except RedisError:  # a restarting Redis is ridden out within the caller's own patience
             if time.monotonic() + _RECONNECT_SECONDS > give_up_at:
-                raise BrokerUnavailable(f"Redis did not answer while waiting for job {job_id}") from error
+                raise
             yield Pause(_RECONNECT_SECONDS)
             wait = 0.0
 

@@ -205,7 +205,7 @@ def test_a_redis_that_is_away_refuses_within_its_timeout() -> None:
         server.freeze()
 
         began = time.monotonic()
-        with pytest.raises(BrokerUnavailable, match="Redis did not answer while submitting"):
+        with pytest.raises(BrokerUnavailable, match=r"^Redis \(.*\) did not answer while submitting"):
             client.submit("q", ["b"])
         assert (
             time.monotonic() - began < 5

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +12,7 @@ import typer
 from rerankq.cli import options
 from rerankq.cli.screen import facts, out, plain_table
 from rerankq.contract import keys
-from rerankq.contract.errors import BrokerUnavailable, InvalidRequest, JobUnknown
+from rerankq.contract.errors import InvalidRequest, JobUnknown
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -125,20 +125,13 @@ class _Stores:
 
 @contextmanager
 def _store() -> Generator[tuple[_Stores, "DeadLetters"]]:
-    from redis.exceptions import RedisError
-
     from rerankq.contract.transport.dead_letters import DeadLetters
     from rerankq.settings import ClientSettings
+    from rerankq.talk import errors_as_ours
 
-    stores = _Stores(ClientSettings.load())
-    try:
+    settings = ClientSettings.load()
+    with errors_as_ours("looking for dead letters", settings), closing(_Stores(settings)) as stores:
         yield stores, DeadLetters(stores.broker)
-    except RedisError as error:
-        raise BrokerUnavailable(
-            f"Redis did not answer while looking for dead letters: {type(error).__name__}"
-        ) from error
-    finally:
-        stores.close()
 
 
 def _letter(letters: "DeadLetters", letter_id: str) -> "DeadLetter":

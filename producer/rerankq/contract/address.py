@@ -48,6 +48,14 @@ class RedisAddress:
         """Whether it names sentinels and not the Redis itself."""
         return self.scheme == "sentinel"
 
+    @property
+    def shown(self) -> str:
+        """Where it leads, for people: neither user nor password."""
+        places = [f"{_bracketed(host)}:{port}" for host, port in self.hosts]
+        if self.is_sentinel:
+            return f"sentinels {', '.join(places)}, master {self.master_name}, database {self.database}"
+        return f"{places[0] if places else self.socket_path}, database {self.database}"
+
     def for_redis_py(self) -> dict[str, Any]:
         """The arguments of `Redis(…)`, time limits aside; with sentinels, those of `master_for(…)`."""
         arguments: dict[str, Any] = {"db": self.database, **self.login, **self.options}
@@ -64,7 +72,7 @@ class RedisAddress:
             path = quote(self.socket_path)
             return f"redis+socket://{self._user}{path}?{urlencode({'virtual_host': self.database})}"
         return ";".join(
-            f"{self.scheme}://{self._user}{f'[{host}]' if ':' in host else host}:{port}/{self.database}"
+            f"{self.scheme}://{self._user}{_bracketed(host)}:{port}/{self.database}"
             for host, port in self.hosts
         )
 
@@ -106,6 +114,10 @@ def read_address(url: str) -> RedisAddress:
         tls=_tls(query) if scheme == "rediss" else {},
         options={name: read(query[name]) for name, read in _OPTIONS.items() if name in query},
     )
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _split(url: str) -> SplitResult:

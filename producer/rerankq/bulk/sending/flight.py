@@ -29,7 +29,6 @@ from rerankq.contract.errors import (
 )
 from rerankq.contract.heartbeats import WorkerStatus
 from rerankq.contract.messages import Ranking
-from rerankq.contract.stores import redis_client
 
 Answer = Ranking | RerankError
 
@@ -89,7 +88,7 @@ class Flight:
         settings = client.settings
         self._client = client
         self._name = name
-        self._mailbox = Mailbox(redis_client(settings.effective_result_url, settings.redis_timeout_seconds))
+        self._mailbox = Mailbox(settings)
         self._broker_patience = Patience(settings.bulk_patience_seconds)
         self._results_patience = Patience(settings.bulk_patience_seconds)
         self._absence = Patience(settings.bulk_patience_seconds)

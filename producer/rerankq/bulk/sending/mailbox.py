@@ -8,12 +8,14 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from rerankq.answers import is_answer
 from rerankq.contract import keys
-from rerankq.contract.errors import BrokerUnavailable
+from rerankq.contract.stores import redis_client
+from rerankq.settings import ClientSettings
+from rerankq.talk import errors_as_ours
 
 LOOK_PERIOD_SECONDS = 0.25  # pub/sub may drop a message; the answers themselves are looked for this often
 _DELETE_PER_CALL = 500
@@ -22,8 +24,9 @@ _DELETE_PER_CALL = 500
 class Mailbox:
     """Waits for the answers of the jobs it is told of."""
 
-    def __init__(self, results: "Redis") -> None:
-        self._results = results
+    def __init__(self, settings: ClientSettings) -> None:
+        self._settings = settings
+        self._results = redis_client(settings.effective_result_url, settings.redis_timeout_seconds)
         self._awaited: dict[str, str] = {}
         """Job id by result key, which is also its channel."""
         self._pubsub: Any = None
@@ -50,15 +53,8 @@ class Mailbox:
         Raises:
             BrokerUnavailable: Redis did not answer.
         """
-        try:
-            found = self._announced(timeout_seconds)
-            if time.monotonic() >= self._look_at:
-                found |= self._look()
-        except (RedisError, OSError) as error:
-            self._hang_up()
-            raise BrokerUnavailable(
-                f"Redis did not answer while waiting for {len(self._awaited)} packs: {type(error).__name__}"
-            ) from error
+        with errors_as_ours(f"waiting for {len(self._awaited)} packs", self._settings, "results"):
+            found = self._heard_or_seen(timeout_seconds)
         for job_id in found:
             self.forget(job_id)
         return found
@@ -70,16 +66,22 @@ class Mailbox:
             BrokerUnavailable: Redis did not answer; they will expire by themselves.
         """
         names = [keys.result(job_id) for job_id in job_ids]
-        try:
+        with errors_as_ours("deleting answers", self._settings, "results"):
             for start in range(0, len(names), _DELETE_PER_CALL):
                 self._results.unlink(*names[start : start + _DELETE_PER_CALL])
-        except RedisError as error:
-            raise BrokerUnavailable("Redis did not answer while deleting answers") from error
 
     def close(self) -> None:
         """Give the connections back."""
         self._hang_up()
         self._results.close()
+
+    def _heard_or_seen(self, timeout_seconds: float) -> dict[str, bytes]:
+        try:
+            found = self._announced(timeout_seconds)
+            return found if time.monotonic() < self._look_at else found | self._look()
+        except (RedisError, OSError) as error:
+            self._hang_up()
+            raise error if isinstance(error, RedisError) else RedisConnectionError() from error
 
     def _announced(self, timeout_seconds: float) -> dict[str, bytes]:
         pubsub = self._listening()
