@@ -169,7 +169,8 @@ class AsyncRerankClient:
         board = self._board
 
         async def do(step: Step) -> Any:
-            match tried(step):
+            tried(step)
+            match step:
                 case Ask():
                     return await board.ask(step)
                 case Hear():

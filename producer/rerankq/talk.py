@@ -28,7 +28,9 @@ Store = Literal["broker", "results"]
 T = TypeVar("T")
 
 _REFUSALS = (ResponseError, AuthenticationError, BusyLoadingError)
-_WAYS_OUT = "`rerankq up` starts one here, RERANKQ_BROKER_URL names one elsewhere, `--local` brings one for a single command"
+_WAYS_OUT = (
+    "`rerankq up` starts one here, RERANKQ_BROKER_URL names one elsewhere, `--local` brings one for a command"
+)
 
 
 @dataclass(frozen=True, slots=True)
