@@ -11,10 +11,12 @@ import pytest
 
 from rerankq import InvalidRequest, RerankClient
 from rerankq.bulk.evaluate import evaluate
+from rerankq.bulk.formats.arrow_types import as_json
+from rerankq.bulk.formats.columns import BATCH_BYTES
 from rerankq.contract import wire
 from tests.bulk.answering import AnsweringWorker
 from tests.bulk.test_formats import LONG, REQUESTS, understood
-from tests.bulk.test_run import read, run, write
+from tests.bulk.test_run import read, rows, run, write
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -366,3 +368,35 @@ def test_a_row_that_was_mended_to_other_documents_has_what_is_left(
     path = tmp_path / name
     rows = list(csv.DictReader(path.read_text().splitlines())) if name == "out.csv" else got(path).to_pylist()
     assert [row["lang"] or None for row in rows[1:]] == [None, "fr", "en"]
+
+
+@pytest.mark.parametrize("name", ["in.parquet", "in.arrow"])
+def test_one_row_group_or_batch_is_read_by_the_megabyte(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"query": f"q{number}", "documents": [f"{number} {'text' * 500}"] * 5} for number in range(600)]
+    put(tmp_path / name, pa.Table.from_pylist(rows).combine_chunks())
+    sizes: list[int] = []
+
+    def noted(array: Any) -> list[Any]:
+        sizes.append(array.nbytes)
+        return as_json(array)
+
+    monkeypatch.setattr("rerankq.bulk.formats.columns.as_json", noted)
+
+    assert len(understood(tmp_path / name)) == 600
+    assert max(sizes) < 1.1 * BATCH_BYTES < sum(sizes) / 2
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_file_is_written_by_the_megabyte(
+    client: RerankClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rerankq.bulk.formats.gathered.LINES_BYTES", 1000)
+    monkeypatch.setattr("rerankq.bulk.formats.gathered.GROUP_BYTES", 1000)
+
+    run(client, write(tmp_path / "in.jsonl", rows(50)), tmp_path / "out.parquet")
+
+    groups = pq.ParquetFile(tmp_path / "out.parquet").metadata
+    assert groups.num_rows == 50
+    assert groups.num_row_groups > 2
