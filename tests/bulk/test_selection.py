@@ -11,6 +11,7 @@ from rerankq import InvalidRequest, RerankClient
 from rerankq.bulk import Task
 from rerankq.bulk.dry_run import dry_run
 from rerankq.bulk.plan import Plan
+from rerankq.cli import main
 from tests.bulk.answering import AnsweringWorker
 from tests.bulk.test_formats import LONG, trec
 from tests.bulk.test_resume import half_done
@@ -155,8 +156,6 @@ def test_a_dry_run_with_a_limit_reads_no_further(client: RerankClient, tmp_path:
 
 
 def test_the_command_takes_conditions_several_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rerankq.cli import main
-
     given = write(tmp_path / "in.jsonl", rows(20))
     summary = tmp_path / "s.json"
     words = ["--where", "tag!=3", "--where", "tag!=4", "--limit", "9", "--shard", "1/2", "--dry-run"]
@@ -168,3 +167,15 @@ def test_the_command_takes_conditions_several_times(tmp_path: Path, monkeypatch:
         main()
 
     assert json.loads(summary.read_text())["rows"] == 5
+
+
+def test_a_glob_that_the_shell_has_spread_is_told_to_be_quoted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["rerankq", "bulk", "1.jsonl", "2.jsonl", "3.jsonl", "out.jsonl"])
+    monkeypatch.setenv("COLUMNS", "200")
+
+    with pytest.raises(SystemExit):
+        main()
+
+    assert "expected one IN and one OUT, got 4 paths; quote a glob" in capsys.readouterr().err

@@ -31,7 +31,9 @@ _TRY, _ASK, _RUN = "Try", "Ask", "Operate"
 app.command(rich_help_panel=_TRY)(demo)
 app.command(rich_help_panel=_TRY)(up)
 app.command(rich_help_panel=_ASK)(rerank)
-app.command(rich_help_panel=_ASK)(bulk)
+app.command(rich_help_panel=_ASK, context_settings={"allow_extra_args": True})(
+    bulk
+)  # it says itself what they are
 app.command(rich_help_panel=_ASK)(evaluate)
 app.command(rich_help_panel=_ASK)(jobs.submit)
 app.command(rich_help_panel=_ASK)(jobs.status)

@@ -169,6 +169,7 @@ _SummaryJson = Annotated[
 
 
 def bulk(
+    context: typer.Context,
     input_: _Input,
     output: _Output,
     format_: _Format = None,
@@ -221,6 +222,11 @@ def bulk(
     """
     from rerankq.bulk import Task
 
+    if context.args:
+        raise typer.BadParameter(
+            f"expected one IN and one OUT, got {2 + len(context.args)} paths; quote a glob, as 'part-*.jsonl', or name "
+            "the folder"
+        )
     requested = {
         "top_n": top_n,
         "raw_scores": raw_scores or None,
