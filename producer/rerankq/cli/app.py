@@ -27,13 +27,12 @@ app = typer.Typer(
 )
 
 _TRY, _ASK, _RUN = "Try", "Ask", "Operate"
+_SPREAD_GLOB = {"allow_extra_args": True}  # so that `bulk` can say what they are
 
 app.command(rich_help_panel=_TRY)(demo)
 app.command(rich_help_panel=_TRY)(up)
 app.command(rich_help_panel=_ASK)(rerank)
-app.command(rich_help_panel=_ASK, context_settings={"allow_extra_args": True})(
-    bulk
-)  # it says itself what they are
+app.command(rich_help_panel=_ASK, context_settings=_SPREAD_GLOB)(bulk)
 app.command(rich_help_panel=_ASK)(evaluate)
 app.command(rich_help_panel=_ASK)(jobs.submit)
 app.command(rich_help_panel=_ASK)(jobs.status)
