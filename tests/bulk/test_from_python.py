@@ -240,6 +240,19 @@ def test_what_cannot_be_read_is_told_in_one_line(client: RerankClient, given: An
         list(rerank_many(given, client))
 
 
+def test_a_series_of_requests_is_an_iterable(client: RerankClient) -> None:
+    series = pytest.importorskip("pandas").Series([("q", ["a", "bb"])])
+
+    assert [places(answer) for _, answer in rerank_many(series, client)] == [[1, 0]]
+
+
+def test_splits_are_no_table(client: RerankClient) -> None:
+    splits = pytest.importorskip("datasets").DatasetDict({"train": hugging_face(WIDE)})
+
+    with pytest.raises(InvalidRequest, match="expected an iterable of requests or a table, got DatasetDict"):
+        list(rerank_many(splits, client))
+
+
 def test_an_iterable_is_no_table(client: RerankClient) -> None:
     with pytest.raises(InvalidRequest, match="expected a table, got list; rerank_many takes any iterable"):
         rerank_table([], client)

@@ -17,12 +17,22 @@ from rerankq.bulk.rows import Row
 from rerankq.contract.errors import InvalidRequest
 
 _FIRST_ROWS = 16  # of a table that does not say how large its rows are
-_MARKS = ("__arrow_c_stream__", "iloc", "with_format")  # of any; of pandas, also before 2.2; of Hugging Face
 
 
 def is_table(given: Any) -> bool:
-    """Whether an object has columns."""
-    return any(hasattr(given, mark) for mark in _MARKS)
+    """Whether an object has columns; a series is one, and gives requests like any list."""
+    is_of_arrow = hasattr(given, "__arrow_c_stream__") and not hasattr(given, "to_list")
+    return is_of_arrow or _is_of_pandas(given) or _is_of_hugging_face(given)
+
+
+def _is_of_pandas(given: Any) -> bool:
+    """Also of a version before 2.2, which knows nothing of Arrow's interface."""
+    return hasattr(given, "iloc") and hasattr(given, "columns")
+
+
+def _is_of_hugging_face(given: Any) -> bool:
+    """A data set rather than a dictionary of its splits."""
+    return hasattr(given, "with_format") and hasattr(given, "iter")
 
 
 def asked_names(usual: FieldNames, names: Mapping[str, str | None]) -> FieldNames:
@@ -55,7 +65,7 @@ class Table:
     def types(self) -> Types:
         """The types of its ids; of pandas' objects the first rows know only their own."""
         types = self._requests.types()
-        if not hasattr(self._given, "iloc"):
+        if not _is_of_pandas(self._given):
             return types
         id_, document_id = self.id_columns()
         return Types(self._whole_type(id_) or types.id, self._whole_type(document_id) or types.document_id)
@@ -86,9 +96,9 @@ class Table:
 
 def _opened(given: Any) -> tuple[Any, Iterator[Any]]:
     """The schema and the record batches."""
-    if hasattr(given, "iloc"):  # its own export would be a copy of all of it
+    if _is_of_pandas(given):  # its own export would be a copy of all of it
         return _of_pandas(given.iloc[:_FIRST_ROWS]).schema, _slices_of_pandas(given)
-    if not hasattr(given, "__arrow_c_stream__"):
+    if _is_of_hugging_face(given):
         tables = given.with_format("arrow").iter(batch_size=_FIRST_ROWS)
         batches = (batch for table in tables for batch in table.to_batches())
         first = next(batches, None)
