@@ -19,6 +19,7 @@ import numpy as np
 
 from rerankq_worker.doubles import DoubleEngine, Temper
 from rerankq_worker.frames import Logits, TokenIds
+from rerankq_worker.model_files import ModelBroken
 from rerankq_worker.settings import WorkerSettings
 from rerankq_worker.small_model import materialise
 from rerankq_worker.tokenizer import PairTokenizer
@@ -92,6 +93,11 @@ class Testimony:
 def dies_at_load(*_: object) -> None:
     """In an engine's place: one that the system ends before it has told anything, as for want of memory."""
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def refuses_its_model(*_: object) -> None:
+    """In an engine's place: one that finds what is wrong with the model only while it loads it."""
+    raise ModelBroken("the weights hold tensors for which the model of config.json has no place")
 
 
 def testimony(ledger: Path) -> Testimony:

@@ -21,7 +21,6 @@ from rerankq.local.stack import LocalStack
 from rerankq.submission import outgoing_job
 from tests.cli.conftest import Command
 from tests.cli.test_local_parts import is_gone, wait_until
-from tests.model_dirs import build_model_dir
 
 QUERY, WRONG, RIGHT = "中国的首都是哪里？", "西红柿炒蛋是一道家常菜。", "北京是中国的政治中心和首都。"
 
@@ -242,14 +241,13 @@ def test_a_worker_that_cannot_start_says_why(rerankq_alone: Command) -> None:
 
 
 def test_a_model_that_does_not_load_is_said_once_by_the_engine_s_line(
-    rerankq_alone: Command, tmp_path: Path
+    rerankq_alone: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its files look right; only who loads them finds that two of its three layers were left out of config.json."""
-    directory = build_model_dir(tmp_path / "cut")
-    config = json.loads((directory / "config.json").read_text())
-    (directory / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))
+    monkeypatch.setitem(
+        rerankq_alone.environment, "RERANKQ_ENGINE_FACTORY", "tests.witness:refuses_its_model"
+    )
 
-    done = rerankq_alone.run("rerank", "q", "d", "--local", "--model", str(directory), exit_code=3)
+    done = rerankq_alone.run("rerank", "q", "d", "--local", exit_code=3)
 
     assert "ended with exit code 78" in done.err
     assert (

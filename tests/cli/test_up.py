@@ -33,19 +33,12 @@ def rerankq(rerankq_alone: Command) -> Command:
     return rerankq_alone
 
 
-def test_it_names_device_precision_and_model(rerankq: Command) -> None:
-    with rerankq.start("up", "--no-flower") as process:
-        found = addresses(process)
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
-
-    assert found["worker"] == "cpu0 none, model double 0"
-
-
-def test_whoever_names_no_redis_finds_it_for_as_long_as_it_is_up(rerankq: Command) -> None:
+def test_it_says_what_it_serves_and_is_found_by_whoever_names_no_redis_for_as_long_as_it_is_up(
+    rerankq: Command,
+) -> None:
     del rerankq.environment["RERANKQ_BROKER_URL"]
     with rerankq.start("up", "--no-flower") as process:
-        broker = addresses(process)["broker"]
+        told = addresses(process)
         found = json.loads(rerankq.run("settings", "--json").out)["client"]["RERANKQ_BROKER_URL"]
         answer = json.loads(rerankq.run("rerank", "q", "d", "--json").out)
         process.send_signal(signal.SIGINT)
@@ -53,7 +46,8 @@ def test_whoever_names_no_redis_finds_it_for_as_long_as_it_is_up(rerankq: Comman
     left = json.loads(rerankq.run("settings", "--json").out)["client"]["RERANKQ_BROKER_URL"]
 
     assert found["source"] == "a running `rerankq up`"
-    assert found["value"].split("@")[1] == broker.split("@")[1]
+    assert found["value"].split("@")[1] == told["broker"].split("@")[1]
+    assert told["worker"] == "cpu0 none, model double 0"
     assert answer["scored"] == 1
     assert left["source"] == "default"
 

@@ -18,12 +18,6 @@ from tests.conftest import REPOSITORY
 NEEDED = ["torch", "transformers", "tokenizers", "safetensors", "numpy", "huggingface_hub"]
 ALSO_TO_TEST = ["pytest"]
 LEFT_OUT = {"typer"}  # of transformers' command line; it brings pydantic
-LOAD_AND_SCORE = """
-from rerankq_worker.engine import Engine, load_engine
-engine = Engine.load("small", device="cpu", threads=1)
-engine.warm_up()
-print(len(engine.score_pairs([("panda", "a panda"), ("panda", "a bear")])), "scored")
-"""
 
 
 def with_what_they_need(names: list[str]) -> dict[str, Distribution]:
@@ -81,10 +75,6 @@ def test_what_is_blocked_cannot_be_imported(bare_host: Path) -> None:
     assert run_on(bare_host, "-c", looking).strip() == "[]"
 
 
-def test_an_engine_loads_and_scores(bare_host: Path) -> None:
-    assert run_on(bare_host, "-c", LOAD_AND_SCORE).endswith("2 scored\n")
-
-
 def test_its_tests_on_a_gpu_are_found(bare_host: Path) -> None:
     told = run_on(
         bare_host,
@@ -95,7 +85,7 @@ def test_its_tests_on_a_gpu_are_found(bare_host: Path) -> None:
     assert "test_the_true_shape_scores_32_pairs_of_512_tokens_in_2_gb" in told
 
 
-def test_its_benchmark_runs_and_says_what_it_was_not_compared_with(bare_host: Path) -> None:
+def test_it_loads_and_scores_and_its_benchmark_says_what_it_was_not_compared_with(bare_host: Path) -> None:
     told = run_on(
         bare_host,
         *("-m", "benchmarks.bench_engine", "--models", "small", "--only", "rerankq fp32"),
