@@ -8,6 +8,8 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 TORCH ?= default
 TORCH_INDEX ?= https://download.pytorch.org/whl/$(TORCH)
 ARGS ?=
+CHECKS = $(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/pyright --pythonpath $(BIN)/python && \
+	$(BIN)/lint-imports --no-cache
 
 .DEFAULT_GOAL := help
 .PHONY: help venv install demo up test test-neighbours check fmt bench chaos soak env-example redis-users map clean
@@ -25,17 +27,16 @@ demo: $(VENV)/installed-demo ## three jobs through a real queue, worker and mode
 up: $(VENV)/installed-demo ## the same service and Flower, kept running until Ctrl-C
 	@$(BIN)/rerankq up $(ARGS)
 
-test: check ## the checks, then the whole suite against a real Redis
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+test: $(VENV)/installed-dev ## the whole suite against a real Redis, and beside it the checks
+	@{ $(CHECKS); } & checks=$$!; \
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS); tests=$$?; \
+	wait $$checks && exit $$tests
 
 test-neighbours: $(VENV)/installed-dev ## inside other people's environments, made by pip and kept in build/neighbours
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/neighbours/environments $(ARGS)
 
 check: $(VENV)/installed-dev ## ruff, pyright, the import rules; the document checks are in tests/house
-	$(BIN)/ruff check
-	$(BIN)/ruff format --check
-	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/lint-imports --no-cache
+	$(CHECKS)
 
 fmt: $(VENV)/installed-dev ## put the code in shape
 	$(BIN)/ruff check --fix
