@@ -78,8 +78,9 @@ class _Form:
     def without(self, column: str) -> Self:
         """The form after a value of this column was not of the type that was known or found."""
         known = self.kinds.get(column)
-        if column == "results":
-            return replace(self, kinds={**self.kinds, column: _results_type(None)})
+        usual = _results_type(None)  # whose documents' ids are text
+        if column == "results" and known is not None and known != usual:
+            return replace(self, kinds={**self.kinds, column: usual})
         return replace(self, kinds={**self.kinds, column: _MIXED if known is None else None})
 
 
