@@ -105,6 +105,7 @@ OUTPUTS: dict[str, tuple[list[Any], str, dict[str, Any]]] = {
     "tsv with quotes": (JUDGED, "out.tsv", {"is_quoted": True, "with_documents": True}),
     "parquet": (JUDGED, "out.parquet", {}),
     "arrow": (JUDGED, "out.arrow", {}),
+    "long parquet": (ROWS, "out.parquet", {"output_format": "long-parquet"}),
     "trec": (ROWS, "out.trec", {}),
     "documents by place": (batch(ROWS), "out.jsonl", {}),
     "scores by place": ([{**line, "url": "/v1/score"} for line in batch(ROWS)], "out.jsonl", {}),

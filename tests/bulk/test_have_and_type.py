@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 
@@ -103,6 +104,12 @@ def long_parquet(path: Path) -> None:
     pytest.importorskip("pyarrow.parquet").write_table(arrow.Table.from_pylist(rows), path)
 
 
+def zipped(path: Path) -> None:
+    pytest.importorskip("fsspec")
+    with ZipFile(path, "w") as archive:
+        archive.writestr("jobs.jsonl", lines(jobs()))
+
+
 def arrow_file(path: Path) -> None:
     arrow = pytest.importorskip("pyarrow")
     table = arrow.Table.from_pylist(jobs())
@@ -143,12 +150,13 @@ HITS = [
     }
     for name, texts in TEXTS.items()
 ]
+RUN = "".join(
+    f"{name} Q0 {name}d{place} {place} {9 - place} bm25\n"
+    for name, texts in TEXTS.items()
+    for place in range(len(texts))
+).encode()
 BEIR: dict[str, bytes | Maker] = {
-    "bm25.trec": "".join(
-        f"{name} Q0 {name}d{place} {place} {9 - place} bm25\n"
-        for name, texts in TEXTS.items()
-        for place in range(len(texts))
-    ).encode(),
+    "bm25.trec": RUN,
     "queries.jsonl": lines([{"_id": name, "text": text} for name, text in QUERIES.items()]),
     "corpus.jsonl": lines(
         [
@@ -208,6 +216,10 @@ def training(positive: str, negative: str) -> list[dict[str, Any]]:
 QRELS = b"query-id\tcorpus-id\tscore\nq0\td1\t1\nq1\td1\t1\n"
 
 SAMPLES: dict[str, Sample] = {
+    "rerankq bulk 'zip://jobs.jsonl::jobs.zip' ranked.jsonl": sample({"jobs.zip": zipped}),
+    "rerankq bulk old.trec reranked.trec --queries queries.jsonl --corpus corpus.jsonl --missing skip": sample(
+        {**BEIR, "old.trec": RUN + b"q1 Q0 deleted 9 0 bm25\n"}
+    ),
     "rerankq bulk jobs.jsonl ranked.jsonl": sample({"jobs.jsonl": lines(jobs())}),
     "rerankq bulk dump.jsonl ranked.jsonl.zst": sample({"dump.jsonl": gzip.compress(lines(jobs()))}),
     "rerankq bulk nq.jsonl ranked.jsonl --query-field question --documents-field ctxs --id-field qid --text-field "

@@ -202,8 +202,8 @@ def _judgements(lines: Sequence[Line], names: FieldNames) -> tuple[dict[str, flo
     """What the lines carry as a column of their own, or what the row carried that they were made of."""
     column = names.relevant[0]
     if column in lines[0]:
-        given = {str(line[_DOCUMENT_ID]): line[column] or None for line in lines}
-        judged = grades(given)
+        given = ((str(line[_DOCUMENT_ID]), line[column]) for line in lines)
+        judged = grades({name: None if grade == "" else grade for name, grade in given})
         return judged, judged is None
     try:
         extra = wire.decode(lines[0].get(EXTRA_COLUMN) or b"")
