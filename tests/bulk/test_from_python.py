@@ -186,6 +186,7 @@ DOCUMENTS = {
     "a tuple": ("a", "bb"),
     "a column": pa.array(["a", "bb"]),
     "an iterator": iter(["a", "bb"]),
+    "arrays within an object": {"body": np.array(["a", "bb"]), "kind": np.array([1, 2])},
 }
 
 

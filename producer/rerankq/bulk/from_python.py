@@ -210,8 +210,10 @@ def _row_of(request: Any, names: FieldNames) -> Row:
 
 
 def _listed(value: Any) -> Any:
-    """A list of an array, a column, a tuple or an iterator; anything else as it is."""
-    if isinstance(value, str | Mapping):
+    """A list of an array, a column, a tuple or an iterator, also within an object; anything else as it is."""
+    if isinstance(value, Mapping):
+        return {name: _listed(part) for name, part in value.items()}
+    if isinstance(value, str):
         return value
     with suppress(ValueError, TypeError):
         return as_list(value)
