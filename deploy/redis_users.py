@@ -23,6 +23,11 @@ class Right(NamedTuple):
 
 LANE_KEYS = [f"{keys.queue_of(lane)}*" for lane in LANES]  # bells, open jobs, priorities too
 CELERY_KEYS = ["_kombu.*"]
+CHORD_KEYS = ["celery-taskset-meta-*"]
+CALLERS_KEYS = [
+    "celery",
+    "celery.bell",
+]  # where callbacks go that name no queue; name queues of your own here
 
 PRODUCER = (
     Right("connect", "ping hello select client|setname multi exec discard"),
@@ -44,6 +49,7 @@ PRODUCER = (
         "get mget set setex del unlink expire exists subscribe unsubscribe psubscribe punsubscribe",
         [keys.result("*")],
     ),
+    Right("begin chords, as any Celery client does", "get set setex del expire", CHORD_KEYS),
 )
 
 WORKER = (
@@ -55,6 +61,11 @@ WORKER = (
     ),
     Right("notice messages that vanished", "lindex hkeys hvals hlen zcard", LANE_KEYS),
     Right("store and announce answers, send events", "publish"),
+    Right(
+        "end chords, call back",
+        "zadd zcount zrange rpush llen lrange sadd sismember get set del exists expire lpush ltrim",
+        CHORD_KEYS + CALLERS_KEYS,
+    ),
     Right("be asked by `celery inspect` and Flower, and ask", "srem", ["*.celery.pidbox*", "celeryev.*"]),
     Right("be scraped", "llen lindex hlen zcard hgetall time info", LANE_KEYS),
 )

@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 import redis
-from celery import Celery
+from celery import Celery, chord, group
 
 from rerankq import AsyncRerankClient, RerankClient
 from rerankq.bulk import BulkRun, Task
+from rerankq.celery import signature
 from rerankq.contract import keys
 from rerankq.contract.broker import celery_app
 from rerankq.contract.keys import queue_of
@@ -111,6 +112,25 @@ def test_any_celery_client_asks_as_a_producer(guarded: GuardedRedis) -> None:
         )
         assert job.get(timeout=20)["scored"] == 1
         job.forget()
+
+
+def test_any_celery_client_builds_a_canvas_as_a_producer(service: Service, guarded: GuardedRedis) -> None:
+    url = guarded.url_of("producer")
+    with Celery("stranger", broker=url, backend=url) as plain:
+        ranked = [signature("q", ["a", "b"], app=plain), signature("q", ["a"], app=plain)]
+        nested = group(ranked[0], group(ranked, app=plain), app=plain)
+        assert [r["scored"] for r in group(ranked, app=plain)().get(timeout=20)] == [2, 1]
+
+        broken = signature(documents=["a"], app=plain).on_error(plain.signature("stranger.note"))
+        plain.send_task(
+            "rerankq.rerank", kwargs={}, queue="rerankq.bulk", link_error=plain.signature("stranger.note")
+        )
+        ended = chord(nested, broken, app=plain)()
+
+        with pytest.raises(Exception, match="query: "):
+            ended.get(timeout=20)
+    with redis.Redis.from_url(guarded.url_of("admin")) as admin:
+        service.wait_until(lambda: admin.llen("celery") == 2)
 
 
 def test_keda_counts_a_lane_as_a_producer(guarded: GuardedRedis) -> None:
