@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -354,6 +355,7 @@ WRONG: dict[str, tuple[str, bytes, list[str], str]] = {
     "not there": ("no/o.jsonl", b"", [], "there is no file"),
     "a score that is none": ("o.trec", b"q Q0 d 1 high x\n", [], "cannot be read"),
     "qrels with a word": ("o.jsonl", b"", ["q 0 d 1\nq 0 e high\n"], "line 2 of"),
+    "qrels with no finite grade": ("o.jsonl", b"", ["q 0 d 1\nq 0 e nan\n"], "line 2 of"),
 }
 
 
@@ -381,6 +383,12 @@ def test_mrr_counts_from_the_grade_that_is_named() -> None:
     assert from_two.ndcg_after == pytest.approx(from_one.ndcg_after)
 
 
+def test_a_flag_that_is_no_number_judges_nothing() -> None:
+    row = Ranked("q", by_place(["a", "b"]), relevant={"a": nan, "b": 1})
+
+    assert Evaluator().quality([row]).mrr_after == 0.5
+
+
 JUDGEMENTS: dict[str, tuple[Any, dict[str, float] | None]] = {
     "grades": ({"a": 2, "b": 0}, {"a": 2.0, "b": 0.0}),
     "a struct with nulls": ({"a": 1, "b": None}, {"a": 1.0}),
@@ -389,6 +397,7 @@ JUDGEMENTS: dict[str, tuple[Any, dict[str, float] | None]] = {
     "pairs, as of a map": ([["a", 2], ["b", 0]], {"a": 2.0, "b": 0.0}),
     "JSON text": ('{"a": 1}', {"a": 1.0}),
     "no finite grade": ({"a": "1e999"}, None),
+    "a number that is no grade": ({"a": 1e12}, None),
     "anything else": ("no JSON", None),
     "objects": ([{"id": "a"}], None),
 }

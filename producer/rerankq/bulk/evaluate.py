@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rerankq.bulk.formats import Format, input_format
+from rerankq.bulk.formats.fields import HIGHEST_GRADE
 from rerankq.bulk.formats.names import USUAL_NAMES
 from rerankq.bulk.formats.source import READ_ERRORS, Given, Source, unreadable
 from rerankq.bulk.output import sidecar as state
@@ -95,8 +96,7 @@ class Evaluator:
             sums.matched += not grades.keys().isdisjoint(row.after)
             sums.unordered += row.before is None
             key = str(number)
-            qrels[key] = {name: round(grade) for name, grade in grades.items()}
-            after[key] = row.after
+            qrels[key], after[key] = grades, row.after
             if row.before is not None:
                 before[key] = row.before
         sums.ndcg_before, sums.mrr_before = self._sums(qrels, before)
@@ -153,8 +153,9 @@ class Evaluator:
             expected = f"`{self._field}` as {{document id: grade}} or as ids"
             yield f"{sums.unread:,} jobs carry judgements that cannot be read: expected {expected}"
 
-    def _grades(self, row: Ranked) -> Mapping[str, float] | None:
-        return row.relevant if self._qrels is None else self._qrels.get(row.query)
+    def _grades(self, row: Ranked) -> dict[str, int]:
+        given = row.relevant if self._qrels is None else self._qrels.get(row.query)
+        return {name: round(grade) for name, grade in (given or {}).items() if abs(grade) <= HIGHEST_GRADE}
 
     def _sums(self, qrels: dict[str, Any], run: dict[str, Any]) -> tuple[float, float]:
         sums = dict.fromkeys(self._measures, 0.0)
@@ -234,7 +235,7 @@ def read_qrels(path: str) -> dict[str, dict[str, float]]:
             qrels.setdefault(columns[0], {})[columns[-2]] = grade
         elif source.line > 1:  # else a header
             raise InvalidRequest(
-                f"line {source.line} of {source.at.path}: expected a number as grade",
+                f"line {source.line} of {source.at.path}: expected a number up to {HIGHEST_GRADE:,} as grade",
                 {"field": "qrels", "line": source.line},
             )
     return qrels
@@ -242,6 +243,7 @@ def read_qrels(path: str) -> dict[str, dict[str, float]]:
 
 def _grade(text: str) -> float | None:
     try:
-        return float(text)
+        grade = float(text)
     except ValueError:
         return None
+    return grade if abs(grade) <= HIGHEST_GRADE else None

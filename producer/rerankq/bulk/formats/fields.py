@@ -7,7 +7,6 @@ several fields. A key of that very name goes before either. What is null is not 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import accumulate, chain
-from math import isfinite
 from typing import Any
 
 from rerankq.bulk.formats.names import FieldNames, Names
@@ -17,6 +16,8 @@ from rerankq.contract.errors import InvalidRequest
 
 PLAIN_GRADES = range(5)
 """Grades by place look like these; TREC's judgements go to 3 or 4."""
+
+HIGHEST_GRADE = 1_000_000  # trec_eval's code keeps a place for each grade up to the highest
 
 _NOWHERE = object()
 
@@ -193,7 +194,7 @@ def grades(relevant: Any) -> dict[str, float] | None:
             judged = {str(name): float(grade) for name, grade in relevant.items() if grade is not None}
         except (TypeError, ValueError):
             return None
-        return judged if all(map(isfinite, judged.values())) else None
+        return judged if all(abs(grade) <= HIGHEST_GRADE for grade in judged.values()) else None
     if isinstance(relevant, list) and all(isinstance(name, str | int) for name in relevant):
         return {str(name): 1.0 for name in relevant}
     return None
