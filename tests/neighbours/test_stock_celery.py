@@ -92,6 +92,29 @@ def test_both_applications_workers_answer_a_stock_inspect(shop: Celery) -> None:
     assert all(answer == {"ok": "pong"} for answer in answers.values())
 
 
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        ("add_consumer", {"queue": "shop"}),
+        ("pool_grow", {"n": 1}),
+        ("pool_shrink", {"n": 1}),
+        ("autoscale", {"max": 3, "min": 0}),
+    ],
+)
+def test_ours_stay_as_they_are_whatever_an_operator_tells_all_workers(
+    command: str, arguments: dict[str, object], shop: Celery, service: Service
+) -> None:
+    ours = [name for name in shop.control.inspect(timeout=1).ping() if name.startswith("cpu0-")]
+
+    replies = shop.control.broadcast(
+        command, arguments=arguments, destination=ours, reply=True, timeout=3, limit=2
+    )
+
+    assert sorted(list(reply) for reply in replies) == sorted([name] for name in ours)
+    assert all("error" in answer for reply in replies for answer in reply.values())
+    assert service.client.rerank("panda", ["a"]).complete
+
+
 def test_a_chain_leads_from_a_stock_task_through_ours_to_the_callers_own_queue(shop: Celery) -> None:
     retrieve, consume = shop.signature("shop.retrieve", args=("panda",)), shop.signature("shop.consume")
 

@@ -17,7 +17,7 @@ from typing import Any
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Celery, Task, states
 from celery.exceptions import Ignore, Reject
-from celery.signals import task_failure, task_revoked, task_success, worker_process_init
+from celery.signals import celeryd_init, task_failure, task_revoked, task_success, worker_process_init
 from kombu.entity import Exchange, Queue
 from redis.exceptions import RedisError
 
@@ -41,7 +41,7 @@ from rerankq.contract.transport.open_jobs import set_vanished_handler
 from rerankq.contract.wire import PACK_TASK, RERANK_TASK
 from rerankq_worker.attempts import NO_ANSWER, AnsweringTask, AnswerNotStored, AttemptPolicy, consumer_with
 from rerankq_worker.canvas import fields_of
-from rerankq_worker.control import replace_revoke
+from rerankq_worker.control import keep_shape, replace_revoke
 from rerankq_worker.engine_client import EngineAway, EngineClient
 from rerankq_worker.job import Job, JobRunner, Superseded, stop_time
 from rerankq_worker.job_store import JobStore, Known
@@ -94,9 +94,6 @@ def build_app(settings: WorkerSettings) -> Celery:
         result_backend_always_retry=True,
         result_backend_max_retries=8,
     )
-    # Celery writes a traceback or nine of each answer that is not stored; the parent has a line.
-    logging.getLogger("celery.backends.base").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", "Exception raised outside body: AnswerNotStored", RuntimeWarning)
     app.conf.broker_transport_options |= {"max_deliveries": settings.max_attempts}
     steps: Any = app.steps
     steps["worker"].add(Presence)
@@ -105,7 +102,6 @@ def build_app(settings: WorkerSettings) -> Celery:
     app.amqp.queues.select(
         [queue_of(lane) for lane in LANES]
     )  # a queue that a callback names is not ours to read
-    replace_revoke(lambda job_id: _store().call_off(job_id))
     return app
 
 
@@ -335,26 +331,38 @@ def _runner() -> JobRunner:
     return JobRunner(_store(), _tokenizer(), engine, served, settings.limits)
 
 
-@task_success.connect
+@celeryd_init.connect
+def _take_over_process(instance: Any, **_: object) -> None:
+    """What holds for a whole process once it is a worker of ours; whoever only imports this keeps its own."""
+    if instance.app is not app:
+        return
+    # Celery writes a traceback or nine of each answer that is not stored; the parent has a line.
+    logging.getLogger("celery.backends.base").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", "Exception raised outside body: AnswerNotStored", RuntimeWarning)
+    replace_revoke(lambda job_id: _store().call_off(job_id))
+    keep_shape({queue_of(lane) for lane in LANES})
+    task_success.connect(_note_success)
+    task_failure.connect(_note_failure)
+    task_revoked.connect(_note_revoked)
+    worker_process_init.connect(_load_tokenizer)
+
+
 def _note_success(sender: "Task[..., Any]", **_: object) -> None:
     """A job's ranking has been stored; until then this attempt could be lost."""
     _store().finish(str(sender.request.id))
 
 
-@task_failure.connect
 def _note_failure(task_id: str, exception: BaseException, **_: object) -> None:
     """A job failed in the child, or was killed at its hard limit by the parent."""
     if not isinstance(exception, NO_ANSWER):  # not answered: it is tried again
         _store().finish(task_id, keep_scores=True)
 
 
-@task_revoked.connect
 def _note_revoked(request: Any, **_: object) -> None:
     """A job's deadline had passed before it was taken, or an operator ended it."""
     _store().finish(str(request.id), keep_scores=True)
 
 
-@worker_process_init.connect
 def _load_tokenizer(**_: object) -> None:
     """Load it in the child, after the fork and before the first job, if the model is there already."""
     with contextlib.suppress(ModelError):

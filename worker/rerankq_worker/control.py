@@ -1,4 +1,4 @@
-"""`celery control revoke`, `terminate`, `revoke_by_stamped_headers`: a job they end is called off as by its caller.
+"""`celery control` to our workers: what ends a job calls it off as its caller does; what is meant for others is left.
 
 Celery keeps revoked ids in each worker's memory, where they are lost with a restart, stand in the way of the same id
 submitted again, and are told as the end of a job that another worker goes on with. Here the job's own record says it.
@@ -6,7 +6,7 @@ submitted again, and are told as the end of a job that another worker goes on wi
 Knows Celery's remote control; knows neither messages nor what a job contains.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from celery.utils.functional import maybe_list
@@ -50,9 +50,37 @@ def replace_revoke(call_off: Callable[[str], None]) -> None:
         return control.ok(f"called off: {', '.join(job_ids)}")
 
     for command in (revoke, terminate, revoke_by_stamped_headers):
-        known = control.Panel.meta[command.__name__]
-        control.Panel.data[command.__name__] = command
-        control.Panel.meta[command.__name__] = known._replace(help=command.__doc__)
+        _replace(command)
+
+
+def keep_shape(queues: Collection[str]) -> None:
+    """Keep what a worker reads, and its one child, whatever a neighbour tells all workers of the database at once."""
+    read_more = control.Panel.data["add_consumer"]
+
+    def add_consumer(state: Any, queue: str, **more: Any) -> dict[str, str]:
+        """Read a lane again; no queue of another application."""
+        if queue not in queues:
+            return control.nok(f"a worker of rerankq reads {', '.join(sorted(queues))} and nothing else")
+        return read_more(state, queue, **more)
+
+    def pool_grow(state: Any, n: int = 1, **_: Any) -> dict[str, str]:  # noqa: ARG001 - Celery's signature
+        """Not done here: a worker of rerankq has one child."""
+        return control.nok(
+            "a worker of rerankq has one child; RERANKQ_INTERACTIVE_WORKERS says how many workers"
+        )
+
+    def pool_shrink(state: Any, n: int = 1, **_: Any) -> dict[str, str]:
+        """Not done here: a worker of rerankq has one child."""
+        return pool_grow(state, n)
+
+    for command in (add_consumer, pool_grow, pool_shrink):
+        _replace(command)
+
+
+def _replace(command: Callable[..., dict[str, str]]) -> None:
+    known = control.Panel.meta[command.__name__]
+    control.Panel.data[command.__name__] = command
+    control.Panel.meta[command.__name__] = known._replace(help=command.__doc__)
 
 
 def _has(request: Any, stamps: dict[str, Any]) -> bool:
