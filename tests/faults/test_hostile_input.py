@@ -180,9 +180,11 @@ def test_a_pickled_body_is_set_aside_and_never_unpickled(
     push(redis, json.dumps(body).encode())
 
     job_id = body["headers"]["id"]
-    service.wait_until(lambda: DeadLetters(redis).show(job_id))
+    service.wait_until(
+        lambda: service.client.status(job_id).state == "dead"
+    )  # set aside first, told afterwards
+    assert DeadLetters(redis).show(job_id)
     assert not trap.exists()
-    assert service.client.status(job_id).state == "dead"
 
 
 @pytest.mark.parametrize(
