@@ -10,9 +10,11 @@ from collections.abc import Callable
 from typing import Any, Self, TypeVar, Unpack
 from weakref import WeakKeyDictionary
 
+from redis.exceptions import RedisError
+
 from rerankq.admission import Admission
 from rerankq.answers import JobStatus, read_ranking
-from rerankq.contract.errors import RerankError, ResultTimeout
+from rerankq.contract.errors import ResultTimeout
 from rerankq.contract.heartbeats import WorkerStatus
 from rerankq.contract.messages import (
     LANES,
@@ -24,10 +26,17 @@ from rerankq.contract.messages import (
     patience_seconds,
 )
 from rerankq.settings import ClientSettings
-from rerankq.submission import Outgoing, deliver, new_job_id, outgoing_job, validated
+from rerankq.submission import Outgoing, deliver, outgoing_job, take_back, validated
 from rerankq.switchboard import Switchboard, Watch
 from rerankq.talk import Ask, Hear, Pause, Step, Talk, errors_as_ours, hold_async
-from rerankq.waiting import ANSWER_GRACE_SECONDS, answer_of, call_off, given_up, look_and_keep
+from rerankq.waiting import (
+    ANSWER_GRACE_SECONDS,
+    answer_of,
+    call_off,
+    given_up,
+    look_and_keep,
+    may_leave_a_job,
+)
 
 T = TypeVar("T")
 
@@ -67,19 +76,17 @@ class AsyncRerankClient:
         """
         timeout = patience_seconds(self.settings.interactive_timeout_seconds if timeout is None else timeout)
         options.setdefault("deadline", time.time() + timeout)
-        request, job_id = self.request(query, documents, **options), new_job_id()
+        request = self.request(query, documents, **options)
         await self._hold("asking for workers", self._admission.require_workers())
-        with self._board.watching(job_id) as watch:  # subscribed before anybody can answer
+        message = outgoing_job(request, None, self.clock)
+        with self._board.watching(message.job_id) as watch:  # before anybody can answer
             try:
-                job = await self._send(request, job_id)
-                return await job.wait(watch, timeout + ANSWER_GRACE_SECONDS)
-            except ResultTimeout as error:
-                await self._call_off(job_id)
-                raise given_up(job_id, timeout) from error
-            except RerankError:
-                raise
-            except BaseException:
-                await self._call_off(job_id)
+                await self._deliver(message)
+                return await self._promise(request, message).wait(watch, timeout + ANSWER_GRACE_SECONDS)
+            except BaseException as error:
+                await self._take_back(message, error)
+                if isinstance(error, ResultTimeout):
+                    raise given_up(message.job_id, timeout) from error
                 raise
 
     async def submit(
@@ -91,7 +98,15 @@ class AsyncRerankClient:
         **options: Unpack[RequestOptions],
     ) -> "AsyncJob":
         """A promise of the ranking; as `RerankClient.submit`."""
-        return await self._send(self.request(query, documents, **options), job_id)
+        request = self.request(query, documents, **options)
+        await self._hold("submitting a job", self._admission.surroundings())
+        message = outgoing_job(request, job_id, self.clock)
+        try:
+            await self._deliver(message)
+            return self._promise(request, message)
+        except BaseException as error:
+            await self._take_back(message, error)
+            raise
 
     def request(self, query: str, documents: Documents, **options: Unpack[RequestOptions]) -> RerankRequest:
         """A validated request; as `RerankClient.request`."""
@@ -154,16 +169,20 @@ class AsyncRerankClient:
             board = self._boards[loop] = Switchboard(self.settings)
         return board
 
-    async def _send(self, request: RerankRequest, job_id: str | None) -> "AsyncJob":
-        await self._hold("submitting a job", self._admission.surroundings())
-        message = outgoing_job(request, job_id, self.clock)
+    async def _deliver(self, message: Outgoing) -> None:
         talk = deliver(message, self._admission, self.settings)
         await self._hold(f"submitting job {message.job_id}", talk)
+
+    def _promise(self, request: RerankRequest, message: Outgoing) -> "AsyncJob":
         return AsyncJob(self, message.job_id, request.texts if request.return_documents else None, message)
 
-    async def _call_off(self, job_id: str) -> None:
-        with contextlib.suppress(RerankError):
-            await self.cancel(job_id)
+    async def _take_back(self, message: Outgoing, error: BaseException) -> None:
+        """Leave no job behind that nobody waits for."""
+        if may_leave_a_job(error):
+            told = self._board.tell(take_back(message))  # on its way from here on, whatever becomes of us
+            with contextlib.suppress(RedisError, TimeoutError):
+                async with asyncio.timeout(self.settings.redis_timeout_seconds):
+                    await asyncio.shield(told)
 
     async def _hold(self, doing: str, talk: Talk[T], hear: Callable[[Hear], Any] | None = None) -> T:
         board = self._board

@@ -26,9 +26,16 @@ from rerankq.contract.messages import (
 )
 from rerankq.contract.stores import redis_client
 from rerankq.settings import ClientSettings
-from rerankq.submission import Outgoing, deliver, outgoing_job, outgoing_pack, validated
-from rerankq.talk import Ask, Hear, Pause, Step, Talk, errors_as_ours, hold
-from rerankq.waiting import ANSWER_GRACE_SECONDS, answer_of, call_off, given_up, look_and_keep
+from rerankq.submission import Outgoing, deliver, outgoing_job, outgoing_pack, take_back, validated
+from rerankq.talk import Ask, Hear, Pause, Step, Talk, ask_one, errors_as_ours, hold
+from rerankq.waiting import (
+    ANSWER_GRACE_SECONDS,
+    answer_of,
+    call_off,
+    given_up,
+    look_and_keep,
+    may_leave_a_job,
+)
 
 T = TypeVar("T")
 
@@ -78,8 +85,15 @@ class RerankClient:
         options.setdefault("deadline", time.time() + timeout)
         request = self.request(query, documents, **options)
         self._hold("asking for workers", self._admission.require_workers())
-        job = self.send(request)
-        return wait_or_cancel(job, timeout)
+        message = outgoing_job(request, None, self.clock)
+        try:
+            self.deliver(message)
+            return self._promise(request, message).result(timeout + ANSWER_GRACE_SECONDS)
+        except BaseException as error:
+            self._take_back(message, error)
+            if isinstance(error, ResultTimeout):
+                raise given_up(message.job_id, timeout) from error
+            raise
 
     def submit(
         self,
@@ -112,8 +126,12 @@ class RerankClient:
         """Put a validated request on its lane."""
         self._learn_the_time()
         message = outgoing_job(request, job_id, self.clock)
-        self.deliver(message)
-        return Job(self, message.job_id, request.texts if request.return_documents else None, message)
+        try:
+            self.deliver(message)
+            return self._promise(request, message)
+        except BaseException as error:
+            self._take_back(message, error)
+            raise
 
     def send_pack(self, requests: Sequence[RerankRequest], pack_id: str | None = None) -> "Pack":
         """Put several requests on their lane as one message: about ten times the jobs per second."""
@@ -185,16 +203,33 @@ class RerankClient:
         again = None if message is None else lambda: deliver(message, self._admission, self.settings)
         return self._hold(f"waiting for job {job_id}", answer_of(job_id, timeout, self.clock, again))
 
+    def _promise(self, request: RerankRequest, message: Outgoing) -> "Job":
+        return Job(self, message.job_id, request.texts if request.return_documents else None, message)
+
+    def _take_back(self, message: Outgoing, error: BaseException) -> None:
+        """Leave no job behind that nobody waits for."""
+        if may_leave_a_job(error):
+            with contextlib.suppress(RerankError):
+                self._hold("taking a job back", ask_one(*take_back(message)))
+
     def _learn_the_time(self) -> None:
         """Redis's, as of the look around that admission needs anyway."""
         self._hold("submitting a job", self._admission.surroundings())
 
     def _hold(self, doing: str, talk: Talk[T]) -> T:
-        with (
-            errors_as_ours(doing, self.settings) as tried,
-            contextlib.closing(_Ear(self._results)) as ear,
-        ):
-            return hold(talk, lambda step: self._do(tried(step), ear.hear))
+        try:
+            with (
+                errors_as_ours(doing, self.settings) as tried,
+                contextlib.closing(_Ear(self._results)) as ear,
+            ):
+                return hold(talk, lambda step: self._do(tried(step), ear.hear))
+        except RerankError:
+            raise
+        except BaseException:
+            # Broken off anywhere: a reply that nobody read must not be taken for another's.
+            for store in (self._broker, self._results):
+                store.connection_pool.disconnect(inuse_connections=False)
+            raise
 
     def _do(self, step: Step, hear: Callable[[Hear], bytes | None]) -> Any:
         match step:
@@ -300,15 +335,3 @@ class Pack(Job):
     def answers(self, timeout: float | None = None) -> list[Ranking | RerankError]:
         """One ranking or one error for each request of the pack, in its order."""
         return read_pack(self.job_id, self._client.await_answer(self.job_id, timeout, self.message))
-
-
-def wait_or_cancel(job: Job, timeout: float) -> Ranking:
-    """The job's ranking; whoever stops waiting calls it off, so that nothing is scored for nobody."""
-    try:
-        return job.result(timeout + ANSWER_GRACE_SECONDS)
-    except ResultTimeout as error:
-        job.cancel()
-        raise given_up(job.job_id, timeout) from error
-    except (KeyboardInterrupt, GeneratorExit):
-        job.cancel()
-        raise

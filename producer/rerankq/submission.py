@@ -6,10 +6,11 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from rerankq.admission import Admission
 from rerankq.answers import is_lost
@@ -22,7 +23,7 @@ from rerankq.contract.transport.publishing import task_message
 from rerankq.contract.transport.scripts import STAMP, TRIED, RedisArgument, Script
 from rerankq.contract.wire import PACK_TASK, RERANK_TASK
 from rerankq.settings import ClientSettings
-from rerankq.talk import Pause, Talk, ask, ask_one, ask_script
+from rerankq.talk import Command, Pause, Talk, ask, ask_one, ask_script
 
 # A job keeps its deadline by itself, between batches; Celery's limits are there should it fail to.
 SOFT_LIMIT_MARGIN_SECONDS = 1.0
@@ -30,28 +31,31 @@ HARD_LIMIT_MARGIN_SECONDS = 3.0
 _JOB_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _LOOK_AGAIN_SECONDS = 0.02
 
-# KEYS: list, bell, open jobs, record, cancel key, payload; ARGV: message, job id, fingerprint, seconds to live, "1" to
-# make a known job anew, payload or "", then the record's fields and values. 1 for a job that is on its lane now, 0 for
-# one that was known already. One step: nobody sees a job half submitted. The first write is one that a full Redis
-# refuses, with the error that redis-py names OutOfMemoryError whatever its version.
+# KEYS: list, bell, open jobs, record, cancel key, payload; ARGV: message, job id, fingerprint, seconds to live, until
+# when its sender waits, "1" for an id that nobody used before, "1" to make a known job anew, payload or "", then the
+# record's fields and values. 1 for a job that is on its lane now, 0 for one that was known already, -1 for one whose
+# sender has left: a frozen Redis carries out what it was sent long after. One step: nobody sees a job half submitted.
+# The first write is one that a full Redis refuses, with the error that redis-py of any version names OutOfMemoryError.
 SUBMIT = Script(
     TRIED
     + STAMP
     + """
-local kind = redis.call('TYPE', KEYS[4]).ok
-if kind == 'hash' and ARGV[5] ~= '1' and redis.call('HEXISTS', KEYS[4], 'fingerprint') == 1 then return 0 end
+local now = redis.call('TIME')
+if now[1] + now[2] / 1e6 > tonumber(ARGV[5]) then return -1 end
+if ARGV[6] == '1' and redis.call('EXISTS', KEYS[5]) == 1 then return -1 end
+if ARGV[7] ~= '1' and redis.call('TYPE', KEYS[4]).ok == 'hash' then return 0 end
 local message, stamp = stamped(ARGV[1], KEYS[3])
-local failed = ARGV[6] ~= '' and tried('SET', KEYS[6], ARGV[6], 'EX', ARGV[4])
+local failed = ARGV[8] ~= '' and tried('SET', KEYS[6], ARGV[8], 'EX', ARGV[4])
 failed = failed or tried('LPUSH', KEYS[1], message)
 if failed then
-  if ARGV[6] ~= '' then redis.call('DEL', KEYS[6]) end
+  if ARGV[8] ~= '' then redis.call('DEL', KEYS[6]) end
   if string.find(failed.err, 'OOM', 1, true) then
     return redis.error_reply("OOM command not allowed when used memory > 'maxmemory'.")
   end
   return failed
 end
 redis.call('DEL', KEYS[4], KEYS[5])
-redis.call('HSET', KEYS[4], 'fingerprint', ARGV[3], unpack(ARGV, 7))
+redis.call('HSET', KEYS[4], 'fingerprint', ARGV[3], unpack(ARGV, 9))
 redis.call('EXPIRE', KEYS[4], ARGV[4])
 open(KEYS[3], KEYS[4], ARGV[2], stamp)
 redis.pcall('LPUSH', KEYS[2], 1)
@@ -61,15 +65,29 @@ return 1
 """
 )
 
+# KEYS: cancel key, record; ARGV: when the job was submitted, "1" for an id that nobody used before, seconds to live.
+# Only what this sender submitted is called off. Of a new id the note may come before the job, which is then refused.
+# Without its fingerprint a job that is submitted again is made anew, rather than found cancelled.
+TAKE_BACK = Script("""
+if redis.call('HEXISTS', KEYS[2], 'answered') == 1 then return 0 end
+local submitted = redis.call('HGET', KEYS[2], 'submitted')
+if submitted ~= ARGV[1] and (submitted or ARGV[2] ~= '1') then return 0 end
+redis.call('SET', KEYS[1], 1, 'EX', submitted and ARGV[3] or 60)
+redis.call('HDEL', KEYS[2], 'fingerprint')
+return 1
+""")
+
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
     """One message, ready to be sent."""
 
     job_id: str
+    is_new: bool
+    """Nobody has used the id before."""
     task: str
     lane: Lane
-    fields: bytes
+    fields: bytes = field(repr=False)
     """The task's keyword arguments as they travel, in JSON."""
     summary: str
     documents: int
@@ -78,7 +96,7 @@ class Outgoing:
     deadline: float | None
     fingerprint: str
     body_bytes: int
-    payload: bytes | None
+    payload: bytes | None = field(repr=False)
     compress: bool
 
     @property
@@ -119,19 +137,30 @@ def deliver(message: Outgoing, admission: Admission, settings: ClientSettings) -
     """
     check_size(message, settings.max_payload_bytes)
     yield from admission.admit(message.lane)
-    if (yield from _submit(message)):
+    if (yield from _submit(message, admission.clock, settings)):
         return
     known = yield from ask_one("HGETALL", keys.job(message.job_id))
     if known.get(b"fingerprint", b"").decode() not in ("", message.fingerprint):
         raise InvalidRequest(
             f"job id {message.job_id} belongs to another request; choose another id", {"field": "job_id"}
         )
-    if (yield from _is_under_way(message.job_id, b"answered" in known, settings.redis_timeout_seconds)):
+    is_wanted = b"fingerprint" in known  # by whoever sent it before
+    if is_wanted and (yield from _is_under_way(message.job_id, known, settings.redis_timeout_seconds)):
         yield from keep_open(message.job_id, known)
         return
     # The answer of a job that Redis lost shall not be taken for the one to come.
     yield from ask_one("DEL", keys.result(message.job_id), of="results")
-    yield from _submit(message, anew=True)
+    yield from _submit(message, admission.clock, settings, anew=True)
+
+
+def take_back(message: Outgoing) -> Command:
+    """Call a job off that was submitted here, or is being submitted, and that nobody will wait for.
+
+    One command, to be sent without a look at what Redis knows.
+    """
+    touched = [keys.cancel(message.job_id), keys.job(message.job_id)]
+    is_new = "1" if message.is_new else ""
+    return tuple(TAKE_BACK.in_full(touched, [message.submitted, is_new, keys.JOB_TTL_SECONDS]))
 
 
 def keep_open(job_id: str, record: Mapping[bytes, bytes]) -> Talk[None]:
@@ -153,7 +182,10 @@ def record_of_the_lost(job_id: str) -> Talk[dict[bytes, bytes]]:
     return {}
 
 
-def _submit(message: Outgoing, *, anew: bool = False) -> Talk[int]:
+def _submit(
+    message: Outgoing, clock: RedisClock, settings: ClientSettings, *, anew: bool = False
+) -> Talk[bool]:
+    """Whether the job is on its lane now; False where it was known already."""
     job_id = message.job_id
     touched = [
         message.queue,
@@ -168,18 +200,23 @@ def _submit(message: Outgoing, *, anew: bool = False) -> Talk[int]:
         job_id,
         message.fingerprint,
         keys.JOB_TTL_SECONDS,
+        clock.surely_before(settings.redis_timeout_seconds),
+        "1" if message.is_new else "",
         "1" if anew else "",
         message.payload or "",
     ]
-    for field in message.record().items():
-        arguments += field
-    return (yield from ask_script(SUBMIT, touched, arguments))
+    for name_and_value in message.record().items():
+        arguments += name_and_value
+    submitted = yield from ask_script(SUBMIT, touched, arguments)
+    if submitted < 0:
+        raise RedisTimeoutError("Redis was slower than its caller waits")
+    return submitted == 1
 
 
-def _is_under_way(job_id: str, is_answered: bool, patience_seconds: float) -> Talk[bool]:
+def _is_under_way(job_id: str, known: Mapping[bytes, bytes], patience_seconds: float) -> Talk[bool]:
     """Whether the job has an answer or will have one; a client of before, submitting it right now, may finish."""
     meta = yield from ask_one("GET", keys.result(job_id), of="results")
-    if is_answered or meta is not None:
+    if b"answered" in known or meta is not None:
         return meta is not None and not is_lost(meta)  # what has expired or was lost is made anew
     give_up_at = time.monotonic() + patience_seconds
     while not (yield from ask_one("HEXISTS", keys.job(job_id), "published")):
@@ -207,9 +244,7 @@ def outgoing_job(request: RerankRequest, job_id: str | None, clock: RedisClock) 
         InvalidRequest: the job id cannot be one.
     """
     timed = _by_redis(request, clock)
-    return _outgoing(
-        _checked_id(job_id), RERANK_TASK, timed.to_wire(), [timed], request.summary(), clock.now()
-    )
+    return _outgoing(job_id, RERANK_TASK, timed.to_wire(), [timed], request.summary(), clock.now())
 
 
 def outgoing_pack(requests: Sequence[RerankRequest], pack_id: str | None, clock: RedisClock) -> Outgoing:
@@ -224,7 +259,7 @@ def outgoing_pack(requests: Sequence[RerankRequest], pack_id: str | None, clock:
     summary = f"pack={len(requests)} docs={documents} chars={thousands(characters)}"
     timed = [_by_redis(request, clock) for request in requests]
     kwargs = {"requests": [request.to_wire() for request in timed]}
-    return _outgoing(_checked_id(pack_id), PACK_TASK, kwargs, timed, summary, clock.now())
+    return _outgoing(pack_id, PACK_TASK, kwargs, timed, summary, clock.now())
 
 
 def new_job_id() -> str:
@@ -253,18 +288,19 @@ def _by_redis(request: RerankRequest, clock: RedisClock) -> RerankRequest:
 
 
 def _outgoing(
-    job_id: str,
+    given_id: str | None,
     task: str,
     kwargs: dict[str, Any],
     requests: Sequence[RerankRequest],
     summary: str,
     now: float,
 ) -> Outgoing:
-    body = wire.encode(kwargs)
+    job_id, body = _checked_id(given_id), wire.encode(kwargs)
     deadlines = [request.deadline for request in requests if request.deadline is not None]
     as_claim_check = len(body) > wire.CLAIM_CHECK_ABOVE_BYTES
     return Outgoing(
         job_id=job_id,
+        is_new=given_id is None,
         task=task,
         lane=requests[0].lane,
         fields=wire.encode({"payload": keys.payload(job_id)}) if as_claim_check else body,

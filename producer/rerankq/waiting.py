@@ -155,6 +155,11 @@ def call_off(job_id: str) -> Talk[None]:
     yield from ask_script(CALL_OFF, touched, [keys.JOB_TTL_SECONDS])
 
 
+def may_leave_a_job(error: BaseException) -> bool:
+    """Whether, leaving by this error, whoever asked may leave a job behind that nobody waits for."""
+    return isinstance(error, ResultTimeout) or not isinstance(error, RerankError)
+
+
 def given_up(job_id: str, timeout: float) -> DeadlineExceeded:
     """The caller's wait ran out and with it the job."""
     return DeadlineExceeded(

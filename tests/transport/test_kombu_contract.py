@@ -37,6 +37,7 @@ OVERRIDDEN: list[tuple[Callable[..., Any], list[str]]] = [
     (kombu_redis.QoS.append, ["self", "message", "delivery_tag"]),
     (kombu_redis.QoS.ack, ["self", "delivery_tag"]),
     (kombu_redis.QoS.reject, ["self", "delivery_tag", "requeue"]),
+    (kombu_redis.Channel.get_table, ["self", "exchange"]),
     (kombu_redis.QoS.restore_unacked, ["self", "client"]),
     (kombu_redis.QoS.restore_visible, ["self", "start", "num", "interval"]),
     (kombu_redis.QoS.can_consume, ["self"]),

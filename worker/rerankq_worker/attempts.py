@@ -376,6 +376,9 @@ class Consumer(celery_consumer.Consumer):
         """Move the message to the dead letters and tell its caller, now or later."""
         if message.acknowledged:
             return
+        if not message.channel.qos.holds(message.delivery_tag):
+            logger.debug("a message from another application is left unread: %s", error)
+            return
         untold = error if job_id(_as_envelope(message)) else None
         message.channel.set_aside(message.delivery_tag, _letter(message, error), untold)
         message._state = "REJECTED"

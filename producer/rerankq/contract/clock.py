@@ -39,6 +39,14 @@ class RedisClock:
         """Unix seconds by Redis's clock; by our own until anything was learned."""
         return time.time() if self._known is None else time.monotonic() + self._known.middle
 
+    def surely_before(self, seconds_from_now: float) -> float:
+        """A moment that will have come in so many seconds, whatever is not known of Redis's clock.
+
+        At least half of them are left until then.
+        """
+        unsure_seconds = 0.0 if self._known is None else self._known.width / 2
+        return self.now() + seconds_from_now - min(unsure_seconds, seconds_from_now / 2)
+
     def from_ours(self, unix_seconds: float) -> float:
         """A moment of our own wall clock, as Redis has it."""
         return self.now() + (unix_seconds - time.time())

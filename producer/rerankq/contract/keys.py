@@ -42,8 +42,8 @@ WORKERS = f"{PREFIX}workers"
 PACE = f"{PREFIX}pace"
 
 BELL_SUFFIX = ".bell"
-# kombu's, between a queue and the priority of one of its lists: by itself, and as Celery's documentation configures it.
-PRIORITY_SEPARATORS = ("\x06\x16", ":")
+# kombu's `sep`, between a queue and the priority of one of its lists: by itself, and as Celery's documentation has it.
+SEPARATORS = ("\x06\x16", ":")
 
 
 def queue_of(lane: Lane) -> str:
@@ -61,12 +61,12 @@ def lane_of(queue: str) -> Lane:
 
 def bell_of(list_key: str) -> str:
     """The list that a producer pushes to when it has put a message on `list_key`; idle workers wait on it."""
-    return list_key.split(PRIORITY_SEPARATORS[0], 1)[0] + BELL_SUFFIX
+    return list_key.split(SEPARATORS[0], 1)[0] + BELL_SUFFIX
 
 
 def priority_lists(list_key: str) -> list[str]:
     """Where kombu of another client puts what it sends with a priority of its own."""
-    return [f"{list_key}{between}{priority}" for between in PRIORITY_SEPARATORS for priority in range(1, 10)]
+    return [f"{list_key}{between}{priority}" for between in SEPARATORS for priority in range(1, 10)]
 
 
 def dead_letter(letter_id: str) -> str:

@@ -14,7 +14,7 @@ from tests.service import Service
 OLDEST = ["pydantic==2.10.*", "pydantic-settings==2.7.*", "typer==0.19.*", "rich==13.0.*", "orjson==3.10.*"]
 ENVIRONMENTS = [
     pytest.param(["celery[redis]==5.5.*", "redis==5.2.*", *OLDEST], id="celery 5.5, the oldest of all else"),
-    pytest.param(["celery==5.6.*", "redis==6.4.*"], id="celery 5.6, redis 6.4"),
+    pytest.param(["celery[redis]==5.6.*", "redis==6.4.*"], id="celery 5.6, redis 6.4"),
     pytest.param(["celery[redis]==5.7.*", "redis==7.*"], id="celery 5.7, redis 7"),
     pytest.param(["redis==8.*"], id="redis 8, no celery"),
 ]

@@ -17,7 +17,7 @@ from redis.exceptions import NoScriptError, ResponseError
 
 from rerankq.contract import keys
 from rerankq.contract.errors import RerankError
-from rerankq.contract.keys import bell_of, open_jobs
+from rerankq.contract.keys import SEPARATORS, bell_of, open_jobs
 from rerankq.contract.transport.dead_letters import (
     DEAD_LETTER_TTL_SECONDS,
     DeadLetter,
@@ -257,6 +257,12 @@ class LeasedChannel(kombu_redis.Channel):
         with self.conn_or_acquire() as client:
             client.delete(bell_of(queue))
         return super()._purge(queue)
+
+    def get_table(self, exchange: str) -> list[tuple[str, ...]]:
+        """Who is bound to an exchange, whichever `sep` their application has: one set holds them all."""
+        members = (self.sep.join(row) for row in super().get_table(exchange))
+        rows = (tuple(member.split(between)) for member in members for between in SEPARATORS)
+        return [row for row in rows if len(row) == 3]
 
     def _named(self, key: str) -> str:
         return self.global_keyprefix + key

@@ -83,6 +83,10 @@ class QoS(kombu_redis.QoS):
         """Remember a message that `FETCH` has already put under a lease."""
         virtual.QoS.append(self, message, delivery_tag)
 
+    def holds(self, delivery_tag: str) -> bool:
+        """Whether a message is held here, as tasks are until they end; control messages and events are not."""
+        return delivery_tag in self._delivered
+
     def ack(self, delivery_tag: str) -> None:
         message = self._delivered.get(delivery_tag)
         with self._or_later(delivery_tag, "ack"):
