@@ -6,15 +6,14 @@ Shares with the sync client all that is not I/O: validation, admission, submissi
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from typing import Any, Self, TypeVar, Unpack
-from weakref import WeakKeyDictionary
 
 from redis.exceptions import RedisError
 
 from rerankq.admission import Admission
 from rerankq.answers import JobStatus, read_ranking
-from rerankq.contract.errors import ResultTimeout
+from rerankq.contract.errors import BrokerUnavailable, NoWorkers, QueueFull, RerankError, ResultTimeout
 from rerankq.contract.heartbeats import WorkerStatus
 from rerankq.contract.messages import (
     LANES,
@@ -26,17 +25,20 @@ from rerankq.contract.messages import (
     patience_seconds,
 )
 from rerankq.settings import ClientSettings
-from rerankq.submission import Outgoing, deliver, outgoing_job, take_back, validated
+from rerankq.submission import Outgoing, as_request, deliver, outgoing_job, take_back, validated
 from rerankq.switchboard import Switchboard, Watch
 from rerankq.talk import Ask, Hear, Pause, Step, Talk, errors_as_ours, hold_async
 from rerankq.waiting import (
     ANSWER_GRACE_SECONDS,
+    RECONNECT_SECONDS,
     answer_of,
     call_off,
     given_up,
     look_and_keep,
     may_leave_a_job,
 )
+
+LONGEST_HOLD_SECONDS = 5.0  # a full lane is asked again at least this often
 
 T = TypeVar("T")
 
@@ -60,7 +62,7 @@ class AsyncRerankClient:
         self.settings = settings or ClientSettings.of(broker_url, result_url)
         self._admission = Admission(self.settings)
         self.clock = self._admission.clock
-        self._boards: WeakKeyDictionary[asyncio.AbstractEventLoop, Switchboard] = WeakKeyDictionary()
+        self._boards: dict[asyncio.AbstractEventLoop, Switchboard] = {}
 
     async def rerank(
         self,
@@ -75,14 +77,16 @@ class AsyncRerankClient:
         Args and Raises: as `RerankClient.rerank`.
         """
         timeout = patience_seconds(self.settings.interactive_timeout_seconds if timeout is None else timeout)
+        give_up_at = time.monotonic() + timeout + ANSWER_GRACE_SECONDS
         options.setdefault("deadline", time.time() + timeout)
         request = self.request(query, documents, **options)
-        await self._hold("asking for workers", self._admission.require_workers())
+        await self._require_workers()
         message = outgoing_job(request, None, self.clock)
         with self._board.watching(message.job_id) as watch:  # before anybody can answer
             try:
                 await self._deliver(message)
-                return await self._promise(request, message).wait(watch, timeout + ANSWER_GRACE_SECONDS)
+                job, left = self._promise(request, message), give_up_at - time.monotonic()
+                return await job.wait(watch, left, ANSWER_GRACE_SECONDS)
             except BaseException as error:
                 await self._take_back(message, error)
                 if isinstance(error, ResultTimeout):
@@ -107,6 +111,41 @@ class AsyncRerankClient:
         except BaseException as error:
             await self._take_back(message, error)
             raise
+
+    async def rerank_many(
+        self,
+        requests: Iterable[Any] | AsyncIterable[Any],
+        *,
+        concurrency: int = 64,
+        ordered: bool = True,
+        **options: Unpack[RequestOptions],
+    ) -> AsyncGenerator[tuple[Any, Ranking | RerankError]]:
+        """Each request with its ranking, or with the error that kept it from one.
+
+        What is under way when this is closed, or its task cancelled, is called off.
+
+        Args:
+            requests: `RerankRequest`s, `{"query", "documents", …}` mappings or `(query, documents)` pairs, read as
+                needed. Keys of a mapping that are no field of `RerankRequest` are the caller's own.
+            concurrency: how many are under way at once.
+            ordered: answers in the order of the requests; False gives each as it comes.
+            options: fields of `RerankRequest` for all of them; the lane is `bulk` unless told.
+
+        Raises:
+            BrokerUnavailable, NoWorkers: it was so for longer than `RERANKQ_BULK_PATIENCE_SECONDS`.
+        """
+        asked: dict[asyncio.Task[Ranking | RerankError], Any] = {}
+        try:
+            async for request in _each(requests):
+                asked[asyncio.create_task(self._answer(request, options))] = request
+                if len(asked) >= concurrency:
+                    yield await _first(asked, ordered)
+            while asked:
+                yield await _first(asked, ordered)
+        finally:
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
 
     def request(self, query: str, documents: Documents, **options: Unpack[RequestOptions]) -> RerankRequest:
         """A validated request; as `RerankClient.request`."""
@@ -137,8 +176,7 @@ class AsyncRerankClient:
 
     async def close(self) -> None:
         """Give the connections back."""
-        boards = list(self._boards.values())
-        self._boards.clear()
+        boards, self._boards = list(self._boards.values()), {}
         for board in boards:
             await board.close()
 
@@ -153,11 +191,16 @@ class AsyncRerankClient:
         return self._board.watching(job_id)
 
     async def await_answer(
-        self, job_id: str, timeout: float | None, message: Outgoing | None, watch: Watch
+        self,
+        job_id: str,
+        timeout: float | None,
+        message: Outgoing | None,
+        watch: Watch,
+        grace_seconds: float = 0.0,
     ) -> bytes:
         """Celery's record of a job's end; as `RerankClient.await_answer`."""
         again = None if message is None else lambda: deliver(message, self._admission, self.settings)
-        talk = answer_of(job_id, timeout, self.clock, again)
+        talk = answer_of(job_id, timeout, self.clock, again, grace_seconds)
         return await self._hold(f"waiting for job {job_id}", talk, lambda step: watch.hear(step.seconds))
 
     @property
@@ -166,8 +209,50 @@ class AsyncRerankClient:
         loop = asyncio.get_running_loop()
         board = self._boards.get(loop)
         if board is None or not board.is_open:
+            for ended in [each for each, made in list(self._boards.items()) if not made.is_open]:
+                self._boards.pop(ended, None)
             board = self._boards[loop] = Switchboard(self.settings)
         return board
+
+    async def _answer(self, given: Any, options: RequestOptions) -> Ranking | RerankError:
+        """The ranking of what `rerank_many` was given, or what kept it from one."""
+        try:
+            request = as_request(given, {"lane": "bulk", **options}, self.settings)
+            return await self._answer_in_the_end(request)
+        except (BrokerUnavailable, NoWorkers):
+            raise
+        except RerankError as error:
+            return error
+
+    async def _answer_in_the_end(self, request: RerankRequest) -> Ranking:
+        """The ranking, however long the lane is."""
+        patience = self.settings.bulk_patience_seconds
+        await self._hold("asking for workers", self._admission.surroundings())
+        message = outgoing_job(request, None, self.clock)
+        with self._board.watching(message.job_id) as watch:
+            try:
+                await self._deliver_in_the_end(message, time.monotonic() + patience)
+                while True:
+                    with contextlib.suppress(ResultTimeout):
+                        return await self._promise(request, message).wait(watch, patience)
+                    await self._require_workers()
+            except BaseException as error:
+                await self._take_back(message, error)
+                raise
+
+    async def _deliver_in_the_end(self, message: Outgoing, give_up_at: float) -> None:
+        while True:
+            try:
+                return await self._deliver(message)
+            except QueueFull as error:
+                await asyncio.sleep(min(error.retry_after_seconds, LONGEST_HOLD_SECONDS))
+            except BrokerUnavailable:
+                if time.monotonic() > give_up_at:
+                    raise
+                await asyncio.sleep(RECONNECT_SECONDS)
+
+    async def _require_workers(self) -> None:
+        await self._hold("asking for workers", self._admission.require_workers())
 
     async def _deliver(self, message: Outgoing) -> None:
         talk = deliver(message, self._admission, self.settings)
@@ -241,8 +326,27 @@ class AsyncJob:
         with self._client.watching(self.job_id) as watch:
             return await self.wait(watch, timeout)
 
-    async def wait(self, watch: Watch, timeout: float | None) -> Ranking:
+    async def wait(self, watch: Watch, timeout: float | None, grace_seconds: float = 0.0) -> Ranking:
         """The ranking, looked for whenever it is announced, and now and then in case that was missed."""
-        meta = await self._client.await_answer(self.job_id, timeout, self._message, watch)
+        meta = await self._client.await_answer(self.job_id, timeout, self._message, watch, grace_seconds)
         ranking = read_ranking(self.job_id, meta)
         return ranking if self._texts is None else ranking.with_documents(self._texts)
+
+
+async def _each(requests: Iterable[Any] | AsyncIterable[Any]) -> AsyncGenerator[Any]:
+    if isinstance(requests, AsyncIterable):
+        async for request in requests:
+            yield request
+    else:
+        for request in requests:
+            yield request
+
+
+async def _first(
+    asked: dict[asyncio.Task[Ranking | RerankError], Any], ordered: bool
+) -> tuple[Any, Ranking | RerankError]:
+    """The first of these tasks, or the first that is done, with what it was asked."""
+    done = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED) if not ordered else None
+    task = next(iter(asked)) if done is None else next(task for task in asked if task in done[0])
+    answer = await task
+    return asked.pop(task), answer

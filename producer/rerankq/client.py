@@ -82,13 +82,15 @@ class RerankClient:
             RerankError: whatever kept the ranking from being; see the tree in `rerankq.contract.errors`.
         """
         timeout = patience_seconds(self.settings.interactive_timeout_seconds if timeout is None else timeout)
+        give_up_at = time.monotonic() + timeout + ANSWER_GRACE_SECONDS
         options.setdefault("deadline", time.time() + timeout)
         request = self.request(query, documents, **options)
         self._hold("asking for workers", self._admission.require_workers())
         message = outgoing_job(request, None, self.clock)
         try:
             self.deliver(message)
-            return self._promise(request, message).result(timeout + ANSWER_GRACE_SECONDS)
+            job, left = self._promise(request, message), give_up_at - time.monotonic()
+            return job.ranking_in(self.await_answer(job.job_id, left, message, ANSWER_GRACE_SECONDS))
         except BaseException as error:
             self._take_back(message, error)
             if isinstance(error, ResultTimeout):
@@ -190,10 +192,13 @@ class RerankClient:
         """Call a job off: before it starts, or between its batches. A job that is done stays done."""
         self._hold(f"cancelling job {job_id}", call_off(job_id))
 
-    def await_answer(self, job_id: str, timeout: float | None, message: Outgoing | None) -> bytes:
+    def await_answer(
+        self, job_id: str, timeout: float | None, message: Outgoing | None, grace_seconds: float = 0.0
+    ) -> bytes:
         """Celery's record of a job's end.
 
         Args:
+            timeout, grace_seconds: as `answer_of` has them.
             message: the job's own, if at hand: sent again where Redis lost it.
 
         Raises:
@@ -201,7 +206,9 @@ class RerankClient:
             JobUnknown, Cancelled, BrokerUnavailable
         """
         again = None if message is None else lambda: deliver(message, self._admission, self.settings)
-        return self._hold(f"waiting for job {job_id}", answer_of(job_id, timeout, self.clock, again))
+        return self._hold(
+            f"waiting for job {job_id}", answer_of(job_id, timeout, self.clock, again, grace_seconds)
+        )
 
     def _promise(self, request: RerankRequest, message: Outgoing) -> "Job":
         return Job(self, message.job_id, request.texts if request.return_documents else None, message)

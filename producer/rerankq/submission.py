@@ -237,6 +237,31 @@ def validated(fields: Mapping[str, Any], settings: ClientSettings) -> RerankRequ
     return request
 
 
+def as_request(given: Any, options: Mapping[str, Any], settings: ClientSettings) -> RerankRequest:
+    """What `rerank_many` is given as a request; what it says itself goes before the options for all, lane among them.
+
+    Raises:
+        InvalidRequest: naming the field and what is wrong with it.
+    """
+    match given:
+        case RerankRequest():
+            settings.limits.check(given)
+            return (
+                given
+                if "lane" in given.model_fields_set
+                else given.model_copy(update={"lane": options["lane"]})
+            )
+        case Mapping():
+            own = {name: given[name] for name in RerankRequest.model_fields if name in given}
+            return validated({**options, **own}, settings)
+        case (query, documents):
+            return validated({**options, "query": query, "documents": documents}, settings)
+        case _:
+            raise InvalidRequest(
+                "request: expected a RerankRequest, a mapping or (query, documents)", {"field": "request"}
+            )
+
+
 def outgoing_job(request: RerankRequest, job_id: str | None, clock: RedisClock) -> Outgoing:
     """The message of one request, its deadline turned from the caller's clock to Redis's.
 

@@ -84,6 +84,16 @@ class Line:
                     _settle(future, [next(replies) for _ in commands])
 
     async def _round_trip(self, commands: list[Command]) -> Replies:
+        """The replies; asked again where the connection was closed, perhaps while nobody used it.
+
+        That may carry something out twice, which none of our talks minds: a job that is submitted twice is one job.
+        """
+        try:
+            return await self._asked(commands)
+        except RedisConnectionError:
+            return await self._asked(commands)
+
+    async def _asked(self, commands: list[Command]) -> Replies:
         pipeline = self.redis.pipeline(transaction=False)
         for command in commands:
             pipeline.execute_command(*command)
@@ -207,7 +217,7 @@ class Switchboard:
     @property
     def is_open(self) -> bool:
         """Whether it can be used still."""
-        return not self._living.done()
+        return not (self._living.done() or self._loop.is_closed())
 
     def watching(self, job_id: str) -> "contextlib.AbstractContextManager[Watch]":
         """Watch for a job's end."""
@@ -259,6 +269,7 @@ def _async_redis(url: str, timeout_seconds: float | None) -> "Redis":
         "socket_timeout": timeout_seconds,
         "socket_connect_timeout": timeout_seconds,
         "retry": Retry(NoBackoff(), 0),  # by itself redis-py tries for eight seconds
+        "protocol": 2,  # with the third, announcements are no replies
     }
     address = read_address(url)
     options = address.for_redis_py() | limits

@@ -27,7 +27,7 @@ from rerankq.talk import Hear, Pause, Talk, ask, ask_one, ask_script
 
 ANSWER_GRACE_SECONDS = 1.0  # a partial ranking is given at the deadline and must still travel
 POLL_SECONDS = 1.0  # pub/sub may drop a message; the answer itself is looked for this often
-_RECONNECT_SECONDS = 0.1
+RECONNECT_SECONDS = 0.1
 
 _QUEUES = [keys.queue_of(lane) for lane in LANES]
 _INDEXES = [keys.open_jobs(queue) for queue in _QUEUES]
@@ -109,11 +109,17 @@ def look_and_keep(job_id: str, clock: RedisClock, *, is_ours: bool) -> Talk[JobS
 
 
 def answer_of(
-    job_id: str, timeout: float | None, clock: RedisClock, send_again: Callable[[], Talk[None]] | None
+    job_id: str,
+    timeout: float | None,
+    clock: RedisClock,
+    send_again: Callable[[], Talk[None]] | None,
+    grace_seconds: float = 0.0,
 ) -> Talk[bytes]:
     """Celery's record of a job's end.
 
     Args:
+        timeout: seconds to wait, or None for as long as it takes.
+        grace_seconds: the last of them, for an answer that is on its way; not for a Redis that is away.
         send_again: puts the job on its lane once more; None where the request is not at hand.
 
     Raises:
@@ -123,6 +129,7 @@ def answer_of(
     patience = math.inf if timeout is None else patience_seconds(timeout)
     began_at = time.monotonic()
     give_up_at, wait = began_at + patience, 0.0
+    away_until = give_up_at - grace_seconds
     while True:
         try:
             heard = yield Hear(job_id, wait)
@@ -138,10 +145,14 @@ def answer_of(
             if standing.meta is None and time.monotonic() - began_at > POLL_SECONDS / 2:
                 yield from keep_open(job_id, standing.record)
             wait = min(left, POLL_SECONDS)
+            if (
+                left > grace_seconds
+            ):  # look when it begins, lest a Redis that is away is not noticed before its end
+                wait = min(wait, left - grace_seconds)
         except RedisError:  # a restarting Redis is ridden out within the caller's own patience
-            if time.monotonic() + _RECONNECT_SECONDS > give_up_at:
+            if time.monotonic() + RECONNECT_SECONDS > away_until:
                 raise
-            yield Pause(_RECONNECT_SECONDS)
+            yield Pause(RECONNECT_SECONDS)
             wait = 0.0
 
 

@@ -1,0 +1,251 @@
+"""From an event loop: no threads, three connections however many ask, nothing left behind, bounds that hold."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import psutil
+import pytest
+import redis as redis_py
+
+from rerankq import AsyncRerankClient, BrokerUnavailable, InvalidRequest, NoWorkers, Ranking, RerankClient
+from rerankq.contract.heartbeats import Heartbeats, WorkerStatus
+from rerankq.contract.messages import LANES
+from rerankq.settings import ClientSettings
+from tests.redis_server import RedisServer
+from tests.service import Service
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Service]:
+    with Service(engine="rerankq_worker.doubles:noop") as running:
+        yield running
+
+
+@pytest.fixture
+def redis(service: Service) -> Iterator[redis_py.Redis]:
+    with service.redis.client(decode_responses=True) as client:
+        client.ping()
+        yield client
+
+
+@pytest.fixture
+def ours(service: Service, redis: redis_py.Redis) -> Callable[[], int]:
+    """How many connections this process has to Redis beside those of before."""
+    this, port = psutil.Process(), service.redis.port
+
+    def established() -> int:
+        return sum(
+            each.raddr[1:] == (port,) for each in this.net_connections("tcp") if each.status == "ESTABLISHED"
+        )
+
+    before = established()
+    return lambda: established() - before
+
+
+def ask(service: Service, what: Callable[[AsyncRerankClient], Awaitable[Any]]) -> Any:
+    async def asking() -> Any:
+        async with AsyncRerankClient(service.redis.url) as client:
+            return await what(client)
+
+    return asyncio.run(asking())
+
+
+def test_many_first_calls_at_once_share_three_connections_and_leave_nothing(
+    service: Service, redis: redis_py.Redis, ours: Callable[[], int]
+) -> None:
+    threads = threading.active_count()
+
+    async def first_calls(client: AsyncRerankClient) -> int:
+        calls = [client.rerank("q", [f"{n}", "b"], timeout=30) for n in range(64)]
+        assert [ranking.scored for ranking in await asyncio.gather(*calls)] == [2] * 64
+        assert threading.active_count() == threads
+        assert len(redis.pubsub_channels("celery-task-meta-?*")) == 0
+        return ours()
+
+    async def and_close() -> int:
+        async with AsyncRerankClient(service.redis.url) as client:
+            most = await first_calls(client)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        return most
+
+    assert asyncio.run(and_close()) <= 3
+    service.wait_until(lambda: ours() == 0)
+
+
+def test_a_second_loop_is_served_by_the_same_client(service: Service, ours: Callable[[], int]) -> None:
+    client = AsyncRerankClient(service.redis.url)
+
+    async def once() -> bool:
+        return (await client.rerank("q", ["a"], timeout=30)).complete
+
+    assert [asyncio.run(once()) for _ in range(3)] == [True] * 3  # nobody closes it
+    service.wait_until(lambda: ours() == 0)
+
+
+def test_a_loop_for_each_request_in_many_threads_at_once(service: Service, ours: Callable[[], int]) -> None:
+    """As Django's asynchronous views are run under WSGI."""
+    client = AsyncRerankClient(service.redis.url)
+
+    def request(number: int) -> bool:
+        async def view() -> bool:
+            return (await client.rerank("q", [f"{number}"], timeout=30)).complete
+
+        return asyncio.run(view())
+
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(request, range(40))) == [True] * 40
+    service.wait_until(lambda: ours() == 0)
+    assert len(client._boards) <= 9
+
+
+def test_closing_from_another_loop_ends_the_first_ones_connections(
+    service: Service, ours: Callable[[], int]
+) -> None:
+    client, asked, closed = AsyncRerankClient(service.redis.url), threading.Event(), threading.Event()
+
+    async def elsewhere() -> None:
+        await client.rerank("q", ["a"], timeout=30)
+        asked.set()
+        while not closed.is_set() or ours() > 0:
+            await asyncio.sleep(0.02)
+
+    thread = threading.Thread(target=lambda: asyncio.run(elsewhere()))
+    thread.start()
+    assert asked.wait(30)
+    asyncio.run(client.close())
+    closed.set()
+    thread.join(30)
+
+    assert not thread.is_alive()
+
+
+def test_a_restarted_redis_is_found_again_by_whoever_waits() -> None:
+    with RedisServer(appendonly=True) as server:
+
+        async def wait() -> Ranking:
+            async with AsyncRerankClient(server.url) as client:
+                job = await client.submit("q", ["a"])
+                waiting = asyncio.ensure_future(job.result(timeout=30))
+                await asyncio.sleep(0.1)
+                server.kill()
+                await asyncio.sleep(0.3)
+                server.start()
+                await asyncio.sleep(0.3)
+                await job.cancel()
+                return await waiting
+
+        with pytest.raises(Exception, match="was cancelled"):
+            asyncio.run(wait())
+
+
+@pytest.fixture
+def frozen() -> Iterator[RedisServer]:
+    """A Redis where a worker says that it lives; nobody takes a job."""
+    with RedisServer() as server:
+        Heartbeats(server.client()).tell(WorkerStatus(name="w@h", state="ready", lanes=LANES))
+        yield server
+
+
+CALLS = {
+    "submit": (lambda client: client.submit("q", ["a"]), 0.0),
+    "rerank": (lambda client: client.rerank("q", ["a"], timeout=1.5), 1.5),
+    "status": (lambda client: client.job("j").status(), 0.0),
+    "result": (lambda client: client.job("j").result(timeout=1.5), 1.5),
+    "workers": (lambda client: client.workers(), 0.0),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "freezes_after"), [*((name, 0.0) for name in CALLS), ("rerank", 0.7), ("result", 0.7)]
+)
+def test_every_call_of_many_ends_soon_when_redis_is_frozen(
+    frozen: RedisServer, name: str, freezes_after: float
+) -> None:
+    call, patience = CALLS[name]
+
+    async def timed(client: AsyncRerankClient) -> float:
+        began = time.monotonic()
+        with pytest.raises(BrokerUnavailable):
+            await call(client)
+        return time.monotonic() - began
+
+    async def ask_all() -> list[float]:
+        async with AsyncRerankClient(frozen.url) as client:
+            await client.lanes()
+            freezing = asyncio.get_running_loop().call_later(freezes_after, frozen.freeze)
+            await asyncio.sleep(0.01)
+            spent = await asyncio.gather(*(timed(client) for _ in range(64)))
+            assert not freezing.cancelled()
+            frozen.thaw()
+            return spent
+
+    with frozen.client() as redis:
+        redis.hset("rerankq:job:j", mapping={"lane": "bulk"})
+
+    # The bound is the timeout of Redis and half a second; it was 6.5 s, and this machine may be busy.
+    assert max(asyncio.run(ask_all())) < patience + ClientSettings().redis_timeout_seconds + 1.5
+
+
+def test_many_requests_come_back_in_order_or_as_they_are_done(service: Service) -> None:
+    async def many(client: AsyncRerankClient) -> None:
+        given: list[Any] = [("q", ["a"] * count) for count in range(1, 30)]
+        given[7:7] = [{"query": "q", "documents": ["x", "y"], "my_id": 7, "top_n": 1}, ("", ["a"]), 3]
+
+        answers = [each async for each in client.rerank_many(given, concurrency=5)]
+
+        assert [request for request, _ in answers] == given
+        assert [type(answer) for _, answer in answers[8:10]] == [InvalidRequest] * 2
+        assert all(isinstance(answer, Ranking) for _, answer in answers[:8] + answers[10:])
+        assert len(answers[7][1]) == 1
+        as_done = [each async for each in client.rerank_many(iter(given[:5]), concurrency=3, ordered=False)]
+        assert len(as_done) == 5
+
+    ask(service, many)
+
+
+def test_many_requests_that_are_left_are_called_off(frozen: RedisServer) -> None:
+    async def leave() -> None:
+        async with AsyncRerankClient(frozen.url) as client:
+            many = client.rerank_many((("q", [f"{n}"]) for n in range(100)), concurrency=4)
+            first = asyncio.ensure_future(anext(many))
+            while (await client.lanes())["bulk"] < 4:
+                await asyncio.sleep(0.01)
+            first.cancel()
+            await asyncio.wait({first})
+
+    asyncio.run(leave())
+
+    with frozen.client() as redis:
+        assert redis.llen("rerankq.bulk") == len(redis.keys("rerankq:cancel:*")) == 4
+
+
+@pytest.mark.parametrize(
+    ("url", "error"),
+    [("redis://127.0.0.1:1/0", BrokerUnavailable), (None, NoWorkers)],
+    ids=["no Redis", "no worker"],
+)
+def test_many_requests_that_nobody_can_answer_end_with_patience(
+    redis_server: RedisServer, url: str | None, error: type[Exception]
+) -> None:
+    async def ask_in_vain() -> None:
+        settings = ClientSettings(broker_url=url or redis_server.url, bulk_patience_seconds=0.3)
+        async with AsyncRerankClient(settings=settings) as client:
+            async for _ in client.rerank_many([("q", ["a"])]):
+                pass
+
+    with pytest.raises(error):
+        asyncio.run(ask_in_vain())
+
+
+def test_workers_lanes_and_progress_are_those_of_the_sync_client(service: Service) -> None:
+    async def look(client: AsyncRerankClient) -> tuple[object, ...]:
+        job = await client.submit("q", ["a", "b"])
+        await job.result(30)
+        return {w.name for w in await client.workers()}, await client.lanes(), await job.progress()
+
+    with RerankClient(service.redis.url) as client:
+        assert ask(service, look) == ({w.name for w in client.workers()}, client.lanes(), (2, 2))
