@@ -37,6 +37,9 @@ def test_a_pytest_run_of_somebody_who_has_it_installed_sees_nothing_of_it() -> N
 
 
 def test_the_fakes_need_no_pytest(tmp_path: Path) -> None:
-    code = "import sys; sys.modules['pytest'] = None; import rerankq.testing as t; t.FakeRerankClient().rerank('q', ['a'])"
+    code = (
+        "import sys; sys.modules['pytest'] = None\n"
+        "import rerankq.testing; rerankq.testing.FakeRerankClient().rerank('q', ['a'])"
+    )
 
     assert python("-c", code, directory=tmp_path).returncode == 0
