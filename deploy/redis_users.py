@@ -36,7 +36,11 @@ PRODUCER = (
         "eval evalsha script|load script|exists lpush ltrim pexpire sadd smembers",
         LANE_KEYS + CELERY_KEYS,
     ),
-    Right("keep the index of open jobs, and see what of it vanished", "zadd zrange zscore", LANE_KEYS),
+    Right(
+        "keep and count the index of open jobs, and see what of it vanished",
+        "zadd zcard zrange zscore",
+        LANE_KEYS,
+    ),
     Right("count what waits, KEDA too", "llen type", LANE_KEYS),
     Right("see workers, pace, memory and the clock", "hgetall time info", [keys.WORKERS, keys.PACE]),
     Right(

@@ -1,10 +1,13 @@
 """Admission: refuse early, with a time to come back, rather than accept what cannot be answered.
 
-The judgement is pure; one class reads what it judges by.
+The judgement is pure; one class reads what it judges by. That there is room is seen to in the step that puts the job on
+its lane: of many who ask at once, as many are let in as there is room for.
 """
 
+import math
+import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rerankq.contract import keys
@@ -14,12 +17,13 @@ from rerankq.contract.heartbeats import WorkerStatus, alive_in
 from rerankq.contract.messages import LANES, Lane
 from rerankq.contract.stores import reply_or
 from rerankq.settings import ClientSettings
-from rerankq.talk import Talk, accepted, ask, ask_one
+from rerankq.talk import Talk, accepted, ask
 
 SURROUNDINGS_AGE_SECONDS = (
     1.0  # workers, pace and memory change slowly; the lane's length is asked for every time
 )
 _UNKNOWN_MEMORY_RETRY_SECONDS = 5.0
+_SPARE = 1.25  # jobs differ, and so does the pace
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,27 +32,64 @@ class Surroundings:
 
     workers: tuple[WorkerStatus, ...] = ()
     seconds_per_job: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Until one more job of a lane is done, all its workers together; absent where none has run one."""
+    job_seconds: Mapping[str, float] = field(default_factory=dict[str, float])
+    """How long one job of a lane takes its worker."""
     memory_fraction: float = 0.0
     """Of the broker's limit; 0 when nothing is known."""
 
 
-def judge(lane: Lane, waiting_jobs: int, around: Surroundings, settings: ClientSettings) -> None:
-    """Let a job in or refuse it.
+@dataclass(frozen=True, slots=True)
+class Haste:
+    """By when a job's answer is wanted."""
 
-    Raises:
-        QueueFull: the lane is too long, too slow, or the broker's memory too full.
+    seconds_left: float = math.inf
+    takes_partial: bool = False
+    """An answer with what has been scored by then will do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How many jobs may be before a new one."""
+
+    waiting: float = math.inf
+    """In its lane."""
+    ahead: float = math.inf
+    """In its lane and being scored."""
+
+
+def room(lane: Lane, around: Surroundings, haste: Haste, settings: ClientSettings) -> Room:
+    """How many jobs may be before a new one that is to be let in; what is not known refuses nobody.
+
+    A job is let in while it can be answered in its own time, as jobs of its lane go lately, with something to spare:
+    where as many are let in as just fit, half of them are too late. With nobody before it, it always is.
     """
-    seconds_ahead = waiting_jobs * around.seconds_per_job.get(lane, 0.0)
-    if waiting_jobs >= settings.max_jobs(lane):
-        raise _full(
-            f"{waiting_jobs:,} jobs wait in the {lane} lane, as many as may", max(seconds_ahead / 10, 1.0)
+    pace = around.seconds_per_job.get(lane)
+    if pace is None:
+        return Room(settings.max_jobs(lane) - 1)
+    waiting = min(settings.max_jobs(lane) - 1, settings.max_wait_seconds(lane) / pace)
+    if haste.seconds_left <= 0:  # its worker tells it so
+        return Room(waiting)
+    own_seconds = 0.0 if haste.takes_partial else around.job_seconds.get(lane, pace)
+    return Room(waiting, max((haste.seconds_left / _SPARE - own_seconds) / pace, 0.0))
+
+
+def refusal(
+    lane: Lane, waiting: int, ahead: int, around: Surroundings, haste: Haste, settings: ClientSettings
+) -> QueueFull:
+    """What a job that finds no room is told."""
+    pace = around.seconds_per_job.get(lane, 0.0)
+    if waiting >= settings.max_jobs(lane):
+        return _full(
+            f"{waiting:,} jobs wait in the {lane} lane, as many as may", max(waiting * pace / 10, 1.0)
         )
-    if seconds_ahead > settings.max_wait_seconds(lane):
-        raise _full(f"about {seconds_ahead:.0f} s of work wait in the {lane} lane", seconds_ahead / 2)
-    if around.memory_fraction > settings.max_memory_fraction(lane):
-        raise _full(
-            f"the broker's memory is {around.memory_fraction:.0%} full", _UNKNOWN_MEMORY_RETRY_SECONDS
-        )
+    allowed = room(lane, around, haste, settings)
+    if waiting > allowed.waiting:
+        return _full(f"about {waiting * pace:.0f} s of work wait in the {lane} lane", waiting * pace / 2)
+    return _full(
+        f"about {ahead * pace:.1f} s of work are ahead in the {lane} lane, and the job has {haste.seconds_left:.1f} s",
+        max((ahead - allowed.ahead) * pace, pace),
+    )
 
 
 class Admission:
@@ -60,14 +101,22 @@ class Admission:
         self._around = Surroundings()
         self._read_at = float("-inf")
 
-    def admit(self, lane: Lane) -> Talk[None]:
-        """Let a job in or refuse it.
+    def admit(self, lane: Lane, haste: Haste) -> Talk[Room]:
+        """How many jobs may be before a new one.
 
         Raises:
-            QueueFull: come back later.
+            QueueFull: there is no memory for it, however many.
         """
         around = yield from self.surroundings()
-        judge(lane, (yield from ask_one("LLEN", keys.queue_of(lane))), around, self._settings)
+        if around.memory_fraction > self._settings.max_memory_fraction(lane):
+            raise _full(
+                f"the broker's memory is {around.memory_fraction:.0%} full", _UNKNOWN_MEMORY_RETRY_SECONDS
+            )
+        return room(lane, around, haste, self._settings)
+
+    def refusal(self, lane: Lane, waiting: int, ahead: int, haste: Haste) -> QueueFull:
+        """What a job that finds no room is told."""
+        return refusal(lane, waiting, ahead, self._around, haste, self._settings)
 
     def waiting(self, lane: Lane) -> Talk[int]:
         """Jobs in a lane that no worker has taken, those included that somebody sent with a priority."""
@@ -106,26 +155,23 @@ class Admission:
         limit_bytes = accepted(memory).get("maxmemory") or self._settings.max_broker_bytes
         return Surroundings(
             workers=workers,
-            seconds_per_job=_lane_paces(workers),
+            seconds_per_job=_by_lane(workers, _together),
+            job_seconds=_by_lane(workers, statistics.mean),
             memory_fraction=memory["used_memory"] / limit_bytes,
         )
 
 
-def _lane_paces(workers: Sequence[WorkerStatus]) -> dict[str, float]:
-    """Seconds until one more job of a lane is done, all its workers together."""
-    paces = [worker.seconds_per_job for worker in workers]
-    return {
-        lane: seconds for lane in LANES if (seconds := _together([p[lane] for p in paces if lane in p])) > 0
-    }
+def _by_lane(workers: Sequence[WorkerStatus], of_all: Callable[[list[float]], float]) -> dict[str, float]:
+    told = {lane: [w.seconds_per_job[lane] for w in workers if lane in w.seconds_per_job] for lane in LANES}
+    return {lane: of_all(seconds) for lane, seconds in told.items() if seconds}
 
 
 def _together(seconds_per_job: list[float]) -> float:
-    rate = sum(1 / seconds for seconds in seconds_per_job)
-    return 1 / rate if rate else 0.0
+    return 1 / sum(1 / seconds for seconds in seconds_per_job)
 
 
 def _full(situation: str, retry_after_seconds: float) -> QueueFull:
     return QueueFull(
-        f"{situation}; try again in {retry_after_seconds:.0f} s",
+        f"{situation}; try again in {math.ceil(retry_after_seconds)} s",
         {"retry_after_seconds": round(retry_after_seconds, 1)},
     )

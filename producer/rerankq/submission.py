@@ -1,6 +1,7 @@
 """From a validated request to a job on its lane: the message, and the one step that records and publishes it."""
 
 import hashlib
+import math
 import re
 import time
 import uuid
@@ -12,7 +13,7 @@ from typing import Any
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from rerankq.admission import Admission
+from rerankq.admission import Admission, Haste
 from rerankq.answers import is_lost
 from rerankq.contract import keys, wire
 from rerankq.contract.clock import RedisClock
@@ -30,11 +31,13 @@ SOFT_LIMIT_MARGIN_SECONDS = 1.0
 HARD_LIMIT_MARGIN_SECONDS = 3.0
 _JOB_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _LOOK_AGAIN_SECONDS = 0.02
+_VERY_MANY = 1e15
 
 # KEYS: list, bell, open jobs, record, cancel key, payload; ARGV: message, job id, fingerprint, seconds to live, until
-# when its sender waits, "1" for an id that nobody used before, "1" to make a known job anew, payload or "", then the
-# record's fields and values. 1 for a job that is on its lane now, 0 for one that was known already, -1 for one whose
-# sender has left: a frozen Redis carries out what it was sent long after. One step: nobody sees a job half submitted.
+# when its sender waits, "1" for an id that nobody used before, "1" to make a known job anew, payload or "", most jobs
+# that may wait and that may be ahead, then the record's fields and values. 1 for a job that is on its lane now, 0 for
+# one that was known already, -1 for one whose sender has left: a frozen Redis carries out what it was sent long after;
+# and how many wait and are ahead where there is no room. One step: nobody sees a job half submitted.
 # The first write is one that a full Redis refuses, with the error that redis-py of any version names OutOfMemoryError.
 SUBMIT = Script(
     TRIED
@@ -44,6 +47,9 @@ local now = redis.call('TIME')
 if now[1] + now[2] / 1e6 > tonumber(ARGV[5]) then return -1 end
 if ARGV[6] == '1' and redis.call('EXISTS', KEYS[5]) == 1 then return -1 end
 if ARGV[7] ~= '1' and redis.call('TYPE', KEYS[4]).ok == 'hash' then return 0 end
+local waiting, open_jobs = redis.call('LLEN', KEYS[1]), redis.pcall('ZCARD', KEYS[3])
+local ahead = math.max(waiting, tonumber(open_jobs) or 0)
+if waiting > tonumber(ARGV[9]) or ahead > tonumber(ARGV[10]) then return {waiting, ahead} end
 local message, stamp = stamped(ARGV[1], KEYS[3])
 local failed = ARGV[8] ~= '' and tried('SET', KEYS[6], ARGV[8], 'EX', ARGV[4])
 failed = failed or tried('LPUSH', KEYS[1], message)
@@ -55,7 +61,7 @@ if failed then
   return failed
 end
 redis.call('DEL', KEYS[4], KEYS[5])
-redis.call('HSET', KEYS[4], 'fingerprint', ARGV[3], unpack(ARGV, 9))
+redis.call('HSET', KEYS[4], 'fingerprint', ARGV[3], unpack(ARGV, 11))
 redis.call('EXPIRE', KEYS[4], ARGV[4])
 open(KEYS[3], KEYS[4], ARGV[2], stamp)
 redis.pcall('LPUSH', KEYS[2], 1)
@@ -94,6 +100,7 @@ class Outgoing:
     submitted: float
     """Unix seconds, by Redis's clock; so is the deadline."""
     deadline: float | None
+    takes_partial: bool
     fingerprint: str
     body_bytes: int
     payload: bytes | None = field(repr=False)
@@ -103,6 +110,11 @@ class Outgoing:
     def queue(self) -> str:
         """The list it is put on."""
         return keys.queue_of(self.lane)
+
+    def haste(self, clock: RedisClock) -> Haste:
+        """By when its answer is wanted."""
+        left = math.inf if self.deadline is None else self.deadline - clock.now()
+        return Haste(left, self.takes_partial)
 
     def message(self) -> Envelope:
         """What is put there."""
@@ -136,8 +148,7 @@ def deliver(message: Outgoing, admission: Admission, settings: ClientSettings) -
         QueueFull, RedisError: nothing was accepted.
     """
     check_size(message, settings.max_payload_bytes)
-    yield from admission.admit(message.lane)
-    if (yield from _submit(message, admission.clock, settings)):
+    if (yield from _submit(message, admission, settings)):
         return
     known = yield from ask_one("HGETALL", keys.job(message.job_id))
     if known.get(b"fingerprint", b"").decode() not in ("", message.fingerprint):
@@ -150,7 +161,7 @@ def deliver(message: Outgoing, admission: Admission, settings: ClientSettings) -
         return
     # The answer of a job that Redis lost shall not be taken for the one to come.
     yield from ask_one("DEL", keys.result(message.job_id), of="results")
-    yield from _submit(message, admission.clock, settings, anew=True)
+    yield from _submit(message, admission, settings, anew=True)
 
 
 def take_back(message: Outgoing) -> Command:
@@ -183,9 +194,11 @@ def record_of_the_lost(job_id: str) -> Talk[dict[bytes, bytes]]:
 
 
 def _submit(
-    message: Outgoing, clock: RedisClock, settings: ClientSettings, *, anew: bool = False
+    message: Outgoing, admission: Admission, settings: ClientSettings, *, anew: bool = False
 ) -> Talk[bool]:
     """Whether the job is on its lane now; False where it was known already."""
+    haste = message.haste(admission.clock)
+    room = yield from admission.admit(message.lane, haste)
     job_id = message.job_id
     touched = [
         message.queue,
@@ -200,14 +213,19 @@ def _submit(
         job_id,
         message.fingerprint,
         keys.JOB_TTL_SECONDS,
-        clock.surely_before(settings.redis_timeout_seconds),
+        admission.clock.surely_before(settings.redis_timeout_seconds),
         "1" if message.is_new else "",
         "1" if anew else "",
         message.payload or "",
+        min(room.waiting, _VERY_MANY),
+        min(room.ahead, _VERY_MANY),
     ]
     for name_and_value in message.record().items():
         arguments += name_and_value
     submitted = yield from ask_script(SUBMIT, touched, arguments)
+    if isinstance(submitted, list):
+        waiting, ahead = submitted
+        raise admission.refusal(message.lane, waiting, ahead, haste)
     if submitted < 0:
         raise RedisTimeoutError("Redis was slower than its caller waits")
     return submitted == 1
@@ -333,6 +351,7 @@ def _outgoing(
         documents=sum(len(request.documents) for request in requests),
         submitted=now,
         deadline=max(deadlines) if len(deadlines) == len(requests) else None,
+        takes_partial=all(request.on_deadline == "partial" for request in requests),
         fingerprint=hashlib.blake2b(_timeless(requests), digest_size=16).hexdigest(),
         body_bytes=len(body),
         payload=wire.compress(body) if as_claim_check else None,

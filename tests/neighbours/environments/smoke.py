@@ -14,6 +14,7 @@ from rerankq import (
     QueueFull,
     RerankClient,
 )
+from rerankq.admission import Room
 from rerankq.bulk import rerank_many
 
 FULL, NOBODY = os.environ["FULL_REDIS"], "redis://127.0.0.1:1/0"
@@ -37,6 +38,12 @@ def asks(client):
     assert [answer.scored for _, answer in rerank_many(rows, client)] == [2, 2, 2]
 
 
+def lets_in(*_):
+    """Admission, where there was room a moment ago."""
+    yield from ()
+    return Room()
+
+
 def is_told(client):
     assert isinstance(caught(client.rerank, "", ["a"]), InvalidRequest)
     assert isinstance(caught(client.job("nobody's").result, 1), JobUnknown)
@@ -48,7 +55,7 @@ def is_told(client):
         assert isinstance(caught(stuffed.rerank, "panda", ["a"]), NoWorkers)
         full = caught(stuffed.submit, "panda", ["a"])
         assert isinstance(full, QueueFull), repr(full)
-        stuffed._admission.admit = lambda lane: iter(())  # noqa: ARG005 - full a moment after the look
+        stuffed._admission.admit = lets_in  # full a moment after the look
         full = caught(stuffed.submit, "panda", ["a"])
         assert isinstance(full, QueueFull), repr(full)
 

@@ -1,0 +1,99 @@
+"""A job that cannot be answered in its own time is refused at once, with a time to come back."""
+
+import asyncio
+import math
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from rerankq import AsyncRerankClient, QueueFull, RerankClient
+from rerankq.admission import Haste, Room, Surroundings, refusal, room
+from rerankq.contract.heartbeats import Heartbeats, WorkerStatus
+from rerankq.contract.messages import LANES
+from rerankq.settings import ClientSettings
+from tests.redis_server import RedisServer
+
+SETTINGS = ClientSettings(max_interactive_jobs=100, max_interactive_wait_seconds=30)
+ONE, FOUR = Surroundings(seconds_per_job={"interactive": 0.5}, job_seconds={"interactive": 0.5}), Surroundings(
+    seconds_per_job={"interactive": 0.125}, job_seconds={"interactive": 0.5}
+)  # fmt: skip
+
+ROOMS = {
+    "no pace is known": (Surroundings(), Haste(0.1), Room(99, math.inf)),
+    "no deadline": (ONE, Haste(), Room(60, math.inf)),
+    "two and a half jobs' time, a quarter to spare": (ONE, Haste(1.25), Room(60, 1)),
+    "less than a job's time": (ONE, Haste(0.3), Room(60, 0)),
+    "a partial answer will do": (ONE, Haste(1.25, takes_partial=True), Room(60, 2)),
+    "four workers": (FOUR, Haste(1.25), Room(99, 4)),
+    "too late already: its worker says so": (ONE, Haste(-1), Room(60, math.inf)),
+}
+
+
+@pytest.mark.parametrize(("around", "haste", "expected"), ROOMS.values(), ids=ROOMS)
+def test_so_many_jobs_may_be_before_a_new_one(around: Surroundings, haste: Haste, expected: Room) -> None:
+    assert room("interactive", around, haste, SETTINGS) == expected
+
+
+REFUSALS = {
+    "lane too long": (100, 101, Haste(), "100 jobs wait in the interactive lane, as many as may", 5.0),
+    "lane too slow": (70, 71, Haste(), "about 35 s of work wait in the interactive lane", 17.5),
+    "no time": (
+        3,
+        4,
+        Haste(1.25),
+        "about 2.0 s of work are ahead in the interactive lane, and the job has 1.2 s",
+        1.5,
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("waiting", "ahead", "haste", "told", "retry_after"), REFUSALS.values(), ids=REFUSALS
+)
+def test_who_finds_no_room_is_told_why_and_when_to_come_back(
+    waiting: int, ahead: int, haste: Haste, told: str, retry_after: float
+) -> None:
+    error = refusal("interactive", waiting, ahead, ONE, haste, SETTINGS)
+
+    assert str(error).startswith(told)
+    assert error.retry_after_seconds == retry_after
+
+
+@pytest.fixture
+def paced(redis_server: RedisServer) -> Iterator[RedisServer]:
+    """A worker says that it lives and takes half a second for a job; nobody takes one."""
+    with redis_server.client() as redis:
+        redis.flushall()
+        heartbeats = Heartbeats(redis)
+        heartbeats.tell(WorkerStatus(name="w@h", state="ready", lanes=LANES))
+        heartbeats.tell_pace("w@h", {"interactive": 0.5})
+        yield redis_server
+
+
+def test_as_many_jobs_are_let_in_as_can_be_answered_in_time(paced: RedisServer) -> None:
+    with RerankClient(paced.url) as client:
+        for number in range(3):
+            client.submit("q", ["a"], deadline=time.time() + 2, job_id=f"{number}")
+
+        with pytest.raises(QueueFull, match="ahead in the interactive lane") as refused:
+            client.submit("q", ["b"], deadline=time.time() + 2)
+
+        assert 0 < refused.value.retry_after_seconds <= 1
+        assert client.submit("q", ["a"], deadline=time.time() + 2, job_id="2").status().state == "queued"
+        client.submit("q", ["c"], deadline=time.time() + 2, on_deadline="partial")
+        client.submit("q", ["d"])
+        client.submit("q", ["e"], lane="bulk", deadline=time.time() + 2)  # of which no pace is known
+
+
+def test_of_many_who_ask_at_once_only_as_many_are_let_in(paced: RedisServer) -> None:
+    async def ask() -> list[object]:
+        async with AsyncRerankClient(paced.url) as client:
+            asked = [client.submit("q", [f"{n}"], deadline=time.time() + 2) for n in range(20)]
+            return await asyncio.gather(*asked, return_exceptions=True)
+
+    told = asyncio.run(ask())
+
+    assert [isinstance(each, QueueFull) for each in told] == [False] * 3 + [True] * 17
+    with paced.client() as redis:
+        assert redis.llen("rerankq.interactive") == 3
