@@ -1,5 +1,6 @@
 """The channel against a real Redis: what each operation leaves behind, and what happens at the edges."""
 
+import contextlib
 import json
 import logging
 import socket
@@ -413,3 +414,23 @@ def test_replies_to_inspect_arrive_without_the_second_of_a_missed_bell(server: R
 )
 def test_no_script_has_a_flag_line_so_that_it_may_run_when_redis_is_full(script: Any):
     assert not script.text.lstrip().startswith("#!")
+
+
+@pytest.mark.parametrize("verdict", ["ack", "requeue"])
+def test_a_message_to_everybody_lies_on_no_list_and_is_let_go_without_a_word(
+    verdict: str, connect: Callable[..., Connection], caplog: pytest.LogCaptureFixture
+):
+    connection, received = connect(), []
+    queue = Queue("all", Exchange("all", type="fanout"))
+
+    def decide(_: object, message: Any) -> None:
+        received.append(getattr(message, verdict)())
+
+    with connection.Consumer(queue, callbacks=[decide]):
+        everybody = Producer(connection.clone().channel(), exchange=queue.exchange)
+        while not received:  # nothing is kept for whoever does not listen yet
+            everybody.publish("hear")
+            with contextlib.suppress(TimeoutError):
+                connection.drain_events(timeout=0.2)
+
+    assert caplog.messages == []

@@ -74,6 +74,10 @@ class QoS(kombu_redis.QoS):
     _can_sweep = True
     _in_touch_since = float("-inf")
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._held_nowhere: set[str] = set()  # deliveries of a fanout, which lie on no list
+
     def can_consume(self) -> bool:
         if self.channel.acknowledges and not (_is_ready() and outage.is_time_to_ask()):
             return False
@@ -81,13 +85,18 @@ class QoS(kombu_redis.QoS):
 
     def append(self, message: Any, delivery_tag: str) -> None:
         """Remember a message that `FETCH` has already put under a lease."""
-        virtual.QoS.append(self, message, delivery_tag)
+        if "queue" in message.delivery_info:
+            virtual.QoS.append(self, message, delivery_tag)
+        else:
+            self._held_nowhere.add(delivery_tag)
 
     def holds(self, delivery_tag: str) -> bool:
         """Whether a message is held here, as tasks are until they end; control messages and events are not."""
         return delivery_tag in self._delivered
 
     def ack(self, delivery_tag: str) -> None:
+        if self._is_held_nowhere(delivery_tag):
+            return
         message = self._delivered.get(delivery_tag)
         with self._or_later(delivery_tag, "ack"):
             if message is None:
@@ -98,6 +107,8 @@ class QoS(kombu_redis.QoS):
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         """Give up a message: for another try, counted, or for good (its payload stays for a retry)."""
+        if self._is_held_nowhere(delivery_tag):
+            return
         with self._or_later(delivery_tag, "reject", requeue=requeue):
             if not requeue:
                 self._drop(delivery_tag)
@@ -141,6 +152,11 @@ class QoS(kombu_redis.QoS):
         if is_ours and untold:
             _tell(letter.id, untold)
         return is_ours
+
+    def _is_held_nowhere(self, delivery_tag: str) -> bool:
+        is_so = delivery_tag in self._held_nowhere
+        self._held_nowhere.discard(delivery_tag)
+        return is_so
 
     def let_go(self, delivery_tag: str) -> Any:
         """Forget a message without touching its lease; the message, or None if it is not held here."""
