@@ -81,14 +81,14 @@ class AsyncRerankClient:
         options.setdefault("deadline", time.time() + timeout)
         request = self.request(query, documents, **options)
         await self._require_workers()
-        message = outgoing_job(request, None, self.clock)
-        with self._board.watching(message.job_id) as watch:  # before anybody can answer
+        message, board = outgoing_job(request, None, self.clock), self._board
+        with board.watching(message.job_id) as watch:  # before anybody can answer
             try:
                 await self._deliver(message)
                 job, left = self._promise(request, message), give_up_at - time.monotonic()
                 return await job.wait(watch, left, ANSWER_GRACE_SECONDS)
             except BaseException as error:
-                await self._take_back(message, error)
+                await self._take_back(board, message, error)
                 if isinstance(error, ResultTimeout):
                     raise given_up(message.job_id, timeout) from error
                 raise
@@ -104,12 +104,12 @@ class AsyncRerankClient:
         """A promise of the ranking; as `RerankClient.submit`."""
         request = self.request(query, documents, **options)
         await self._hold("submitting a job", self._admission.surroundings())
-        message = outgoing_job(request, job_id, self.clock)
+        message, board = outgoing_job(request, job_id, self.clock), self._board
         try:
             await self._deliver(message)
             return self._promise(request, message)
         except BaseException as error:
-            await self._take_back(message, error)
+            await self._take_back(board, message, error)
             raise
 
     async def rerank_many(
@@ -228,8 +228,8 @@ class AsyncRerankClient:
         """The ranking, however long the lane is."""
         patience = self.settings.bulk_patience_seconds
         await self._hold("asking for workers", self._admission.surroundings())
-        message = outgoing_job(request, None, self.clock)
-        with self._board.watching(message.job_id) as watch:
+        message, board = outgoing_job(request, None, self.clock), self._board
+        with board.watching(message.job_id) as watch:
             try:
                 await self._deliver_in_the_end(message, time.monotonic() + patience)
                 while True:
@@ -237,7 +237,7 @@ class AsyncRerankClient:
                         return await self._promise(request, message).wait(watch, patience)
                     await self._require_workers()
             except BaseException as error:
-                await self._take_back(message, error)
+                await self._take_back(board, message, error)
                 raise
 
     async def _deliver_in_the_end(self, message: Outgoing, give_up_at: float) -> None:
@@ -261,10 +261,13 @@ class AsyncRerankClient:
     def _promise(self, request: RerankRequest, message: Outgoing) -> "AsyncJob":
         return AsyncJob(self, message.job_id, request.texts if request.return_documents else None, message)
 
-    async def _take_back(self, message: Outgoing, error: BaseException) -> None:
+    async def _take_back(self, board: Switchboard, message: Outgoing, error: BaseException) -> None:
         """Leave no job behind that nobody waits for."""
-        if may_leave_a_job(error):
-            told = self._board.tell(take_back(message))  # on its way from here on, whatever becomes of us
+        is_away = isinstance(error, BrokerUnavailable)
+        if not (is_away or may_leave_a_job(error)):
+            return
+        told = board.tell(take_back(message))  # on its way from here on, whatever becomes of us
+        if not is_away:
             with contextlib.suppress(RedisError, TimeoutError):
                 async with asyncio.timeout(self.settings.redis_timeout_seconds):
                     await asyncio.shield(told)
@@ -273,6 +276,8 @@ class AsyncRerankClient:
         board = self._board
 
         async def do(step: Step) -> Any:
+            if not board.is_open:
+                raise BrokerUnavailable(f"the client was closed while {doing}")
             tried(step)
             match step:
                 case Ask():

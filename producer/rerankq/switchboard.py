@@ -25,7 +25,7 @@ from rerankq.talk import Ask, Command, Store
 
 _RECONNECT_SECONDS = 0.1
 _SILENCE_SECONDS = 5.0  # after which the ear asks whether anybody is there
-_SETTLING_TURNS = 5  # of the loop: until whoever is cancelled with it has said their last word
+_SETTLING_TURNS = 5  # of the loop: until whoever is woken or cancelled with it has said their last word
 
 Replies = list[Any]
 
@@ -75,9 +75,11 @@ class Line:
             except (RedisError, OSError) as error:
                 for _, future in batch:
                     _settle(future, error)
-            except asyncio.CancelledError:
+            except asyncio.CancelledError:  # the loop ends; what was asked meanwhile is asked all the same
                 for _, future in batch:
                     future.cancel()
+                if self._waiting:
+                    self._serving = asyncio.create_task(self._serve())
                 raise
             else:
                 for commands, future in batch:
@@ -148,6 +150,12 @@ class Ear:
                 del self._watches[channel]
                 self._changed.set()
 
+    def wake_all(self) -> None:
+        """Have everybody who watches look."""
+        for watches in self._watches.values():
+            for watch in watches:
+                watch.tell(None)
+
     async def listen(self) -> None:
         """Listen while anybody watches, for ever; a connection that breaks is made anew."""
         while True:
@@ -212,12 +220,13 @@ class Switchboard:
         }
         self._ear = Ear(_async_redis(result_url, None), timeout)
         self._loop = asyncio.get_running_loop()
+        self._is_closing = False
         self._living = asyncio.create_task(self._live())
 
     @property
     def is_open(self) -> bool:
         """Whether it can be used still."""
-        return not (self._living.done() or self._loop.is_closed())
+        return not (self._is_closing or self._living.done() or self._loop.is_closed())
 
     def watching(self, job_id: str) -> "contextlib.AbstractContextManager[Watch]":
         """Watch for a job's end."""
@@ -247,6 +256,8 @@ class Switchboard:
         try:
             await self._ear.listen()
         finally:
+            self._is_closing = True
+            self._ear.wake_all()
             for _ in range(_SETTLING_TURNS):
                 await asyncio.sleep(0)
             for close in (self._ear.redis.aclose, *{line.close for line in self._lines.values()}):

@@ -123,6 +123,24 @@ def test_closing_from_another_loop_ends_the_first_ones_connections(
     assert not thread.is_alive()
 
 
+def test_closing_ends_the_calls_that_wait_and_calls_their_jobs_off(frozen: RedisServer) -> None:
+    async def close_while_others_wait() -> list[object]:
+        client = AsyncRerankClient(frozen.url)
+        waiting = [asyncio.ensure_future(client.rerank("q", [f"{n}"], timeout=30)) for n in range(4)]
+        while (await client.lanes())["interactive"] < 4:
+            await asyncio.sleep(0.01)
+        await client.close()
+        told = await asyncio.gather(*waiting, return_exceptions=True)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        return told
+
+    told = asyncio.run(close_while_others_wait())
+
+    assert all(isinstance(error, BrokerUnavailable) for error in told)
+    with frozen.client() as redis:
+        assert len(redis.keys("rerankq:cancel:*")) == 4
+
+
 def test_a_restarted_redis_is_found_again_by_whoever_waits() -> None:
     with RedisServer(appendonly=True) as server:
 

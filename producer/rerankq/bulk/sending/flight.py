@@ -7,6 +7,7 @@ answer that was given meanwhile is taken, and none is scored twice.
 """
 
 import hashlib
+import math
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ from rerankq.contract.errors import (
 )
 from rerankq.contract.heartbeats import WorkerStatus
 from rerankq.contract.messages import Ranking
+from rerankq.waiting import what_next
 
 Answer = Ranking | RerankError
 
@@ -187,7 +189,7 @@ class Flight:
         try:
             answers = read_pack(shipment.job_id, meta)
         except RerankError as error:
-            if error.retryable:
+            if what_next(meta, "failed", math.inf, can_send=True) == "send it again":
                 self.clear([shipment.job_id])
                 self._resend(shipment, error)
             else:
@@ -260,7 +262,8 @@ class Flight:
     def _resend_missed(self, now: float) -> None:
         """Send again what Redis does not know, although its answer is not there."""
         for shipment in [s for s in self._sent.values() if now - s.sent_at > MISSED_PERIOD_SECONDS]:
-            if self._client.status(shipment.job_id, is_ours=True).state == "unknown":
+            state = self._client.status(shipment.job_id, is_ours=True).state
+            if what_next(None, state, math.inf, can_send=True) == "send it again":
                 del self._sent[shipment.job_id]
                 self._resend(shipment, JobUnknown(f"Redis forgot job {shipment.job_id} {MOST_RESENDS} times"))
 
