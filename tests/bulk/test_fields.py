@@ -377,7 +377,7 @@ def test_a_column_that_is_not_there_is_told_with_those_that_are(
 
 
 def test_columns_are_a_table_s(tmp_path: Path) -> None:
-    with pytest.raises(InvalidRequest, match="--columns names those of a CSV or TSV"):
+    with pytest.raises(InvalidRequest, match="--columns is for csv or tsv"):
         understood(write(tmp_path / "in.jsonl", [{"query": "q", "documents": ["a"]}]), columns=["query"])
 
 

@@ -29,6 +29,8 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "a directory": (".", {}, "is a directory; name a file in it"),
     "in none": ("nowhere/out.jsonl", {}, "there is no directory"),
     "behind a scheme": ("s3://bucket/out.jsonl", {}, "expected a path of this machine for OUT"),
+    "a summary in the output's place": ("out.jsonl", {"also_written": ["out.jsonl"]}, "is written by the run itself"),
+    "a summary in the sidecar's": ("o.jsonl", {"also_written": ["o.jsonl.rerankq.json"]}, "written by the run itself"),
     "a summary in no directory": ("out.jsonl", {"also_written": ["nowhere/s.json"]}, "there is no directory nowhere"),
 }  # fmt: skip
 
@@ -41,6 +43,33 @@ def test_a_place_where_nothing_good_can_be_written_is_refused(
 
     with pytest.raises(InvalidRequest, match=message):
         Plan(Task(write(tmp_path / "in.jsonl", rows(1)), out, **options))
+
+
+MEANINGLESS: dict[str, dict[str, Any]] = {
+    "columns": {"columns": ["qid", "query"]},
+    "delimiter": {"delimiter": ";"},
+    "quote": {"is_quoted": True},
+    "queries": {"queries": "queries.jsonl"},
+    "corpus": {"corpus": "corpus.jsonl"},
+    "depth": {"depth": 3},
+    "missing": {"skips_missing": True},
+}
+
+
+@pytest.mark.parametrize(("option", "asked"), MEANINGLESS.items(), ids=MEANINGLESS)
+def test_an_option_that_means_nothing_to_the_format_is_refused(
+    tmp_path: Path, option: str, asked: dict[str, Any]
+) -> None:
+    given = write(tmp_path / "in.jsonl", rows(1))
+
+    with pytest.raises(InvalidRequest, match=f"--{option} is for .* is read as jsonl"):
+        Plan(Task(given, str(tmp_path / "out.jsonl"), **asked))
+
+
+def test_what_a_table_is_written_with_may_be_named_whatever_is_read(tmp_path: Path) -> None:
+    given = write(tmp_path / "in.jsonl", rows(1))
+
+    Plan(Task(given, str(tmp_path / "out.csv"), delimiter=";", is_quoted=True))
 
 
 def test_an_output_of_any_name_is_written_in_the_format_that_is_named(
@@ -165,7 +194,7 @@ def test_a_setting_that_is_left_out_later_refuses_to_resume(
     client: RerankClient, worker: AnsweringWorker, tmp_path: Path
 ) -> None:
     given, out = write(tmp_path / "in.jsonl", rows(240)), tmp_path / "out.jsonl"
-    half_done(client, given, out, delimiter=";")
+    half_done(client, given, out, encoding="latin-1")
 
-    with pytest.raises(InvalidRequest, match=r"begun with delimiter = ;, now it is None"):
+    with pytest.raises(InvalidRequest, match=r"begun with encoding = latin-1, now it is None"):
         run(client, given, out)

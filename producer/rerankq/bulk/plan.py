@@ -20,6 +20,7 @@ from rerankq.bulk.rows import Row
 from rerankq.bulk.selection import Selection, once_seen
 from rerankq.contract.errors import InvalidRequest
 
+_TABLES, _RUNS = ("csv", "tsv"), ("trec",)
 _FIELDS = ("query", "documents", "id", "text", "document_id")
 
 
@@ -210,15 +211,21 @@ class Plan:
     def _refuse_reading_what_is_written(self) -> None:
         """By inode: the same file under another name, through a link, or as standard input, is the same file."""
         out = self.task.output
-        written = [Path(path) for path in self.task.also_written if path != STANDARD_STREAM]
-        written += (
+        beside = [Path(path) for path in self.task.also_written if path != STANDARD_STREAM]
+        own = (
             [Path(STDOUT if out == STANDARD_STREAM else out)] if self.is_stream else written_paths(Path(out))
         )
-        for read, path in product(chain.from_iterable(map(files_of, self.task.read_paths)), written):
+        for read, path in product(chain.from_iterable(map(files_of, self.task.read_paths)), (*beside, *own)):
             if is_same_file(read, path):
                 raise InvalidRequest(
                     f"{read} is to be read and would be written as {path}; name another OUT",
                     {"field": "output"},
+                )
+        for one, path in product(beside, [] if self.is_stream else own):
+            if is_same_file(str(one), path):
+                raise InvalidRequest(
+                    f"{one} is written by the run itself, as {path}; name another file for its summary",
+                    {"field": "summary-json"},
                 )
 
     def _refuse_what_cannot_be(self) -> None:
@@ -226,12 +233,7 @@ class Plan:
             raise InvalidRequest(
                 f"{self.write_as.name} cannot be written to a pipe; name a file", {"field": "output"}
             )
-        if self.task.columns is not None and self.read_as.name not in ("csv", "tsv"):
-            raise InvalidRequest(
-                f"--columns names those of a CSV or TSV, {self.task.input} is read as {self.read_as.name}; "
-                "--format says otherwise",
-                {"field": "columns"},
-            )
+        self._refuse_what_is_for_another_format()
         if self.write_as.name == "rank-llm" != self.read_as.name:
             raise InvalidRequest(
                 "rank-llm lines can only be written from rank-llm lines", {"field": "output-format"}
@@ -246,6 +248,26 @@ class Plan:
                 f"{self.write_as.name} is compressed within; leave the last extension of {self.task.output} out",
                 {"field": "output"},
             )
+
+    def _refuse_what_is_for_another_format(self) -> None:
+        """What was asked for and would mean nothing is a misunderstanding: texts of a corpus, say, for a row's ids."""
+        task, read_as, written_as = self.task, self.read_as.name, self.write_as.name
+        asked: dict[str, tuple[bool, Sequence[str], Sequence[str]]] = {
+            "columns": (task.columns is not None, _TABLES, (read_as,)),
+            "delimiter": (task.delimiter is not None, _TABLES, (read_as, written_as)),
+            "quote": (task.is_quoted is not None, _TABLES, (read_as, written_as)),
+            "queries": (task.queries is not None, _RUNS, (read_as,)),
+            "corpus": (task.corpus is not None, _RUNS, (read_as,)),
+            "depth": (task.depth is not None, _RUNS, (read_as,)),
+            "missing": (task.skips_missing, _RUNS, (read_as,)),
+        }
+        for option, (is_asked, meant, there) in asked.items():
+            if is_asked and not set(meant) & set(there):
+                raise InvalidRequest(
+                    f"--{option} is for {' or '.join(meant)}, {task.input} is read as {read_as}; leave it out, or "
+                    "--format says how it is read",
+                    {"field": option},
+                )
 
     def _refuse_no_place_to_write(self) -> None:
         if is_remote(self.task.output):
