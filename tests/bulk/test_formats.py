@@ -406,16 +406,21 @@ def test_a_csv_is_read_strictly_and_its_line_is_named(tmp_path: Path, content: s
 
 
 @pytest.mark.parametrize(
-    ("lines_", "reason"),
-    [("q,Paris,a\nq,Madrid,b\n", "lines of q differ in query"), (",Paris,a\n", "query_id: expected an id")],
+    ("lines_", "id_", "reason"),
+    [
+        ("q,Paris,a\nq,Madrid,b\n", "q", "lines of q differ in query"),
+        (",Paris,a\n", None, "query_id: expected an id"),
+    ],
     ids=["two queries under one id", "no id"],
 )
-def test_lines_that_make_no_request_together_are_an_error(tmp_path: Path, lines_: str, reason: str) -> None:
+def test_lines_that_make_no_request_together_are_an_error_of_that_id(
+    tmp_path: Path, lines_: str, id_: str | None, reason: str
+) -> None:
     (tmp_path / "in.csv").write_text(f"query_id,query,text\n{lines_}")
 
     [row] = understood(tmp_path / "in.csv")
 
-    assert reason in str(row.error)
+    assert (row.id, reason in str(row.error)) == (id_, True)
     assert [document["text"] for document in row.source["documents"]] == list("ab")[: lines_.count("\n")]
 
 
@@ -520,6 +525,27 @@ def test_a_batch_line_s_model_is_asked_for(tmp_path: Path) -> None:
     assert understood(tmp_path / "in.jsonl")[0].options["model"] == "other"
 
 
+UNREADABLE: dict[str, tuple[str, bytes]] = {
+    "a line that is no JSON": ("in.jsonl", b"x" * 1000),
+    "a text for an object": ("in.jsonl", b'"%b"' % (b"x" * 1000)),
+    "lines that differ in their query": ("in.csv", b"query_id,query,text\n1,a,%b\n1,b,\n" % (b"x" * 1000)),
+    "a row of a batch": (
+        "in.jsonl",
+        b'{"custom_id": 1, "url": "/chat", "body": {"x": "%b"}}' % (b"x" * 1000),
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "content"), UNREADABLE.values(), ids=UNREADABLE)
+def test_a_row_that_cannot_be_read_weighs_what_it_holds(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+
+    [row] = understood(tmp_path / name)
+
+    assert row.error is not None
+    assert row.size_bytes >= 1000
+
+
 def test_documents_that_a_corpus_lacks_are_all_named_or_left_out(trec: dict[str, str]) -> None:
     path = Path(trec.pop("input"))
     path.write_text("q1 Q0 x 1 3 b\nq1 Q0 a 2 2 b\nq1 Q0 y 3 1 b\n")
@@ -529,6 +555,22 @@ def test_documents_that_a_corpus_lacks_are_all_named_or_left_out(trec: dict[str,
 
     assert "not in the corpus: x, y" in str(refused.error)
     assert [document["id"] for document in kept.documents] == ["a"]
+
+
+def test_an_id_with_several_texts_is_scored_with_none_of_them(trec: dict[str, str]) -> None:
+    for name, fields in (
+        ("corpus", {"_id": "b", "text": "another"}),
+        ("queries", {"_id": "q2", "text": "?"}),
+    ):
+        with Path(trec[name]).open("ab") as more:
+            more.write(lines([fields, fields]))
+    path = trec.pop("input")
+
+    rows = understood(path, **trec)
+
+    assert [row.id for row in rows[:2]] == ["q1", "q2"]
+    assert "several texts in the corpus: b" in str(rows[0].error)
+    assert "q2 has several texts in the queries" in str(rows[1].error)
 
 
 def test_an_input_of_another_shape_stops_at_once_and_says_what_it_has(

@@ -126,10 +126,11 @@ def test_a_table_of_rankings_joins_on_the_callers_own_ids(
 
 
 @library
+@pytest.mark.parametrize("queries", [["poison", "poison"], ["this", "that"]], ids=["failed", "unreadable"])
 def test_a_request_that_fails_is_a_row_with_its_error(
-    client: RerankClient, made: Callable[[Any], Any]
+    client: RerankClient, made: Callable[[Any], Any], queries: list[str]
 ) -> None:
-    ranked = rerank_table(made({**LONG, "query": ["poison", "poison", "second"]}), client)
+    ranked = rerank_table(made({**LONG, "query": [*queries, "second"]}), client)
 
     rows = pa.table(ranked).to_pylist()
     assert [(row["query_id"], row["error"] is None) for row in rows] == [(7, False), (8, True)]

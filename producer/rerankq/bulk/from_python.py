@@ -206,7 +206,7 @@ def _row_of(request: Any, names: FieldNames) -> Row:
             size = _size(query, documents)
             return Row(source={}, query=query, documents=documents, size_bytes=size)
         case _:
-            return broken_row({}, "request: expected a RerankRequest, a mapping or (query, documents)")
+            return broken_row({}, "request: expected a RerankRequest, a mapping or (query, documents)", 0)
 
 
 def _listed(value: Any) -> Any:

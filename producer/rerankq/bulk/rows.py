@@ -72,12 +72,11 @@ class Ranked:
 
 
 def broken_row(
-    source: Mapping[str, Any], reason: str, size_bytes: int = 0, *, line: bytes | None = None
+    source: Mapping[str, Any], reason: str, size_bytes: int, *, line: bytes | None = None, id_: Any = None
 ) -> Row:
-    """A row that could not be read."""
-    return Row(
-        source=source, line=line, size_bytes=size_bytes, error=InvalidRequest(reason, {"field": "row"})
-    )
+    """A row that could not be read; its id where that is known all the same."""
+    error = InvalidRequest(reason, {"field": "row"})
+    return Row(source=source, line=line, size_bytes=size_bytes, id=id_, error=error)
 
 
 def seen(fields: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from rerankq.bulk.formats.fields import (
@@ -66,9 +67,11 @@ class JsonLinesReader:
         try:
             fields = decoded(record)
         except ValueError as error:
-            return broken_row({}, f"expected a JSON object, got none: {_told(error)}", line=record)
+            reason = f"expected a JSON object, got none: {_told(error)}"
+            return broken_row({}, reason, len(record), line=record)
         if not isinstance(fields, dict):
-            return broken_row({}, f"expected a JSON object, got {type(fields).__name__}", line=record)
+            reason = f"expected a JSON object, got {type(fields).__name__}"
+            return broken_row({}, reason, len(record), line=record)
         failed: Any = fields.pop(ERROR_KEY, None)
         row = self._understood(fields, len(record))
         if not isinstance(failed, dict):
@@ -102,11 +105,12 @@ class BatchReader(JsonLinesReader):
 
     def _understood(self, fields: dict[str, Any], size_bytes: int) -> Row:
         body, url = fields.get("body"), fields.get("url")
+        broken = partial(broken_row, fields, size_bytes=size_bytes, id_=fields.get("custom_id"))
         if not isinstance(body, dict):
-            return broken_row(fields, "body: expected an object", size_bytes)
+            return broken("body: expected an object")
         if isinstance(url, str) and not url.endswith(_SERVED):
             served = " or ".join(_SERVED)
-            return broken_row(fields, f"url: expected one that ends in {served}, got {url[:100]}", size_bytes)
+            return broken(f"url: expected one that ends in {served}, got {url[:100]}")
         names = _SCORE_NAMES if _is_score(fields) else self._names
         options = {name: body[name] for name in _BATCH_OPTIONS if body.get(name) is not None}
         if options.get("top_n") == 0 or _is_score(fields):
@@ -115,7 +119,7 @@ class BatchReader(JsonLinesReader):
             options["raw_scores"] = True
         row = canonical_row(body, names, size_bytes)
         if isinstance(row.query, list):
-            return broken_row(fields, f"expected one query in a line, got {len(row.query)}", size_bytes)
+            return broken(f"expected one query in a line, got {len(row.query)}")
         lone = _is_score(fields) and isinstance(row.documents, str)
         documents = [row.documents] if lone else row.documents
         return Row(

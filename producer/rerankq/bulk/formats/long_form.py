@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -113,17 +114,16 @@ class LongForm:
         extra: dict[str, Any] = {COLUMNS_KEY: further} if any(further) else {}
         if relevant:
             extra[RELEVANT_KEY] = relevant
-        if _is_missing(fields["id"]):
-            return broken_row({**fields, **extra}, f"{own.id}: expected an id, got none")
-        if len(queries) > 1:
-            reason = f"lines of {fields['id']} differ in {','.join(own.query)}, expected one query"
-            return broken_row({**fields, "query": queries, **extra}, reason)
-        if relevant is None and len(self._names.relevant) == 1:
-            return broken_row(
-                {**fields, **extra}, f"{own.relevant}: expected a number in each line, or nothing"
-            )
         texts = [fields["query"], *(document["text"] for document in documents)]
         size = sum(len(text) for text in texts if isinstance(text, str))
+        broken = partial(broken_row, size_bytes=size, id_=fields["id"])
+        if _is_missing(fields["id"]):
+            return broken({**fields, **extra}, f"{own.id}: expected an id, got none", id_=None)
+        if len(queries) > 1:
+            reason = f"lines of {fields['id']} differ in {','.join(own.query)}, expected one query"
+            return broken({**fields, "query": queries, **extra}, reason)
+        if relevant is None and len(self._names.relevant) == 1:
+            return broken({**fields, **extra}, f"{own.relevant}: expected a number in each line, or nothing")
         return Row(source={**fields, **extra}, extra=extra, size_bytes=size, relevant=relevant, **fields)
 
     def further_columns(self) -> list[str]:

@@ -29,18 +29,29 @@ class _Scratch:
 
 
 class TextsById(_Scratch):
-    """Texts by their id: written once, read at random."""
+    """Texts by their id: written once, read at random. An id that comes with another text once more has none."""
 
     def __init__(self, texts: Iterable[tuple[str, str]]) -> None:
         super().__init__("CREATE TABLE texts (id TEXT PRIMARY KEY, text TEXT) WITHOUT ROWID")
         self._database.execute("BEGIN")
-        self._database.executemany("INSERT OR REPLACE INTO texts VALUES (?, ?)", texts)
+        self._database.executemany(
+            "INSERT INTO texts VALUES (?, ?) "
+            "ON CONFLICT (id) DO UPDATE SET text = NULL WHERE text IS NOT excluded.text",
+            texts,
+        )
         self._database.execute("COMMIT")
 
     def get(self, name: str) -> str | None:
         """The text of that id, if there is one."""
-        found = self._database.execute("SELECT text FROM texts WHERE id = ?", (name,)).fetchone()
+        found = self._found(name)
         return None if found is None else found[0]
+
+    def has_several(self, name: str) -> bool:
+        """Whether that id came with texts that differ."""
+        return self._found(name) == (None,)
+
+    def _found(self, name: str) -> tuple[str | None] | None:
+        return self._database.execute("SELECT text FROM texts WHERE id = ?", (name,)).fetchone()
 
 
 class SeenIds(_Scratch):

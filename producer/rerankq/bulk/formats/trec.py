@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from ctypes import c_float
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -63,17 +64,21 @@ class TrecReader:
             {"id": columns[2], "text": _text(self._document_texts, columns[2])} for columns in ranked
         ]
         fields: dict[str, Any] = {"id": query_id, "query": query, "documents": documents}
+        size = len(query or "") + sum(len(document["text"] or "") for document in documents)
+        broken = partial(broken_row, fields, size_bytes=size, id_=query_id)
         missing = [str(document["id"]) for document in documents if document["text"] is None]
+        doubled = [name for name in missing if _has_several(self._document_texts, name)]
         if missing and self._skips_missing:
             documents = [document for document in documents if document["text"] is not None]
             fields["documents"] = documents
+        if _has_several(self._query_texts, query_id):
+            return broken(f"query {query_id} has several texts in the queries; leave one")
         if query is None:
-            return broken_row(fields, f"query {query_id} is not in the queries")
+            return broken(f"query {query_id} is not in the queries")
+        if doubled:
+            return broken(f"with several texts in the corpus: {', '.join(doubled)}; leave one of each")
         if missing and (not self._skips_missing or not documents):
-            return broken_row(
-                fields, f"not in the corpus: {', '.join(missing)}; --missing skip goes on without them"
-            )
-        size = len(query) + sum(len(document["text"] or "") for document in documents)
+            return broken(f"not in the corpus: {', '.join(missing)}; --missing skip goes on without them")
         return Row(source=fields, size_bytes=size, **fields)
 
     def sources(self) -> list[Source]:
@@ -135,6 +140,10 @@ def _split(run: Source) -> Iterator[list[str]]:
                 {"field": "run", "line": run.line},
             )
         yield columns
+
+
+def _has_several(texts: TextsById | None, name: str) -> bool:
+    return texts is not None and texts.has_several(name)
 
 
 def _text(texts: TextsById | None, name: str) -> str | None:
