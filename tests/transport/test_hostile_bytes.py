@@ -198,6 +198,21 @@ def test_what_a_client_sets_aside_is_answered_by_the_next_worker(server: RedisSe
             app.AsyncResult("bzip2").get(timeout=20)
 
 
+def test_whoever_tells_of_it_later_calls_the_errbacks_of_what_was_set_aside(
+    server: RedisServer, app: Celery, wait_until: Callable[..., None]
+):
+    errback = app.signature("shop.note", queue="shop")
+    body = json.dumps([[], {}, {"errbacks": [errback]}]).encode()
+    with server.client() as client, app.connection_for_read() as connection:
+        client.lpush("interactive", envelope("tried", headers={"x-deliveries": 4}, body=body))
+        assert connection.default_channel.basic_get("interactive") is None
+        assert client.llen("shop") == 0
+
+        with WorkerProcess(server):
+            wait_until(lambda: client.llen("shop") == 1)
+            wait_until(lambda: DeadLetters(client).untold() == [])
+
+
 def test_a_message_is_not_delivered_more_often_than_jobs_are_tried(server: RedisServer, app: Celery):
     with server.client() as client, app.connection_for_read() as connection:
         client.lpush("interactive", envelope("tried", headers={"x-deliveries": 4}))

@@ -404,7 +404,8 @@ class Consumer(celery_consumer.Consumer):
     def _answer(self, job: str, error: RerankError) -> None:
         answers, letters = _Answers(self.app), self._letters()
         if not answers.has_ranking(job):  # lost at its last attempt, after it was answered
-            attached = attached_to(job, letters.message(job), self.task_consumer.channel)
+            channel, accept = self.task_consumer.channel, self.app.conf.accept_content
+            attached = attached_to(job, letters.message(job), channel, accept)
             answers.end(job, error, attached)
         if self.policy.on_failure:
             self.policy.on_failure(job)

@@ -4,13 +4,12 @@ Before it: what other tasks returned, as fields of a request. Behind one that ne
 after it, its errbacks; read off the message, so that they end with the job, whoever tells of its end and however late.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from celery.app.task import Context
 from kombu.serialization import prepare_accept_content
 
-from rerankq.contract import wire
 from rerankq.contract.errors import InvalidRequest
 from rerankq.contract.transport.envelope import open_envelope
 from rerankq_worker.headers import with_those_of_the_body
@@ -41,17 +40,18 @@ def fields_of(given: Mapping[str, Any] | list[Any]) -> Mapping[str, Any]:
     return {**fields, "documents": documents}
 
 
-def attached_to(job_id: str, raw: bytes | None, channel: Any) -> Context | None:
+def attached_to(job_id: str, raw: bytes | None, channel: Any, accept: Sequence[str]) -> Context | None:
     """The job as Celery's backend is told of it; None where nothing is attached, or nobody can read it.
 
     Args:
         raw: the message as it lay on its list.
         channel: kombu's, for what it knows of bodies.
+        accept: the content that may be read.
     """
     try:
         envelope = open_envelope(raw or b"")
         envelope["properties"]["delivery_tag"] = job_id
-        message = channel.Message(envelope, channel=channel, accept=prepare_accept_content(wire.ACCEPTED))
+        message = channel.Message(envelope, channel=channel, accept=prepare_accept_content(accept))
         body: Any = message.payload
         found = body if isinstance(body, dict) else body[2]
         attached = {name: found[name] for name, shape in _SHAPES.items() if _is(found.get(name), shape)}
