@@ -19,9 +19,7 @@ from rerankq.contract.stores import reply_or
 from rerankq.settings import ClientSettings
 from rerankq.talk import Talk, accepted, ask
 
-SURROUNDINGS_AGE_SECONDS = (
-    1.0  # workers, pace and memory change slowly; the lane's length is asked for every time
-)
+SURROUNDINGS_AGE_SECONDS = 1.0  # workers, pace and memory change slowly
 _UNKNOWN_MEMORY_RETRY_SECONDS = 5.0
 _SPARE = 1.25  # jobs differ, and so does the pace
 
@@ -93,7 +91,7 @@ def refusal(
 
 
 class Admission:
-    """Reads the broker's state, at most once a second but for the lane's length."""
+    """Reads the broker's state, at most once a second."""
 
     def __init__(self, settings: ClientSettings) -> None:
         self._settings = settings

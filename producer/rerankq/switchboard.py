@@ -20,6 +20,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from rerankq.contract import keys
 from rerankq.contract.address import read_address
+from rerankq.contract.transport.scripts import RedisArgument
 from rerankq.settings import ClientSettings
 from rerankq.talk import Ask, Command, Store
 
@@ -40,9 +41,14 @@ class Line:
         self._serving: asyncio.Task[None] | None = None
 
     def tell(self, commands: tuple[Command, ...]) -> "asyncio.Future[Replies]":
-        """The replies to come; the commands are carried out whether or not anybody waits for them."""
+        """The replies to come; the commands are carried out whether or not anybody waits for them.
+
+        Raises:
+            UnicodeEncodeError: here, and not for all whose commands go along.
+        """
+        sendable = tuple((name, *map(_encoded, arguments)) for name, *arguments in commands)
         replies: asyncio.Future[Replies] = asyncio.get_running_loop().create_future()
-        self._waiting.append((commands, replies))
+        self._waiting.append((sendable, replies))
         if self._serving is None or self._serving.done():
             self._serving = asyncio.create_task(self._serve())
         return replies
@@ -139,6 +145,7 @@ class Ear:
     def watching(self, job_id: str) -> Generator[Watch]:
         """Watch for a job's end. Nobody waits for the subscription: when it stands, whoever watches is told to look."""
         channel, watch = keys.result(job_id), Watch()
+        channel.encode()  # here, and not for all who are subscribed along with it
         self._watches.setdefault(channel, set()).add(watch)
         self._changed.set()
         try:
@@ -263,6 +270,10 @@ class Switchboard:
             for close in (self._ear.redis.aclose, *{line.close for line in self._lines.values()}):
                 with contextlib.suppress(RedisError, OSError):
                     await close()
+
+
+def _encoded(argument: RedisArgument) -> RedisArgument:
+    return argument.encode() if isinstance(argument, str) else argument
 
 
 def _settle(future: "asyncio.Future[Replies]", outcome: Replies | Exception) -> None:

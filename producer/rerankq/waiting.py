@@ -145,9 +145,7 @@ def answer_of(
             if standing.meta is None and time.monotonic() - began_at > POLL_SECONDS / 2:
                 yield from keep_open(job_id, standing.record)
             wait = min(left, POLL_SECONDS)
-            if (
-                left > grace_seconds
-            ):  # look when it begins, lest a Redis that is away is not noticed before its end
+            if left > grace_seconds:  # look when it begins, to notice by then that Redis is away
                 wait = min(wait, left - grace_seconds)
         except RedisError:  # a restarting Redis is ridden out within the caller's own patience
             if time.monotonic() + RECONNECT_SECONDS > away_until:

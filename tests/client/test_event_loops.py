@@ -259,6 +259,16 @@ def test_many_requests_that_nobody_can_answer_end_with_patience(
         asyncio.run(ask_in_vain())
 
 
+def test_an_id_that_cannot_be_sent_disturbs_nobody_else(service: Service) -> None:
+    async def look(client: AsyncRerankClient) -> list[object]:
+        good, bad = client.rerank("q", ["a"], timeout=30), client.job("\ud800")
+        return await asyncio.gather(bad.status(), bad.result(1), good, return_exceptions=True)
+
+    status, result, ranking = ask(service, look)
+
+    assert [type(status), type(result), type(ranking)] == [UnicodeEncodeError, UnicodeEncodeError, Ranking]
+
+
 def test_workers_lanes_and_progress_are_those_of_the_sync_client(service: Service) -> None:
     async def look(client: AsyncRerankClient) -> tuple[object, ...]:
         job = await client.submit("q", ["a", "b"])

@@ -44,6 +44,11 @@ async def ask(reranker: AsyncReranker) -> Ranking:
     return await job.result() if await job.done() else await reranker.rerank("q", ["a"])
 
 
+async def ask_many(client: AsyncRerankClient) -> list[int]:
+    many = client.rerank_many([("q", ["a"])], concurrency=8, top_n=1)
+    return [len(answer) async for _, answer in many if isinstance(answer, Ranking)]
+
+
 def main() -> None:
     with RerankClient() as client:
         print(best(client, "q", ["a", "b"]), client.lanes()["bulk"], [w.name for w in client.workers()])
