@@ -106,7 +106,7 @@ OUTPUTS: dict[str, tuple[list[Any], str, dict[str, Any]]] = {
     "tsv with quotes": (JUDGED, "out.tsv", {"is_quoted": True, "with_documents": True}),
     "parquet": (JUDGED, "out.parquet", {}),
     "arrow": (JUDGED, "out.arrow", {}),
-    "long parquet": (ROWS, "out.parquet", {"output_format": "long-parquet"}),
+    "long parquet": (JUDGED, "out.parquet", {"output_format": "long-parquet"}),
     "trec": (ROWS, "out.trec", {}),
     "documents by place": (batch(ROWS), "out.jsonl", {}),
     "scores by place": ([{**line, "url": "/v1/score"} for line in batch(ROWS)], "out.jsonl", {}),
@@ -355,6 +355,13 @@ WRONG: dict[str, tuple[str, bytes, list[str], str]] = {
     "not there": ("no/o.jsonl", b"", [], "there is no file"),
     "a score that is none": ("o.trec", b"q Q0 d 1 high x\n", [], "cannot be read"),
     "qrels with a word": ("o.jsonl", b"", ["q 0 d 1\nq 0 e high\n"], "line 2 of"),
+    "qrels with a fraction": ("o.jsonl", b"", ["q 0 d 0.1\n"], "line 1 of"),
+    "a fraction": (
+        "o.jsonl",
+        lines([{"id": 1, "results": [], "relevant": {"a": 0.1}}]),
+        [],
+        "a whole number",
+    ),
     "qrels with no finite grade": ("o.jsonl", b"", ["q 0 d 1\nq 0 e nan\n"], "line 2 of"),
 }
 
@@ -372,6 +379,19 @@ def test_what_cannot_be_judged_is_said_in_one_line(
 
     assert (code, complaint.count("\n")) == (2, 1)
     assert reason in complaint
+
+
+def test_the_directory_that_one_stands_in_may_be_named(
+    command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "o.jsonl").write_bytes(
+        lines([{"id": 1, "results": [{"index": 0, "id": "a"}], "relevant": ["a"]}])
+    )
+    monkeypatch.chdir(tmp_path)
+
+    code, told, _ = command(".", "--json")
+
+    assert (code, json.loads(told)["judged_queries"]) == (0, 1)
 
 
 def test_mrr_counts_from_the_grade_that_is_named() -> None:

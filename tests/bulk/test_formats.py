@@ -1,9 +1,11 @@
 """Each format is read into the same requests, and what comes back is in the form its users know."""
 
+import bz2
 import csv
 import gzip
 import io
 import json
+import lzma
 from pathlib import Path
 from typing import Any
 
@@ -429,6 +431,7 @@ ENCODED: dict[str, tuple[bytes, dict[str, Any]]] = {
     "zstd under another name": (wire.compress(lines(REQUESTS)), {}),
     "a mark of byte order": (b"\xef\xbb\xbf" + lines(REQUESTS), {}),
     "utf-16": (lines(REQUESTS).decode().encode("utf-16"), {}),
+    "utf-32": (lines(REQUESTS).decode().encode("utf-32"), {}),
     "gbk": (lines(REQUESTS).decode().encode("gb18030"), {"encoding": "gb18030"}),
 }
 
@@ -440,6 +443,31 @@ def test_what_an_input_is_packed_in_is_seen_from_its_bytes(
     (tmp_path / "in.jsonl").write_bytes(content)
 
     assert asked(understood(tmp_path / "in.jsonl", **options)) == REQUESTS
+
+
+NO_TEXT: dict[str, tuple[str, bytes, str]] = {
+    "bzip2": ("in.jsonl", bz2.compress(lines(REQUESTS)), "got bzip2; unpack it into a pipe, `bzip2 -dc`"),
+    "xz": ("in.csv", lzma.compress(LONG.encode()), "got xz; unpack it into a pipe, `xz -dc`"),
+    "a spreadsheet": ("in.csv", b"PK\x03\x04\x14", "got a zip archive; .* a spreadsheet is saved as CSV"),
+    "packed twice": ("in.jsonl.gz", gzip.compress(gzip.compress(lines(REQUESTS))), "got gzip within gzip"),
+    "Parquet": ("in.jsonl", b"PAR1\x15\x04", "got Parquet; --format parquet"),
+    "Arrow": ("in.json", b"ARROW1\0\0", "got Arrow; --format arrow"),
+    "another encoding": ("in.csv", LONG.encode("gb18030"), "--encoding names"),
+    "another separator": ("in.csv", LONG.replace(",", ";").encode(), "got query_id;.*--delimiter"),
+    "nothing": ("in.csv", b"", "expected a column query_id, got none"),
+    "a header cut off": ("in.csv.gz", gzip.compress(LONG.encode())[:30], "cannot be read: EOFError"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "content", "reason"), NO_TEXT.values(), ids=NO_TEXT)
+def test_what_cannot_be_read_as_text_says_what_it_is_and_what_to_do(
+    client: RerankClient, worker: AnsweringWorker, tmp_path: Path, name: str, content: bytes, reason: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+
+    with pytest.raises(InvalidRequest, match=reason):
+        run(client, tmp_path / name, tmp_path / "out.jsonl")
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_a_plain_input_under_a_compressed_name_is_read(tmp_path: Path) -> None:

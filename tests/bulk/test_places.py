@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,13 @@ def test_what_a_table_is_written_with_may_be_named_whatever_is_read(tmp_path: Pa
     given = write(tmp_path / "in.jsonl", rows(1))
 
     Plan(Task(given, str(tmp_path / "out.csv"), delimiter=";", is_quoted=True))
+
+
+def test_a_closed_standard_input_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+
+    with pytest.raises(InvalidRequest, match="standard input is closed; name a file"):
+        Plan(Task("-", str(tmp_path / "out.jsonl")))
 
 
 def test_an_output_of_any_name_is_written_in_the_format_that_is_named(

@@ -89,7 +89,7 @@ class Evaluator:
                 sums.failed += bool(grades)
                 continue
             sums.rows += 1
-            sums.unread += row.is_unread and self._qrels is None
+            sums.unread += self._qrels is None and (row.is_unread or not _are_whole(row.relevant))
             if not grades:
                 continue
             sums.queries += 1
@@ -150,11 +150,13 @@ class Evaluator:
             failed = f", {sums.failed:,} of them failed" if sums.failed else ""
             yield f"{missing:,} judged jobs without a ranking{failed}; they are not in the means"
         if sums.unread:
-            expected = f"`{self._field}` as {{document id: grade}} or as ids"
+            expected = f"`{self._field}` as {{document id: grade}} or as ids, a grade being a whole number"
             yield f"{sums.unread:,} jobs carry judgements that cannot be read: expected {expected}"
 
     def _grades(self, row: Ranked) -> dict[str, int]:
         given = row.relevant if self._qrels is None else self._qrels.get(row.query)
+        if not _are_whole(given):
+            return {}  # trec_eval knows no others, and 0.1 is not 0
         return {name: round(grade) for name, grade in (given or {}).items() if abs(grade) <= HIGHEST_GRADE}
 
     def _sums(self, qrels: dict[str, Any], run: dict[str, Any]) -> tuple[float, float]:
@@ -233,9 +235,9 @@ def read_qrels(path: str) -> dict[str, dict[str, float]]:
         grade = _grade(columns[-1])
         if grade is not None:
             qrels.setdefault(columns[0], {})[columns[-2]] = grade
-        elif source.line > 1:  # else a header
+        elif source.line > 1 or any(map(str.isdigit, columns[-1])):  # else a header
             raise InvalidRequest(
-                f"line {source.line} of {source.at.path}: expected a number up to {HIGHEST_GRADE:,} as grade",
+                f"line {source.line} of {source.at.path}: expected a whole number up to {HIGHEST_GRADE:,} as grade",
                 {"field": "qrels", "line": source.line},
             )
     return qrels
@@ -246,4 +248,8 @@ def _grade(text: str) -> float | None:
         grade = float(text)
     except ValueError:
         return None
-    return grade if abs(grade) <= HIGHEST_GRADE else None
+    return grade if abs(grade) <= HIGHEST_GRADE and grade.is_integer() else None
+
+
+def _are_whole(grades: Mapping[str, float] | None) -> bool:
+    return not any(abs(grade) <= HIGHEST_GRADE and grade % 1 for grade in (grades or {}).values())

@@ -140,9 +140,10 @@ class LongForm:
         named = paths(columns, found or names[0])
         missing = next((name for name in named if not {name, name.partition(".")[0]} & columns.keys()), None)
         if missing is not None:
+            others = "" if len(columns) > 1 else ", --delimiter what stands between them"
             raise InvalidRequest(
-                f"expected a column {missing}, got {', '.join(columns)}; {_OPTIONS[part]} names it, "
-                "--columns names all of a table without a header",
+                f"expected a column {missing}, got {', '.join(columns) or 'none'}; {_OPTIONS[part]} names it, "
+                f"--columns names all of a table without a header{others}",
                 {"field": part},
             )
         return named

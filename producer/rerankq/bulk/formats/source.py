@@ -8,10 +8,11 @@ import gzip
 import hashlib
 import io
 import os
+import re
 import stat
 import sys
 import zlib
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,24 @@ HEAD_BYTES = 65_536  # hashed to tell one input from another
 LONGEST_FIRST_LINE_BYTES = 64_000_000  # of a pipe, whose dialect is told from it
 COUNTED_BYTES = 16_000_000  # a larger file's rows are not counted beforehand
 _BUFFER_BYTES = 1 << 20
+_MAGIC_BYTES = 16
+_UNPACKED = "unpack it into a pipe, `%s`, and name `-`"
+_NO_TEXT: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
+    (re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P)"), "bzip2", _UNPACKED % "bzip2 -dc"),
+    (re.compile(rb"\xfd7zXZ\x00"), "xz", _UNPACKED % "xz -dc"),
+    (re.compile(rb"PK(\x03\x04|\x05\x06)"), "a zip archive", "zip://*::%s reads it; a spreadsheet is saved as CSV"),
+    (re.compile(rb"\x1f\x8b"), "gzip within gzip or zstd", _UNPACKED % "gzip -dc"),
+    (re.compile(rb"PAR1"), "Parquet", "--format parquet reads rows of it"),
+    (re.compile(rb"ARROW1|FEA1"), "Arrow", "--format arrow reads rows of it"),
+)  # fmt: skip
+"""What begins so, what that is, and what is to be done."""
+_MARKS: Mapping[bytes, str] = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32",  # begins as the mark of UTF-16 does
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 
 
 class Identity(BaseModel):
@@ -133,7 +152,9 @@ class Part:
     def stream(self) -> Generator[IO[bytes]]:
         """Its bytes from the beginning, decompressed, as UTF-8 without a mark of byte order."""
         with self.open() as raw, _decompressed(raw) as stream:
-            yield _as_utf8(stream, self._encoding)
+            text = _buffered(stream)
+            self._refuse_no_text(text.peek(_MAGIC_BYTES)[:_MAGIC_BYTES])
+            yield _as_utf8(text, self._encoding)
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
         """Its lines that are not blank, without their ends, with their numbers from 1; of a JSON array its elements."""
@@ -149,10 +170,16 @@ class Part:
         except READ_ERRORS:
             return None
 
+    def _refuse_no_text(self, head: bytes) -> None:
+        for begins, what, way_out in _NO_TEXT:
+            if begins.match(head):
+                told = way_out % self.path if "%s" in way_out else way_out
+                raise InvalidRequest(f"expected text in {self.path}, got {what}; {told}", {"field": "input"})
+
     def _find(self) -> None:
         path = self.path
         if path == STANDARD_STREAM:
-            self._pipe = _Pipe(sys.stdin.buffer)
+            self._pipe = _Pipe(_standard_input())
         elif is_remote(path):
             self._file = RemoteFile(path)
         elif not Path(path).exists() or Path(path).is_dir():
@@ -372,15 +399,20 @@ class _Utf8(io.RawIOBase):
 
 
 def _as_utf8(stream: Any, encoding: str) -> Any:
-    buffered = stream if hasattr(stream, "peek") else io.BufferedReader(stream, _BUFFER_BYTES)
-    mark = buffered.peek(4)[:4]
-    if mark.startswith(codecs.BOM_UTF8):
-        buffered.read(len(codecs.BOM_UTF8))
-    elif mark.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        encoding = "utf-16"
+    buffered = _buffered(stream)
+    head = buffered.peek(_MAGIC_BYTES)
+    mark = next((mark for mark in _MARKS if head.startswith(mark)), b"")
+    if mark == codecs.BOM_UTF8:
+        buffered.read(len(mark))
+    elif mark:
+        encoding = _MARKS[mark]
     if encoding == "utf-8":
         return buffered
     return io.BufferedReader(_Utf8(io.TextIOWrapper(buffered, encoding, newline="")), _BUFFER_BYTES)
+
+
+def _buffered(stream: Any) -> Any:
+    return stream if hasattr(stream, "peek") else io.BufferedReader(stream, _BUFFER_BYTES)
 
 
 def unreadable(path: str, error: Exception, after_rows: int = 0) -> InvalidRequest:
@@ -391,7 +423,14 @@ def unreadable(path: str, error: Exception, after_rows: int = 0) -> InvalidReque
         )
     after = f" after {after_rows:,} rows" if after_rows else ""
     kind = InputAway if isinstance(error, OSError) and error.errno is not None else InvalidRequest
-    return kind(f"{path} cannot be read{after}: {type(error).__name__}: {error}", {"field": "input"})
+    way_out = "; --encoding names the one that it is in" if isinstance(error, UnicodeError) else ""
+    return kind(f"{path} cannot be read{after}: {type(error).__name__}: {error}{way_out}", {"field": "input"})
+
+
+def _standard_input() -> IO[bytes]:
+    if sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison] - so Python has it when it is closed
+        raise InvalidRequest("standard input is closed; name a file", {"field": "input"})
+    return sys.stdin.buffer
 
 
 def _known_encoding(name: str) -> str:
@@ -431,5 +470,9 @@ def is_same_file(read: str, written: Path) -> bool:
         state = os.fstat(sys.stdin.fileno()) if read == STANDARD_STREAM else Path(read).stat()
         is_file = not stat.S_ISCHR(state.st_mode)  # a terminal is not used up by being written to
         return is_file and os.path.samestat(state, written.stat())
-    except (OSError, ValueError):  # one is not there; then they are the same only by their place
+    except (
+        OSError,
+        ValueError,
+        AttributeError,
+    ):  # one is not there; then they are the same only by their place
         return read != STANDARD_STREAM and Path(read).resolve() == written.resolve()

@@ -101,7 +101,10 @@ class TableReader:
 
     def further_columns(self) -> list[str]:
         """The columns that are carried through."""
-        head = io.StringIO((self._source.first_line() or b"").decode(errors="replace"), newline="")
+        first_line = self._source.first_line()
+        if first_line is None and not self._columns:
+            return []  # whoever reads on will say why there is none
+        head = io.StringIO((first_line or b"").decode(errors="replace"), newline="")
         return self._form_of(self._columns or next(self._parsed(head), (1, []))[1]).further_columns()
 
     def sources(self) -> list[Source]:
@@ -204,6 +207,10 @@ def _judgements(lines: Sequence[Line], names: FieldNames) -> tuple[dict[str, flo
     if column in lines[0]:
         given = ((str(line[_DOCUMENT_ID]), line[column]) for line in lines)
         judged = grades({name: None if grade == "" else grade for name, grade in given})
+        if judged is None:
+            judged = grades(
+                lines[0][column]
+            )  # those of the row, as a long form of columns has them in each line
         return judged, judged is None
     try:
         extra = wire.decode(lines[0].get(EXTRA_COLUMN) or b"")

@@ -65,7 +65,7 @@ class Sidecar(BaseModel):
 
 def sidecar_path(out: Path) -> Path:
     """Where the sidecar of an output is."""
-    return out.with_name(f"{out.name}{SIDECAR_SUFFIX}")
+    return out.parent / f"{out.name}{SIDECAR_SUFFIX}"  # a directory may be called `.`
 
 
 def load(out: Path) -> Sidecar | None:
