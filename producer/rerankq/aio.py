@@ -136,7 +136,7 @@ class AsyncRerankClient:
         """
         asked: dict[asyncio.Task[Ranking | RerankError], Any] = {}
         try:
-            async for request in _each(requests):
+            async for request in each(requests):
                 asked[asyncio.create_task(self._answer(request, options))] = request
                 if len(asked) >= concurrency:
                     yield await _first(asked, ordered)
@@ -338,7 +338,8 @@ class AsyncJob:
         return ranking if self._texts is None else ranking.with_documents(self._texts)
 
 
-async def _each(requests: Iterable[Any] | AsyncIterable[Any]) -> AsyncGenerator[Any]:
+async def each(requests: Iterable[Any] | AsyncIterable[Any]) -> AsyncGenerator[Any]:
+    """The requests, wherever they come from."""
     if isinstance(requests, AsyncIterable):
         async for request in requests:
             yield request

@@ -63,6 +63,18 @@ async def called_off(client: Any) -> Any:
     return await said(client.job("nobody's").result(timeout=5))
 
 
+async def many(client: Any) -> Any:
+    if not hasattr(client, "rerank_many"):  # for threads there is `rerankq.bulk`
+        return None
+    asked = [
+        ("panda", DOCUMENTS),
+        {"query": "", "documents": ["a"]},
+        client.request("bear", DOCUMENTS, lane="bulk"),
+        7,
+    ]
+    return [seen(answer) async for _, answer in client.rerank_many(asked, top_n=3)]
+
+
 async def in_a_pack(client: Any, count: int) -> Any:
     if not hasattr(client, "send_pack"):  # asyncio has none
         return None
@@ -113,6 +125,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "where none stands": lambda c: c.job("never").status(),
     "a pack": lambda c: in_a_pack(c, 3),
     "a pack of none": lambda c: in_a_pack(c, 0),
+    "many": many,
     "the lanes": lambda c: c.lanes(),
 }
 

@@ -2,11 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
-from typing import Self, Unpack
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
+from typing import Any, Self, Unpack
 
+from rerankq.aio import each
 from rerankq.answers import JobStatus, read_pack, read_ranking
-from rerankq.contract.errors import RerankError
+from rerankq.contract.errors import BrokerUnavailable, NoWorkers, RerankError
 from rerankq.contract.heartbeats import WorkerStatus
 from rerankq.contract.messages import (
     LANES,
@@ -18,7 +19,7 @@ from rerankq.contract.messages import (
     patience_seconds,
 )
 from rerankq.settings import ClientSettings
-from rerankq.submission import validated
+from rerankq.submission import as_request, validated
 from rerankq.testing.desk import Desk
 from rerankq.testing.overlap import NAME
 
@@ -60,6 +61,16 @@ class _Fake:
     def _submitted(self, request: RerankRequest, job_id: str | None) -> "FakeJob":
         texts = request.texts if request.return_documents else None
         return FakeJob(self._desk, self._desk.take(request, job_id), texts)
+
+    def _answered(self, given: Any, options: RequestOptions) -> Ranking | RerankError:
+        """The ranking of what `rerank_many` was given, or what kept it from one."""
+        try:
+            request = as_request(given, {"lane": "bulk", **options}, self.settings)
+            return self._submitted(request, None).result()
+        except (BrokerUnavailable, NoWorkers):
+            raise
+        except RerankError as error:
+            return error
 
 
 def _workers() -> list[WorkerStatus]:
@@ -211,6 +222,18 @@ class AsyncFakeRerankClient(_Fake):
         """A promise of the ranking; as `AsyncRerankClient.submit`."""
         await asyncio.sleep(0)
         return AsyncFakeJob(self._submitted(self.request(query, documents, **options), job_id))
+
+    async def rerank_many(
+        self,
+        requests: Iterable[Any] | AsyncIterable[Any],
+        *,
+        concurrency: int = 64,  # noqa: ARG002 - as the real one
+        ordered: bool = True,  # noqa: ARG002
+        **options: Unpack[RequestOptions],
+    ) -> AsyncGenerator[tuple[Any, Ranking | RerankError]]:
+        """Each request with its answer, one after the other; as `AsyncRerankClient.rerank_many`."""
+        async for given in each(requests):
+            yield given, self._answered(given, options)
 
     def job(self, job_id: str) -> "AsyncFakeJob":
         """The promise of a job that was submitted to this client."""
