@@ -80,6 +80,8 @@ def _workers() -> list[WorkerStatus]:
 class FakeRerankClient(_Fake):
     """A `RerankClient` for tests, without Redis: each job is answered as it is submitted.
 
+    `rerankq.bulk` speaks with Redis itself and takes no fake: `rerank_service` is for its tests.
+
     ```python
     client = FakeRerankClient()
     client.fail_next(QueueFull("full", {"retry_after_seconds": 3}))

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import psutil
 from redis import Redis
@@ -61,21 +62,28 @@ class Site:
     def ask(self, query: str, documents: list[str]) -> Answered:
         """One request by a connection of its own."""
         with self.asked(query, documents) as connection:
-            reply = connection.getresponse()
-            text = reply.read()
-            body = json.loads(text) if reply.headers.get_content_type() == "application/json" else text
-            headers = {name.lower(): value for name, value in reply.headers.items()}
-            return Answered(reply.status, headers, body)
+            return _answered(connection)
 
     @contextmanager
     def asked(self, query: str, documents: list[str]) -> Iterator[http.client.HTTPConnection]:
         """A request that was sent and not answered yet; its caller is gone at the end."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=HUNG_AFTER_SECONDS)
         is_fastapi = self.path.endswith("query=")
-        path = self.path + query if is_fastapi else self.path
+        path = self.path + quote(query) if is_fastapi else self.path
         body = documents if is_fastapi else {"query": query, "documents": documents}
-        try:
+        with self._connected() as connection:
             connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+            yield connection
+
+    def get(self, path: str) -> Answered:
+        """What lies there."""
+        with self._connected() as connection:
+            connection.request("GET", path)
+            return _answered(connection)
+
+    @contextmanager
+    def _connected(self) -> Iterator[http.client.HTTPConnection]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=HUNG_AFTER_SECONDS)
+        try:
             yield connection
         finally:
             connection.close()
@@ -103,6 +111,13 @@ class Site:
         family = [psutil.Process(self.process.pid)]
         family += family[0].children(recursive=True)
         return sum(member.num_threads() for member in family)
+
+
+def _answered(connection: http.client.HTTPConnection) -> Answered:
+    reply = connection.getresponse()
+    text = reply.read()
+    body = json.loads(text) if reply.headers.get_content_type() == "application/json" else text
+    return Answered(reply.status, {name.lower(): value for name, value in reply.headers.items()}, body)
 
 
 def documents_of(number: int) -> list[str]:
