@@ -269,6 +269,11 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, str], str]] = {
         {"text": "title,text"},
         "a document's text: there is no field title,text; fields seen: body",
     ),
+    "no text at all": (
+        {"documents": ["a", {"body": None, "title": "t"}]},
+        {},
+        "a document's text: is missing; fields seen: body, title",
+    ),
     "no such document id": (
         {"documents": [{"text": "b", "key": 1}]},
         {"document_id": "pid"},

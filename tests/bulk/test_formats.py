@@ -604,10 +604,10 @@ def test_an_id_with_several_texts_is_scored_with_none_of_them(trec: dict[str, st
 def test_an_input_of_another_shape_stops_at_once_and_says_what_it_has(
     client: RerankClient, worker: AnsweringWorker, tmp_path: Path
 ) -> None:
-    given = write(tmp_path / "in.jsonl", [{"question": f"q{n}", "ctxs": ["a"]} for n in range(5000)])
+    given = write(tmp_path / "in.jsonl", [{"question": f"q{n}", "told": ["a"]} for n in range(5000)])
 
     with pytest.raises(
-        InvalidRequest, match="documents: is missing; fields seen: ctxs, question; --query-field"
+        InvalidRequest, match="documents: is missing; fields seen: question, told; --query-field"
     ):
         run(client, given, tmp_path / "out.jsonl")
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]

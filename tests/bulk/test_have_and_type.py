@@ -213,6 +213,17 @@ def training(positive: str, negative: str) -> list[dict[str, Any]]:
     ]
 
 
+def titled(positive: str, negative: str) -> list[dict[str, Any]]:
+    """The same as passages with a title."""
+    return [
+        {
+            **row,
+            **{name: [{"title": "T", "text": text} for text in row[name]] for name in (positive, negative)},
+        }
+        for row in training(positive, negative)
+    ]
+
+
 QRELS = b"query-id\tcorpus-id\tscore\nq0\td1\t1\nq1\td1\t1\n"
 
 SAMPLES: dict[str, Sample] = {
@@ -222,8 +233,16 @@ SAMPLES: dict[str, Sample] = {
     ),
     "rerankq bulk jobs.jsonl ranked.jsonl": sample({"jobs.jsonl": lines(jobs())}),
     "rerankq bulk dump.jsonl ranked.jsonl.zst": sample({"dump.jsonl": gzip.compress(lines(jobs()))}),
-    "rerankq bulk nq.jsonl ranked.jsonl --query-field question --documents-field ctxs --id-field qid --text-field "
-    "body": sample({"nq.jsonl": lines(jobs("question", "ctxs", "qid", "body"))}),
+    "rerankq bulk faq.jsonl ranked.jsonl --query-field ask --documents-field answers --id-field key --text-field "
+    "reply": sample({"faq.jsonl": lines(jobs("ask", "answers", "key", "reply"))}),
+    "rerankq bulk miracl.jsonl ranked.jsonl --text-field title,text": sample(
+        {"miracl.jsonl": lines(titled("positive_passages", "negative_passages"))},
+        ranked=BEST_AT_FRONT,
+        says="1.0000 after, over 2 judged jobs",
+    ),
+    "rerankq bulk nq.json ranked.jsonl --text-field title,text": sample(
+        {"nq.json": json.dumps(jobs("question", "ctxs"), indent=2).encode()}
+    ),
     "rerankq bulk marco.jsonl ranked.jsonl --documents-field passages.passage_text --relevant-field "
     "passages.is_selected": sample(
         {"marco.jsonl": lines(MARCO)}, says="1.0000 after, over 2 judged jobs"

@@ -119,12 +119,14 @@ def missing_field(fields: Mapping[str, Any], names: FieldNames) -> InvalidReques
 
 
 def missing_in_documents(parts: Mapping[str, Any], names: FieldNames) -> InvalidRequest | None:
-    """The same where a document lacks the text that the caller has named, or all of them the id."""
+    """The same where a document lacks its text, or all of them the id that the caller has named."""
     listed = chain(*(part for part in parts.values() if isinstance(part, list)))
     objects = [one for one in listed if isinstance(one, dict)]
-    without_text = next((one for one in objects if _lacks(one, names.text)), None)
-    if without_text is not None:
+    without_text = next((one for one in objects if chosen(one, names.text) is None), None)
+    if without_text is not None and _lacks(without_text, names.text):
         return _missing("a document's text", names.text, without_text)
+    if without_text is not None:
+        return InvalidRequest(f"a document's text: is missing{seen(without_text)}", {"field": "documents"})
     if objects and all(_lacks(one, names.document_id) for one in objects):
         return _missing("a document's id", names.document_id, objects[0])
     return None

@@ -24,17 +24,18 @@ class FieldNames:
     query: Names = ("query", "query_text", "question", "anchor", "text_1", "queries")
     documents: Names = (
         *("documents", "positive,negative", "pos,neg"),
-        *("passages", "docs", "texts", "candidates", "hits", "text_2"),
+        *("passages", "docs", "texts", "candidates", "hits", "text_2", "ctxs"),
+        *("positive_passages,negative_passages", "positive_ctxs,negative_ctxs,hard_negative_ctxs"),
     )
     id: Names = ("id", "query_id", "qid", "_id")
     """In CSV and TSV the column whose equal neighbours make one request."""
     text: Names = (
         *("text", "passage", "document", "contents", "content"),
-        *("segment", "body", "passage_text"),
+        *("segment", "body", "passage_text", "page_content"),
     )
     document_id: Names = ("id", "_id", "pid", "passage_id", "docid", "doc_id", "document_id")
     """Of a document that is an object; in CSV and TSV the column."""
-    relevant: Names = ("relevant", "positive", "pos")
+    relevant: Names = ("relevant", "positive", "pos", "positive_passages", "positive_ctxs")
     """Where the judgements are; the further ones only where the documents come from them."""
 
     def renamed(self, given: Mapping[str, str | None]) -> Self:
