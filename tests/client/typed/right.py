@@ -13,6 +13,7 @@ from rerankq import (
     RerankClient,
     Reranker,
 )
+from rerankq.testing import AsyncFakeRerankClient, FakeRerankClient
 
 
 def best(reranker: Reranker, query: str, documents: list[str]) -> list[str]:
@@ -54,3 +55,7 @@ def main() -> None:
         print(best(client, "q", ["a", "b"]), client.lanes()["bulk"], [w.name for w in client.workers()])
         first: list[dict[str, object]] = client.rerank("q", ["a"]).rows()
         print(first, later(client))
+
+
+async def test() -> None:
+    print(best(FakeRerankClient(), "q", ["a"]), await ask(AsyncFakeRerankClient()))
