@@ -61,7 +61,7 @@ def test_an_id_that_nobody_used_is_unknown_as_soon_as_that_can_be_known(service:
     client.submit("ahead", documents(150))
     client.submit("ours", ["a"])
 
-    assert client.status("nobody").state == "unknown"
+    service.wait_until(lambda: client.status("nobody").state == "unknown")  # others' last is acknowledged
     push_by_hand(service.redis)
     assert client.status("nobody").state == "queued"
     assert client.status("nobody", is_ours=True).state == "unknown"
