@@ -141,6 +141,20 @@ def test_a_reader_that_leaves_ends_the_run_without_a_traceback(
     assert "Traceback" not in complaints
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
+def test_a_summary_that_cannot_be_printed_is_told_in_words(
+    command: Any, worker: AnsweringWorker, tmp_path: Path
+) -> None:
+    given = write(tmp_path / "in.jsonl", rows(3))
+
+    with Path("/dev/full").open("w") as full, command(given, tmp_path / "o.jsonl", stdout=full) as process:
+        _, complaints = process.communicate(timeout=60)
+
+    assert process.returncode == UNAVAILABLE
+    assert complaints.splitlines()[-2].startswith("the output cannot be written: [Errno 28]")
+    assert len(read(tmp_path / "o.jsonl")) == 3
+
+
 def test_a_summary_on_stdout_stands_there_alone(
     command: Any, worker: AnsweringWorker, tmp_path: Path
 ) -> None:

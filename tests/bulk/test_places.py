@@ -32,6 +32,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "behind a scheme": ("s3://bucket/out.jsonl", {}, "expected a path of this machine for OUT"),
     "a summary in the output's place": ("out.jsonl", {"also_written": ["out.jsonl"]}, "is written by the run itself"),
     "a summary in the sidecar's": ("o.jsonl", {"also_written": ["o.jsonl.rerankq.json"]}, "written by the run itself"),
+    "a summary that is a directory": ("out.jsonl", {"also_written": ["."]}, "is a directory; name a file in it"),
     "a summary in no directory": ("out.jsonl", {"also_written": ["nowhere/s.json"]}, "there is no directory nowhere"),
 }  # fmt: skip
 

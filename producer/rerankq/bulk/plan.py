@@ -276,9 +276,9 @@ class Plan:
                 "here and copy it when it is done",
                 {"field": "output"},
             )
-        if Path(self.task.output).is_dir():
-            raise InvalidRequest(f"{self.task.output} is a directory; name a file in it", {"field": "output"})
         for path in (self.task.output, *self.task.also_written):
+            if Path(path).is_dir():
+                raise InvalidRequest(f"{path} is a directory; name a file in it", {"field": "output"})
             if not is_stream(path) and not Path(path).parent.is_dir():
                 raise InvalidRequest(f"there is no directory {Path(path).parent}", {"field": "output"})
 

@@ -5,6 +5,7 @@ import os
 import shlex
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -280,8 +281,8 @@ def bulk(
         retry_errors=retry_errors,
         local=local,
         model=model,
+        summary_json=summary_json,
     )
-    _show(summary, summary_json)
     if summary.failed:
         raise typer.Exit(JOB_FAILED)
 
@@ -307,8 +308,9 @@ def _run_or_leave(
     retry_errors: bool,
     local: bool,
     model: str | None,
+    summary_json: Path | None,
 ) -> "Summary":
-    """The run's summary; an end before its time is told with the command that goes on from there."""
+    """The run's summary, shown; an end before its time is told with the command that goes on from there."""
     from rerankq.bulk import BulkRun
     from rerankq.bulk.progress import progress_of
 
@@ -318,19 +320,29 @@ def _run_or_leave(
         with connected(local=local, model=model) as client:
             shown = progress_of(progress)
             run = BulkRun(task, client, progress=shown, window_bytes=window_bytes)
-            return run.run(restart=restart, overwrite=overwrite, retry_errors=retry_errors)
+            summary = run.run(restart=restart, overwrite=overwrite, retry_errors=retry_errors)
+        shown.close()
+        _show(summary, summary_json)
+        return summary
     except KeyboardInterrupt as interrupt:
         raise _end(_code_of(interrupt), "interrupted", task) from None
     except RerankError as error:
         raise _end(UNAVAILABLE if error.retryable else exit_code(error), in_words(error), task) from error
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains of it at its end
+        _drop_stdout()
         raise _end(128 + signal.SIGPIPE, "whoever read the output is gone", task) from None
     except OSError as error:
+        _drop_stdout()
         raise _end(UNAVAILABLE, f"the output cannot be written: {error}", task) from error
     finally:
         if shown is not None:
             shown.close()
+
+
+def _drop_stdout() -> None:
+    """What was not written has nowhere to go; else Python complains of it at its end."""
+    with suppress(OSError, ValueError):  # none, or one of a test's
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Told(KeyboardInterrupt):
