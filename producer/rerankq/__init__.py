@@ -2,7 +2,7 @@
 
     from rerankq import RerankClient
 
-Importing this is quick: Celery and Redis are loaded with the first client, a model never.
+Importing this is quick: Redis is loaded with the first client, Celery and a model never.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -174,16 +174,17 @@ class Ear:
                 await asyncio.sleep(_RECONNECT_SECONDS)
 
     async def _connected(self) -> None:
-        pool = self.redis.connection_pool
-        async with asyncio.timeout(self._timeout_seconds):
-            connection = await pool.get_connection()
+        connection = (
+            self.redis.connection_pool.make_connection()
+        )  # asking the pool for one differs between releases
         try:
+            async with asyncio.timeout(self._timeout_seconds):
+                await connection.connect()
             async with asyncio.TaskGroup() as both:
                 both.create_task(self._subscribe(connection))
                 both.create_task(self._hear(connection))
         finally:
             await connection.disconnect(nowait=True)
-            await pool.release(connection)
 
     async def _subscribe(self, connection: Any) -> None:
         # A channel that nobody uses keeps the connection open while nothing is watched. It is named as an answer is,

@@ -5,6 +5,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -31,8 +32,10 @@ def side_environment(*requirements: str) -> Path:
 
 
 def _key(requirements: tuple[str, ...]) -> str:
-    """Anew for other packages, another Python, another checkout, other dependencies of ours."""
-    parts = [*requirements, sys.version, str(REPOSITORY), (REPOSITORY / "pyproject.toml").read_text()]
+    """Anew for other packages, another Python, another checkout, other dependencies or commands of ours."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    ours = [repr(project[name]) for name in ("dependencies", "scripts")]
+    parts = [*requirements, sys.version, str(REPOSITORY), *ours]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
