@@ -233,6 +233,12 @@ def test_a_failure_is_met_where_it_would_come_from() -> None:
     assert [call.texts for call in client.calls] == [["a"], ["b"], ["c"]]
 
 
+@pytest.mark.parametrize("error", [QueueFull, ValueError("x"), "full"])
+def test_a_failure_that_no_service_has_is_refused_at_once(error: Any) -> None:
+    with pytest.raises(TypeError, match=r"say QueueFull\('full'\)"):
+        FakeRerankClient().fail_next(error)
+
+
 def test_a_wait_that_runs_out_is_met_once() -> None:
     client = FakeRerankClient()
     client.fail_next(ResultTimeout("not yet"))

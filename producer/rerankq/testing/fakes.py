@@ -45,6 +45,8 @@ class _Fake:
 
         `QueueFull`, `NoWorkers` and `BrokerUnavailable` refuse it; `JobFailed`, `DeadlineExceeded` … end its job.
         """
+        if not isinstance(error, RerankError):  # pyright: ignore[reportUnnecessaryIsInstance] - a class, say
+            raise TypeError(f"expected an error as a service has it, say QueueFull('full'), got {error!r}")
         self._desk.failures.append(error)
 
     def request(self, query: str, documents: Documents, **options: Unpack[RequestOptions]) -> RerankRequest:

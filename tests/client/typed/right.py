@@ -50,6 +50,13 @@ async def ask_many(client: AsyncRerankClient) -> list[int]:
     return [len(answer) async for _, answer in many if isinstance(answer, Ranking)]
 
 
+def test_with_a_fake(rerank_client: FakeRerankClient) -> None:
+    rerank_client.fail_next(QueueFull("full", {"retry_after_seconds": 3}))
+    reranker: Reranker = rerank_client
+    later_on: AsyncReranker = AsyncFakeRerankClient()
+    print(best(reranker, "q", ["a"]), ask(later_on), rerank_client.calls[0].texts)
+
+
 def main() -> None:
     with RerankClient() as client:
         print(best(client, "q", ["a", "b"]), client.lanes()["bulk"], [w.name for w in client.workers()])
