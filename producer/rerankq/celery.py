@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from celery import Celery
+from celery.app import routes
 from celery.canvas import Signature
 from celery.signals import before_task_publish
 
@@ -22,6 +23,7 @@ from rerankq.contract.wire import PACK_TASK, RERANK_TASK
 # Ours goes as JSON, whatever the application's other tasks go as.
 ROUTES = {"rerankq.*": {"queue": queue_of("interactive"), "serializer": "json"}}
 
+_LANE_QUEUES = [queue_of(lane) for lane in LANES]
 _STAND_IN = {"query": "?", "documents": ["?"]}
 _AIMS = {"queue", "exchange", "routing_key"}
 _PARTS = {"group": ("tasks",), "chain": ("tasks",), "chord": ("header", "body")}
@@ -69,19 +71,30 @@ def route(app: Celery) -> None:
         InvalidSettings: its messages or its results lie where no worker of ours looks.
     """
     for option in ("broker_transport_options", "result_backend_transport_options"):
-        if app.conf[option].get("global_keyprefix"):
+        if (app.conf[option] or {}).get("global_keyprefix"):
             raise InvalidSettings(
                 f"expected no global_keyprefix in {option}: rerankq's keys have none; ask with RerankClient instead"
             )
-    known = app.conf.task_routes or ()
-    routes = list(known) if isinstance(known, list | tuple) else [known]
-    app.conf.task_routes = routes if ROUTES in routes else [*routes, ROUTES]
-    app.amqp.flush_routes()
-    app.amqp.__dict__.pop("router", None)
+    if not app.conf.task_create_missing_queues:
+        for queue in _LANE_QUEUES:
+            app.amqp.queues.add(queue)
+        app.amqp.queues.deselect(_LANE_QUEUES)
+    if _routed(app) not in _LANE_QUEUES:
+        known = app.conf.task_routes or ()
+        app.conf.task_routes = [ROUTES, *(known if isinstance(known, list | tuple) else [known])]
+        app.amqp.flush_routes()
+        app.amqp.__dict__.pop("router", None)
     for task in (RERANK_TASK, PACK_TASK):
         before_task_publish.connect(
             partial(_aim_what_follows, app), sender=task, weak=False, dispatch_uid=f"rerankq:{task}:{id(app)}"
         )
+
+
+def _routed(app: Celery) -> Any:
+    """The queue that the application's own routes name for our task; asked without making its queues."""
+    found: Any = routes.Router(routes.prepare(app.conf.task_routes), app=app).lookup_route(RERANK_TASK)
+    queue = found.get("queue") if isinstance(found, Mapping) else found
+    return getattr(queue, "name", queue)
 
 
 def _aim_what_follows(app: Celery, body: Any, **_: object) -> None:
@@ -96,17 +109,17 @@ def _aim_what_follows(app: Celery, body: Any, **_: object) -> None:
             case _:
                 pass
     # Celery before 5.7 consumes, after a reconnect, from whatever it has sent to in the same process.
-    app.amqp.queues.deselect([queue_of(lane) for lane in LANES])
+    app.amqp.queues.deselect(_LANE_QUEUES)
 
 
 def _aimed(app: Celery, task: Mapping[str, Any]) -> dict[str, Any]:
-    kwargs, options = task["kwargs"], task["options"]
+    kwargs, options = task.get("kwargs") or {}, task.get("options") or {}
     parts = _PARTS.get(task.get("subtask_type") or "", ())
     if parts:
         return {**task, "kwargs": {**kwargs, **{name: _aimed_part(app, kwargs[name]) for name in parts}}}
     if _AIMS & options.keys():
         return dict(task)
-    aim = app.amqp.router.route({}, task["task"], task["args"], kwargs)
+    aim = app.amqp.router.route({}, task["task"], task.get("args") or (), kwargs)
     named = {name: getattr(aim[name], "name", aim[name]) for name in _AIMS & aim.keys()}
     return {**task, "options": {**options, **named}}
 

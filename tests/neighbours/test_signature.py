@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from celery import Celery, chain, chord, group
+from kombu import Queue
 from kombu.serialization import loads
 
 import rerankq.celery
@@ -102,8 +103,12 @@ def test_a_worker_of_the_application_does_not_take_what_it_has_sent_to_us(shop: 
     assert list(shop.amqp.queues.consume_from) == ["shop"]
 
 
-@pytest.mark.parametrize("routes", [None, {"a.*": "a"}, ({"a.*": "a"},), lambda *_, **__: None])
-def test_a_route_is_added_to_those_there_are(routes: Any, redis_server: RedisServer) -> None:
+@pytest.mark.parametrize(
+    "routes",
+    [None, {"*": "celery"}, ({"a.*": "a"},), lambda *_, **__: "celery"],
+    ids=["none", "one for all", "a tuple", "a function"],
+)
+def test_a_route_is_added_before_those_there_are(routes: Any, redis_server: RedisServer) -> None:
     with Celery("shop", broker=redis_server.url, set_as_current=False) as app:
         app.conf.task_routes = routes
         assert app.amqp.router.route({}, "rerankq.rerank")["queue"].name == "celery"
@@ -113,6 +118,27 @@ def test_a_route_is_added_to_those_there_are(routes: Any, redis_server: RedisSer
 
         assert app.amqp.router.route({}, "rerankq.rerank")["queue"].name == "rerankq.interactive"
         assert len(app.conf.task_routes) == (1 if routes is None else 2)
+
+
+def test_a_route_of_ones_own_to_a_lane_is_left(redis_server: RedisServer) -> None:
+    with Celery("shop", broker=redis_server.url, set_as_current=False) as app:
+        app.conf.task_routes = {"rerankq.rerank": "rerankq.bulk"}
+
+        rerankq.celery.route(app)
+
+        assert app.conf.task_routes == {"rerankq.rerank": "rerankq.bulk"}
+
+
+def test_an_application_that_makes_no_queues_sends_to_the_lanes_and_reads_none(
+    redis_server: RedisServer,
+) -> None:
+    with Celery("shop", broker=redis_server.url, set_as_current=False) as app:
+        app.conf.update(task_create_missing_queues=False, task_queues=[Queue("celery")])
+        rerankq.celery.route(app)
+
+        rerankq.celery.signature("panda", ["a"], lane="bulk", app=app).delay()
+
+        assert list(app.amqp.queues.consume_from) == ["celery"]
 
 
 @pytest.mark.parametrize("option", ["broker_transport_options", "result_backend_transport_options"])
