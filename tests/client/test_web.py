@@ -6,6 +6,7 @@ from rerankq import NoWorkers, QueueFull, RerankError
 from rerankq.contract.errors import BY_NAME
 from rerankq.web import http_status
 from tests.conftest import REPOSITORY
+from tests.web_examples import blocks
 
 _ROW = re.compile(r"^\| ((?:`\w+`[^|]*)+) \|.*\| (\d{3}[^|]*) \|$", re.MULTILINE)
 
@@ -40,8 +41,7 @@ def test_an_error_of_a_callers_own_counts_as_the_nearest_of_ours():
 
 
 def test_the_documented_examples_use_the_table():
-    text = (REPOSITORY / "docs" / "web.md").read_text(encoding="utf-8")
-    blocks = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "fastapi" in block]
+    telling = [block for block in blocks() if "import" in block and "RerankError" in block]
 
-    assert blocks
-    assert all("http_status(" in block and "HTTPException" not in block for block in blocks)
+    assert len(telling) == 3  # FastAPI, Flask, Django
+    assert all("http_status(error)" in block and "HTTPException" not in block for block in telling)

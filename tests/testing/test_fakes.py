@@ -239,6 +239,15 @@ def test_a_failure_that_no_service_has_is_refused_at_once(error: Any) -> None:
         FakeRerankClient().fail_next(error)
 
 
+def test_a_job_that_redis_lost_is_answered_when_it_is_sent_again() -> None:
+    client = FakeRerankClient("redis://127.0.0.1:1/0")
+    client.fail_next(JobFailed("lost", {"where": "broker"}))
+
+    with pytest.raises(JobFailed):
+        client.submit("panda", ["a"], job_id="mine").result()
+    assert client.submit("panda", ["a"], job_id="mine").result().complete
+
+
 def test_a_wait_that_runs_out_is_met_once() -> None:
     client = FakeRerankClient()
     client.fail_next(ResultTimeout("not yet"))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rerankq.answers import JobStatus, read_status
+from rerankq.answers import JobStatus, is_lost, read_status
 from rerankq.contract import wire
 from rerankq.contract.clock import RedisClock
 from rerankq.contract.errors import (
@@ -103,7 +103,7 @@ class Desk:
         if isinstance(failure, _REFUSALS):
             raise failure
         known = self._held.get(job_id)
-        if known is None:
+        if known is None or is_lost(known.meta):  # what Redis lost is made anew
             self._called_off.discard(job_id)
             self._held[job_id] = _Held(message, self._answered(message, requests, failure))
         elif known.message.fingerprint != message.fingerprint:

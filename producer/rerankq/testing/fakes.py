@@ -27,12 +27,19 @@ from rerankq.testing.overlap import NAME
 class _Fake:
     """What both clients are."""
 
-    def __init__(self, *, settings: ClientSettings | None = None) -> None:
+    def __init__(
+        self,
+        broker_url: str | None = None,
+        *,
+        result_url: str | None = None,
+        settings: ClientSettings | None = None,
+    ) -> None:
         """
         Args:
+            broker_url, result_url: as the real ones take them; nobody is asked there.
             settings: whose limits hold; those of the environment when absent.
         """
-        self.settings = settings or ClientSettings.load()
+        self.settings = settings or ClientSettings.of(broker_url, result_url)
         self._desk = Desk(self.settings)
 
     @property

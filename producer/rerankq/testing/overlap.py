@@ -64,9 +64,7 @@ def _neighbours(run: str) -> list[str]:
 
 
 def _ranking(job_id: str, request: RerankRequest, logits: list[float], cut: list[bool]) -> Ranking:
-    order = sorted(
-        range(len(logits)), key=lambda index: -logits[index]
-    )  # stable: ties keep the caller's order
+    order = sorted(range(len(logits)), key=lambda index: -logits[index])  # ties keep the caller's order
     distinct = len(set(request.texts))
     return Ranking(
         id=job_id,
