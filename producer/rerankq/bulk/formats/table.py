@@ -20,7 +20,7 @@ from rerankq.contract import wire
 from rerankq.contract.errors import InvalidRequest
 from rerankq.contract.messages import RankedDocument, Ranking
 
-LONGEST_FIELD = 100_000_000  # characters; an unclosed quote must not read a whole file into memory
+LONGEST_FIELD = 20_000_000  # characters; an unclosed quote must not read a whole file into memory
 EXTRA_COLUMN = "extra"  # what a row that is no table carries besides its request, as JSON
 _QUERY_ID, _DOCUMENT_ID, _RANK = "query_id", "doc_id", "rank"
 _OUR_COLUMNS = (_QUERY_ID, _DOCUMENT_ID, _RANK, "relevance_score", "logit")
