@@ -12,11 +12,10 @@ import pytest
 from redis import Redis
 
 from rerankq import JobFailed, RerankClient
-from rerankq.contract import keys
+from rerankq.contract import keys, wire
 from rerankq.contract.stores import redis_client
 from rerankq.contract.transport.dead_letters import DeadLetters
 from rerankq.contract.transport.envelope import DELIVERIES_HEADER
-from rerankq.contract.transport.publishing import push
 from rerankq.local.stack import LocalStack
 from rerankq.submission import outgoing_job
 from tests.cli.conftest import Command
@@ -173,7 +172,7 @@ def _submit_worn_out(client: RerankClient, redis: Redis) -> str:
     redis.hset(keys.job(message.job_id), mapping=message.record())
     worn_out = message.message()
     worn_out["headers"][DELIVERIES_HEADER] = 4
-    push(redis, message.queue, worn_out)
+    redis.lpush(message.queue, wire.encode(worn_out))
     return message.job_id
 
 

@@ -18,12 +18,11 @@ from celery import Celery, chord, group
 from rerankq import AsyncRerankClient, RerankClient
 from rerankq.bulk import BulkRun, Task
 from rerankq.celery import signature
-from rerankq.contract import keys
+from rerankq.contract import keys, wire
 from rerankq.contract.broker import celery_app
 from rerankq.contract.keys import queue_of
 from rerankq.contract.transport.dead_letters import DeadLetters
 from rerankq.contract.transport.envelope import DELIVERIES_HEADER
-from rerankq.contract.transport.publishing import push
 from rerankq.settings import ClientSettings
 from rerankq.submission import outgoing_job
 from tests.bulk.test_run import rows, write
@@ -174,7 +173,7 @@ def _submit_worn_out(client: RerankClient) -> str:
     client._broker.hset(keys.job(message.job_id), mapping=message.record())
     worn_out = message.message()
     worn_out["headers"][DELIVERIES_HEADER] = 4
-    push(client._broker, message.queue, worn_out)
+    client._broker.lpush(message.queue, wire.encode(worn_out))
     return message.job_id
 
 

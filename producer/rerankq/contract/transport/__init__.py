@@ -3,7 +3,7 @@
 The life of a message:
 
 1. `PUSH`: onto the list of its lane, and a ring on the bell (`<lane>.bell`) that idle workers wait on. The job of a
-   message that names its record is open from now on (`<lane>.open`).
+   message that names its record is open from now on (`<lane>.open`). Our clients' `SUBMIT` records the job as well.
 2. `FETCH`: off the list and into `rerankq:held` under a lease of 15 s (`rerankq:leases`), in one script. The
    worker's main process renews the lease every 5 s, whatever the job is doing: a long job is not a dead one.
 3. `ACK`: out of `rerankq:held`, its payload and its open job with it. A worker that was silent for longer than its

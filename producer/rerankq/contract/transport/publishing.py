@@ -1,4 +1,4 @@
-"""Put a task on its list: the message as Celery's protocol 2 has it, in one script. Takes no Celery and no kombu.
+"""A task as it lies on a list: the message that Celery's protocol 2 has. Takes no Celery and no kombu.
 
 A producer stands beside whatever version of them its application is bound to.
 """
@@ -8,11 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import uuid4
 
-import redis
-
-from rerankq.contract import keys, wire
-from rerankq.contract.transport.envelope import RECORD_HEADER, Envelope
-from rerankq.contract.transport.scripts import PUSH
+from rerankq.contract import wire
+from rerankq.contract.transport.envelope import Envelope
 
 _NO_CANVAS = b'{"callbacks":null,"errbacks":null,"chain":null,"chord":null}'
 _TIMELESS: Mapping[str, Any] = dict.fromkeys(
@@ -68,14 +65,3 @@ def task_message(
             "delivery_tag": uuid4().hex,
         },
     }
-
-
-def push(client: redis.Redis, queue: str, message: Envelope) -> None:
-    """Put a message of ours on its list, ring the bell, and note that its job is open: one step.
-
-    Raises:
-        RedisError: nothing was put there, as far as Redis has answered.
-    """
-    job_id, record = message["headers"]["id"], message["headers"][RECORD_HEADER]
-    touched = [queue, keys.bell_of(queue), keys.open_jobs(queue), record]
-    PUSH(client, touched, [wire.encode(message), 0, job_id])
