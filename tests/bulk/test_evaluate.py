@@ -266,6 +266,19 @@ def test_judged_queries_without_a_ranking_are_counted_and_left_out_of_the_means(
     assert (mended.judged_queries, mended.missing_queries) == (QUERIES - 2, 0)
 
 
+def test_judged_rows_that_failed_are_counted_also_by_a_level_named_only_later(
+    client: RerankClient, worker: AnsweringWorker, tmp_path: Path
+) -> None:
+    poisoned = [{**row, "query": "poison"} if row["id"] == "q7" else row for row in JUDGED]
+    given, out = write(tmp_path / "in.jsonl", poisoned), tmp_path / "out.jsonl"
+
+    run(client, given, out)
+    later, by_file = run(client, given, out, relevant_from=2), evaluate(str(out), relevant_from=2)
+
+    assert (later.missing_queries, by_file.missing_queries) == (1, 1)
+    assert later.quality_with_missing == by_file.quality_with_missing
+
+
 def test_before_is_told_only_where_the_output_tells_it(
     client: RerankClient, worker: AnsweringWorker, tmp_path: Path, qrels: str
 ) -> None:
@@ -344,7 +357,12 @@ def test_a_run_of_another_system_is_judged_by_its_scores_as_trec_eval_does(
 WRONG: dict[str, tuple[str, bytes, list[str], str]] = {
     "no judgements": ("o.jsonl", lines([{"id": 1, "results": []}]), [], "carries judgements; name them"),
     "an input": ("o.jsonl", lines(ROWS), [], "line 1 of"),
-    "a table of something else": ("o.csv", b"a,b\n1,2\n", [], "expected a column query_id, got a, b"),
+    "a table of something else": (
+        "o.csv",
+        b"a,b\n1,2\n",
+        [],
+        "expected a column query_id, got 2 of other names",
+    ),
     "a table out of order": (
         "o.csv",
         b"query_id,doc_id,rank\nq,d,2\n",

@@ -395,7 +395,10 @@ WRONG_TABLES = {
     ),
     "text after a quote": ('query_id,query,text\nq,q,"a"b\n', "line 2 of .*--no-quote"),
     "too many columns": ("query_id,query,text\nq,q,a,b\n", "line 2 of .*expected 3 columns, got 4"),
-    "a column twice": ("query_id,query,text,text\nq,q,a,b\n", "the column text stands there twice"),
+    "a column twice": (
+        "query_id,query,text,text\nq,q,a,b\n",
+        "line 1 .* column 4 is called like one before it",
+    ),
 }
 
 
@@ -453,7 +456,7 @@ NO_TEXT: dict[str, tuple[str, bytes, str]] = {
     "Parquet": ("in.jsonl", b"PAR1\x15\x04", "got Parquet; --format parquet"),
     "Arrow": ("in.json", b"ARROW1\0\0", "got Arrow; --format arrow"),
     "another encoding": ("in.csv", LONG.encode("gb18030"), "--encoding names"),
-    "another separator": ("in.csv", LONG.replace(",", ";").encode(), "got query_id;.*--delimiter"),
+    "another separator": ("in.csv", LONG.replace(",", ";").encode(), "got 1 of other names;.*--delimiter"),
     "nothing": ("in.csv", b"", "expected a column query_id, got none"),
     "a header cut off": ("in.csv.gz", gzip.compress(LONG.encode())[:30], "cannot be read: EOFError"),
 }  # fmt: skip
@@ -474,6 +477,31 @@ def test_a_plain_input_under_a_compressed_name_is_read(tmp_path: Path) -> None:
     (tmp_path / "in.jsonl.gz").write_bytes(lines(REQUESTS))
 
     assert asked(understood(tmp_path / "in.jsonl.gz")) == REQUESTS
+
+
+@pytest.mark.parametrize(
+    "text", ["1\t2\tsecret words\tsecret text\n", "secret words\tsecret text\tsecret words\n"]
+)
+def test_a_first_line_that_is_no_header_is_not_shown(tmp_path: Path, text: str) -> None:
+    (tmp_path / "in.tsv").write_text(text)
+
+    with pytest.raises(InvalidRequest) as told:
+        understood(tmp_path / "in.tsv")
+
+    assert "secret" not in str(told.value)
+
+
+def test_queries_without_an_id_are_all_kept_in_the_errors_file(
+    client: RerankClient, worker: AnsweringWorker, tmp_path: Path
+) -> None:
+    (tmp_path / "in.csv").write_text("query_id,query,text\n,Madrid,a\n,France,b\n")
+
+    run(client, tmp_path / "in.csv", tmp_path / "out.csv")
+    summary = run(client, tmp_path / "in.csv", tmp_path / "out.csv", retry_errors=True)
+
+    [line] = read(tmp_path / "out.csv.errors.jsonl")
+    assert line["query"] == ["Madrid", "France"]
+    assert summary.failed == 1
 
 
 def test_what_a_row_carries_never_takes_the_place_of_an_answer(

@@ -11,6 +11,7 @@ ERROR_KEY = "rerankq_error"  # what a failed row carries beside its own fields; 
 
 FIELDS_SEEN = "; fields seen: "
 SHOWN_FIELDS = 12
+_CARRIED = "input_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,5 +115,11 @@ def text_at(entry: Entry, index: int) -> str:
 
 
 def beside(name: str, ours: Container[str]) -> str:
-    """What the output calls a thing that the input carried: by its name, unless that is one of ours."""
-    return f"input_{name}" if name in ours else name
+    """What the output calls a thing that the input carried: by its name, unless that is one of ours.
+
+    Also where it is `input_` before one of ours, or `input_rank` would be there twice beside a `rank`.
+    """
+    bare = name
+    while bare.startswith(_CARRIED):
+        bare = bare.removeprefix(_CARRIED)
+    return f"{_CARRIED}{name}" if bare in ours else name

@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from rerankq.bulk.formats.fields import chosen, grades, paths, value_at
-from rerankq.bulk.formats.names import RELEVANT_KEY, FieldNames, Names
+from rerankq.bulk.formats.names import RELEVANT_KEY, TABLE_NAMES, USUAL_NAMES, FieldNames, Names
 from rerankq.bulk.formats.on_disk import SeenIds
 from rerankq.bulk.rows import Row, broken_row, document_key
 from rerankq.contract.errors import InvalidRequest
@@ -107,7 +107,7 @@ class LongForm:
         further = [own.further(line) for line in lines]
         relevant = own.grades(lines, documents)
         fields: dict[str, Any] = {
-            "query": queries[0],
+            "query": queries[0] if len(queries) == 1 else queries,
             "documents": documents,
             "id": value_at(lines[0], own.id),
         }
@@ -121,7 +121,7 @@ class LongForm:
             return broken({**fields, **extra}, f"{own.id}: expected an id, got none", id_=None)
         if len(queries) > 1:
             reason = f"lines of {fields['id']} differ in {','.join(own.query)}, expected one query"
-            return broken({**fields, "query": queries, **extra}, reason)
+            return broken({**fields, **extra}, reason)
         if relevant is None and len(self._names.relevant) == 1:
             return broken({**fields, **extra}, f"{own.relevant}: expected a number in each line, or nothing")
         return Row(source={**fields, **extra}, extra=extra, size_bytes=size, relevant=relevant, **fields)
@@ -142,11 +142,18 @@ class LongForm:
         if missing is not None:
             others = "" if len(columns) > 1 else ", --delimiter what stands between them"
             raise InvalidRequest(
-                f"expected a column {missing}, got {', '.join(columns) or 'none'}; {_OPTIONS[part]} names it, "
+                f"expected a column {missing}, got {_told(columns) or 'none'}; {_OPTIONS[part]} names it, "
                 f"--columns names all of a table without a header{others}",
                 {"field": part},
             )
         return named
+
+
+def _told(columns: Iterable[str]) -> str:
+    """The names of columns, but for those that may be the values of a first line that is no header."""
+    columns = list(columns)
+    known = {name for one in (TABLE_NAMES, USUAL_NAMES) for part in _OPTIONS for name in getattr(one, part)}
+    return f"{len(columns)} of other names" if columns and known.isdisjoint(columns) else ", ".join(columns)
 
 
 def _joined(line: Line, columns: Sequence[str]) -> Any:

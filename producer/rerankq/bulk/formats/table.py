@@ -116,9 +116,9 @@ class TableReader:
         return self._source.fraction_read()
 
     def _form_of(self, columns: Sequence[str]) -> LongForm:
-        doubled = next((name for name in columns if columns.count(name) > 1), None)
-        if doubled is not None:
-            raise self._broken(1, f"the column {doubled} stands there twice")
+        doubled = next((place for place, name in enumerate(columns) if name in columns[:place]), None)
+        if doubled is not None:  # told by its place: what is no header is text of a row
+            raise self._broken(1, f"column {doubled + 1} is called like one before it")
         return LongForm(self._names, columns)
 
 
@@ -169,8 +169,9 @@ class TableWriter:
 def columns_of(_row: Row | None, layout: Layout) -> list[str]:
     """What a table can show."""
     text = ("text",) if layout.with_documents else ()
+    ours = (*_OUR_COLUMNS, *text)
     further = (EXTRA_COLUMN,) if layout.further_columns is None else layout.further_columns
-    return [*_OUR_COLUMNS, *(beside(name, _OUR_COLUMNS) for name in further), *text]
+    return [*_OUR_COLUMNS, *(beside(name, ours) for name in further), *text]
 
 
 def ranked_table(given: Given, *, delimiter: str, is_quoted: bool) -> Iterator[Ranked]:
