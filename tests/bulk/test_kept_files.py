@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,40 @@ def test_files_of_a_run_are_no_input_of_that_run(tmp_path: Path, suffix: str) ->
 
     with pytest.raises(InvalidRequest, match="is to be read and would be written"):
         Plan(Task(given, str(tmp_path / "x.jsonl"), format="jsonl"))
+
+
+@pytest.mark.parametrize("chain", ["zip://a.jsonl::{}", "zip://*.jsonl::file://{}"])
+def test_an_archive_that_is_read_through_is_never_written(tmp_path: Path, chain: str) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(write(tmp_path / "a.jsonl", rows(3)), "a.jsonl")
+
+    with pytest.raises(InvalidRequest, match="is to be read and would be written"):
+        Plan(Task(chain.format(tmp_path / "a.zip"), str(tmp_path / "a.zip"), output_format="jsonl"))
+
+
+def test_a_sidecar_of_somebody_else_makes_no_run_of_ours(
+    client: RerankClient, worker: AnsweringWorker, tmp_path: Path
+) -> None:
+    given, out = write(tmp_path / "in.jsonl", rows(3)), tmp_path / "out.jsonl"
+    out.write_text("precious\n")
+    (tmp_path / "out.jsonl.rerankq.json").write_text('{"mine": 1}')
+
+    for how in ({}, {"restart": True}):
+        with pytest.raises(InvalidRequest, match="was not begun by"):
+            run(client, given, out, **how)
+    assert out.read_text() == "precious\n"
+
+
+@pytest.mark.parametrize("how", [{}, {"retry_errors": True}], ids=["again", "with --retry-errors"])
+def test_an_errors_file_that_is_gone_is_missed(
+    client: RerankClient, worker: AnsweringWorker, tmp_path: Path, how: dict[str, bool]
+) -> None:
+    given, out = write(tmp_path / "in.jsonl", [*rows(2), {"id": "x"}]), tmp_path / "out.jsonl"
+    run(client, given, out)
+    (tmp_path / "out.jsonl.errors.jsonl").unlink()
+
+    with pytest.raises(InvalidRequest, match=r"errors\.jsonl to have at least .* it is gone"):
+        run(client, given, out, **how)
 
 
 def test_standard_input_that_is_the_output_is_refused(tmp_path: Path) -> None:

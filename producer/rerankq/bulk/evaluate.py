@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from rerankq.bulk.formats import Format, input_format
+from rerankq.bulk.formats import Format, errors_reader, input_format, known_format
 from rerankq.bulk.formats.fields import HIGHEST_GRADE
 from rerankq.bulk.formats.names import USUAL_NAMES
 from rerankq.bulk.formats.source import READ_ERRORS, Given, Source, unreadable
@@ -103,10 +103,13 @@ class Evaluator:
         sums.ndcg_after, sums.mrr_after = self._sums(qrels, after)
         return sums
 
-    def quality_of_file(self, given: Given, written_as: Format, *, is_cut: bool) -> Quality:
-        """The sums over an output.
+    def quality_of_file(
+        self, given: Given, written_as: Format, read_as: Format | None, *, is_cut: bool
+    ) -> Quality:
+        """The sums over an output, and the judged ones among the rows that failed.
 
         Args:
+            read_as: the format of the input that it was made of, where that is known.
             is_cut: it has the best of the candidates only, so that nothing tells how they came.
 
         Raises:
@@ -119,6 +122,7 @@ class Evaluator:
         try:
             while chunk := list(islice(rows, ROWS_AT_A_TIME)):
                 quality.add(self.quality(chunk))
+            quality.add(self.quality(_failed(given, read_as)))
         except RerankError:
             raise
         except READ_ERRORS as error:
@@ -187,12 +191,22 @@ def evaluate(
     source = Source(output)
     given = Given(source, USUAL_NAMES.renamed({"relevant": relevant_field}), is_quoted=begun.get("quotes"))
     format_ = input_format(source, written_as)
+    read_as = None if sidecar is None else known_format(begun["format"])
     is_cut = begun.get("top_n") is not None
-    verdict = evaluator.verdict(evaluator.quality_of_file(given, format_, is_cut=is_cut))
+    verdict = evaluator.verdict(evaluator.quality_of_file(given, format_, read_as, is_cut=is_cut))
     if verdict.judged_queries:
         return verdict
     reasons = verdict.notes or ["none of its rankings carries judgements; name them with --qrels FILE"]
     raise InvalidRequest(f"{output}: {'; '.join(reasons)}", {"field": "qrels"})
+
+
+def _failed(given: Given, read_as: Format | None) -> Iterator[Ranked]:
+    """The rows in the errors file beside an output."""
+    if read_as is None or not (path := state.errors_path(Path(given.source.path))).exists():
+        return
+    reader = errors_reader(read_as, replace(given, source=Source(str(path))))
+    for row in map(reader.row, reader.records()):
+        yield Ranked(str(row.first_position if row.id is None else row.id), None, relevant=row.relevant)
 
 
 def as_judged(entry: Entry, answer: Ranking | None) -> Ranked:

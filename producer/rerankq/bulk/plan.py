@@ -10,7 +10,7 @@ from rerankq.bulk import STANDARD_STREAM
 from rerankq.bulk.evaluate import Evaluator
 from rerankq.bulk.formats import Reader, Writer, errors_reader, input_format, output_format, types_of
 from rerankq.bulk.formats.names import USUAL_NAMES, Layout, Shown, compression_of
-from rerankq.bulk.formats.remote import is_remote
+from rerankq.bulk.formats.remote import files_through, is_remote
 from rerankq.bulk.formats.shards import files_of
 from rerankq.bulk.formats.source import Given, Identity, Source, is_same_file
 from rerankq.bulk.output.ledger import gathered_path, written_paths
@@ -139,7 +139,8 @@ class Plan:
         """By judgements that came only after it was written."""
         task = self.task
         written = Given(Source(task.output), self._given.names, is_quoted=task.is_quoted)
-        return evaluator.quality_of_file(written, self.write_as, is_cut=task.options.get("top_n") is not None)
+        is_cut = task.options.get("top_n") is not None
+        return evaluator.quality_of_file(written, self.write_as, self.read_as, is_cut=is_cut)
 
     @property
     def gather(self) -> Callable[[Path, Path], None] | None:
@@ -215,7 +216,8 @@ class Plan:
         own = (
             [Path(STDOUT if out == STANDARD_STREAM else out)] if self.is_stream else written_paths(Path(out))
         )
-        for read, path in product(chain.from_iterable(map(files_of, self.task.read_paths)), (*beside, *own)):
+        named = chain.from_iterable(map(files_of, self.task.read_paths))
+        for read, path in product(chain.from_iterable(map(files_through, named)), (*beside, *own)):
             if is_same_file(read, path):
                 raise InvalidRequest(
                     f"{read} is to be read and would be written as {path}; name another OUT",

@@ -13,13 +13,12 @@ from rerankq.bulk.output.ledger import (
     FileLedger,
     Ledger,
     clear_away,
-    errors_path,
     refuse_changed_output,
     refuse_foreign,
     retry_path,
 )
 from rerankq.bulk.output.outcome import Outcome, Scribe
-from rerankq.bulk.output.sidecar import Sidecar, sidecar_path
+from rerankq.bulk.output.sidecar import Sidecar, errors_path
 from rerankq.bulk.output.streams import StreamLedger
 from rerankq.bulk.output.tally import Quality, Tally
 from rerankq.bulk.plan import Plan, Task
@@ -106,7 +105,7 @@ class BulkRun:
         if self._plan.is_stream:
             return self._to_stream()
         out, lines_path = Path(self._task.output), self._plan.lines_path
-        if not (restart and overwrite) and not sidecar_path(out).exists():
+        if not (restart and overwrite):
             refuse_foreign(out)
         if restart:
             clear_away(out, lines_path)
@@ -303,7 +302,7 @@ class BulkRun:
             truncated_documents=tally.truncated_documents,
             seconds=seconds,
             pairs_per_second=(tally.pairs - before.pairs) / seconds if seconds > 0 else 0.0,
-            resumed_rows=before.rows,
+            resumed_rows=min(before.rows, tally.rows),  # rows may have been taken out of an errors file
             **asdict(self._judged(tally.quality, sums_judged_by)),
         )
 

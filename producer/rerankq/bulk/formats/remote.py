@@ -31,6 +31,12 @@ def is_remote(path: str) -> bool:
     return "://" in path
 
 
+def files_through(path: str) -> list[str]:
+    """The files of this machine that may be read: the path itself, or where a chain (`zip://…::archive.zip`) leads."""
+    links = path.split("::") if is_remote(path) else [path]
+    return [link.removeprefix("file://").removeprefix("local://") for link in links]
+
+
 def remote_names(url: str) -> list[str]:
     """The files that an address names: itself, all below it, or all that match."""
     if url.startswith(_LINKED):

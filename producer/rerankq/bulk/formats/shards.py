@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rerankq.bulk import STANDARD_STREAM
 from rerankq.bulk.formats.names import SIDECAR_SUFFIX
-from rerankq.bulk.formats.remote import is_remote, remote_names
+from rerankq.bulk.formats.remote import files_through, is_remote, remote_names
 from rerankq.contract.errors import InvalidRequest
 
 _NO_DATA = re.compile(
@@ -34,7 +34,8 @@ def files_of(path: str) -> list[str]:
     """
     if path == STANDARD_STREAM:
         return [path]
-    path = path.removeprefix("file://").removeprefix("local://")
+    if len(links := files_through(path)) == 1:
+        [path] = links
     named = remote_names(path) if is_remote(path) else _local_names(path)
     if named == [path]:
         return named

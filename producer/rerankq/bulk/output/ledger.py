@@ -18,7 +18,7 @@ from typing import Any, Protocol, Self
 from rerankq.bulk.formats.names import compression_of
 from rerankq.bulk.output import sidecar as state
 from rerankq.bulk.output.outcome import Outcome
-from rerankq.bulk.output.sidecar import Sidecar
+from rerankq.bulk.output.sidecar import Sidecar, errors_path
 from rerankq.bulk.output.tally import Tally
 from rerankq.contract import wire
 from rerankq.contract.errors import InvalidRequest
@@ -192,6 +192,7 @@ class FileLedger:
     def begin_retry(self) -> None:
         """Put the errors aside, as they stand now, as the next round's input."""
         sidecar = self.sidecar
+        refuse_no_errors(self._out, sidecar)
         copyfile(errors_path(self._out), retry_path(self._out, sidecar.round + 1))
         self._errors_digest = blake2b()
         tally = sidecar.tally.model_copy(deep=True)
@@ -268,11 +269,6 @@ def _sums(page: Page) -> dict[str, Any]:
     return {"done": done, "tally": tally}
 
 
-def errors_path(out: Path) -> Path:
-    """Where the rows that failed go."""
-    return out.with_name(f"{out.name}.errors.jsonl")
-
-
 def retry_path(out: Path, round_number: int) -> Path:
     """The errors that a round reads again."""
     return out.with_name(f"{out.name}.errors.round{round_number}.jsonl")
@@ -296,6 +292,8 @@ def refuse_foreign(out: Path) -> None:
     Raises:
         InvalidRequest: naming the first.
     """
+    if state.is_there(out):
+        return
     for path in written_paths(out):
         if path.exists() and (not path.is_file() or path.stat().st_size):
             raise InvalidRequest(
@@ -309,14 +307,25 @@ def refuse_changed_output(lines_path: Path, whole: Path, sidecar: Sidecar) -> No
     """Refuse to call done what is not there any more.
 
     Raises:
-        InvalidRequest: the output of a complete run is gone, or shorter than it was.
+        InvalidRequest: the output of a complete run is gone, or shorter than it was; or its errors file is gone.
     """
+    refuse_no_errors(whole, sidecar)
     path, expected = lines_path, sidecar.out_bytes
     if sidecar.whole_bytes is not None and (whole.exists() or not lines_path.exists()):
         path, expected = whole, sidecar.whole_bytes
     length = path.stat().st_size if path.exists() else None
     if (length or 0) < expected:
         raise changed(path, expected, length)
+
+
+def refuse_no_errors(out: Path, sidecar: Sidecar) -> None:
+    """Refuse to count rows as failed that are in no file any more.
+
+    Raises:
+        InvalidRequest: there is no errors file, and rows have failed.
+    """
+    if sidecar.tally.failed and not errors_path(out).exists():
+        raise changed(errors_path(out), sidecar.errors_bytes, None)
 
 
 def changed(path: Path, expected_bytes: int, got_bytes: int | None) -> InvalidRequest:

@@ -4,6 +4,7 @@ The output is written before the sidecar says so; what stands behind the point t
 and is cut off. So every row is in the output or in the errors file exactly once, whenever the run was killed.
 """
 
+import json
 import os
 from bisect import bisect_left
 from pathlib import Path
@@ -66,6 +67,19 @@ class Sidecar(BaseModel):
 def sidecar_path(out: Path) -> Path:
     """Where the sidecar of an output is."""
     return out.parent / f"{out.name}{SIDECAR_SUFFIX}"  # a directory may be called `.`
+
+
+def errors_path(out: Path) -> Path:
+    """Where the rows that failed go."""
+    return out.with_name(f"{out.name}.errors.jsonl")
+
+
+def is_there(out: Path) -> bool:
+    """Whether an output has a sidecar, of whatever version: then a run has begun it."""
+    try:
+        return "run" in json.loads(sidecar_path(out).read_bytes())
+    except (FileNotFoundError, ValueError, TypeError):
+        return False
 
 
 def load(out: Path) -> Sidecar | None:

@@ -9,6 +9,7 @@ from typing import IO
 from rerankq.bulk import STANDARD_STREAM
 from rerankq.bulk.output.outcome import Outcome
 from rerankq.bulk.output.tally import Tally
+from rerankq.contract.errors import InvalidRequest
 
 STDOUT = "/dev/stdout"
 _DESCRIPTOR = re.compile(r"(?:/dev|/proc/self)/fd/(\d+)")
@@ -71,6 +72,8 @@ class StreamLedger:
 
 def _opened(out: str) -> IO[bytes]:
     descriptor = _descriptor(out)
+    if descriptor == 1 and sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison] - where it was closed
+        raise InvalidRequest("standard output is closed; name a file", {"field": "output"})
     if descriptor == 1:
         return sys.stdout.buffer
     return open(out if descriptor is None else os.dup(descriptor), "wb", buffering=0)  # noqa: PTH123 - or a number
