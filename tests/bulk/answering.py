@@ -16,6 +16,7 @@ import redis
 
 from rerankq.contract import keys, wire
 from rerankq.contract.heartbeats import Heartbeats, WorkerStatus
+from rerankq.contract.transport.envelope import PAYLOAD_HEADER
 from tests.redis_server import RedisServer
 
 MODEL = {"name": "by-length", "revision": "1"}
@@ -58,8 +59,12 @@ class AnsweringWorker:
                     self._beat()
                 taken: Any = self._redis.blmove("rerankq.bulk", "held", 0.05, "RIGHT", "LEFT")
                 if taken is not None:
-                    self._answer(json.loads(taken))
+                    envelope = json.loads(taken)
+                    self._answer(envelope)
                     self._redis.lrem("held", 1, taken)
+                    self._redis.delete(
+                        envelope["headers"].get(PAYLOAD_HEADER, "")
+                    )  # or it fills Redis, as with the ack
             except redis.RedisError:
                 time.sleep(0.05)
                 self._give_back()

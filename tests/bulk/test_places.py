@@ -146,6 +146,26 @@ def test_stdout_by_another_name_holds_the_rows_alone_also_behind_a_redirection(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "redirected"]
 
 
+def test_stdin_by_its_name_is_read_also_where_a_file_stands_behind_it(
+    command: Any, worker: AnsweringWorker, tmp_path: Path
+) -> None:
+    with Path(write(tmp_path / "in", rows(3))).open("rb") as given:
+        process = command("/dev/stdin", str(tmp_path / "out.jsonl"), stdin=given)
+        process.communicate(timeout=60)
+
+    assert process.returncode == ALL_DONE
+    assert len(read(tmp_path / "out.jsonl")) == 3
+
+
+def test_a_standard_output_that_is_closed_is_called_that(
+    client: RerankClient, worker: AnsweringWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+
+    with pytest.raises(InvalidRequest, match="standard output is closed"):
+        run(client, write(tmp_path / "in.jsonl", rows(1)), "-")
+
+
 def test_process_substitution_takes_the_rows(command: Any, worker: AnsweringWorker, tmp_path: Path) -> None:
     given, out = write(tmp_path / "in.jsonl", rows(3)), tmp_path / "out.gz"
     with (

@@ -26,6 +26,11 @@ from rerankq.contract import wire
 from rerankq.contract.errors import InvalidRequest
 from rerankq.contract.messages import Ranking
 
+_NAMELESS = (
+    "/dev/",
+    "/proc/",
+)  # standard input and other descriptors, also where a shell has put a file behind them
+
 
 class Reader(Protocol):
     """What the run asks of any input format."""
@@ -254,7 +259,8 @@ def _by_extension(path: str) -> Format | None:
 
 
 def _of_part(part: Part) -> Format:
-    told = _by_extension(part.path) or (_JSONL if part.is_pipe else None)
+    is_nameless = part.is_pipe or part.path.startswith(_NAMELESS)
+    told = _by_extension(part.path) or (_JSONL if is_nameless else None)
     if told is None:
         raise InvalidRequest(
             f"the format of {part.path} cannot be told from its extension; name it with --format "
