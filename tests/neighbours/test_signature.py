@@ -1,5 +1,8 @@
 """`rerankq.celery`: what a Celery application sends with it, without sending it."""
 
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +13,7 @@ from kombu.serialization import loads
 
 import rerankq.celery
 from rerankq import InvalidRequest, InvalidSettings
+from tests.conftest import REPOSITORY
 from tests.redis_server import RedisServer
 
 
@@ -148,3 +152,15 @@ def test_an_application_whose_keys_have_a_prefix_is_told_that_ours_have_none(opt
 
         with pytest.raises(InvalidSettings, match=f"no global_keyprefix in {option}"):
             rerankq.celery.route(app)
+
+
+def test_the_examples_of_the_documentation_send_what_they_say(redis_server: RedisServer) -> None:
+    text = (REPOSITORY / "docs" / "celery.md").read_text(encoding="utf-8")
+    tasks = "from celery import signature\nclass search: s = lambda *given: signature('shop.search', given)\n"
+    code = tasks + "show = search\n" + "".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+    with redis_server.client() as redis:
+        redis.flushall()
+
+        subprocess.run([sys.executable, "-c", code.replace("redis://…", redis_server.url)], check=True)
+
+        assert (redis.llen("celery"), redis.llen("rerankq.interactive")) == (1, 1)
