@@ -16,8 +16,8 @@ from rerankq.contract.errors import NoWorkers, QueueFull
 from rerankq.contract.heartbeats import WorkerStatus, alive_in
 from rerankq.contract.messages import LANES, Lane
 from rerankq.contract.stores import reply_or
+from rerankq.procedures import Procedure, accepted, ask
 from rerankq.settings import ClientSettings
-from rerankq.talk import Talk, accepted, ask
 
 SURROUNDINGS_AGE_SECONDS = 1.0  # workers, pace and memory change slowly
 _UNKNOWN_MEMORY_RETRY_SECONDS = 5.0
@@ -99,7 +99,7 @@ class Admission:
         self._around = Surroundings()
         self._read_at = float("-inf")
 
-    def admit(self, lane: Lane, haste: Haste) -> Talk[Room]:
+    def admit(self, lane: Lane, haste: Haste) -> Procedure[Room]:
         """How many jobs may be before a new one.
 
         Raises:
@@ -116,13 +116,13 @@ class Admission:
         """What a job that finds no room is told."""
         return refusal(lane, waiting, ahead, self._around, haste, self._settings)
 
-    def waiting(self, lane: Lane) -> Talk[int]:
+    def waiting(self, lane: Lane) -> Procedure[int]:
         """Jobs in a lane that no worker has taken, those included that somebody sent with a priority."""
         list_key = keys.queue_of(lane)
         counts = yield from ask(*(("LLEN", key) for key in (list_key, *keys.priority_lists(list_key))))
         return sum(map(accepted, counts))
 
-    def require_workers(self) -> Talk[None]:
+    def require_workers(self) -> Procedure[None]:
         """Refuse to ask where nobody is there to answer.
 
         Raises:
@@ -136,14 +136,14 @@ class Admission:
             f"{keys.HEARTBEAT_TTL_SECONDS} s; start one with `rerankq-worker`, or `submit` the job and let it wait"
         )
 
-    def surroundings(self, max_age_seconds: float = SURROUNDINGS_AGE_SECONDS) -> Talk[Surroundings]:
+    def surroundings(self, max_age_seconds: float = SURROUNDINGS_AGE_SECONDS) -> Procedure[Surroundings]:
         """Workers, pace and memory, as of at most `max_age_seconds` ago; with them Redis's clock."""
         if time.monotonic() - self._read_at > max_age_seconds:
             self._around = yield from self._read()
             self._read_at = time.monotonic()
         return self._around
 
-    def _read(self) -> Talk[Surroundings]:
+    def _read(self) -> Procedure[Surroundings]:
         asked_at = time.monotonic()
         now, beats, paces, memory = yield from ask(
             ("TIME",), ("HGETALL", keys.WORKERS), ("HGETALL", keys.PACE), ("INFO", "memory")

@@ -24,10 +24,10 @@ from rerankq.contract.messages import (
     RerankRequest,
     patience_seconds,
 )
+from rerankq.loop_connections import LoopConnections, Watch
+from rerankq.procedures import Ask, Listen, Pause, Procedure, Step, errors_as_ours, run_async
 from rerankq.settings import ClientSettings
 from rerankq.submission import Outgoing, as_request, deliver, outgoing_job, take_back, validated
-from rerankq.switchboard import Switchboard, Watch
-from rerankq.talk import Ask, Hear, Pause, Step, Talk, errors_as_ours, hold_async
 from rerankq.waiting import (
     ANSWER_GRACE_SECONDS,
     RECONNECT_SECONDS,
@@ -62,7 +62,7 @@ class AsyncRerankClient:
         self.settings = settings or ClientSettings.of(broker_url, result_url)
         self._admission = Admission(self.settings)
         self.clock = self._admission.clock
-        self._boards: dict[asyncio.AbstractEventLoop, Switchboard] = {}
+        self._connections: dict[asyncio.AbstractEventLoop, LoopConnections] = {}
 
     async def rerank(
         self,
@@ -81,14 +81,14 @@ class AsyncRerankClient:
         options.setdefault("deadline", time.time() + timeout)
         request = self.request(query, documents, **options)
         await self._require_workers()
-        message, board = outgoing_job(request, None, self.clock), self._board
-        with board.watching(message.job_id) as watch:  # before anybody can answer
+        message, connections = outgoing_job(request, None, self.clock), self._here
+        with connections.watching(message.job_id) as watch:  # before anybody can answer
             try:
                 await self._deliver(message)
                 job, left = self._promise(request, message), give_up_at - time.monotonic()
                 return await job.wait(watch, left, ANSWER_GRACE_SECONDS)
             except BaseException as error:
-                await self._take_back(board, message, error)
+                await self._take_back(connections, message, error)
                 if isinstance(error, ResultTimeout):
                     raise given_up(message.job_id, timeout) from error
                 raise
@@ -103,13 +103,13 @@ class AsyncRerankClient:
     ) -> "AsyncJob":
         """A promise of the ranking; as `RerankClient.submit`."""
         request = self.request(query, documents, **options)
-        await self._hold("submitting a job", self._admission.surroundings())
-        message, board = outgoing_job(request, job_id, self.clock), self._board
+        await self._run("submitting a job", self._admission.surroundings())
+        message, connections = outgoing_job(request, job_id, self.clock), self._here
         try:
             await self._deliver(message)
             return self._promise(request, message)
         except BaseException as error:
-            await self._take_back(board, message, error)
+            await self._take_back(connections, message, error)
             raise
 
     async def rerank_many(
@@ -157,28 +157,26 @@ class AsyncRerankClient:
 
     async def cancel(self, job_id: str) -> None:
         """Call a job off."""
-        await self._hold(f"cancelling job {job_id}", call_off(job_id))
+        await self._run(f"cancelling job {job_id}", call_off(job_id))
 
     async def status(self, job_id: str, *, is_ours: bool = False) -> JobStatus:
         """Where a job stands; as `RerankClient.status`."""
-        return await self._hold(
-            f"asking for job {job_id}", look_and_keep(job_id, self.clock, is_ours=is_ours)
-        )
+        return await self._run(f"asking for job {job_id}", look_and_keep(job_id, self.clock, is_ours=is_ours))
 
     async def workers(self) -> list[WorkerStatus]:
         """The workers heard of in the last seconds."""
-        around = await self._hold("asking for workers", self._admission.surroundings(max_age_seconds=0.2))
+        around = await self._run("asking for workers", self._admission.surroundings(max_age_seconds=0.2))
         return list(around.workers)
 
     async def lanes(self) -> dict[Lane, int]:
         """Jobs that wait in each lane."""
-        return {lane: await self._hold("asking for lanes", self._admission.waiting(lane)) for lane in LANES}
+        return {lane: await self._run("asking for lanes", self._admission.waiting(lane)) for lane in LANES}
 
     async def close(self) -> None:
         """Give the connections back."""
-        boards, self._boards = list(self._boards.values()), {}
-        for board in boards:
-            await board.close()
+        made, self._connections = list(self._connections.values()), {}
+        for connections in made:
+            await connections.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -188,7 +186,7 @@ class AsyncRerankClient:
 
     def watching(self, job_id: str) -> "contextlib.AbstractContextManager[Watch]":
         """Watch for a job's end."""
-        return self._board.watching(job_id)
+        return self._here.watching(job_id)
 
     async def await_answer(
         self,
@@ -200,19 +198,19 @@ class AsyncRerankClient:
     ) -> bytes:
         """Celery's record of a job's end; as `RerankClient.await_answer`."""
         again = None if message is None else lambda: deliver(message, self._admission, self.settings)
-        talk = answer_of(job_id, timeout, self.clock, again, grace_seconds)
-        return await self._hold(f"waiting for job {job_id}", talk, lambda step: watch.hear(step.seconds))
+        procedure = answer_of(job_id, timeout, self.clock, again, grace_seconds)
+        return await self._run(f"waiting for job {job_id}", procedure, lambda step: watch.hear(step.seconds))
 
     @property
-    def _board(self) -> Switchboard:
+    def _here(self) -> LoopConnections:
         """The connections of the loop that runs here."""
         loop = asyncio.get_running_loop()
-        board = self._boards.get(loop)
-        if board is None or not board.is_open:
-            for ended in [each for each, made in list(self._boards.items()) if not made.is_open]:
-                self._boards.pop(ended, None)
-            board = self._boards[loop] = Switchboard(self.settings)
-        return board
+        connections = self._connections.get(loop)
+        if connections is None or not connections.is_open:
+            for ended in [each for each, made in list(self._connections.items()) if not made.is_open]:
+                self._connections.pop(ended, None)
+            connections = self._connections[loop] = LoopConnections(self.settings)
+        return connections
 
     async def _answer(self, given: Any, options: RequestOptions) -> Ranking | RerankError:
         """The ranking of what `rerank_many` was given, or what kept it from one."""
@@ -227,9 +225,9 @@ class AsyncRerankClient:
     async def _answer_in_the_end(self, request: RerankRequest) -> Ranking:
         """The ranking, however long the lane is."""
         patience = self.settings.bulk_patience_seconds
-        await self._hold("asking for workers", self._admission.surroundings())
-        message, board = outgoing_job(request, None, self.clock), self._board
-        with board.watching(message.job_id) as watch:
+        await self._run("asking for workers", self._admission.surroundings())
+        message, connections = outgoing_job(request, None, self.clock), self._here
+        with connections.watching(message.job_id) as watch:
             try:
                 await self._deliver_in_the_end(message, time.monotonic() + patience)
                 while True:
@@ -237,7 +235,7 @@ class AsyncRerankClient:
                         return await self._promise(request, message).wait(watch, patience)
                     await self._require_workers()
             except BaseException as error:
-                await self._take_back(board, message, error)
+                await self._take_back(connections, message, error)
                 raise
 
     async def _deliver_in_the_end(self, message: Outgoing, give_up_at: float) -> None:
@@ -252,43 +250,45 @@ class AsyncRerankClient:
                 await asyncio.sleep(RECONNECT_SECONDS)
 
     async def _require_workers(self) -> None:
-        await self._hold("asking for workers", self._admission.require_workers())
+        await self._run("asking for workers", self._admission.require_workers())
 
     async def _deliver(self, message: Outgoing) -> None:
-        talk = deliver(message, self._admission, self.settings)
-        await self._hold(f"submitting job {message.job_id}", talk)
+        procedure = deliver(message, self._admission, self.settings)
+        await self._run(f"submitting job {message.job_id}", procedure)
 
     def _promise(self, request: RerankRequest, message: Outgoing) -> "AsyncJob":
         return AsyncJob(self, message.job_id, request.texts if request.return_documents else None, message)
 
-    async def _take_back(self, board: Switchboard, message: Outgoing, error: BaseException) -> None:
+    async def _take_back(self, connections: LoopConnections, message: Outgoing, error: BaseException) -> None:
         """Leave no job behind that nobody waits for."""
         is_away = isinstance(error, BrokerUnavailable)
         if not (is_away or may_leave_a_job(error)):
             return
-        told = board.tell(take_back(message))  # on its way from here on, whatever becomes of us
+        told = connections.tell(take_back(message))  # on its way from here on, whatever becomes of us
         if not is_away:
             with contextlib.suppress(RedisError, TimeoutError):
                 async with asyncio.timeout(self.settings.redis_timeout_seconds):
                     await asyncio.shield(told)
 
-    async def _hold(self, doing: str, talk: Talk[T], hear: Callable[[Hear], Any] | None = None) -> T:
-        board = self._board
+    async def _run(
+        self, doing: str, procedure: Procedure[T], hear: Callable[[Listen], Any] | None = None
+    ) -> T:
+        connections = self._here
 
         async def do(step: Step) -> Any:
-            if not board.is_open:
+            if not connections.is_open:
                 raise BrokerUnavailable(f"the client was closed while {doing}")
             tried(step)
             match step:
                 case Ask():
-                    return await board.ask(step)
-                case Hear():
+                    return await connections.ask(step)
+                case Listen():
                     return None if hear is None else await hear(step)
                 case Pause(seconds):
                     return await asyncio.sleep(seconds)
 
         with errors_as_ours(doing, self.settings) as tried:
-            return await hold_async(talk, do)
+            return await run_async(procedure, do)
 
 
 class AsyncJob:

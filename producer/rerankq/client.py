@@ -25,9 +25,9 @@ from rerankq.contract.messages import (
     patience_seconds,
 )
 from rerankq.contract.stores import redis_client
+from rerankq.procedures import Ask, Listen, Pause, Procedure, Step, ask_one, errors_as_ours, run
 from rerankq.settings import ClientSettings
 from rerankq.submission import Outgoing, deliver, outgoing_job, outgoing_pack, take_back, validated
-from rerankq.talk import Ask, Hear, Pause, Step, Talk, ask_one, errors_as_ours, hold
 from rerankq.waiting import (
     ANSWER_GRACE_SECONDS,
     answer_of,
@@ -85,7 +85,7 @@ class RerankClient:
         give_up_at = time.monotonic() + timeout + ANSWER_GRACE_SECONDS
         options.setdefault("deadline", time.time() + timeout)
         request = self.request(query, documents, **options)
-        self._hold("asking for workers", self._admission.require_workers())
+        self._run("asking for workers", self._admission.require_workers())
         message = outgoing_job(request, None, self.clock)
         try:
             self.deliver(message)
@@ -148,12 +148,12 @@ class RerankClient:
 
     def workers(self) -> list[WorkerStatus]:
         """The workers heard of in the last seconds."""
-        around = self._hold("asking for workers", self._admission.surroundings(max_age_seconds=0.2))
+        around = self._run("asking for workers", self._admission.surroundings(max_age_seconds=0.2))
         return list(around.workers)
 
     def lanes(self) -> dict[Lane, int]:
         """Jobs that wait in each lane."""
-        return {lane: self._hold("asking for lanes", self._admission.waiting(lane)) for lane in LANES}
+        return {lane: self._run("asking for lanes", self._admission.waiting(lane)) for lane in LANES}
 
     def close(self) -> None:
         """Give the connections back."""
@@ -173,8 +173,8 @@ class RerankClient:
             InvalidRequest: the job id belongs to another request.
             QueueFull, BrokerUnavailable: nothing was accepted.
         """
-        talk = deliver(message, self._admission, self.settings)
-        self._hold(f"submitting job {message.job_id}", talk)
+        procedure = deliver(message, self._admission, self.settings)
+        self._run(f"submitting job {message.job_id}", procedure)
 
     def status(self, job_id: str, *, is_ours: bool = False) -> JobStatus:
         """Where a job stands.
@@ -186,11 +186,11 @@ class RerankClient:
         Raises:
             BrokerUnavailable: Redis did not answer.
         """
-        return self._hold(f"asking for job {job_id}", look_and_keep(job_id, self.clock, is_ours=is_ours))
+        return self._run(f"asking for job {job_id}", look_and_keep(job_id, self.clock, is_ours=is_ours))
 
     def cancel(self, job_id: str) -> None:
         """Call a job off: before it starts, or between its batches. A job that is done stays done."""
-        self._hold(f"cancelling job {job_id}", call_off(job_id))
+        self._run(f"cancelling job {job_id}", call_off(job_id))
 
     def await_answer(
         self, job_id: str, timeout: float | None, message: Outgoing | None, grace_seconds: float = 0.0
@@ -206,7 +206,7 @@ class RerankClient:
             JobUnknown, Cancelled, BrokerUnavailable
         """
         again = None if message is None else lambda: deliver(message, self._admission, self.settings)
-        return self._hold(
+        return self._run(
             f"waiting for job {job_id}", answer_of(job_id, timeout, self.clock, again, grace_seconds)
         )
 
@@ -217,19 +217,19 @@ class RerankClient:
         """Leave no job behind that nobody waits for."""
         if may_leave_a_job(error):
             with contextlib.suppress(RerankError):
-                self._hold("taking a job back", ask_one(*take_back(message)))
+                self._run("taking a job back", ask_one(*take_back(message)))
 
     def _learn_the_time(self) -> None:
         """Redis's, as of the look around that admission needs anyway."""
-        self._hold("submitting a job", self._admission.surroundings())
+        self._run("submitting a job", self._admission.surroundings())
 
-    def _hold(self, doing: str, talk: Talk[T]) -> T:
+    def _run(self, doing: str, procedure: Procedure[T]) -> T:
         try:
             with (
                 errors_as_ours(doing, self.settings) as tried,
-                contextlib.closing(_Ear(self._results)) as ear,
+                contextlib.closing(_Announcements(self._results)) as announced,
             ):
-                return hold(talk, lambda step: self._do(tried(step), ear.hear))
+                return run(procedure, lambda step: self._do(tried(step), announced.hear))
         except RerankError:
             raise
         except BaseException:
@@ -238,27 +238,27 @@ class RerankClient:
                 store.connection_pool.disconnect(inuse_connections=False)
             raise
 
-    def _do(self, step: Step, hear: Callable[[Hear], bytes | None]) -> Any:
+    def _do(self, step: Step, hear: Callable[[Listen], bytes | None]) -> Any:
         match step:
             case Ask(commands, of):
                 pipeline = (self._broker if of == "broker" else self._results).pipeline(transaction=False)
                 for command in commands:
                     pipeline.execute_command(*command)
                 return pipeline.execute(raise_on_error=False)
-            case Hear():
+            case Listen():
                 return hear(step)
             case Pause(seconds):
                 return time.sleep(seconds)
 
 
-class _Ear:
+class _Announcements:
     """Hears of the end of one job; a connection of its own from the first listening on."""
 
     def __init__(self, results: Any) -> None:
         self._results = results
         self._subscription: Any = None
 
-    def hear(self, wanted: Hear) -> bytes | None:
+    def hear(self, wanted: Listen) -> bytes | None:
         """What is announced of the job's end; listens for a while, or only begins to."""
         try:
             if self._subscription is None:

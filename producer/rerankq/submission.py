@@ -23,8 +23,8 @@ from rerankq.contract.transport.envelope import PAYLOAD_HEADER, RECORD_HEADER, E
 from rerankq.contract.transport.publishing import task_message
 from rerankq.contract.transport.scripts import STAMP, TRIED, RedisArgument, Script
 from rerankq.contract.wire import PACK_TASK, RERANK_TASK
+from rerankq.procedures import Command, Pause, Procedure, ask, ask_one, ask_script
 from rerankq.settings import ClientSettings
-from rerankq.talk import Command, Pause, Talk, ask, ask_one, ask_script
 
 # A job keeps its deadline by itself, between batches; Celery's limits are there should it fail to.
 SOFT_LIMIT_MARGIN_SECONDS = 1.0
@@ -140,7 +140,7 @@ class Outgoing:
         return record if self.deadline is None else {**record, "deadline": self.deadline}
 
 
-def deliver(message: Outgoing, admission: Admission, settings: ClientSettings) -> Talk[None]:
+def deliver(message: Outgoing, admission: Admission, settings: ClientSettings) -> Procedure[None]:
     """Admit, record and publish one message; a message that was delivered before is left alone.
 
     Raises:
@@ -174,7 +174,7 @@ def take_back(message: Outgoing) -> Command:
     return tuple(TAKE_BACK.in_full(touched, [message.submitted, is_new, keys.JOB_TTL_SECONDS]))
 
 
-def keep_open(job_id: str, record: Mapping[bytes, bytes]) -> Talk[None]:
+def keep_open(job_id: str, record: Mapping[bytes, bytes]) -> Procedure[None]:
     """Have workers miss the job's message even if the index of open jobs has vanished, perhaps with the message."""
     pushed = int(record.get(b"published", 0))
     if pushed <= 1 or b"answered" in record:  # 1: by a client of before, which kept no index
@@ -184,7 +184,7 @@ def keep_open(job_id: str, record: Mapping[bytes, bytes]) -> Talk[None]:
         yield from ask_one("ZADD", keys.open_jobs(keys.queue_of(lane)), "NX", pushed, job_id)
 
 
-def record_of_the_lost(job_id: str) -> Talk[dict[bytes, bytes]]:
+def record_of_the_lost(job_id: str) -> Procedure[dict[bytes, bytes]]:
     """What can be said of a job whose record is gone, evicted perhaps, while its message is not; else nothing."""
     stamps = yield from ask(*(("ZSCORE", keys.open_jobs(keys.queue_of(lane)), job_id) for lane in LANES))
     for lane, stamp in zip(LANES, stamps, strict=True):
@@ -195,7 +195,7 @@ def record_of_the_lost(job_id: str) -> Talk[dict[bytes, bytes]]:
 
 def _submit(
     message: Outgoing, admission: Admission, settings: ClientSettings, *, anew: bool = False
-) -> Talk[bool]:
+) -> Procedure[bool]:
     """Whether the job is on its lane now; False where it was known already."""
     haste = message.haste(admission.clock)
     room = yield from admission.admit(message.lane, haste)
@@ -231,7 +231,7 @@ def _submit(
     return submitted == 1
 
 
-def _is_under_way(job_id: str, known: Mapping[bytes, bytes], patience_seconds: float) -> Talk[bool]:
+def _is_under_way(job_id: str, known: Mapping[bytes, bytes], patience_seconds: float) -> Procedure[bool]:
     """Whether the job has an answer or will have one; a client of before, submitting it right now, may finish."""
     meta = yield from ask_one("GET", keys.result(job_id), of="results")
     if b"answered" in known or meta is not None:

@@ -22,8 +22,8 @@ from rerankq.contract.errors import (
 from rerankq.contract.messages import LANES, patience_seconds
 from rerankq.contract.stores import reply_or
 from rerankq.contract.transport.scripts import Script
+from rerankq.procedures import Listen, Pause, Procedure, ask, ask_one, ask_script
 from rerankq.submission import keep_open, record_of_the_lost
-from rerankq.talk import Hear, Pause, Talk, ask, ask_one, ask_script
 
 ANSWER_GRACE_SECONDS = 1.0  # a partial ranking is given at the deadline and must still travel
 POLL_SECONDS = 1.0  # pub/sub may drop a message; the answer itself is looked for this often
@@ -72,7 +72,7 @@ def what_next(meta: bytes | None, state: State, seconds_left: float, *, can_send
     return "give up" if state == "cancelled" or seconds_left <= 0 else "wait"
 
 
-def look_at(job_id: str, clock: RedisClock, *, is_ours: bool) -> Talk[Standing]:
+def look_at(job_id: str, clock: RedisClock, *, is_ours: bool) -> Procedure[Standing]:
     """What Redis holds of a job now.
 
     Args:
@@ -96,7 +96,7 @@ def look_at(job_id: str, clock: RedisClock, *, is_ours: bool) -> Talk[Standing]:
     return Standing(meta, record, status)
 
 
-def look_and_keep(job_id: str, clock: RedisClock, *, is_ours: bool) -> Talk[JobStatus]:
+def look_and_keep(job_id: str, clock: RedisClock, *, is_ours: bool) -> Procedure[JobStatus]:
     """Where a job stands, as `look_at` finds it; one that is not answered is missed from now on if it vanishes.
 
     Raises:
@@ -112,9 +112,9 @@ def answer_of(
     job_id: str,
     timeout: float | None,
     clock: RedisClock,
-    send_again: Callable[[], Talk[None]] | None,
+    send_again: Callable[[], Procedure[None]] | None,
     grace_seconds: float = 0.0,
-) -> Talk[bytes]:
+) -> Procedure[bytes]:
     """Celery's record of a job's end.
 
     Args:
@@ -132,7 +132,7 @@ def answer_of(
     away_until = give_up_at - grace_seconds
     while True:
         try:
-            heard = yield Hear(job_id, wait)
+            heard = yield Listen(job_id, wait)
             standing = _ended(job_id, heard, clock) or (
                 yield from look_at(job_id, clock, is_ours=send_again is not None)
             )
@@ -154,7 +154,7 @@ def answer_of(
             wait = 0.0
 
 
-def call_off(job_id: str) -> Talk[None]:
+def call_off(job_id: str) -> Procedure[None]:
     """Note that nobody wants this job any more; one that is answered stays so.
 
     Raises:
@@ -176,7 +176,7 @@ def given_up(job_id: str, timeout: float) -> DeadlineExceeded:
     )
 
 
-def _strangers_wait() -> Talk[bool]:
+def _strangers_wait() -> Procedure[bool]:
     """Whether there are messages, waiting or just taken, other than those of open jobs."""
     try:
         return (yield from ask_script(STRANGERS, [keys.HELD, keys.DELAYED, *_INDEXES, *_LISTS], [])) > 0
@@ -192,8 +192,8 @@ def _ended(job_id: str, heard: bytes | None, clock: RedisClock) -> Standing | No
 
 
 def _next_step(
-    standing: Standing, seconds_left: float, send_again: Callable[[], Talk[None]] | None
-) -> Talk[Next]:
+    standing: Standing, seconds_left: float, send_again: Callable[[], Procedure[None]] | None
+) -> Procedure[Next]:
     meta, state = standing.meta, standing.status.state
     step = what_next(meta, state, seconds_left, can_send=send_again is not None)
     if step != "send it again" or send_again is None:

@@ -99,7 +99,7 @@ def test_a_loop_for_each_request_in_many_threads_at_once(service: Service, ours:
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(request, range(40))) == [True] * 40
     service.wait_until(lambda: ours() == 0)
-    assert len(client._boards) <= 9
+    assert len(client._connections) <= 9
 
 
 def test_closing_from_another_loop_ends_the_first_ones_connections(

@@ -126,8 +126,8 @@ class _Stores:
 @contextmanager
 def _store() -> Generator[tuple[_Stores, "DeadLetters"]]:
     from rerankq.contract.transport.dead_letters import DeadLetters
+    from rerankq.procedures import errors_as_ours
     from rerankq.settings import ClientSettings
-    from rerankq.talk import errors_as_ours
 
     settings = ClientSettings.load()
     with errors_as_ours("looking for dead letters", settings), closing(_Stores(settings)) as stores:

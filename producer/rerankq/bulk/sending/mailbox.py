@@ -14,8 +14,8 @@ from redis.exceptions import RedisError
 from rerankq.answers import is_answer
 from rerankq.contract import keys
 from rerankq.contract.stores import redis_client
+from rerankq.procedures import errors_as_ours
 from rerankq.settings import ClientSettings
-from rerankq.talk import errors_as_ours
 
 LOOK_PERIOD_SECONDS = 0.25  # pub/sub may drop a message; the answers themselves are looked for this often
 _DELETE_PER_CALL = 500

@@ -1,6 +1,7 @@
-"""What is asked of Redis, step by step: written once, held by a thread or by an event loop.
+"""What is asked of Redis, step by step: written once, run by a thread or by an event loop.
 
-A talk is a generator. It yields what it wants done and is sent what came of it; an error of Redis's is thrown into it.
+A procedure is a generator: it yields what it wants done and is sent what came of it, or has an error of Redis's thrown
+into it.
 """
 
 import re
@@ -42,7 +43,7 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
-class Hear:
+class Listen:
     """Listen for the end of a job for at most this long: Celery's record of it, or None."""
 
     job_id: str
@@ -56,50 +57,50 @@ class Pause:
     seconds: float
 
 
-Step = Ask | Hear | Pause
-Talk = Generator[Step, Any, T]
+Step = Ask | Listen | Pause
+Procedure = Generator[Step, Any, T]
 
 
-def hold(talk: Talk[T], do: Callable[[Step], Any]) -> T:
-    """What the talk comes to, each of its steps done by `do`."""
+def run(procedure: Procedure[T], do: Callable[[Step], Any]) -> T:
+    """What the procedure comes to, each of its steps done by `do`."""
     try:
-        step = next(talk)
+        step = next(procedure)
         while True:
             try:
                 came = do(step)
             except RedisError as error:
-                step = talk.throw(error)
+                step = procedure.throw(error)
             else:
-                step = talk.send(came)
+                step = procedure.send(came)
     except StopIteration as end:
         return end.value
     finally:
-        talk.close()
+        procedure.close()
 
 
-async def hold_async(talk: Talk[T], do: Callable[[Step], Awaitable[Any]]) -> T:
-    """As `hold`, in an event loop."""
+async def run_async(procedure: Procedure[T], do: Callable[[Step], Awaitable[Any]]) -> T:
+    """As `run`, in an event loop."""
     try:
-        step = next(talk)
+        step = next(procedure)
         while True:
             try:
                 came = await do(step)
             except RedisError as error:
-                step = talk.throw(error)
+                step = procedure.throw(error)
             else:
-                step = talk.send(came)
+                step = procedure.send(came)
     except StopIteration as end:
         return end.value
     finally:
-        talk.close()
+        procedure.close()
 
 
-def ask(*commands: Command, of: Store = "broker") -> Talk[list[Any]]:
+def ask(*commands: Command, of: Store = "broker") -> Procedure[list[Any]]:
     """The replies of these commands; of a refused one its error."""
     return (yield Ask(commands, of))
 
 
-def ask_one(*command: RedisArgument, of: Store = "broker") -> Talk[Any]:
+def ask_one(*command: RedisArgument, of: Store = "broker") -> Procedure[Any]:
     """The reply to this command.
 
     Raises:
@@ -109,7 +110,7 @@ def ask_one(*command: RedisArgument, of: Store = "broker") -> Talk[Any]:
     return accepted(reply)
 
 
-def ask_script(script: Script, keys: list[str], arguments: list[RedisArgument]) -> Talk[Any]:
+def ask_script(script: Script, keys: list[str], arguments: list[RedisArgument]) -> Procedure[Any]:
     """What a script returns, sent in full only when the server does not know it.
 
     Raises:
@@ -146,7 +147,7 @@ def errors_as_ours(
         nonlocal store
         if isinstance(step, Ask):
             store = step.of
-        elif isinstance(step, Hear):
+        elif isinstance(step, Listen):
             store = "results"
         return step
 

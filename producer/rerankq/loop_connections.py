@@ -1,4 +1,4 @@
-"""What one event loop holds of Redis: a line to each, shared by all who ask, and one ear for all who wait.
+"""What one event loop holds of Redis: a connection to each, shared by all who ask, and a listener for all who wait.
 
 Three connections at most, however many ask. Whoever stops waiting breaks none of them: what was asked goes its way, and
 what is asked later comes later.
@@ -21,17 +21,17 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from rerankq.contract import keys
 from rerankq.contract.address import read_address
 from rerankq.contract.transport.scripts import RedisArgument
+from rerankq.procedures import Ask, Command, Store
 from rerankq.settings import ClientSettings
-from rerankq.talk import Ask, Command, Store
 
 _RECONNECT_SECONDS = 0.1
-_SILENCE_SECONDS = 5.0  # after which the ear asks whether anybody is there
+_SILENCE_SECONDS = 5.0  # after which the listener asks whether anybody is there
 _SETTLING_TURNS = 5  # of the loop: until whoever is woken or cancelled with it has said their last word
 
 Replies = list[Any]
 
 
-class Line:
+class SharedConnection:
     """One connection to one Redis. What is asked while a round trip is under way goes with the next."""
 
     def __init__(self, redis: "Redis", timeout_seconds: float) -> None:
@@ -94,7 +94,7 @@ class Line:
     async def _round_trip(self, commands: list[Command]) -> Replies:
         """The replies; asked again where the connection was closed, perhaps while nobody used it.
 
-        That may carry something out twice, which none of our talks minds: a job that is submitted twice is one job.
+        That may carry something out twice, which no procedure of ours minds: a job submitted twice is one job.
         """
         try:
             return await self._asked(commands)
@@ -131,7 +131,7 @@ class Watch:
         return meta
 
 
-class Ear:
+class AnswerListener:
     """One connection that hears the ends of all jobs that are watched."""
 
     def __init__(self, redis: "Redis", timeout_seconds: float) -> None:
@@ -214,19 +214,19 @@ class Ear:
                     watch.tell(meta)
 
 
-class Switchboard:
+class LoopConnections:
     """The connections of one event loop. They go with it: at `close`, or when the loop's tasks are cancelled."""
 
     def __init__(self, settings: ClientSettings) -> None:
         broker_url, result_url = settings.broker_url.get_secret_value(), settings.effective_result_url
         timeout = settings.redis_timeout_seconds
-        broker = Line(_async_redis(broker_url, timeout), timeout)
+        broker = SharedConnection(_async_redis(broker_url, timeout), timeout)
         is_one = broker_url == result_url
-        self._lines: dict[Store, Line] = {
+        self._shared: dict[Store, SharedConnection] = {
             "broker": broker,
-            "results": broker if is_one else Line(_async_redis(result_url, timeout), timeout),
+            "results": broker if is_one else SharedConnection(_async_redis(result_url, timeout), timeout),
         }
-        self._ear = Ear(_async_redis(result_url, None), timeout)
+        self._listener = AnswerListener(_async_redis(result_url, None), timeout)
         self._loop = asyncio.get_running_loop()
         self._is_closing = False
         self._living = asyncio.create_task(self._live())
@@ -238,19 +238,19 @@ class Switchboard:
 
     def watching(self, job_id: str) -> "contextlib.AbstractContextManager[Watch]":
         """Watch for a job's end."""
-        return self._ear.watching(job_id)
+        return self._listener.watching(job_id)
 
     async def ask(self, step: Ask) -> Replies:
-        """The replies to what a talk asks.
+        """The replies to what a procedure asks.
 
         Raises:
             RedisError: Redis did not answer in time.
         """
-        return await self._lines[step.of].ask(step.commands)
+        return await self._shared[step.of].ask(step.commands)
 
     def tell(self, *commands: Command) -> "asyncio.Future[Replies]":
         """The broker's replies to come; the commands are carried out whether or not anybody waits for them."""
-        return self._lines["broker"].tell(commands)
+        return self._shared["broker"].tell(commands)
 
     async def close(self) -> None:
         """Carry out what was asked, and hang up; from any loop."""
@@ -262,13 +262,13 @@ class Switchboard:
 
     async def _live(self) -> None:
         try:
-            await self._ear.listen()
+            await self._listener.listen()
         finally:
             self._is_closing = True
-            self._ear.wake_all()
+            self._listener.wake_all()
             for _ in range(_SETTLING_TURNS):
                 await asyncio.sleep(0)
-            for close in (self._ear.redis.aclose, *{line.close for line in self._lines.values()}):
+            for close in (self._listener.redis.aclose, *{each.close for each in self._shared.values()}):
                 with contextlib.suppress(RedisError, OSError):
                     await close()
 
