@@ -1,7 +1,7 @@
 """`--dry-run`: read and validate everything, count it, estimate tokens and time. Sends nothing; asks for the pace."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from rerankq.bulk.evaluate import read_qrels
@@ -42,10 +42,6 @@ class Findings:
     """The pace that the estimate takes for granted."""
     pace_from: str = ""
     """Whose it is."""
-
-    def as_json(self) -> dict[str, Any]:
-        """For programs."""
-        return asdict(self)
 
     def count(self, entry: Entry) -> None:
         """One more row."""

@@ -4,14 +4,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from rerankq.bulk.evaluate import Evaluator, Verdict, can_evaluate
 from rerankq.bulk.formats import Reader
 from rerankq.bulk.output import sidecar as state
 from rerankq.bulk.output.ledger import (
     FileLedger,
-    Ledger,
     clear_away,
     refuse_changed_output,
     refuse_foreign,
@@ -60,10 +58,6 @@ class Summary(Verdict):
     pairs_per_second: float
     resumed_rows: int
     """Rows that an earlier run had done."""
-
-    def as_json(self) -> dict[str, Any]:
-        """For `--summary-json`."""
-        return asdict(self)
 
 
 class BulkRun:
@@ -204,7 +198,7 @@ class BulkRun:
         self,
         packs: Iterator[Pack],
         flight: Flight,
-        ledger: Ledger,
+        ledger: FileLedger | StreamLedger,
         reader: Reader,
         in_order_from: int | None,
         model: ModelInfo,

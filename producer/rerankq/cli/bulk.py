@@ -6,6 +6,7 @@ import shlex
 import signal
 import sys
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -377,7 +378,7 @@ def _show_findings(task: "Task", pairs_per_second: float | None, summary_json: P
     with RerankClient() as client:
         findings = dry_run(task, client, pairs_per_second)
     _print(finding_lines(findings), to_stderr=str(summary_json) == STANDARD_STREAM)
-    _write_json(findings.as_json(), summary_json)
+    _write_json(asdict(findings), summary_json)
     if findings.failed:
         raise typer.Exit(JOB_FAILED)
 
@@ -388,7 +389,7 @@ def _show(summary: "Summary", summary_json: Path | None) -> None:
 
     is_taken = is_stdout(summary.output) or is_stdout(str(summary_json))  # stdout holds one thing at a time
     _print(summary_lines(summary), to_stderr=is_taken)
-    _write_json(summary.as_json(), summary_json)
+    _write_json(asdict(summary), summary_json)
 
 
 def _print(lines: list[tuple[str, str]], *, to_stderr: bool) -> None:

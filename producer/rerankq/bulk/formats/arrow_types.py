@@ -145,17 +145,12 @@ def _rebuilt(kind: Any, changed: Callable[[Any], Any]) -> Any | None:
 
 
 def _is_list(kind: Any) -> bool:
-    types = pyarrow().types
-    return any(
-        is_one(kind)
-        for is_one in (
-            types.is_list,
-            types.is_large_list,
-            types.is_fixed_size_list,
-            types.is_list_view,
-            types.is_large_list_view,
-        )
-    )
+    return _is_any(kind, "list", "large_list", "fixed_size_list", "list_view", "large_list_view")
+
+
+def _is_any(kind: Any, *names: str) -> bool:
+    """Whether it is one of these, as pyarrow calls them."""
+    return any(getattr(pyarrow().types, f"is_{name}")(kind) for name in names)
 
 
 def _has_fields(kind: Any) -> bool:
@@ -163,8 +158,7 @@ def _has_fields(kind: Any) -> bool:
 
 
 def _is_text_in_json(kind: Any) -> bool:
-    types = pyarrow().types
-    return types.is_timestamp(kind) or types.is_date(kind) or types.is_time(kind) or types.is_decimal(kind)
+    return _is_any(kind, "timestamp", "date", "time", "decimal")
 
 
 def _is_uuid(kind: Any) -> bool:
@@ -172,16 +166,7 @@ def _is_uuid(kind: Any) -> bool:
 
 
 def _is_binary(kind: Any) -> bool:
-    types = pyarrow().types
-    return any(
-        is_one(kind)
-        for is_one in (
-            types.is_binary,
-            types.is_large_binary,
-            types.is_fixed_size_binary,
-            types.is_binary_view,
-        )
-    )
+    return _is_any(kind, "binary", "large_binary", "fixed_size_binary", "binary_view")
 
 
 def _is_same_in_json(kind: Any) -> bool:
@@ -191,8 +176,7 @@ def _is_same_in_json(kind: Any) -> bool:
         return all(_is_same_in_json(field.type) for field in kind)
     if _is_list(kind):
         return _is_same_in_json(kind.value_type)
-    is_text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
-    return is_text or types.is_integer(kind) or types.is_boolean(kind) or types.is_null(kind)
+    return _is_any(kind, "string", "large_string", "string_view", "integer", "boolean", "null")
 
 
 def _value_as_json(value: Any) -> Any:

@@ -205,14 +205,8 @@ def keys_of(row: Row, _layout: Layout) -> list[str]:
     return [*_OUR_KEYS, *(beside(name, _OUR_KEYS) for name in row.extra)]
 
 
-class BatchWriter:
+class BatchWriter(JsonLinesWriter):
     """OpenAI batch answers: `{"id", "custom_id", "response": {status_code, request_id, body}, "error"}`."""
-
-    def __init__(self, _layout: Layout) -> None: ...
-
-    def header(self) -> bytes:
-        """Nothing."""
-        return b""
 
     def lines(self, entry: Entry, ranking: Ranking) -> bytes:
         """One line."""
@@ -229,14 +223,8 @@ class BatchWriter:
         return line_of({"id": name, "custom_id": entry.row.id, "response": response, "error": None})
 
 
-class RankLlmWriter:
+class RankLlmWriter(JsonLinesWriter):
     """The line that came, its candidates or hits reordered, `score` being the relevance score, `rank` the new one."""
-
-    def __init__(self, _layout: Layout) -> None: ...
-
-    def header(self) -> bytes:
-        """Nothing."""
-        return b""
 
     def lines(self, entry: Entry, ranking: Ranking) -> bytes:
         """One line."""

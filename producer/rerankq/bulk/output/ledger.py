@@ -13,7 +13,7 @@ from hashlib import blake2b
 from io import BytesIO
 from pathlib import Path
 from shutil import copyfile
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from rerankq.bulk.formats.names import compression_of
 from rerankq.bulk.output import sidecar as state
@@ -25,28 +25,6 @@ from rerankq.contract.errors import InvalidRequest
 
 COMMIT_PERIOD_SECONDS = 1.0
 COMMIT_BYTES = 8_000_000
-
-
-class Ledger(Protocol):
-    """Where outcomes go."""
-
-    @property
-    def tally(self) -> Tally:
-        """What has been added so far."""
-        ...
-
-    def add(self, outcome: Outcome) -> None:
-        """Append a stretch of the input; it is safe after the next commit."""
-        ...
-
-    def commit(self) -> list[str]:
-        """Make all of it safe; the jobs whose answers Redis need not keep any longer."""
-        ...
-
-    @property
-    def is_due(self) -> bool:
-        """Whether a commit is worth its cost."""
-        ...
 
 
 class AppendedFile:
