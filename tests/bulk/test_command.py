@@ -165,6 +165,14 @@ def test_a_summary_on_stdout_stands_there_alone(
     assert "by-length@1" in complaints
 
 
+def test_rows_and_their_summary_do_not_share_stdout(command: Any, tmp_path: Path) -> None:
+    process = command(write(tmp_path / "in.jsonl", rows(5)), "-", "--summary-json", "/dev/stdout")
+    output, complaints = process.communicate(timeout=60)
+
+    assert (process.returncode, output) == (WRONG_USAGE, "")
+    assert "stdout cannot hold the rows and their summary" in complaints
+
+
 def test_a_dry_run_counts_and_estimates_without_any_redis(tmp_path: Path) -> None:
     given = [*rows(20), {"query": "", "documents": ["a"]}]
     environment = {**os.environ, "RERANKQ_BROKER_URL": "redis://127.0.0.1:1/0"}

@@ -223,6 +223,7 @@ def bulk(
     [bold]Example:[/] rerankq bulk jobs.jsonl.gz ranked.jsonl --top-n 10
     """
     from rerankq.bulk import Task
+    from rerankq.bulk.output.streams import is_stdout
 
     if context.args:
         raise typer.BadParameter(
@@ -273,6 +274,11 @@ def bulk(
     if dry_run:
         _show_findings(task, pairs_per_second, summary_json)
         return
+    if summary_json is not None and is_stdout(output) and is_stdout(str(summary_json)):
+        raise typer.BadParameter(
+            "stdout cannot hold the rows and their summary; name a file for one of them",
+            param_hint="--summary-json",
+        )
     summary = _run_or_leave(
         task,
         window_bytes=window_megabytes * 1_000_000,
