@@ -14,8 +14,8 @@ from rerankq.bulk.formats.long_form import LongForm
 from rerankq.bulk.formats.names import TABLE_NAMES, USUAL_NAMES, FieldNames
 from rerankq.bulk.formats.tables import Table, asked_names, is_table
 from rerankq.bulk.rows import Entry, Row, beside, broken_row, text_at
-from rerankq.bulk.sending.asking import Window, answered, validated
-from rerankq.bulk.sending.flight import Answer, Flight, Landed
+from rerankq.bulk.sending.asking import Window, answered, in_order, validated
+from rerankq.bulk.sending.flight import Answer, Flight
 from rerankq.bulk.sending.packing import PackSize, cut
 from rerankq.client import RerankClient
 from rerankq.contract.errors import InvalidRequest, RerankError
@@ -133,24 +133,15 @@ def _asked(
     try:
         entries = _entries(requested, client, options, given)
         landed = answered(cut(entries, pack_size or PackSize()), flight, window)
-        for one in _in_order(landed) if is_ordered else landed:
+        if is_ordered:
+            landed = in_order(landed, lambda one: (one.pack.start, one.pack.stop))
+        for one in landed:
             window.release(one.pack.size_bytes)
             for entry, answer in zip(one.pack.entries, one.answers, strict=True):
                 yield Asked(given.pop(entry.position), entry, answer)
             flight.clear(one.job_ids)
     finally:
         flight.close()
-
-
-def _in_order(landed: Iterable[Landed]) -> Iterator[Landed]:
-    early: dict[int, Landed] = {}
-    position = 0
-    for one in landed:
-        early[one.pack.start] = one
-        while position in early:
-            ready = early.pop(position)
-            position = ready.pack.stop
-            yield ready
 
 
 def _entries(

@@ -23,7 +23,7 @@ from rerankq.bulk.plan import Plan, Task
 from rerankq.bulk.progress import Meter, Progress, Silence
 from rerankq.bulk.rows import Entry, place_of
 from rerankq.bulk.selection import ALL
-from rerankq.bulk.sending.asking import WINDOW_BYTES, Window, answered, of_some_use, validated
+from rerankq.bulk.sending.asking import WINDOW_BYTES, Window, answered, in_order, of_some_use, validated
 from rerankq.bulk.sending.flight import Flight, Landed, bulk_workers, nobody_there
 from rerankq.bulk.sending.packing import PAIRS_ON_CPU, PAIRS_ON_GPU, Pack, PackSize, cut
 from rerankq.bulk.sending.patience import Patience
@@ -222,7 +222,9 @@ class BulkRun:
         try:
             landed = _of_one_model(answered(packs, flight, window, watch), flight, model)
             outcomes = _outcomes(landed, scribe, window)
-            for outcome in outcomes if in_order_from is None else in_order(outcomes, in_order_from):
+            if in_order_from is not None:
+                outcomes = in_order(outcomes, lambda outcome: (outcome.start, outcome.stop), in_order_from)
+            for outcome in outcomes:
                 ledger.add(outcome)
                 window.release(outcome.size_bytes)
         finally:
@@ -311,17 +313,6 @@ class BulkRun:
             )
         except InvalidRequest as error:  # the run is done, whatever can be said of it
             return Verdict(notes=[error.message])
-
-
-def in_order(outcomes: Iterator[Outcome], position: int) -> Iterator[Outcome]:
-    """The outcomes by position, from this one on; early ones are kept until their turn."""
-    early: dict[int, Outcome] = {}
-    for outcome in outcomes:
-        early[outcome.start] = outcome
-        while position in early:
-            ready = early.pop(position)
-            position = ready.stop
-            yield ready
 
 
 def wait_for_workers(client: RerankClient) -> list[WorkerStatus]:

@@ -54,12 +54,8 @@ class Tally(BaseModel):
 
     def add(self, other: "Tally") -> None:
         """Count these too."""
-        self.rows += other.rows
-        self.failed += other.failed
-        self.pairs += other.pairs
-        self.tokens += other.tokens
-        self.cached_pairs += other.cached_pairs
-        self.truncated_documents += other.truncated_documents
+        for name in ("rows", "failed", "pairs", "tokens", "cached_pairs", "truncated_documents"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
         for name, count in other.failures.items():
             self.failures[name] = self.failures.get(name, 0) + count
         self.reasons = [*self.reasons, *other.reasons][:SHOWN_REASONS]

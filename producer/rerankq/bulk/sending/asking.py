@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from rerankq.bulk.rows import FIELDS_SEEN, Entry, Row, seen
 from rerankq.bulk.sending.flight import Flight, Landed
@@ -15,6 +15,7 @@ from rerankq.contract.messages import RerankRequest
 NEWS_SECONDS = 0.25  # how long one wait for answers may keep progress from being shown
 WINDOW_BYTES = 32_000_000
 ALIKE_ROWS = 100
+Item = TypeVar("Item")
 _DIGITS = re.compile(r"\d+")  # places and columns differ where the reason does not
 _ROW_OPTIONS = tuple(
     name for name in RerankRequest.model_fields if name not in ("query", "documents", "lane")
@@ -112,3 +113,16 @@ def answered(
             waiting = next(packs, None)
         yield from flight.landings(NEWS_SECONDS)
         watch()
+
+
+def in_order(
+    items: Iterable[Item], span_of: Callable[[Item], tuple[int, int]], position: int = 0
+) -> Iterator[Item]:
+    """The items by position, from this one on; early ones are kept until their turn."""
+    early: dict[int, Item] = {}
+    for item in items:
+        early[span_of(item)[0]] = item
+        while position in early:
+            ready = early.pop(position)
+            position = span_of(ready)[1]
+            yield ready
