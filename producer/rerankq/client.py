@@ -24,7 +24,7 @@ from rerankq.contract.messages import (
     RerankRequest,
     patience_seconds,
 )
-from rerankq.contract.stores import redis_client
+from rerankq.contract.stores import hang_up, redis_client
 from rerankq.procedures import Ask, Listen, Pause, Procedure, Step, ask_one, errors_as_ours, run
 from rerankq.settings import ClientSettings
 from rerankq.submission import Outgoing, deliver, outgoing_job, outgoing_pack, take_back, validated
@@ -156,9 +156,9 @@ class RerankClient:
         return {lane: self._run("asking for lanes", self._admission.waiting(lane)) for lane in LANES}
 
     def close(self) -> None:
-        """Give the connections back."""
-        self._broker.close()
-        self._results.close()
+        """Give the connections back; whoever is waiting in another thread still gets an answer."""
+        hang_up(self._broker)
+        hang_up(self._results)
 
     def __enter__(self) -> Self:
         return self
@@ -234,8 +234,7 @@ class RerankClient:
             raise
         except BaseException:
             # Broken off anywhere: a reply that nobody read must not be taken for another's.
-            for store in (self._broker, self._results):
-                store.connection_pool.disconnect(inuse_connections=False)
+            self.close()
             raise
 
     def _do(self, step: Step, hear: Callable[[Listen], bytes | None]) -> Any:

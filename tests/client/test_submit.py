@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -126,6 +127,37 @@ def test_a_cancelled_job_is_cancelled_for_whoever_asks(client: RerankClient) -> 
     assert job.status().state == "cancelled"
     with pytest.raises(Cancelled):
         job.result(timeout=5)
+
+
+def test_whoever_waits_while_another_thread_closes_the_client_is_answered(
+    client: RerankClient, redis_server: RedisServer
+) -> None:
+    job = client.submit("q", ["a"])
+    with ThreadPoolExecutor() as threads:
+        ending = threads.submit(job.result, timeout=30)
+        while not redis_server.client().pubsub_numsub(keys.result(job.job_id))[0][1]:
+            time.sleep(0.01)
+
+        client.close()
+        RerankClient(redis_server.url).job(job.job_id).cancel()
+
+        with pytest.raises(Cancelled):
+            ending.result()
+
+
+def test_a_client_serves_more_threads_than_redis_py_has_connections(
+    client: RerankClient, redis_server: RedisServer
+) -> None:
+    job = client.submit("q", ["a"])
+    with ThreadPoolExecutor(120) as threads:
+        endings = [threads.submit(job.result, timeout=30) for _ in range(120)]
+        while redis_server.client().pubsub_numsub(keys.result(job.job_id))[0][1] < len(endings):
+            assert not any(ending.done() for ending in endings)
+            time.sleep(0.01)
+
+        job.cancel()
+
+        assert all(isinstance(ending.exception(), Cancelled) for ending in endings)
 
 
 def test_rerank_refuses_where_no_worker_is_alive(client: RerankClient, redis_server: RedisServer) -> None:

@@ -11,21 +11,31 @@ from redis.sentinel import Sentinel
 
 from rerankq.contract.address import read_address
 
+_ANY_NUMBER = 2**31  # of connections: a thread that waits has one, and redis-py refuses the 101st
 _NEVER_RESEND = Retry(NoBackoff(), 0)  # a call that timed out may have been carried out; its caller decides
 
 
 def redis_client(url: str, timeout_seconds: float) -> "Redis":
-    """A client whose every call ends within `timeout_seconds`.
+    """A client for any number of threads, whose every call ends within `timeout_seconds`.
 
     Args:
         url: as in the settings; see `rerankq.contract.address`.
     """
     address, limits = read_address(url), asked_once(timeout_seconds)
-    options = address.for_redis_py() | limits
+    options: dict[str, Any] = {**address.for_redis_py(), **limits, "max_connections": _ANY_NUMBER}
     if address.is_sentinel:
         sentinel = Sentinel(address.hosts, sentinel_kwargs=limits)
         return sentinel.master_for(address.master_name, redis_class=_Master, **options)
     return Redis(**options)
+
+
+def hang_up(client: "Redis") -> None:
+    """Close the connections that nobody uses; whoever waits on one keeps it until then."""
+    pool: Any = client.connection_pool
+    pool.disconnect(inuse_connections=False)
+    if isinstance(client, _Master):
+        for sentinel in pool.sentinel_manager.sentinels:
+            sentinel.connection_pool.disconnect(inuse_connections=False)
 
 
 def asked_once(timeout_seconds: float) -> dict[str, Any]:
