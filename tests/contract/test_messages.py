@@ -94,6 +94,16 @@ BAD = {
     "top_n as a fraction": ({"top_n": 2.0}, "top_n: expected a valid integer"),
     "top_n beyond counting": ({"top_n": 10**30}, "top_n: expected less than or equal to 1000000000"),
     "a deadline that never comes": ({"deadline": float("inf")}, "deadline: expected a finite number"),
+    "a deadline beyond any number": ({"deadline": 10**400}, "deadline: expected a finite number"),
+    "a text in a field's place": (
+        {"documents": [{f"the {SECRET} of old": 1}]},
+        "documents[0].…: no such field; known: text, id",
+    ),
+    "a text of one word in a field's place": ({"documents": [{"首都": 1}]}, "documents[0].…: no such field"),
+    "a text in an argument's place": (
+        {f"the {SECRET} of old": 1},
+        "…: no such field; known: query, documents",
+    ),
     "unknown field of a document": (
         {"documents": [{"text": "a", "title": "b"}]},
         "documents[0].title: no such field; known: text, id",
@@ -166,7 +176,13 @@ def test_a_timeout_is_any_number_of_seconds(timeout: Any) -> None:
     assert seconds == 2.5
 
 
-@pytest.mark.parametrize("timeout", ["2", True, math.nan, Decimal("NaN"), timedelta(seconds=2)])
+def test_a_timeout_larger_than_any_number_is_for_ever() -> None:
+    assert patience_seconds(10**400) == math.inf
+
+
+@pytest.mark.parametrize(
+    "timeout", ["2", True, math.nan, Decimal("NaN"), Decimal("sNaN"), timedelta(seconds=2)]
+)
 def test_a_timeout_that_is_no_number_of_seconds_is_refused_by_name(timeout: Any) -> None:
     with pytest.raises(InvalidRequest, match="timeout: expected a number of seconds, got"):
         patience_seconds(timeout)

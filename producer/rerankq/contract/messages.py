@@ -65,7 +65,17 @@ def _whole(value: Any) -> Any:
 
 
 def _real(value: Any) -> Any:
-    return value if isinstance(value, bool) or not isinstance(value, Real) else float(value)
+    return value if isinstance(value, bool) or not isinstance(value, Real) else _as_float(value)
+
+
+def _as_float(number: Any) -> float:
+    """Python's own; infinite where it is too large for one, and NaN where it says that it is none."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf
+    except ValueError:  # Decimal("sNaN")
+        return math.nan
 
 
 def patience_seconds(timeout: Any) -> float:
@@ -74,7 +84,9 @@ def patience_seconds(timeout: Any) -> float:
     Raises:
         InvalidRequest: it is no number of seconds.
     """
-    seconds = None if isinstance(timeout, bool) or not isinstance(timeout, Real | Decimal) else float(timeout)
+    seconds = (
+        None if isinstance(timeout, bool) or not isinstance(timeout, Real | Decimal) else _as_float(timeout)
+    )
     if seconds is None or math.isnan(seconds):
         got = "NaN" if seconds is not None else _kind(timeout)
         raise InvalidRequest(f"timeout: expected a number of seconds, got {got}", {"field": "timeout"})
@@ -471,7 +483,12 @@ def _reason(problem: "ErrorDetails", field: str) -> str:
 _UNION_BRANCHES = ("function-after[_sendable(), str]", "Document")
 
 
+def _shown(name: str) -> str:
+    """A field's name; what may be a text that a caller took for one is not told."""
+    return name if re.fullmatch(r"[\w-]{1,40}", name, re.ASCII) else "…"
+
+
 def _field_name(location: Sequence[int | str]) -> str:
     parts = [part for part in location if part not in _UNION_BRANCHES]
-    name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
+    name = "".join(f"[{part}]" if isinstance(part, int) else f".{_shown(part)}" for part in parts)
     return name.removeprefix(".") or "request"
