@@ -28,7 +28,8 @@ Command = tuple[RedisArgument, ...]
 Store = Literal["broker", "results"]
 T = TypeVar("T")
 
-_REFUSALS = (ResponseError, AuthenticationError, BusyLoadingError)
+_REFUSALS = (ResponseError, BusyLoadingError)
+_WHICH = "RERANKQ_BROKER_URL gives Redis, user, password and database"
 _WAYS_OUT = (
     "`rerankq up` starts one here, RERANKQ_BROKER_URL names one elsewhere, `--local` brings one for a command"
 )
@@ -164,7 +165,9 @@ def errors_as_ours(
 
 def _what_it_did(error: Exception, doing: str) -> str:
     """Of an error reply its code alone: the rest may quote what was sent."""
+    if isinstance(error, AuthenticationError):  # redis-py drops its code; capitals in it are commands
+        return f"refused while {doing}: wrong user or password, or none; {_WHICH}"
     if isinstance(error, _REFUSALS):
         code = re.search(r"\b[A-Z]{4,}\b", str(error))
-        return f"refused while {doing}: {code[0] if code else type(error).__name__}"
+        return f"refused while {doing}: {code[0] if code else type(error).__name__}; {_WHICH}"
     return f"did not answer while {doing}: {type(error).__name__}; {_WAYS_OUT}"

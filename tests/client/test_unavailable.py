@@ -47,12 +47,31 @@ def test_an_address_without_a_redis_is_named_and_what_helps(url: str, shown: str
         assert len(message.splitlines()) == 1
 
 
-def test_a_redis_that_refuses_is_named_and_nothing_helps_but_what_it_says(redis_server: RedisServer) -> None:
-    url = redis_server.url.replace("redis://", "redis://me:sesame@")
+REFUSED = {
+    "a wrong user": ("redis://me:sesame@", "0", "wrong user or password, or none"),
+    "a database that is not there": ("redis://", "99", "ResponseError"),
+}
+
+
+@pytest.mark.parametrize(("start", "database", "why"), REFUSED.values(), ids=REFUSED)
+def test_a_redis_that_refuses_is_named_and_starting_another_does_not_help(
+    start: str, database: str, why: str, redis_server: RedisServer
+) -> None:
+    url = redis_server.url.replace("redis://", start).removesuffix("0") + database
 
     for message in told(ClientSettings(broker_url=url)):
-        assert message.startswith(f"Redis (127.0.0.1:{redis_server.port}, database 0) refused while ")
-        assert not any(way in message for way in WAYS_OUT)
+        assert message.startswith(
+            f"Redis (127.0.0.1:{redis_server.port}, database {database}) refused while "
+        )
+        assert message.endswith(f": {why}; RERANKQ_BROKER_URL gives Redis, user, password and database")
+
+
+def test_a_redis_that_asks_for_a_password_is_told_alike_by_both_clients() -> None:
+    with RedisServer(requirepass="sesame") as closed:
+        messages = told(ClientSettings(broker_url=closed.url.replace(":sesame@", "")))
+
+    assert len(set(messages)) == 1
+    assert "wrong user or password, or none" in messages[0]
 
 
 def test_a_full_redis_is_a_full_queue_whatever_helps_elsewhere() -> None:
