@@ -27,7 +27,7 @@ from rerankq.contract.messages import (
 from rerankq.loop_connections import LoopConnections, Watch
 from rerankq.procedures import Ask, Listen, Pause, Procedure, Step, errors_as_ours, run_async
 from rerankq.settings import ClientSettings
-from rerankq.submission import Outgoing, as_request, deliver, outgoing_job, take_back, validated
+from rerankq.submission import Outgoing, as_request, askable_id, deliver, outgoing_job, take_back, validated
 from rerankq.waiting import (
     ANSWER_GRACE_SECONDS,
     RECONNECT_SECONDS,
@@ -153,7 +153,7 @@ class AsyncRerankClient:
 
     def job(self, job_id: str) -> "AsyncJob":
         """The promise of a job that was submitted elsewhere or earlier."""
-        return AsyncJob(self, job_id)
+        return AsyncJob(self, askable_id(job_id))
 
     async def cancel(self, job_id: str) -> None:
         """Call a job off."""

@@ -27,7 +27,15 @@ from rerankq.contract.messages import (
 from rerankq.contract.stores import hang_up, redis_client
 from rerankq.procedures import Ask, Listen, Pause, Procedure, Step, ask_one, errors_as_ours, run
 from rerankq.settings import ClientSettings
-from rerankq.submission import Outgoing, deliver, outgoing_job, outgoing_pack, take_back, validated
+from rerankq.submission import (
+    Outgoing,
+    askable_id,
+    deliver,
+    outgoing_job,
+    outgoing_pack,
+    take_back,
+    validated,
+)
 from rerankq.waiting import (
     ANSWER_GRACE_SECONDS,
     answer_of,
@@ -144,7 +152,7 @@ class RerankClient:
 
     def job(self, job_id: str) -> "Job":
         """The promise of a job that was submitted elsewhere or earlier."""
-        return Job(self, job_id)
+        return Job(self, askable_id(job_id))
 
     def workers(self) -> list[WorkerStatus]:
         """The workers heard of in the last seconds."""

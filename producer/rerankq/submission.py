@@ -359,6 +359,19 @@ def _outgoing(
     )
 
 
+def askable_id(job_id: str) -> str:
+    """The id of a job that may be anybody's: unlike our own, any text will do.
+
+    Raises:
+        InvalidRequest: it is none, so there is nothing to ask Redis for, or to wait for.
+    """
+    if not isinstance(job_id, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidRequest(f"job_id: expected a string, got {type(job_id).__name__}", {"field": "job_id"})
+    if not job_id.isprintable():  # as a lone surrogate is not
+        raise InvalidRequest("job_id: expected characters that can be printed", {"field": "job_id"})
+    return job_id
+
+
 def _timeless(requests: Sequence[RerankRequest]) -> bytes:
     """A resend has a new deadline but is the same job."""
     return wire.encode(

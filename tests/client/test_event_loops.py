@@ -11,7 +11,15 @@ import psutil
 import pytest
 import redis as redis_py
 
-from rerankq import AsyncRerankClient, BrokerUnavailable, InvalidRequest, NoWorkers, Ranking, RerankClient
+from rerankq import (
+    AsyncJob,
+    AsyncRerankClient,
+    BrokerUnavailable,
+    InvalidRequest,
+    NoWorkers,
+    Ranking,
+    RerankClient,
+)
 from rerankq.contract.heartbeats import Heartbeats, WorkerStatus
 from rerankq.contract.messages import LANES
 from rerankq.settings import ClientSettings
@@ -261,7 +269,7 @@ def test_many_requests_that_nobody_can_answer_end_with_patience(
 
 def test_an_id_that_cannot_be_sent_disturbs_nobody_else(service: Service) -> None:
     async def look(client: AsyncRerankClient) -> list[object]:
-        good, bad = client.rerank("q", ["a"], timeout=30), client.job("\ud800")
+        good, bad = client.rerank("q", ["a"], timeout=30), AsyncJob(client, "\ud800")
         return await asyncio.gather(bad.status(), bad.result(1), good, return_exceptions=True)
 
     status, result, ranking = ask(service, look)

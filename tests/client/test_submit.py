@@ -21,6 +21,7 @@ from rerankq import (
 )
 from rerankq.contract import keys, wire
 from rerankq.settings import ClientSettings
+from rerankq.testing import FakeRerankClient
 from tests.redis_server import RedisServer
 
 
@@ -87,6 +88,19 @@ def test_an_id_that_belongs_to_another_request_is_refused(
 def test_an_id_that_cannot_be_one_is_refused(client: RerankClient, job_id: Any) -> None:
     with pytest.raises(InvalidRequest, match="job_id: expected 1 to 128"):
         client.submit("q", ["a"], job_id=job_id)
+
+
+@pytest.mark.parametrize("job_id", [None, 7, b"x", "\ud800", "a\nb"])
+def test_an_id_that_nobody_can_have_is_refused_when_it_is_asked_for(
+    job_id: Any, client: RerankClient
+) -> None:
+    for each in (
+        client,
+        AsyncRerankClient(client.settings.broker_url.get_secret_value()),
+        FakeRerankClient(),
+    ):
+        with pytest.raises(InvalidRequest, match="job_id: expected "):
+            each.job(job_id)
 
 
 def test_a_submission_that_was_cut_off_before_publishing_is_published_by_the_resend(

@@ -19,7 +19,7 @@ from rerankq.contract.messages import (
     patience_seconds,
 )
 from rerankq.settings import ClientSettings
-from rerankq.submission import as_request, validated
+from rerankq.submission import as_request, askable_id, validated
 from rerankq.testing.desk import Desk
 from rerankq.testing.overlap import NAME
 
@@ -131,7 +131,7 @@ class FakeRerankClient(_Fake):
 
     def job(self, job_id: str) -> "FakeJob":
         """The promise of a job that was submitted to this client."""
-        return FakeJob(self._desk, job_id)
+        return FakeJob(self._desk, askable_id(job_id))
 
     def status(self, job_id: str) -> JobStatus:
         """Where a job stands."""
@@ -248,7 +248,7 @@ class AsyncFakeRerankClient(_Fake):
 
     def job(self, job_id: str) -> "AsyncFakeJob":
         """The promise of a job that was submitted to this client."""
-        return AsyncFakeJob(FakeJob(self._desk, job_id))
+        return AsyncFakeJob(FakeJob(self._desk, askable_id(job_id)))
 
     async def status(self, job_id: str) -> JobStatus:
         """Where a job stands."""
