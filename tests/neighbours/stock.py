@@ -41,6 +41,12 @@ def gather(rankings: list[dict[str, object]]) -> int:
     return sum(ranking["scored"] for ranking in rankings)
 
 
+@app.task(name="shop.refuse", shared=False)
+def refuse(text: str) -> None:
+    """Fails, and says all that it was given."""
+    raise ValueError(text)
+
+
 @app.task(name="shop.note", shared=False)
 def note(*given: object) -> None:
     """What is called where a job failed: leaves a trace."""

@@ -224,6 +224,18 @@ def test_an_error_of_ours_arrives_by_name_and_calls_the_callers_errback(
         assert job.id in redis.lindex("shop:noted", 0).decode()
 
 
+def test_the_words_of_a_neighbours_error_stay_out_of_our_log(shop: Celery, service: Service) -> None:
+    refused = shop.signature("shop.refuse", args=["zanzibar"])
+    ours_ends_it = rerank(shop, query="panda", documents=["a"]).set(countdown=0.5)
+
+    gathered = chord([refused, ours_ends_it], app=shop)(shop.signature("shop.gather"))
+
+    with pytest.raises(ChordError, match="zanzibar"):
+        shop.AsyncResult(gathered.id).get(PATIENCE_SECONDS)
+    service.wait_until(lambda: "raised: 'ChordError'" in service.log(), PATIENCE_SECONDS)
+    assert "zanzibar" not in service.log()
+
+
 ENDS = [
     pytest.param({"shadow": 5}, id="set aside: unusable"),
     pytest.param({"headers": {"x-deliveries": 4}}, id="set aside: given up"),

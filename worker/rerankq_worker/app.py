@@ -338,6 +338,7 @@ def _take_over_process(instance: Any, **_: object) -> None:
         return
     # Celery writes a traceback or nine of each answer that is not stored; the parent has a line.
     logging.getLogger("celery.backends.base").setLevel(logging.ERROR)
+    logging.getLogger("celery.backends.redis").addFilter(_name_errors_only)
     warnings.filterwarnings("ignore", "Exception raised outside body: AnswerNotStored", RuntimeWarning)
     replace_revoke(lambda job_id: _store().call_off(job_id))
     keep_shape({queue_of(lane) for lane in LANES})
@@ -345,6 +346,16 @@ def _take_over_process(instance: Any, **_: object) -> None:
     task_failure.connect(_note_failure)
     task_revoked.connect(_note_revoked)
     worker_process_init.connect(_load_tokenizer)
+
+
+def _name_errors_only(record: logging.LogRecord) -> bool:
+    """Keep the words of an error out of the log: in a chord it may be of a neighbour's task, and hold a text."""
+    if record.exc_info and record.args and isinstance(record.args, tuple):
+        record.args = tuple(
+            type(each).__name__ if isinstance(each, Exception) else each for each in record.args
+        )
+        record.exc_info = None
+    return True
 
 
 def _note_success(sender: "Task[..., Any]", **_: object) -> None:
