@@ -71,6 +71,7 @@ class RerankClient:
         self._results = redis_client(self.settings.effective_result_url, timeout)
         self._admission = Admission(self.settings)
         self.clock = self._admission.clock
+        self._is_closed = False
 
     def rerank(
         self,
@@ -165,8 +166,8 @@ class RerankClient:
 
     def close(self) -> None:
         """Give the connections back; whoever is waiting in another thread still gets an answer."""
-        hang_up(self._broker)
-        hang_up(self._results)
+        self._is_closed = True
+        self._hang_up()
 
     def __enter__(self) -> Self:
         return self
@@ -242,8 +243,15 @@ class RerankClient:
             raise
         except BaseException:
             # Broken off anywhere: a reply that nobody read must not be taken for another's.
-            self.close()
+            self._hang_up()
             raise
+        finally:
+            if self._is_closed:
+                self._hang_up()
+
+    def _hang_up(self) -> None:
+        hang_up(self._broker)
+        hang_up(self._results)
 
     def _do(self, step: Step, hear: Callable[[Listen], bytes | None]) -> Any:
         match step:

@@ -143,9 +143,10 @@ def test_a_cancelled_job_is_cancelled_for_whoever_asks(client: RerankClient) -> 
         job.result(timeout=5)
 
 
-def test_whoever_waits_while_another_thread_closes_the_client_is_answered(
-    client: RerankClient, redis_server: RedisServer
+def test_whoever_waits_while_another_thread_closes_the_client_is_answered_and_leaves_no_connection(
+    redis_server: RedisServer,
 ) -> None:
+    client = RerankClient(f"{redis_server.url}?client_name=closing")
     job = client.submit("q", ["a"])
     with ThreadPoolExecutor() as threads:
         ending = threads.submit(job.result, timeout=30)
@@ -157,6 +158,8 @@ def test_whoever_waits_while_another_thread_closes_the_client_is_answered(
 
         with pytest.raises(Cancelled):
             ending.result()
+    while any(each["name"] == "closing" for each in redis_server.client().client_list()):
+        time.sleep(0.01)
 
 
 def test_a_client_serves_more_threads_than_redis_py_has_connections(
