@@ -6,14 +6,12 @@
 Stands beside whatever Celery the application has, from 5.5, and sends by the application's own connection.
 """
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from celery import Celery
 from celery.app import routes
 from celery.canvas import Signature
-from celery.signals import before_task_publish
 
 from rerankq.contract.errors import InvalidRequest, InvalidSettings
 from rerankq.contract.keys import queue_of
@@ -84,10 +82,8 @@ def route(app: Celery) -> None:
         app.conf.task_routes = [ROUTES, *(known if isinstance(known, list | tuple) else [known])]
         app.amqp.flush_routes()
         app.amqp.__dict__.pop("router", None)
-    for task in (RERANK_TASK, PACK_TASK):
-        before_task_publish.connect(
-            partial(_aim_what_follows, app), sender=task, weak=False, dispatch_uid=f"rerankq:{task}:{id(app)}"
-        )
+    if not hasattr(app.amqp.send_task_message, "aims"):
+        app.amqp.send_task_message = _aiming(app, app.amqp.send_task_message)
 
 
 def _routed(app: Celery) -> Any:
@@ -97,7 +93,19 @@ def _routed(app: Celery) -> Any:
     return getattr(queue, "name", queue)
 
 
-def _aim_what_follows(app: Celery, body: Any, **_: object) -> None:
+def _aiming(app: Celery, send: Callable[..., Any]) -> Callable[..., Any]:
+    """How the application sends, and no other of the process: Celery's signal tells nobody whose task it is."""
+
+    def send_aimed(producer: Any, name: str, message: Any, **options: Any) -> Any:
+        if name in (RERANK_TASK, PACK_TASK):
+            _aim_what_follows(app, message.body)
+        return send(producer, name, message, **options)
+
+    send_aimed.aims = True  # pyright: ignore[reportFunctionMemberAccess] - `route` may be called again
+    return send_aimed
+
+
+def _aim_what_follows(app: Celery, body: Any) -> None:
     """Name the queue of each task after ours, by the application's routes: our workers do not know them."""
     attached = body if isinstance(body, dict) else body[2]
     for name in ("callbacks", "errbacks", "chain", "chord"):

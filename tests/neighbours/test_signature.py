@@ -31,6 +31,10 @@ def shop(redis_server: RedisServer) -> Iterator[Celery]:
         )
         rerankq.celery.route(app)
         yield app
+        app.backend.result_consumer.stop()
+        app.backend.result_consumer._pubsub = (
+            None  # results that outlive the server have nothing to unsubscribe
+        )
 
 
 def sent(app: Celery, queue: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
@@ -164,3 +168,16 @@ def test_the_examples_of_the_documentation_send_what_they_say(redis_server: Redi
         subprocess.run([sys.executable, "-c", code.replace("redis://…", redis_server.url)], check=True)
 
         assert (redis.llen("celery"), redis.llen("rerankq.interactive")) == (1, 1)
+
+
+def test_another_application_of_the_process_keeps_its_own_way_of_sending(
+    shop: Celery, redis_server: RedisServer
+) -> None:
+    with Celery("other", broker=redis_server.url, set_as_current=False) as other:
+        other.conf.task_routes = {"rerankq.*": rerankq.celery.ROUTES["rerankq.*"]}
+        follower = other.signature("other.show", immutable=True)
+        chain(rerankq.celery.signature("panda", ["a"], app=other), follower, app=other).delay()
+
+    (after,) = sent(shop, "rerankq.interactive")[2]["chain"]
+
+    assert "queue" not in after["options"]

@@ -115,27 +115,6 @@ def test_ours_stay_as_they_are_whatever_an_operator_tells_all_workers(
     assert service.client.rerank("panda", ["a"]).complete
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"task_serializer": "pickle", "accept_content": ["pickle"]},
-        {"broker_transport_options": {"sep": ":"}},
-    ],
-    ids=["in pickle", "bound under another separator"],
-)
-def test_control_messages_of_an_application_unlike_ours_disconnect_nobody(
-    settings: dict[str, object], shop: Celery, service: Service
-) -> None:
-    connected = service.log().count("Connected to")
-    with Celery("unlike", broker=service.redis.url, set_as_current=False) as unlike:
-        unlike.conf.update(settings)
-        unlike.control.inspect(timeout=0.5).ping()
-
-    assert len(shop.control.inspect(timeout=2).ping()) == 3
-    assert service.log().count("Connected to") == connected
-    assert "Control command error" not in service.log()
-
-
 def test_a_chain_leads_from_a_stock_task_through_ours_to_the_callers_own_queue(shop: Celery) -> None:
     retrieve, consume = shop.signature("shop.retrieve", args=("panda",)), shop.signature("shop.consume")
 
