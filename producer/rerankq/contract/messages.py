@@ -378,7 +378,7 @@ class Ranking(BaseModel):
     def __len__(self) -> int:
         return len(self.results)
 
-    def __iter__(self) -> Iterator[RankedDocument]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[RankedDocument]:  # type: ignore[override]  # pydantic iterates over fields
         return iter(self.results)
 
     @overload

@@ -239,7 +239,7 @@ class AsyncFakeRerankClient(_Fake):
         requests: Iterable[Any] | AsyncIterable[Any],
         *,
         concurrency: int = 64,  # noqa: ARG002 - as the real one
-        ordered: bool = True,  # noqa: ARG002
+        ordered: bool = True,  # noqa: ARG002 - as the real one
         **options: Unpack[RequestOptions],
     ) -> AsyncGenerator[tuple[Any, Ranking | RerankError]]:
         """Each request with its answer, one after the other; as `AsyncRerankClient.rerank_many`."""

@@ -188,7 +188,7 @@ class Part:
             self._file = _LocalFile(path)
         else:
             # Held for as long as the process: it is read once, by whoever asks, to its end or not at all.
-            self._pipe = _Pipe(open(os.open(path, os.O_RDONLY), "rb", closefd=False))  # noqa: SIM115
+            self._pipe = _Pipe(open(os.open(path, os.O_RDONLY), "rb", closefd=False))  # noqa: SIM115 - held, see above
 
     def _first_of_pipe(self) -> bytes | None:
         """Of its head, which grows until it holds a line."""
