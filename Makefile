@@ -91,7 +91,7 @@ $(VENV)/redis: $(VENV)/made constraints.txt
 
 $(VENV)/installed-demo: $(VENV)/torch-$(TORCH) $(VENV)/redis pyproject.toml
 	@echo "installing into $(VENV); a few minutes, once"
-	@$(PIP) install -c constraints.txt -e '.[worker,flower]'
+	@$(PIP) install -c constraints.txt -e '.[worker,flower,http]'
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/torch-$(TORCH) $(VENV)/redis pyproject.toml
