@@ -303,7 +303,7 @@ import json, sys, time
 import torch
 torch.set_num_threads(1)
 from rerankq_worker.engine import Engine
-from rerankq_worker.model_files import find_model
+from rerankq_worker.model.files import find_model
 engine = Engine.load(find_model(sys.argv[1]).path, device="cpu", threads=1)
 engine.warm_up()
 pairs = [tuple(pair) for pair in json.load(sys.stdin)]

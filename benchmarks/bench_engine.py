@@ -32,8 +32,8 @@ import torch
 
 from benchmarks.contestants import BASELINE, Pair, contestants, end_children
 from rerankq_worker.engine.precision import bf16_pays
-from rerankq_worker.model_files import find_model, read_config
-from rerankq_worker.tokenizer import PairTokenizer
+from rerankq_worker.model.files import find_model, read_config
+from rerankq_worker.model.tokenizer import PairTokenizer
 from tests.model_dirs import CORPUS, SHAPES, build_model_dir
 
 SHARED = Path(os.environ.get("RERANKQ_SHARED") or Path(__file__).parents[1].parent / "shared") / "data"

@@ -25,8 +25,8 @@ import torch
 from tokenizers import Tokenizer
 from transformers import XLMRobertaForSequenceClassification
 
-from rerankq_worker.small_model import materialise
-from rerankq_worker.small_model.shelf import PIECE_IDF
+from rerankq_worker.model.small import materialise
+from rerankq_worker.model.small.shelf import PIECE_IDF
 
 CUTOFF = 10  # MRR@10, nDCG@10
 WINDOW_TOKENS = 40

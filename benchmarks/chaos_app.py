@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.chaos import KILLS_ITS_CHILD, KILLS_ITS_WORKER, use_stock_transport
-from rerankq_worker.tokenizer import PairTokenizer, Row
+from rerankq_worker.model.tokenizer import PairTokenizer, Row
 from tests import witness
 
 STOCK_VISIBILITY_SECONDS = (

@@ -5,7 +5,9 @@ silent (`SILENT_AFTER_SECONDS`; half of it for who is cut off from Redis).
 import os
 import sys
 
-from rerankq_worker import __main__, health, launcher
+from rerankq_worker import __main__
+from rerankq_worker.host import launcher
+from rerankq_worker.link import health
 
 if __name__ == "__main__":
     launcher.CELERY = (*launcher.CELERY[:-1], os.environ.get("LAUNCHED_APP", launcher.CELERY[-1]))

@@ -21,7 +21,7 @@ import psutil
 from rerankq import RerankClient
 from rerankq.contract import leash
 from rerankq.settings import ClientSettings
-from rerankq_worker import health
+from rerankq_worker.link import health
 from tests import small_disk
 from tests.conftest import REPOSITORY
 from tests.redis_server import RedisServer

@@ -1,6 +1,6 @@
 """Calibrate a trained last layer, and write the file that is shipped.
 
-    python training/last_layer.py trained/last-layer.pt worker/rerankq_worker/small_model/last_layer.safetensors
+    python training/last_layer.py trained/last-layer.pt worker/rerankq_worker/model/small/last_layer.safetensors
 
 A listwise loss ranks and does not see a constant: trained logits have no zero. A logistic fit of right against wrong
 on the questions to choose by, right and wrong ones weighing the same in all, gives them one: a logit of 0 is
@@ -16,8 +16,8 @@ from questions import Questions, split_by_paragraph
 from safetensors.torch import save
 from scoring import Model, to_choose_by
 
-from rerankq_worker.small_model import circuit
-from rerankq_worker.small_model.shelf import PIECE_LOG_WEIGHTS, WORDS
+from rerankq_worker.model.small import circuit
+from rerankq_worker.model.small.shelf import PIECE_LOG_WEIGHTS, WORDS
 
 NEWTON_STEPS = 50
 

@@ -1,6 +1,6 @@
 """Write the small model's golden scores.
 
-    python training/make_golden.py worker/rerankq_worker/small_model/golden.json
+    python training/make_golden.py worker/rerankq_worker/model/small/golden.json
 
 Logits of a handful of pairs by plain transformers, fp32, eager attention, one pair at a time: the reference
 that every faster way must meet. Run by a person when the weights change on purpose, and reviewed.
@@ -14,7 +14,7 @@ import torch
 import transformers
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from rerankq_worker.small_model import SMALL_MODEL_NAME, WEIGHTS_SHA256, materialise
+from rerankq_worker.model.small import SMALL_MODEL_NAME, WEIGHTS_SHA256, materialise
 
 PAIRS = [
     ("中国的首都是哪里？", "北京是中国的政治中心和首都。"),

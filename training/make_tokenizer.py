@@ -4,7 +4,7 @@ Reads the passages of a data folder (never a question, never a paragraph that is
 writes `tokenizer.json` and `piece_idf.bin`. Run once by a person; what it wrote is committed. Needs
 `sentencepiece` and `opencc-python-reimplemented` beside the worker's own dependencies.
 
-    python training/make_tokenizer.py ../shared/data worker/rerankq_worker/small_model
+    python training/make_tokenizer.py ../shared/data worker/rerankq_worker/model/small
 """
 
 import argparse

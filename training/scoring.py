@@ -9,8 +9,8 @@ from questions import Question, Questions
 from tokenizers import Tokenizer
 from transformers import XLMRobertaForSequenceClassification
 
-from rerankq_worker.small_model import circuit, materialise
-from rerankq_worker.small_model.shelf import written_weights
+from rerankq_worker.model.small import circuit, materialise
+from rerankq_worker.model.small.shelf import written_weights
 
 MAX_TOKENS = 1024
 BATCH_TOKENS = 4096

@@ -31,7 +31,7 @@ from questions import SEED, Questions, draws, split_by_paragraph
 from scoring import Model, by_length, mean_and_error, mean_rank_of_first, report, to_choose_by
 from transformers import XLMRobertaForSequenceClassification
 
-from rerankq_worker.small_model import circuit
+from rerankq_worker.model.small import circuit
 
 CANDIDATES = 5  # the right paragraph and four others
 LEARNING_RATE = 3e-4

@@ -9,7 +9,7 @@ from redis import Redis
 from rerankq import BrokerUnavailable, JobUnknown, RerankClient
 from rerankq.contract import keys
 from rerankq.contract.transport.dead_letters import DeadLetters
-from rerankq_worker.job_store import JobStore
+from rerankq_worker.job.store import JobStore
 from tests.client.test_answers import STRANGE_RECORD
 from tests.redis_server import RedisServer
 

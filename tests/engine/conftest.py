@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from rerankq_worker.engine import Engine
-from rerankq_worker.model_files import find_model
+from rerankq_worker.model.files import find_model
 from tests.engine.definition import Plain, plain_model
 from tests.model_dirs import build_model_dir
 

@@ -13,8 +13,8 @@ from sentence_transformers import CrossEncoder
 from transformers import AutoTokenizer
 
 from rerankq_worker.engine import Engine
-from rerankq_worker.model_files import ModelBroken
-from rerankq_worker.tokenizer import PairTokenizer
+from rerankq_worker.model.files import ModelBroken
+from rerankq_worker.model.tokenizer import PairTokenizer
 
 EOT = "[EOT]"
 PLAIN = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import CrossEncoder
 
 from rerankq_worker.engine import Engine
-from rerankq_worker.model_files import ModelBroken, ModelNotFound, find_model
+from rerankq_worker.model.files import ModelBroken, ModelNotFound, find_model
 
 PAIRS = [("panda", "The giant panda is a bear."), ("什么是大熊猫？", "大熊猫是熊科动物。")]
 

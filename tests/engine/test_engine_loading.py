@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from sentence_transformers import CrossEncoder
 
 from rerankq_worker.engine import Engine, EngineBroken, EngineError, load_engine
-from rerankq_worker.model_files import ModelBroken
+from rerankq_worker.model.files import ModelBroken
 from rerankq_worker.settings import WorkerSettings
 from tests.model_dirs import build_model_dir
 

@@ -12,7 +12,7 @@ from rerankq_worker.engine import Engine
 from rerankq_worker.engine.errors import EngineDrifted
 from rerankq_worker.engine.golden import golden_pairs, refuse_drift, verify
 from rerankq_worker.engine.linears import can_compute_int8
-from rerankq_worker.model_files import KNOWN_REVISIONS
+from rerankq_worker.model.files import KNOWN_REVISIONS
 
 HUB_ID = "BAAI/bge-reranker-v2-m3"
 

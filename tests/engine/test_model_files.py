@@ -15,7 +15,7 @@ import pytest
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors.numpy import load_file, save_file
 
-from rerankq_worker.model_files import (
+from rerankq_worker.model.files import (
     HubAway,
     ModelBroken,
     ModelError,
@@ -23,7 +23,7 @@ from rerankq_worker.model_files import (
     find_model,
     fingerprint,
 )
-from rerankq_worker.small_model import WEIGHTS_SHA256
+from rerankq_worker.model.small import WEIGHTS_SHA256
 
 
 @pytest.fixture
@@ -264,7 +264,7 @@ def test_weights_in_shards_are_found_by_their_index(model_dir: Path) -> None:
     assert find_model(model_dir).revision.startswith("sha256:")
 
 
-@pytest.mark.parametrize("module", ["model_files", "tokenizer", "planner"])
+@pytest.mark.parametrize("module", ["model.files", "model.tokenizer"])
 def test_the_rooms_beside_the_engine_import_no_torch(module: str) -> None:
     program = f"import sys, rerankq_worker.{module}; print([m for m in ('torch', 'transformers') if m in sys.modules])"
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerankq_worker.planner import plan
+from rerankq_worker.engine.planner import plan
 
 
 @given(

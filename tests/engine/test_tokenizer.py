@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from rerankq_worker.tokenizer import DocumentTooLong, PairTokenizer, QueryTooLong
+from rerankq_worker.model.tokenizer import DocumentTooLong, PairTokenizer, QueryTooLong
 from tests.model_dirs import CORPUS
 
 TEXTS = st.text(alphabet=st.sampled_from("pandaeatsbmoo 大熊猫是什么，。\n\t?パン"), max_size=60)

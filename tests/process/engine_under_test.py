@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from rerankq.contract.messages import Lane
-from rerankq_worker import health
-from rerankq_worker.engine_client import EngineClient
-from rerankq_worker.frames import TokenIds
-from rerankq_worker.health import EngineStatus
+from rerankq_worker.link import health
+from rerankq_worker.link.client import EngineClient
+from rerankq_worker.link.frames import TokenIds
+from rerankq_worker.link.health import EngineStatus
 
 PATIENCE_SECONDS = 30.0
 

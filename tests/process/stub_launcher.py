@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 
-from rerankq_worker.launcher import Child, Launcher
+from rerankq_worker.host.launcher import Child, Launcher
 
 # Says its name and each signal it gets; ends at the ones it is told to end at.
 STUB = """

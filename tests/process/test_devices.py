@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 
 from rerankq.contract.errors import InvalidSettings
-from rerankq_worker.devices import CPU, Device, Gpu, chosen_devices, left_visible, visible_gpus
 from rerankq_worker.engine.errors import EngineError
 from rerankq_worker.engine.precision import choose_device
+from rerankq_worker.host.devices import CPU, Device, Gpu, chosen_devices, left_visible, visible_gpus
 
 TWO = [Gpu(0, "GPU-aaaa-1111"), Gpu(1, "GPU-bbbb-2222")]
 

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rerankq_worker import engine_process
 from rerankq_worker.doubles import DoubleEngine, EngineBroken, Temper
-from rerankq_worker.engine_process import EngineProcess
-from rerankq_worker.frames import Logits, TokenIds
-from rerankq_worker.health import EngineStatus
+from rerankq_worker.engine_process import process as engine_process
+from rerankq_worker.engine_process.process import EngineProcess
+from rerankq_worker.engine_process.watch import BROKEN, Watch
+from rerankq_worker.link.frames import Logits, TokenIds
+from rerankq_worker.link.health import EngineStatus
 from rerankq_worker.settings import WorkerSettings
-from rerankq_worker.watch import BROKEN, Watch
 
 
 @pytest.fixture

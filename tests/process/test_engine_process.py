@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rerankq_worker import health
-from rerankq_worker.engine_client import (
+from rerankq_worker.link import health
+from rerankq_worker.link.client import (
     EngineAway,
     EngineClient,
     EngineKilledTwice,

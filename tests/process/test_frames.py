@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerankq_worker import frames
-from rerankq_worker.frames import (
+from rerankq_worker.link import frames
+from rerankq_worker.link.frames import (
     BadFrame,
     EngineDescription,
     Failed,

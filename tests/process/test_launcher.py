@@ -13,10 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from rerankq_worker import health
-from rerankq_worker.devices import CPU, Device
-from rerankq_worker.engine_client import EngineClient
-from rerankq_worker.launcher import launcher_for
+from rerankq_worker.host.devices import CPU, Device
+from rerankq_worker.host.launcher import launcher_for
+from rerankq_worker.link import health
+from rerankq_worker.link.client import EngineClient
 from rerankq_worker.settings import WorkerSettings
 from tests.process.engine_under_test import PATIENCE_SECONDS, eventually, rows_of
 from tests.process.stub_launcher import stub

@@ -14,9 +14,10 @@ from rerankq import RerankClient
 from rerankq.contract import keys
 from rerankq.contract.heartbeats import Heartbeats, WorkerStatus
 from rerankq.settings import ClientSettings
-from rerankq_worker import health, metrics
-from rerankq_worker.health import EngineStatus
-from rerankq_worker.metrics import RedisMetrics
+from rerankq_worker.host import metrics
+from rerankq_worker.host.metrics import RedisMetrics
+from rerankq_worker.link import health
+from rerankq_worker.link.health import EngineStatus
 from rerankq_worker.settings import WorkerSettings
 from tests.contract.test_heartbeats import STRANGE
 from tests.deploy.test_monitoring import METRICS

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerankq.contract.messages import Lane
-from rerankq_worker.scheduler import Batch, Scheduler
+from rerankq_worker.engine_process.scheduler import Batch, Scheduler
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from rerankq_worker.small_model import materialise
+from rerankq_worker.model.small import materialise
 
 Scorer = Callable[[str, Sequence[str]], list[float]]
 

@@ -7,9 +7,9 @@ from importlib.resources import files
 import pytest
 import torch
 
-from rerankq_worker.small_model import WEIGHTS_SHA256
+from rerankq_worker.model.small import WEIGHTS_SHA256
 
-GOLDEN = json.loads(files("rerankq_worker.small_model").joinpath("golden.json").read_text("utf-8"))
+GOLDEN = json.loads(files("rerankq_worker.model.small").joinpath("golden.json").read_text("utf-8"))
 
 
 def test_the_golden_scores_belong_to_the_pinned_weights():

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from rerankq_worker.small_model import WEIGHTS_SHA256, SmallModelBroken, circuit, materialise
-from rerankq_worker.small_model.shelf import WORDS, trained_weights, written_weights
+from rerankq_worker.model.small import WEIGHTS_SHA256, SmallModelBroken, circuit, materialise
+from rerankq_worker.model.small.shelf import WORDS, trained_weights, written_weights
 
 
 def test_the_weights_have_the_pinned_hash_and_fit_in_12_mb(small_model_dir: Path):
@@ -90,7 +90,7 @@ def test_weights_changed_by_one_bit_are_refused_in_one_line(tmp_path: Path):
 
 def test_writing_it_imports_neither_torch_nor_transformers(tmp_path: Path):
     program = (
-        "import sys; from pathlib import Path; from rerankq_worker.small_model import materialise; "
+        "import sys; from pathlib import Path; from rerankq_worker.model.small import materialise; "
         "materialise(Path(sys.argv[1])); print(sorted({'torch', 'transformers'} & set(sys.modules)))"
     )
 
@@ -105,7 +105,7 @@ def test_the_module_prints_path_hash_and_size(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("RERANKQ_CACHE_DIR", str(tmp_path))
 
     done = subprocess.run(
-        [sys.executable, "-m", "rerankq_worker.small_model"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "rerankq_worker.model.small"], capture_output=True, text=True, check=True
     )
 
     assert str(tmp_path) in done.stdout

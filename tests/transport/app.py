@@ -14,14 +14,14 @@ from celery.concurrency.asynpool import AsynPool
 from rerankq.contract.errors import DeadlineExceeded
 from rerankq.contract.transport.connection import LeasedAMQP
 from rerankq.contract.transport.qos import set_ready_gate
-from rerankq_worker import attempts
-from rerankq_worker.attempts import AnsweringTask, AttemptPolicy, consumer_with
+from rerankq_worker.queue import consumer
+from rerankq_worker.queue.consumer import AnsweringTask, AttemptPolicy, consumer_with
 
 BROKER_URL = os.environ.get("TEST_BROKER_URL", "redis://127.0.0.1:1/0")
 LEASE_SECONDS = float(os.environ.get("TEST_LEASE_SECONDS", "3"))
 RESULT_RETRY_SECONDS = float(os.environ.get("TEST_RESULT_RETRY_SECONDS", "5"))
 
-attempts.ANSWER_AGAIN_SECONDS = 0.5
+consumer.ANSWER_AGAIN_SECONDS = 0.5
 
 # Celery looks for dead children every 5 s. Here it never does: our own pool notices them.
 AsynPool.timers = property(lambda _: {})
@@ -55,7 +55,7 @@ def make_app(broker_url: str = BROKER_URL, result_url: str | None = None, **tran
         },
         broker_connection_retry_on_startup=True,
         broker_channel_error_retry=True,
-        worker_pool="rerankq_worker.pool:TaskPool",
+        worker_pool="rerankq_worker.queue.pool:TaskPool",
         worker_consumer=consumer_with(AttemptPolicy(time_limits=lane_limits)),
         task_acks_late=True,
         task_reject_on_worker_lost=True,

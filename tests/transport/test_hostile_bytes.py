@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from rerankq.contract.errors import JobFailed
 from rerankq.contract.transport.dead_letters import DeadLetters, NotReplayable
 from rerankq.contract.transport.envelope import LARGEST_BODY_BYTES, Undecodable, open_envelope
-from rerankq_worker.headers import wrong_header
+from rerankq_worker.queue.headers import wrong_header
 from tests.redis_server import RedisServer
 from tests.transport.worker_process import WorkerProcess
 

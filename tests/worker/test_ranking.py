@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerankq.contract.messages import RerankRequest
-from rerankq_worker.ranking import rank, sigmoid
+from rerankq_worker.job.ranking import rank, sigmoid
 
 
 def request_of(count: int, **fields: object) -> RerankRequest:

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from rerankq_worker.job import Sheet
-from rerankq_worker.tokenizer import Row
+from rerankq_worker.job.runner import Sheet
+from rerankq_worker.model.tokenizer import Row
 
 NAN = float("nan")
 

@@ -93,9 +93,10 @@ def _add(
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from rerankq_worker import launcher, metrics, redis_health
-    from rerankq_worker.devices import chosen_devices
-    from rerankq_worker.model_files import find_model
+    from rerankq_worker.host import launcher, metrics
+    from rerankq_worker.host.devices import chosen_devices
+    from rerankq_worker.model.files import find_model
+    from rerankq_worker.queue import redis_health
     from rerankq_worker.settings import WorkerSettings
 
     _log_to_stderr()
@@ -126,7 +127,7 @@ def _limits_in_words(settings: Any) -> list[str]:
 
 
 def _engine(options: argparse.Namespace) -> int:
-    from rerankq_worker import engine_process
+    from rerankq_worker.engine_process import process as engine_process
     from rerankq_worker.settings import WorkerSettings
 
     _log_to_stderr()
@@ -138,7 +139,7 @@ def _engine(options: argparse.Namespace) -> int:
 
 
 def _health(options: argparse.Namespace) -> int:
-    from rerankq_worker import health
+    from rerankq_worker.link import health
     from rerankq_worker.settings import WorkerSettings
 
     settings = WorkerSettings.load()
@@ -152,7 +153,7 @@ def _health(options: argparse.Namespace) -> int:
     alive: tuple[str, ...] = ("ready", "cut off") if options.live else ("ready",)
     is_healthy = health.is_healthy(statuses) and all(beat.state in alive for beat in beats)
     if not options.live:
-        from rerankq_worker import redis_health
+        from rerankq_worker.queue import redis_health
 
         for line in redis_health.trouble(settings):
             print(line)
@@ -176,7 +177,7 @@ def _settings(options: argparse.Namespace) -> int:
 
 
 def _pull(options: argparse.Namespace) -> int:
-    from rerankq_worker.model_files import find_model
+    from rerankq_worker.model.files import find_model
     from rerankq_worker.settings import WorkerSettings
 
     settings = WorkerSettings.load()
@@ -187,9 +188,9 @@ def _pull(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from rerankq_worker.devices import chosen_devices
-    from rerankq_worker.engine_process import make_engine
-    from rerankq_worker.model_files import find_model
+    from rerankq_worker.engine_process.process import make_engine
+    from rerankq_worker.host.devices import chosen_devices
+    from rerankq_worker.model.files import find_model
     from rerankq_worker.settings import WorkerSettings
 
     settings = WorkerSettings.load()
@@ -236,7 +237,7 @@ def _compare_with_published(engine: Any) -> int:
 
 
 def _build_small(_options: argparse.Namespace) -> int:
-    from rerankq_worker.small_model import materialise
+    from rerankq_worker.model.small import materialise
 
     print(materialise())
     return 0

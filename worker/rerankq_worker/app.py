@@ -39,17 +39,23 @@ from rerankq.contract.stores import redis_client
 from rerankq.contract.transport.envelope import deliveries
 from rerankq.contract.transport.open_jobs import set_vanished_handler
 from rerankq.contract.wire import PACK_TASK, RERANK_TASK
-from rerankq_worker.attempts import NO_ANSWER, AnsweringTask, AnswerNotStored, AttemptPolicy, consumer_with
-from rerankq_worker.canvas import fields_of
-from rerankq_worker.control import keep_shape, replace_revoke
-from rerankq_worker.engine_client import EngineAway, EngineClient
-from rerankq_worker.job import Job, JobRunner, Superseded, stop_time
-from rerankq_worker.job_store import JobStore, Known
-from rerankq_worker.model_files import ModelError, find_model
-from rerankq_worker.presence import Presence
-from rerankq_worker.risk_log import RiskLog
+from rerankq_worker.job.runner import Job, JobRunner, Superseded, stop_time
+from rerankq_worker.job.store import JobStore, Known
+from rerankq_worker.link.client import EngineAway, EngineClient
+from rerankq_worker.model.files import ModelError, find_model
+from rerankq_worker.model.tokenizer import PairTokenizer
+from rerankq_worker.queue.canvas import fields_of
+from rerankq_worker.queue.consumer import (
+    NO_ANSWER,
+    AnsweringTask,
+    AnswerNotStored,
+    AttemptPolicy,
+    consumer_with,
+)
+from rerankq_worker.queue.control import keep_shape, replace_revoke
+from rerankq_worker.queue.heartbeat import Presence
+from rerankq_worker.queue.risk_log import RiskLog
 from rerankq_worker.settings import WorkerSettings
-from rerankq_worker.tokenizer import PairTokenizer
 
 SOCKET_TIMEOUT_SECONDS = 5.0
 CALLERS_QUEUE = "celery"
@@ -77,7 +83,7 @@ def build_app(settings: WorkerSettings) -> Celery:
         task_acks_on_failure_or_timeout=True,  # False tells the caller FAILURE and runs the job again, for ever
         worker_deduplicate_successful_tasks=True,
         worker_prefetch_multiplier=1,
-        worker_pool="rerankq_worker.pool:TaskPool",
+        worker_pool="rerankq_worker.queue.pool:TaskPool",
         worker_consumer=consumer_with(_attempt_policy(app, settings)),
         worker_concurrency=1,
         worker_proc_alive_timeout=settings.load_timeout_seconds + 60,

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rerankq_worker.frames import EngineDescription, Logits, TokenIds
+from rerankq_worker.link.frames import EngineDescription, Logits, TokenIds
 from rerankq_worker.settings import WorkerSettings
 
 DIED = 139  # what a shell shows for a segmentation fault, the way real engines die

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rerankq_worker.engine.packing import Packed
-from rerankq_worker.model_files import FIRST_POSITION
+from rerankq_worker.model.files import FIRST_POSITION
 
 SM80 = (8, 0)  # Ampere: what flash attention's variable-length kernels need
 

@@ -30,10 +30,10 @@ from rerankq_worker.engine.errors import (
 )
 from rerankq_worker.engine.loading import Forward, load_forward, refuse_other_rows
 from rerankq_worker.engine.memory import PROBE_TOKENS, Budget, CudaMemory, Memory, filler_rows
+from rerankq_worker.engine.planner import plan
 from rerankq_worker.engine.precision import choose_device, choose_precision
-from rerankq_worker.model_files import find_model, read_config
-from rerankq_worker.planner import plan
-from rerankq_worker.tokenizer import PairTokenizer, TokenIds
+from rerankq_worker.model.files import find_model, read_config
+from rerankq_worker.model.tokenizer import PairTokenizer, TokenIds
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rerankq_worker.engine.errors import EngineDrifted
-from rerankq_worker.model_files import KNOWN_REVISIONS, SHIPPED_MODEL, shipped_revision
+from rerankq_worker.model.files import KNOWN_REVISIONS, SHIPPED_MODEL, shipped_revision
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ def refuse_drift(engine: Scorer) -> None:
 
 def _small_pairs() -> list[GoldenPair]:
     """The scores of the model in the box, which come with it."""
-    known = _read("rerankq_worker.small_model")
+    known = _read("rerankq_worker.model.small")
     common: dict[str, Any] = {name: known[name] for name in ("tolerance", "how", "source")}
     return [GoldenPair(**pair, **common) for pair in known["pairs"]]
 

@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rerankq_worker.added_tokens import READ_AS_IT_IS
 from rerankq_worker.engine.attention import choose_attention
 from rerankq_worker.engine.errors import first_line, is_out_of_memory
 from rerankq_worker.engine.linears import choose_linear
 from rerankq_worker.engine.packed_model import PackedModel
 from rerankq_worker.engine.precision import Precision
 from rerankq_worker.engine.tensor_names import refuse_unfit
-from rerankq_worker.model_files import ModelBroken, reading
-from rerankq_worker.tokenizer import PairTokenizer, TokenIds
+from rerankq_worker.model.added_tokens import READ_AS_IT_IS
+from rerankq_worker.model.files import ModelBroken, reading
+from rerankq_worker.model.tokenizer import PairTokenizer, TokenIds
 
 Forward = Callable[[Sequence[TokenIds]], Tensor]
 """Rows to fp32 logits [n]; what the engine calls for every batch, and what its tests replace."""

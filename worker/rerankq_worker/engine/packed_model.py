@@ -17,7 +17,7 @@ from rerankq_worker.engine.attention import Attention, padded, per_row
 from rerankq_worker.engine.linears import Linear, MakeLinear, as_in
 from rerankq_worker.engine.packing import Packed, pack
 from rerankq_worker.engine.precision import Precision
-from rerankq_worker.tokenizer import TokenIds
+from rerankq_worker.model.tokenizer import TokenIds
 
 Norm = Callable[[Tensor], Tensor]
 

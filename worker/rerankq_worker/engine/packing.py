@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from rerankq_worker.model_files import FIRST_POSITION
-from rerankq_worker.tokenizer import TokenIds
+from rerankq_worker.model.files import FIRST_POSITION
+from rerankq_worker.model.tokenizer import TokenIds
 
 SHORT_BATCH_TOKENS = 1_024
 SHORT_STEP = 32  # batches on a CPU have a multiple of this many tokens

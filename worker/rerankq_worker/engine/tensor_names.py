@@ -8,7 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from rerankq_worker.model_files import ModelBroken, weight_files
+from rerankq_worker.model.files import ModelBroken, weight_files
 
 OURS = ("roberta.encoder.", "roberta.embeddings.", "classifier.")
 """Where a tensor without a place is a part of the score that would be left out; others belong to a training."""

@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rerankq.contract.messages import Lane
-from rerankq_worker import frames
-from rerankq_worker.frames import (
+from rerankq_worker.link import frames
+from rerankq_worker.link.frames import (
     BadFrame,
     EngineDescription,
     Failed,

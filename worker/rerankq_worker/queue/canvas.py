@@ -12,7 +12,7 @@ from kombu.serialization import prepare_accept_content
 
 from rerankq.contract.errors import InvalidRequest
 from rerankq.contract.transport.envelope import open_envelope
-from rerankq_worker.headers import with_those_of_the_body
+from rerankq_worker.queue.headers import with_those_of_the_body
 
 _SHAPES = {"chord": dict, "chain": list, "errbacks": list}
 

@@ -4,7 +4,7 @@ Word overlap whose last layer was trained. `materialise()` gives a model directo
 loads it can tell. Knows numpy, never torch.
 """
 
-from rerankq_worker.small_model.shelf import (
+from rerankq_worker.model.small.shelf import (
     SMALL_MODEL_NAME,
     WEIGHTS_SHA256,
     SmallModelBroken,

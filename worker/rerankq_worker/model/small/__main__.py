@@ -1,8 +1,8 @@
-"""`python -m rerankq_worker.small_model`: build the small model and say where it is."""
+"""`python -m rerankq_worker.model.small`: build the small model and say where it is."""
 
 import sys
 
-from rerankq_worker.small_model import WEIGHTS_SHA256, materialise
+from rerankq_worker.model.small import WEIGHTS_SHA256, materialise
 
 
 def main() -> None:

@@ -26,8 +26,8 @@ from rerankq.contract.messages import LANES, Lane
 from rerankq.contract.risks import RISKS, read_risks, stores
 from rerankq.contract.stores import number_in
 from rerankq.contract.transport.dead_letters import DeadLetters
-from rerankq_worker import health
-from rerankq_worker.health import EngineStatus, State
+from rerankq_worker.link import health
+from rerankq_worker.link.health import EngineStatus, State
 from rerankq_worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)

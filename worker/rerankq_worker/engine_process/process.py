@@ -29,12 +29,12 @@ from urllib.parse import parse_qsl
 import numpy as np
 
 from rerankq.contract.errors import InvalidSettings
-from rerankq_worker import health
-from rerankq_worker.desk import Client, Desk, Part
-from rerankq_worker.frames import BadFrame, EngineDescription, Hello, Leaving, Logits, TokenIds
-from rerankq_worker.health import EngineStatus
+from rerankq_worker.engine_process.desk import Client, Desk, Part
+from rerankq_worker.engine_process.watch import BROKEN, Watch
+from rerankq_worker.link import health
+from rerankq_worker.link.frames import BadFrame, EngineDescription, Hello, Leaving, Logits, TokenIds
+from rerankq_worker.link.health import EngineStatus
 from rerankq_worker.settings import WorkerSettings
-from rerankq_worker.watch import BROKEN, Watch
 
 log = logging.getLogger(__name__)
 

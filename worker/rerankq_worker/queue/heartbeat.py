@@ -20,7 +20,8 @@ from rerankq.contract.keys import HEARTBEAT_PERIOD_SECONDS, lane_of
 from rerankq.contract.messages import Lane
 from rerankq.contract.stores import redis_client
 from rerankq.contract.transport.qos import set_ready_gate
-from rerankq_worker import health, redis_health
+from rerankq_worker.link import health
+from rerankq_worker.queue import redis_health
 from rerankq_worker.settings import WorkerSettings
 
 HEARTBEAT_TIMEOUT_SECONDS = 1.0  # the main process renews leases too and must not hang

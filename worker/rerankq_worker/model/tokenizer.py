@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import AddedToken, Tokenizer
 
-from rerankq_worker.added_tokens import SAVE_ANEW, AddedTokens, read_added_tokens
-from rerankq_worker.model_files import (
+from rerankq_worker.model.added_tokens import SAVE_ANEW, AddedTokens, read_added_tokens
+from rerankq_worker.model.files import (
     ModelBroken,
     read_config,
     read_json_object,

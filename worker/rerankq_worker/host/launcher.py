@@ -26,9 +26,9 @@ from rerankq.contract import leash
 from rerankq.contract.errors import InvalidSettings
 from rerankq.contract.heartbeats import unique_ending
 from rerankq.contract.keys import queue_of
-from rerankq_worker import health
-from rerankq_worker.devices import CPU, Device
-from rerankq_worker.health import Beat, EngineStatus
+from rerankq_worker.host.devices import CPU, Device
+from rerankq_worker.link import health
+from rerankq_worker.link.health import Beat, EngineStatus
 from rerankq_worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)

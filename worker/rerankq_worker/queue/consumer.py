@@ -35,8 +35,8 @@ from rerankq.contract.transport.dead_letters import DeadLetter, DeadLetters, is_
 from rerankq.contract.transport.envelope import job_id
 from rerankq.contract.transport.outage import UNREACHABLE, carry_over, hand_back_later, is_passing, outage
 from rerankq.contract.transport.qos import set_teller
-from rerankq_worker.canvas import attached_to
-from rerankq_worker.headers import (
+from rerankq_worker.queue.canvas import attached_to
+from rerankq_worker.queue.headers import (
     TimeLimits,
     bounded,
     is_task_body,

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from rerankq.contract.errors import InvalidSettings
-from rerankq_worker import health
-from rerankq_worker.health import EngineStatus, State
+from rerankq_worker.link import health
+from rerankq_worker.link.health import EngineStatus, State
 
 log = logging.getLogger(__name__)
 

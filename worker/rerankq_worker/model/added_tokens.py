@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from tokenizers import AddedToken
 
-from rerankq_worker.model_files import ModelBroken, read_json_object
+from rerankq_worker.model.files import ModelBroken, read_json_object
 
 PARTS = {
     "bos_token": "<s>",

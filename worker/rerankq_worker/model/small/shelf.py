@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
-from rerankq_worker.small_model import circuit
+from rerankq_worker.model.small import circuit
 
 SMALL_MODEL_NAME = "rerankq-small"
 WEIGHTS_SHA256 = "d85fd6e82c985f2237fd55fa3625dde57cf3a84049818e1d2b31cf0730790ac2"

@@ -25,12 +25,12 @@ from rerankq.contract.messages import (
     WorkerInfo,
     parse_request,
 )
-from rerankq_worker.engine_client import EngineAway, EngineClient, EngineKilledTwice, EngineRefused, Scored
-from rerankq_worker.equal_rows import first_equals
-from rerankq_worker.frames import EngineDescription
-from rerankq_worker.job_store import JobStore
-from rerankq_worker.ranking import Logits, rank
-from rerankq_worker.tokenizer import DocumentTooLong, PairTokenizer, QueryTooLong, Row
+from rerankq_worker.job.equal_rows import first_equals
+from rerankq_worker.job.ranking import Logits, rank
+from rerankq_worker.job.store import JobStore
+from rerankq_worker.link.client import EngineAway, EngineClient, EngineKilledTwice, EngineRefused, Scored
+from rerankq_worker.link.frames import EngineDescription
+from rerankq_worker.model.tokenizer import DocumentTooLong, PairTokenizer, QueryTooLong, Row
 
 CHECKPOINT_PERIOD_SECONDS = 1.0  # a shorter job is cheaper to score again than to save
 WANTED_PERIOD_SECONDS = 0.25  # between two looks at whether anybody still wants the answer

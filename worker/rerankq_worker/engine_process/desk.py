@@ -16,10 +16,20 @@ from typing import Any
 import numpy as np
 
 from rerankq.contract.messages import LANES
-from rerankq_worker import frames
-from rerankq_worker.frames import BadFrame, Failed, Frame, Indices, Logits, Rows, Running, Scores, TokenIds
-from rerankq_worker.scheduler import Scheduler
-from rerankq_worker.watch import Queue
+from rerankq_worker.engine_process.scheduler import Scheduler
+from rerankq_worker.engine_process.watch import Queue
+from rerankq_worker.link import frames
+from rerankq_worker.link.frames import (
+    BadFrame,
+    Failed,
+    Frame,
+    Indices,
+    Logits,
+    Rows,
+    Running,
+    Scores,
+    TokenIds,
+)
 
 
 class Client:

@@ -13,7 +13,7 @@ from celery.utils.functional import maybe_list
 from celery.worker import control
 from celery.worker import state as worker_state
 
-from rerankq_worker.headers import is_id
+from rerankq_worker.queue.headers import is_id
 
 
 def replace_revoke(call_off: Callable[[str], None]) -> None:

@@ -264,7 +264,7 @@ def _has_weights(directory: Path) -> bool:
 
 def shipped_revision() -> str:
     """The revision of the model in the box."""
-    room = importlib.import_module("rerankq_worker.small_model")
+    room = importlib.import_module("rerankq_worker.model.small")
     return f"sha256:{cast(str, room.WEIGHTS_SHA256)[:REVISION_DIGITS]}"
 
 
@@ -272,7 +272,7 @@ def _shipped_model() -> ModelFiles:
     """The model in the box. Its revision is its pinned hash: samples may miss a change to a few of its tensors."""
     try:
         room = importlib.import_module(
-            "rerankq_worker.small_model"
+            "rerankq_worker.model.small"
         )  # lazy: building it takes seconds, few need it
     except ModuleNotFoundError as error:
         raise ModelNotFound(

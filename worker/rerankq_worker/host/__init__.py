@@ -1,0 +1,1 @@
+"""One host: the devices it serves, the processes that serve them, and what it tells Prometheus."""

@@ -1,0 +1,1 @@
+"""Celery's child process: one job, from what was asked to its ranking."""

@@ -1,0 +1,1 @@
+"""Between the processes of a host: frames over a socket, files that say how each is."""

@@ -1,0 +1,1 @@
+"""A model's directory: found, checked and read, without torch."""
