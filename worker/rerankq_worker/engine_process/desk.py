@@ -17,7 +17,6 @@ import numpy as np
 
 from rerankq.contract.messages import LANES
 from rerankq_worker.engine_process.scheduler import Scheduler
-from rerankq_worker.engine_process.watch import Queue
 from rerankq_worker.link import frames
 from rerankq_worker.link.frames import (
     BadFrame,
@@ -30,6 +29,7 @@ from rerankq_worker.link.frames import (
     Scores,
     TokenIds,
 )
+from rerankq_worker.link.health import Queue
 
 
 class Client:

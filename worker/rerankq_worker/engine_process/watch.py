@@ -7,19 +7,18 @@ Knows no model, no socket and no job.
 
 import faulthandler
 import logging
-import math
 import os
 import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
 from rerankq.contract.errors import InvalidSettings
 from rerankq_worker.link import health
-from rerankq_worker.link.health import EngineStatus, State
+from rerankq_worker.link.health import EngineStatus, Queue, State, Tally
 
 log = logging.getLogger(__name__)
 
@@ -27,46 +26,6 @@ STUCK = os.EX_SOFTWARE  # 70: a pass or the loading outlived its limit
 BROKEN = os.EX_OSERR  # 71: the device is lost to this process
 
 MERCY_SECONDS = 5  # what faulthandler's timer gives this thread to do it in better order
-SPEED_MEMORY_SECONDS = 60.0  # device time after which an old pass counts a third
-
-
-@dataclass(slots=True)
-class Tally:
-    """What the engine has done since it started."""
-
-    pairs: int = 0
-    tokens: int = 0
-    batches: int = 0
-    busy_seconds: float = 0.0
-    out_of_memory: int = 0
-    refused_jobs: int = 0
-    _recent_pairs: float = 0.0
-    _recent_seconds: float = 0.0
-
-    def add_pass(self, pairs: int, tokens: int, seconds: float) -> None:
-        """Count one forward pass."""
-        self.batches += 1
-        self.pairs += pairs
-        self.tokens += tokens
-        self.busy_seconds += seconds
-        fading = math.exp(-seconds / SPEED_MEMORY_SECONDS)
-        self._recent_pairs = self._recent_pairs * fading + pairs
-        self._recent_seconds = self._recent_seconds * fading + seconds
-
-    @property
-    def pairs_per_second(self) -> float:
-        """Of late, while the device was at work."""
-        return self._recent_pairs / self._recent_seconds if self._recent_seconds else 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Queue:
-    """What the engine has been asked for."""
-
-    waiting_rows: dict[str, int] = field(default_factory=dict[str, int])
-    """Rows that no batch has taken yet, by lane."""
-    jobs: dict[str, int] = field(default_factory=dict[str, int])
-    """Jobs since the start, by lane."""
 
 
 @dataclass(frozen=True, slots=True)

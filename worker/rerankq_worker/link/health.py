@@ -7,6 +7,7 @@ Knows files and process ids: no torch, no Celery, no Redis. So a check costs mil
 long job, when nobody would answer a ping.
 """
 
+import math
 import os
 import time
 import zlib
@@ -33,6 +34,7 @@ BEAT_SILENT_AFTER_SECONDS = (
 )
 CUT_OFF_AFTER_SECONDS = 12.0  # and a frozen worker is not ready from here on
 SILENT_AFTER_SECONDS = 10.0  # frozen, or inside a C call that never gives the interpreter back
+SPEED_MEMORY_SECONDS = 60.0  # device time after which an old pass counts a third
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +70,45 @@ class EngineStatus:
     """Of the last minute or so, counting only the time in which the device was at work."""
     out_of_memory: int = 0
     refused_jobs: int = 0
+
+
+@dataclass(slots=True)
+class Tally:
+    """What the engine has done since it started."""
+
+    pairs: int = 0
+    tokens: int = 0
+    batches: int = 0
+    busy_seconds: float = 0.0
+    out_of_memory: int = 0
+    refused_jobs: int = 0
+    _recent_pairs: float = 0.0
+    _recent_seconds: float = 0.0
+
+    def add_pass(self, pairs: int, tokens: int, seconds: float) -> None:
+        """Count one forward pass."""
+        self.batches += 1
+        self.pairs += pairs
+        self.tokens += tokens
+        self.busy_seconds += seconds
+        fading = math.exp(-seconds / SPEED_MEMORY_SECONDS)
+        self._recent_pairs = self._recent_pairs * fading + pairs
+        self._recent_seconds = self._recent_seconds * fading + seconds
+
+    @property
+    def pairs_per_second(self) -> float:
+        """Of late, while the device was at work."""
+        return self._recent_pairs / self._recent_seconds if self._recent_seconds else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """What the engine has been asked for."""
+
+    waiting_rows: dict[str, int] = field(default_factory=dict[str, int])
+    """Rows that no batch has taken yet, by lane."""
+    jobs: dict[str, int] = field(default_factory=dict[str, int])
+    """Jobs since the start, by lane."""
 
 
 def write(file: Path, told: "EngineStatus | Beat") -> None:
