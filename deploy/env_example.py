@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from rerankq.contract.settings import PREFIX, SharedSettings
+from rerankq.http.settings import HttpSettings
 from rerankq.settings import ClientSettings
 from rerankq_worker.settings import WorkerSettings
 
@@ -33,6 +34,7 @@ def env_example() -> str:
     groups = {
         "Both sides: producer and worker": shared,
         "Producer: whoever asks": _without(ClientSettings.model_fields, shared),
+        "HTTP: `rerankq serve`": _without(HttpSettings.model_fields, ClientSettings.model_fields),
         "Worker: whoever answers": _without(WorkerSettings.model_fields, shared),
     }
     return HEAD + "".join(_group(title, fields) for title, fields in groups.items())

@@ -8,12 +8,14 @@ import pytest
 
 from rerankq.contract.settings import SharedSettings
 from rerankq.contract.variables import OUTSIDE_THE_CLASSES
+from rerankq.http.settings import HttpSettings
 from rerankq.settings import ClientSettings
 from rerankq_worker.settings import WorkerSettings
 from tests.conftest import REPOSITORY
 
 SIDES: dict[type[SharedSettings], tuple[str, ...]] = {
     ClientSettings: ("producer/rerankq",),
+    HttpSettings: ("producer/rerankq",),
     WorkerSettings: ("worker/rerankq_worker", "producer/rerankq/contract"),
 }
 

@@ -7,6 +7,7 @@ import pytest
 from rerankq.contract.errors import InvalidSettings
 from rerankq.contract.provenance import effective
 from rerankq.contract.variables import OUTSIDE_THE_CLASSES, VARIABLES
+from rerankq.http.settings import HttpSettings
 from rerankq.settings import ClientSettings
 from rerankq_worker.settings import WorkerSettings
 
@@ -204,9 +205,9 @@ def test_secrets_are_masked_when_printed(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "hunter2" not in repr(ClientSettings.load())
 
 
-def test_the_known_variables_are_those_of_the_two_classes() -> None:
+def test_the_known_variables_are_those_of_the_classes() -> None:
     fields = {
-        f"RERANKQ_{name.upper()}" for cls in (ClientSettings, WorkerSettings) for name in cls.model_fields
+        f"RERANKQ_{name.upper()}" for cls in (HttpSettings, WorkerSettings) for name in cls.model_fields
     }
 
     assert fields | OUTSIDE_THE_CLASSES == VARIABLES

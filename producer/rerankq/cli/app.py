@@ -13,6 +13,7 @@ from rerankq.cli.evaluate import evaluate
 from rerankq.cli.model import model
 from rerankq.cli.operate import lanes, workers
 from rerankq.cli.rerank import rerank
+from rerankq.cli.serve import serve
 from rerankq.cli.settings import settings
 from rerankq.cli.up import up
 
@@ -38,6 +39,7 @@ app.command(rich_help_panel=_ASK)(jobs.submit)
 app.command(rich_help_panel=_ASK)(jobs.status)
 app.command(rich_help_panel=_ASK)(jobs.result)
 app.command(rich_help_panel=_ASK)(jobs.cancel)
+app.command(rich_help_panel=_RUN)(serve)
 app.command(rich_help_panel=_RUN)(workers)
 app.command(rich_help_panel=_RUN)(lanes)
 app.command(rich_help_panel=_RUN)(settings)

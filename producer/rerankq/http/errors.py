@@ -1,0 +1,73 @@
+"""Any failure as a reply that each client reads: Cohere's `message`, Jina's and Voyage's `detail`, OpenAI's `error`.
+
+TEI's requests are refused in TEI's own words. No reply tells a host, a setting or a text.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.responses import Response
+
+from rerankq.contract import wire
+from rerankq.contract.errors import JobFailed, RerankError, ResultTimeout
+from rerankq.http.dialects import Dialect
+from rerankq.web import http_status
+
+_SAYINGS = {
+    "NoWorkers": "no worker is there to answer; try again later",
+    "BrokerUnavailable": "the queue cannot be reached; try again later",
+    "InvalidSettings": "the service is configured wrongly; its log says how",
+}
+"""What is told where an error's own message is for the operator: it may name hosts and settings."""
+
+_TEI_TYPES = {400: "Empty", 422: "Validation", 413: "Validation", 429: "Overloaded", 503: "Unhealthy"}
+"""TEI's `error_type`s; any other failure is its `Backend`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A request that gets no answer, and what its caller is told."""
+
+    status: int
+    type: str
+    message: str
+    param: str | None = None
+    headers: dict[str, str] = field(default_factory=dict[str, str])
+
+
+def refusal(error: RerankError) -> Refusal:
+    """What a caller is told of an error."""
+    status, headers = http_status(error)
+    name = type(error).__name__
+    if isinstance(error, ResultTimeout):  # nobody here asks for a promise
+        status = 504
+    if error.details.get("empty"):
+        status = 400
+    if status == 503:
+        headers = {"Retry-After": "2"}
+    message = _SAYINGS.get(name, error.message)
+    if isinstance(error, JobFailed):
+        message = (
+            f"the job was given up after {error.attempts} attempts; its id in the worker's log tells why"
+        )
+    return Refusal(status, _snake(name), message, error.details.get("field"), headers)
+
+
+def refused(refusal: Refusal, dialect: Dialect, request_id: str) -> Response:
+    """The reply to a request that is refused, in the words of its dialect."""
+    content: dict[str, Any]
+    if dialect == "tei":
+        content = {"error": refusal.message, "error_type": _TEI_TYPES.get(refusal.status, "Backend")}
+    else:
+        problem = {
+            "message": refusal.message,
+            "type": refusal.type,
+            "param": refusal.param,
+            "code": refusal.status,
+        }
+        content = {"message": refusal.message, "detail": refusal.message, "error": problem, "id": request_id}
+    return Response(wire.encode(content), refusal.status, refusal.headers, "application/json")
+
+
+def _snake(name: str) -> str:
+    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
