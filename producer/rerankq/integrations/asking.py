@@ -1,0 +1,103 @@
+"""What every adapter has: one address, the options of a request, and clients that are made when they are needed.
+
+`redis://…` is the queue, `http://…` a `rerankq serve`. Knows no framework.
+"""
+
+from collections.abc import Sequence
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, model_validator
+
+from rerankq.aio import AsyncRerankClient
+from rerankq.client import RerankClient
+from rerankq.contract.errors import InvalidSettings
+from rerankq.contract.messages import Count, RequestOptions
+from rerankq.integrations.over_http import AsyncHttpRerankClient, HttpRerankClient, Place
+from rerankq.settings import ClientSettings
+
+
+class _Clients:
+    """Those of the queue, one an address; a copy of their adapter, or its pickle, takes none along."""
+
+    def __init__(self) -> None:
+        self.sync: dict[str | None, RerankClient] = {}
+        self.asynchronous: dict[str | None, AsyncRerankClient] = {}
+
+    def __reduce__(self) -> tuple[type["_Clients"], tuple[()]]:
+        return _Clients, ()
+
+
+class Asks(BaseModel):
+    """The fields of every adapter, and how it asks."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: str | None = Field(default=None, repr=False)
+    """Where to ask: `redis://…` (`rediss`, `unix`, `sentinel`) is the queue, `http://…` or `https://…` a `rerankq
+    serve`; RERANKQ_BROKER_URL, or a running `rerankq up`, when absent."""
+    api_key: SecretStr | None = Field(default=None, exclude=True)
+    """What a `rerankq serve` wants to be shown; it is in no dump."""
+    top_n: Count | None = None
+    """How many to give back; all when absent."""
+    max_tokens_per_doc: Count | None = None
+    """Read only this many tokens of each."""
+    model: str | None = None
+    """Refuse unless this model is the one served."""
+    timeout: float | None = Field(default=None, gt=0)
+    """Seconds to wait; RERANKQ_INTERACTIVE_TIMEOUT_SECONDS when absent."""
+
+    _clients: _Clients = PrivateAttr(default_factory=_Clients)
+
+    @model_validator(mode="after")
+    def _address_is_one(self) -> "Asks":
+        if self._is_over_http:
+            HttpRerankClient(*self._face)
+        elif self.api_key is not None:
+            raise InvalidSettings(
+                "api_key: is for an http:// or https:// url; a Redis URL carries its own password"
+            )
+        elif self.url is not None:
+            ClientSettings.of(self.url, None)
+        return self
+
+    def close(self) -> None:
+        """Give back the connections by which threads have asked."""
+        made, self._clients.sync = self._clients.sync, {}
+        for client in made.values():
+            client.close()
+
+    async def aclose(self) -> None:
+        """Give back the connections by which this event loop has asked."""
+        made, self._clients.asynchronous = self._clients.asynchronous, {}
+        for client in made.values():
+            await client.close()
+
+    def _ranked(self, query: str, texts: Sequence[str]) -> list[Place]:
+        """Places of the best, best first."""
+        if self._is_over_http:
+            return HttpRerankClient(*self._face).rerank(query, texts, timeout=self.timeout, **self._options)
+        client = self._clients.sync.get(self.url) or self._clients.sync.setdefault(
+            self.url, RerankClient(self.url)
+        )
+        ranking = client.rerank(query, texts, timeout=self.timeout, **self._options)
+        return [Place(row.index, row.relevance_score) for row in ranking]
+
+    async def _aranked(self, query: str, texts: Sequence[str]) -> list[Place]:
+        if self._is_over_http:
+            face = AsyncHttpRerankClient(*self._face)
+            return await face.rerank(query, texts, timeout=self.timeout, **self._options)
+        made = self._clients.asynchronous
+        client = made.get(self.url) or made.setdefault(self.url, AsyncRerankClient(self.url))
+        ranking = await client.rerank(query, texts, timeout=self.timeout, **self._options)
+        return [Place(row.index, row.relevance_score) for row in ranking]
+
+    @property
+    def _is_over_http(self) -> bool:
+        return self.url is not None and self.url.strip().lower().startswith(("http://", "https://"))
+
+    @property
+    def _face(self) -> tuple[str, str | None]:
+        return self.url or "", None if self.api_key is None else self.api_key.get_secret_value()
+
+    @property
+    def _options(self) -> RequestOptions:
+        return {"top_n": self.top_n, "max_tokens_per_doc": self.max_tokens_per_doc, "model": self.model}
