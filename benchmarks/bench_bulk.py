@@ -34,8 +34,8 @@ import psutil
 
 from benchmarks.bulk_files import INPUTS
 from rerankq.bulk import BulkRun, Task, rerank_many
-from rerankq.bulk.sending.packing import PackSize
 from rerankq.contract.messages import Ranking
+from rerankq.packing import PackSize
 from tests.bulk.answering import AnsweringWorker
 from tests.redis_server import RedisServer
 from tests.service import Service

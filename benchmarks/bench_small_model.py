@@ -26,13 +26,14 @@ from tokenizers import Tokenizer
 from transformers import XLMRobertaForSequenceClassification
 
 from rerankq_worker.model.small import materialise
-from rerankq_worker.model.small.shelf import PIECE_IDF
 
 CUTOFF = 10  # MRR@10, nDCG@10
 WINDOW_TOKENS = 40
 BATCH_TOKENS = 4096
 SEED = 1
 HELD_OUT_EVERY = 10  # paragraphs: the part that training/questions.py reports on
+
+PIECE_IDF = Path(__file__).parents[1] / "training" / "piece_idf.bin"
 
 Tokens = npt.NDArray[np.int32]
 

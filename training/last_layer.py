@@ -1,6 +1,6 @@
 """Calibrate a trained last layer, and write the file that is shipped.
 
-    python training/last_layer.py trained/last-layer.pt worker/rerankq_worker/model/small/last_layer.safetensors
+    python training/last_layer.py trained/last-layer.pt training/last_layer.safetensors
 
 A listwise loss ranks and does not see a constant: trained logits have no zero. A logistic fit of right against wrong
 on the questions to choose by, right and wrong ones weighing the same in all, gives them one: a logit of 0 is
@@ -11,13 +11,12 @@ import argparse
 import sys
 from pathlib import Path
 
+import circuit
 import torch
+from pack import PIECE_LOG_WEIGHTS, WORDS
 from questions import Questions, split_by_paragraph
 from safetensors.torch import save
 from scoring import Model, to_choose_by
-
-from rerankq_worker.model.small import circuit
-from rerankq_worker.model.small.shelf import PIECE_LOG_WEIGHTS, WORDS
 
 NEWTON_STEPS = 50
 
@@ -71,7 +70,7 @@ def logistic_fit(right: torch.Tensor, wrong: torch.Tensor) -> tuple[float, float
 
 
 def write(model: Model, file: Path) -> None:
-    """What `shelf.py` lays over the written weights: the last layer, the classifier and the pieces, in fp16."""
+    """What `pack.py` lays over the written weights: the last layer, the classifier and the pieces, in fp16."""
     last = f"roberta.encoder.layer.{circuit.LAYERS - 1}."
     weights = model.network.state_dict()
     trained = {name: tensor for name, tensor in weights.items() if name.startswith((last, "classifier."))}

@@ -14,7 +14,7 @@ import torch
 import transformers
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from rerankq_worker.model.small import SMALL_MODEL_NAME, WEIGHTS_SHA256, materialise
+from rerankq_worker.model.small import WEIGHTS_SHA256, materialise
 
 PAIRS = [
     ("中国的首都是哪里？", "北京是中国的政治中心和首都。"),
@@ -45,7 +45,7 @@ def main() -> None:
         directory, dtype=torch.float32, attn_implementation="eager"
     ).eval()
     golden = {
-        "model": SMALL_MODEL_NAME,
+        "model": "rerankq-small",
         "weights_sha256": WEIGHTS_SHA256,
         "how": HOW.format(transformers=transformers.__version__, torch=torch.__version__),
         "source": "training/make_golden.py",

@@ -1,7 +1,7 @@
 """Make the small model's two data files: its tokenizer and its table of piece weights.
 
 Reads the passages of a data folder (never a question, never a paragraph that is gold in a job file) and
-writes `tokenizer.json` and `piece_idf.bin`. Run once by a person; what it wrote is committed. Needs
+writes `tokenizer.json`, and `piece_idf.bin` beside itself. Run once by a person; what it wrote is committed. Needs
 `sentencepiece` and `opencc-python-reimplemented` beside the worker's own dependencies.
 
     python training/make_tokenizer.py ../shared/data worker/rerankq_worker/model/small
@@ -83,7 +83,7 @@ IDF_STEPS = 255  # a weight is one byte: 255 is the rarest
 
 
 def main() -> None:
-    """Write both files into the folder named on the command line."""
+    """Write the tokenizer into the folder named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("target", type=Path)
@@ -93,7 +93,7 @@ def main() -> None:
     tokenizer = build_tokenizer(passages)
     tokenizer.save(str(arguments.target / "tokenizer.json"), pretty=False)
     idf = piece_idf(tokenizer, passages)
-    (arguments.target / "piece_idf.bin").write_bytes(idf.tobytes())
+    Path(__file__).with_name("piece_idf.bin").write_bytes(idf.tobytes())
     sys.stdout.write(f"{len(passages)} passages, {tokenizer.get_vocab_size()} pieces\n")
 
 

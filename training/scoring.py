@@ -4,13 +4,14 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import circuit
 import torch
+from pack import written_weights
 from questions import Question, Questions
 from tokenizers import Tokenizer
 from transformers import XLMRobertaForSequenceClassification
 
-from rerankq_worker.model.small import circuit, materialise
-from rerankq_worker.model.small.shelf import written_weights
+from rerankq_worker.model.small import materialise
 
 MAX_TOKENS = 1024
 BATCH_TOKENS = 4096

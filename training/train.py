@@ -25,13 +25,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Generic, TypeVar
 
+import circuit
 import torch
 from last_layer import calibrate_and_write
 from questions import SEED, Questions, draws, split_by_paragraph
 from scoring import Model, by_length, mean_and_error, mean_rank_of_first, report, to_choose_by
 from transformers import XLMRobertaForSequenceClassification
-
-from rerankq_worker.model.small import circuit
 
 CANDIDATES = 5  # the right paragraph and four others
 LEARNING_RATE = 3e-4

@@ -6,13 +6,13 @@ Shares with the sync client all that is not I/O: validation, admission, submissi
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
 from typing import Any, Self, TypeVar, Unpack
 
 from redis.exceptions import RedisError
 
 from rerankq.admission import Admission
-from rerankq.answers import JobStatus, read_ranking
+from rerankq.answers import JobStatus, read_pack, read_ranking
 from rerankq.contract.errors import BrokerUnavailable, NoWorkers, QueueFull, RerankError, ResultTimeout
 from rerankq.contract.heartbeats import WorkerStatus
 from rerankq.contract.messages import (
@@ -27,7 +27,16 @@ from rerankq.contract.messages import (
 from rerankq.loop_connections import LoopConnections, Watch
 from rerankq.procedures import Ask, Listen, Pause, Procedure, Step, errors_as_ours, run_async
 from rerankq.settings import ClientSettings
-from rerankq.submission import Outgoing, as_request, askable_id, deliver, outgoing_job, take_back, validated
+from rerankq.submission import (
+    Outgoing,
+    as_request,
+    askable_id,
+    deliver,
+    outgoing_job,
+    outgoing_pack,
+    take_back,
+    validated,
+)
 from rerankq.waiting import (
     ANSWER_GRACE_SECONDS,
     RECONNECT_SECONDS,
@@ -102,15 +111,21 @@ class AsyncRerankClient:
         **options: Unpack[RequestOptions],
     ) -> "AsyncJob":
         """A promise of the ranking; as `RerankClient.submit`."""
-        request = self.request(query, documents, **options)
-        await self._run("submitting a job", self._admission.surroundings())
-        message, connections = outgoing_job(request, job_id, self.clock), self._here
-        try:
-            await self._deliver(message)
-            return self._promise(request, message)
-        except BaseException as error:
-            await self._take_back(connections, message, error)
-            raise
+        return await self.send(self.request(query, documents, **options), job_id)
+
+    async def send(self, request: RerankRequest, job_id: str | None = None) -> "AsyncJob":
+        """Put a validated request on its lane."""
+        await self._learn_the_time()
+        message = outgoing_job(request, job_id, self.clock)
+        await self._deliver_or_take_back(message)
+        return self._promise(request, message)
+
+    async def send_pack(self, requests: Sequence[RerankRequest], pack_id: str | None = None) -> "AsyncPack":
+        """Put several requests on their lane as one message; as `RerankClient.send_pack`."""
+        await self._learn_the_time()
+        message = outgoing_pack(requests, pack_id, self.clock)
+        await self._deliver_or_take_back(message)
+        return AsyncPack(self, message.job_id, message=message)
 
     async def rerank_many(
         self,
@@ -256,6 +271,18 @@ class AsyncRerankClient:
         procedure = deliver(message, self._admission, self.settings)
         await self._run(f"submitting job {message.job_id}", procedure)
 
+    async def _deliver_or_take_back(self, message: Outgoing) -> None:
+        connections = self._here
+        try:
+            await self._deliver(message)
+        except BaseException as error:
+            await self._take_back(connections, message, error)
+            raise
+
+    async def _learn_the_time(self) -> None:
+        """Redis's, as of the look around that admission needs anyway."""
+        await self._run("submitting a job", self._admission.surroundings())
+
     def _promise(self, request: RerankRequest, message: Outgoing) -> "AsyncJob":
         return AsyncJob(self, message.job_id, request.texts if request.return_documents else None, message)
 
@@ -333,9 +360,20 @@ class AsyncJob:
 
     async def wait(self, watch: Watch, timeout: float | None, grace_seconds: float = 0.0) -> Ranking:
         """The ranking, looked for whenever it is announced, and now and then in case that was missed."""
-        meta = await self._client.await_answer(self.job_id, timeout, self._message, watch, grace_seconds)
-        ranking = read_ranking(self.job_id, meta)
+        ranking = read_ranking(self.job_id, await self._meta(watch, timeout, grace_seconds))
         return ranking if self._texts is None else ranking.with_documents(self._texts)
+
+    async def _meta(self, watch: Watch, timeout: float | None, grace_seconds: float = 0.0) -> bytes:
+        return await self._client.await_answer(self.job_id, timeout, self._message, watch, grace_seconds)
+
+
+class AsyncPack(AsyncJob):
+    """A promise of several answers that travel together, awaited."""
+
+    async def answers(self, timeout: float | None = None) -> list[Ranking | RerankError]:
+        """One ranking or one error for each request of the pack, in its order."""
+        with self._client.watching(self.job_id) as watch:
+            return read_pack(self.job_id, await self._meta(watch, timeout))
 
 
 async def each(requests: Iterable[Any] | AsyncIterable[Any]) -> AsyncGenerator[Any]:

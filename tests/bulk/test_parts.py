@@ -12,10 +12,11 @@ from rerankq.bulk.output.sidecar import with_span
 from rerankq.bulk.output.tally import Tally
 from rerankq.bulk.progress import Meter, in_words
 from rerankq.bulk.rows import Entry, Row
-from rerankq.bulk.sending.packing import PackSize, cut
+from rerankq.bulk.sending.packing import cut
 from rerankq.bulk.sending.patience import Patience
 from rerankq.contract.errors import BrokerUnavailable
 from rerankq.contract.messages import RerankRequest
+from rerankq.packing import PackSize
 
 SIZE = PackSize(max_pairs=10, max_bytes=1000, max_rows=5)
 

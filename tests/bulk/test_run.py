@@ -11,8 +11,8 @@ import pytest
 from rerankq import InvalidRequest, NoWorkers, RerankClient
 from rerankq.bulk import BulkRun, Task, rerank_many
 from rerankq.bulk.run import Summary
-from rerankq.bulk.sending.packing import PackSize
 from rerankq.contract import wire
+from rerankq.packing import PackSize
 from rerankq.settings import ClientSettings
 from tests.bulk.answering import AnsweringWorker
 from tests.redis_server import RedisServer

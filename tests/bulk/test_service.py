@@ -10,7 +10,7 @@ import pytest
 
 from rerankq.bulk import Task, rerank_many
 from rerankq.bulk.dry_run import dry_run
-from rerankq.bulk.sending.packing import PackSize
+from rerankq.packing import PackSize
 from tests.bulk.test_resume import COMMAND
 from tests.bulk.test_run import read, rows, write
 from tests.service import Service

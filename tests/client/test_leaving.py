@@ -165,6 +165,7 @@ Ask = Callable[[AsyncRerankClient], Awaitable[Any]]
         pytest.param(lambda client: client.rerank("q", ["a"], timeout=30), id="rerank"),
         pytest.param(lambda client: client.submit("q", ["a"]), id="submit"),
         pytest.param(lambda client: client.submit("q", ["a"], job_id=f"{time.time()}"), id="submit, own id"),
+        pytest.param(lambda client: client.send_pack([client.request("q", ["a"])]), id="a pack"),
     ],
 )
 def test_a_task_that_is_cancelled_at_any_await_leaves_no_job(

@@ -11,7 +11,7 @@ import pytest
 from tests.deploy.test_dockerfile import DOCKERFILE
 
 WORKER_EXTRA_LEFT_OUT = (
-    *("torch", "transformers", "sentence_transformers", "prometheus_client", "pynvml"),
+    *("torch", "transformers", "sentence_transformers", "prometheus_client", "pynvml", "numpy"),
     *("celery", "kombu", "billiard"),
 )
 # None in sys.modules makes an import fail as if the package were not installed.

@@ -17,9 +17,11 @@ TEXT_COLUMN = 30
 DATA = {
     "demo_jobs.json": "The three jobs of `rerankq demo`",
     "golden.json": "Published scores that a known model must meet",
-    "last_layer.safetensors": "What of the small model was trained",
-    "piece_idf.bin": "How telling each token is, for the small model",
+    "config.json": "The small model's shape",
+    "model.safetensors.xz": "The small model's weights, packed",
+    "special_tokens_map.json": "The small model's tokens with a part to play",
     "tokenizer.json": "The small model's tokenizer",
+    "tokenizer_config.json": "How the small model's tokenizer is to be read",
 }
 _TREE = re.compile(r"(?<=## The tree\n)(.*?```\n)(.*?)(?=```\n)", re.DOTALL)
 

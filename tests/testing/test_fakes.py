@@ -76,12 +76,10 @@ async def many(client: Any) -> Any:
 
 
 async def in_a_pack(client: Any, count: int) -> Any:
-    if not hasattr(client, "send_pack"):  # asyncio has none
-        return None
     requests = [client.request(f"panda {size}", DOCUMENTS[:size]) for size in range(1, count + 1)]
-    pack = client.send_pack(requests)
+    pack = await said(client.send_pack(requests))
     alone = await outcome(lambda: client.job(pack.job_id).result(20))
-    return [seen(answer) for answer in pack.answers(20)], alone
+    return [seen(answer) for answer in await said(pack.answers(20))], alone
 
 
 CALLS: dict[str, Callable[[Any], Any]] = {

@@ -16,11 +16,12 @@ from rerankq.bulk.formats.tables import Table, asked_names, is_table
 from rerankq.bulk.rows import Entry, Row, beside, broken_row, text_at
 from rerankq.bulk.sending.asking import Window, answered, in_order, validated
 from rerankq.bulk.sending.flight import Answer, Flight
-from rerankq.bulk.sending.packing import PackSize, cut
+from rerankq.bulk.sending.packing import cut
 from rerankq.client import RerankClient
 from rerankq.contract.errors import InvalidRequest, RerankError
 from rerankq.contract.messages import RankedDocument, RequestOptions, RerankRequest
 from rerankq.contract.messages import ordered as as_list
+from rerankq.packing import PackSize
 from rerankq.submission import new_job_id
 
 LINES_AT_A_TIME = 10_000

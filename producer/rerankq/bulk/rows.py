@@ -56,6 +56,11 @@ class Entry:
         """Query-document pairs to be scored."""
         return 0 if self.request is None else len(self.request.documents)
 
+    @property
+    def size_bytes(self) -> int:
+        """About what it holds in memory."""
+        return self.row.size_bytes
+
 
 @dataclass(frozen=True, slots=True)
 class Ranked:

@@ -25,12 +25,13 @@ from rerankq.bulk.rows import Entry, place_of
 from rerankq.bulk.selection import ALL
 from rerankq.bulk.sending.asking import WINDOW_BYTES, Window, answered, in_order, of_some_use, validated
 from rerankq.bulk.sending.flight import Flight, Landed, bulk_workers, nobody_there
-from rerankq.bulk.sending.packing import PAIRS_ON_CPU, PAIRS_ON_GPU, Pack, PackSize, cut
+from rerankq.bulk.sending.packing import Pack, cut
 from rerankq.bulk.sending.patience import Patience
 from rerankq.client import RerankClient
 from rerankq.contract.errors import BrokerUnavailable, InvalidRequest, InvalidSettings
 from rerankq.contract.heartbeats import WorkerStatus
 from rerankq.contract.messages import ModelInfo, Ranking
+from rerankq.packing import PackSize, pairs_for
 from rerankq.submission import new_job_id
 
 LOADING_PERIOD_SECONDS = 0.5
@@ -136,7 +137,7 @@ class BulkRun:
                 run=new_job_id(),
                 model=model,
                 settings=self._plan.settings(),
-                pack_pairs=self._task.pack_pairs or _pack_pairs(workers),
+                pack_pairs=self._task.pack_pairs or pairs_for(workers),
                 inputs=self._plan.identities(is_whole=True),
                 judged_by=self._judges_by,
             )
@@ -270,7 +271,7 @@ class BulkRun:
         reader = self._plan.reader()
         packs = cut(
             of_some_use(self._entries(reader, 0), self._task.input),
-            PackSize(max_pairs=self._task.pack_pairs or _pack_pairs(workers)),
+            PackSize(max_pairs=self._task.pack_pairs or pairs_for(workers)),
         )
         flight = Flight(self._client, new_job_id())
         try:
@@ -377,11 +378,6 @@ def _of_one_model(landed: Iterator[Landed], flight: Flight, model: ModelInfo) ->
                 f"{model.name}@{model.revision}; what is done is safe: stop that worker, then run the command again"
             )
         yield one
-
-
-def _pack_pairs(workers: list[WorkerStatus]) -> int:
-    """A pack must fit the time limit of the slowest device."""
-    return PAIRS_ON_GPU if all("cpu" not in worker.device for worker in workers) else PAIRS_ON_CPU
 
 
 def _evaluator(task: Task) -> Evaluator | None:

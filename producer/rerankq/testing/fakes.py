@@ -231,8 +231,19 @@ class AsyncFakeRerankClient(_Fake):
         **options: Unpack[RequestOptions],
     ) -> "AsyncFakeJob":
         """A promise of the ranking; as `AsyncRerankClient.submit`."""
+        return await self.send(self.request(query, documents, **options), job_id)
+
+    async def send(self, request: RerankRequest, job_id: str | None = None) -> "AsyncFakeJob":
+        """A promise of a validated request's ranking; as `AsyncRerankClient.send`."""
         await asyncio.sleep(0)
-        return AsyncFakeJob(self._submitted(self.request(query, documents, **options), job_id))
+        return AsyncFakeJob(self._submitted(request, job_id))
+
+    async def send_pack(
+        self, requests: Sequence[RerankRequest], pack_id: str | None = None
+    ) -> "AsyncFakePack":
+        """A promise of several answers; as `AsyncRerankClient.send_pack`."""
+        await asyncio.sleep(0)
+        return AsyncFakePack(FakePack(self._desk, self._desk.take_pack(requests, pack_id)))
 
     async def rerank_many(
         self,
@@ -306,3 +317,16 @@ class AsyncFakeJob:
         """The ranking; as `AsyncJob.result`."""
         await asyncio.sleep(0)
         return self._kept.result(timeout)
+
+
+class AsyncFakePack(AsyncFakeJob):
+    """A promise of several answers that is kept already, awaited."""
+
+    def __init__(self, kept: FakePack) -> None:
+        super().__init__(kept)
+        self._pack = kept
+
+    async def answers(self, timeout: float | None = None) -> list[Ranking | RerankError]:
+        """One ranking or one error for each request of the pack, in its order."""
+        await asyncio.sleep(0)
+        return self._pack.answers(timeout)

@@ -11,7 +11,6 @@ Reads config.json and the head of the weights file; knows no torch and no tensor
 import errno
 import hashlib
 import http
-import importlib
 import json
 import os
 import re
@@ -20,6 +19,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
+
+from rerankq_worker.model.small import WEIGHTS_SHA256, materialise
 
 ARCHITECTURE = "XLMRobertaForSequenceClassification"
 FIRST_POSITION = (
@@ -264,22 +265,13 @@ def _has_weights(directory: Path) -> bool:
 
 def shipped_revision() -> str:
     """The revision of the model in the box."""
-    room = importlib.import_module("rerankq_worker.model.small")
-    return f"sha256:{cast(str, room.WEIGHTS_SHA256)[:REVISION_DIGITS]}"
+    return f"sha256:{WEIGHTS_SHA256[:REVISION_DIGITS]}"
 
 
 def _shipped_model() -> ModelFiles:
     """The model in the box. Its revision is its pinned hash: samples may miss a change to a few of its tensors."""
     try:
-        room = importlib.import_module(
-            "rerankq_worker.model.small"
-        )  # lazy: building it takes seconds, few need it
-    except ModuleNotFoundError as error:
-        raise ModelNotFound(
-            "this build carries no small model; give a model directory or a Hub id"
-        ) from error
-    try:
-        directory = cast(Path, room.materialise())
+        directory = materialise()
     except OSError as error:
         raise ModelNotFound(
             f"the small model cannot be written ({error}); set RERANKQ_CACHE_DIR to a directory that can be"

@@ -5,7 +5,7 @@ by hand: the residual stream holds one code per piece, the position as sines, an
 head compares some of them and copies one. All values come from integers, additions, products, quotients and
 square roots, which IEEE 754 fixes to the bit, so every machine writes the same file. The last layer, the
 classifier and the weights of pieces are where training starts: what is shipped has trained ones in their place
-(`shelf.py`). Knows numpy only: no files, no torch, no text.
+(`pack.py`). Knows numpy only: no files, no torch, no text.
 """
 
 import math
