@@ -5,6 +5,7 @@ import uvicorn
 from rerankq.http.app import create_app
 from rerankq.http.settings import HttpSettings
 
+KEEP_ALIVE_SECONDS = 75  # longer than proxies and pools hold an idle connection, to send into it
 LEAVE_SECONDS = 30  # what is under way when told to stop may be answered still
 
 
@@ -18,5 +19,6 @@ def serve(settings: HttpSettings) -> None:
         server_header=False,
         timeout_graceful_shutdown=LEAVE_SECONDS,
         lifespan="on",
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
     uvicorn.Server(config).run()
