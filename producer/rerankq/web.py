@@ -70,7 +70,7 @@ async def unless_gone(request: Any, asked: Awaitable[T]) -> T:
         if not asking.done():
             await _end(asking)
         if asking.cancelled() and going.done():
-            raise Cancelled("the caller hung up")
+            raise Cancelled("the caller hung up", {"hung_up": True})
         return asking.result()
     finally:
         await _end(asking, going)

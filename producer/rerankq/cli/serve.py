@@ -1,11 +1,15 @@
 """`rerankq serve`: the HTTP face of a running service."""
 
 import importlib.util
+import logging
 from typing import Annotated, Any
 
 import typer
 
+from rerankq.cli.screen import out
 from rerankq.local.failure import Unavailable
+
+MISSING = "the HTTP face is not installed; `pip install 'rerankq[http]'` brings it"
 
 
 def serve(
@@ -17,14 +21,40 @@ def serve(
         int | None, typer.Option(min=0, max=65535, help="0 takes a free one.", show_default="8787")
     ] = None,
 ) -> None:
-    """Answer reranking clients by HTTP until Ctrl-C: Cohere, Jina, Voyage, TEI and those like them.
+    """Answer reranking clients by HTTP until Ctrl-C, in front of the Redis that RERANKQ_BROKER_URL names.
 
     [bold]Example:[/] rerankq serve --port 8787
+
+    Clients of Cohere, Jina, Voyage, TEI, vLLM, infinity, Pinecone and Mixedbread are given the address that it prints
+    as their base URL; /health tells whether a worker is ready. One line per request on stderr, without any text.
+
+    RERANKQ_HTTP_KEYS holds the keys that callers show; without one, only programs of this machine are answered. SIGTERM
+    and Ctrl-C let what is under way be answered first. Exit codes: 0 stopped, 2 wrong settings, 3 the port is taken.
     """
-    if importlib.util.find_spec("uvicorn") is None or importlib.util.find_spec("starlette") is None:
-        raise Unavailable("the HTTP face is not installed; `pip install 'rerankq[http]'` brings it")
+    if not is_installed():
+        raise Unavailable(MISSING)
     from rerankq.http.server import serve as serve_http
     from rerankq.http.settings import HttpSettings
 
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     given: dict[str, Any] = {"http_host": host, "http_port": port}
-    serve_http(HttpSettings.load(**{name: value for name, value in given.items() if value is not None}))
+    settings = HttpSettings.load(**{name: value for name, value in given.items() if value is not None})
+    serve_http(settings, lambda url: _show(url, asks_for_key=bool(settings.keys)))
+
+
+def is_installed() -> bool:
+    """Whether this environment has what the HTTP face stands on."""
+    return all(importlib.util.find_spec(name) for name in ("uvicorn", "starlette", "httptools"))
+
+
+def example(url: str, *, asks_for_key: bool) -> str:
+    """A request to try it with, for a shell."""
+    key = ' -H "Authorization: Bearer $KEY"' if asks_for_key else ""
+    body = '{"query": "capital of China", "documents": ["Shanghai is large.", "Beijing is the capital."]}'
+    return f"curl {url}/v1/rerank{key} -d '{body}'"
+
+
+def _show(url: str, *, asks_for_key: bool) -> None:
+    whom = "whoever shows a key" if asks_for_key else "programs of this machine"
+    out.print(f"rerankq answers {whom} at {url} until Ctrl-C. Try:", markup=False, soft_wrap=True)
+    out.print(f"  {example(url, asks_for_key=asks_for_key)}", markup=False, soft_wrap=True)

@@ -35,7 +35,10 @@ def effective(settings: SharedSettings) -> dict[str, Effective]:
 def _shown(value: Any) -> Any:
     if not isinstance(value, SecretStr):
         return value
-    return _PASSWORD.sub(r"\1***", value.get_secret_value())  # the host is what people look for
+    secret = value.get_secret_value()
+    if "://" not in secret:
+        return "***" if secret else ""
+    return _PASSWORD.sub(r"\1***", secret)  # the host is what people look for
 
 
 def _source(variable: str, settings: SharedSettings, field: str) -> str:

@@ -1,19 +1,20 @@
 """The application: its routes, and what each request passes on its way in and out."""
 
-import secrets
+import asyncio
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from rerankq.aio import AsyncRerankClient
-from rerankq.contract.errors import RerankError
 from rerankq.http import ranking, state
-from rerankq.http.errors import Refusal, refusal, refused
+from rerankq.http.door import Door
 from rerankq.http.keys import Keys
 from rerankq.http.service import Service
 from rerankq.http.settings import HttpSettings
@@ -30,32 +31,37 @@ def create_app(client: AsyncRerankClient | None = None, settings: HttpSettings |
     """
     settings = settings or HttpSettings.load()
     asks = client or AsyncRerankClient(settings=settings)
+    service = Service(asks, settings, Keys(settings))
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncGenerator[None]:
         yield
+        await _finish(service)
         if client is None:
             await asks.close()
 
+    routes = [
+        *(Route(path, ranking.rerank, methods=["POST"]) for path in RERANK_PATHS),
+        Route("/health", state.health),
+        Route("/v1/state", state.state),
+    ]
     app = Starlette(
-        routes=[
-            *(Route(path, ranking.rerank, methods=["POST"]) for path in RERANK_PATHS),
-            Route("/health", state.health),
-            Route("/v1/state", state.state),
-        ],
+        routes=routes,
+        middleware=[Middleware(Door, service=service, routes=routes)],
         lifespan=lifespan,
-        exception_handlers={RerankError: _refuse, HTTPException: _refuse},
+        exception_handlers={HTTPException: _pass_on},
     )
-    app.state.service = Service(asks, settings, Keys(lambda: settings.keys))
+    app.state.service = service
     return app
 
 
-async def _refuse(request: Request, error: Exception) -> Response:
-    """What a caller is told of a failure."""
-    if isinstance(error, RerankError):
-        told = refusal(error)
-    elif isinstance(error, HTTPException):
-        told = Refusal(error.status_code, "http_error", error.detail, headers=dict(error.headers or {}))
-    else:
-        raise error
-    return refused(told, getattr(request.state, "dialect", "cohere"), secrets.token_hex(8))
+async def _pass_on(_request: Request, error: Exception) -> Response:
+    """To the door, which tells every failure in one shape."""
+    raise error
+
+
+async def _finish(service: Service) -> None:
+    """Wait until those that are given up have called their jobs off."""
+    give_up_at = time.monotonic() + service.settings.redis_timeout_seconds + 1
+    while service.waiting and time.monotonic() < give_up_at:
+        await asyncio.sleep(0.01)

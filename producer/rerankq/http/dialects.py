@@ -5,7 +5,8 @@
     documents   Cohere, Jina, Voyage, Pinecone, vLLM, infinity
 
 All but the first get one reply, in which each finds its own: `results` and `data` are the same rows, and a row has both
-`relevance_score` and `score`. A field that is null is not there; one that nobody here knows is ignored.
+`relevance_score` and `score`. A field that is null is not there; one that nobody here knows is ignored; of two names
+for one thing the first that is there holds.
 """
 
 import math
@@ -23,6 +24,7 @@ TEXT_FIELDS = ("text", "content", "page_content", "passage", "body")
 """Where a document that is an object has its text, the first that is there."""
 
 DOCUMENTS_PER_SEARCH_UNIT = 100  # docs.cohere.com, "How does pricing work"
+_NO_DOCUMENT_HAS_SO_MANY_TOKENS = 1_000_000_000
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 
 
@@ -40,6 +42,8 @@ class Asked:
     model: str | None = None
     score_threshold: float | None = None
     return_documents: bool = False
+    as_strings: bool = False
+    """The documents of `data` go back as plain strings, which is how Voyage's clients read them."""
 
 
 def dialect_of(body: Any) -> Dialect:
@@ -71,26 +75,34 @@ def read(body: Any, *, may_return_documents: bool = True) -> Asked:
         query=_query(fields),
         documents=[_document(index, value, rank_fields) for index, value in enumerate(given)],
         given=given,
-        options=_options(fields),
+        options=_options(fields, len(given)),
         model=_string(fields, "model"),
         score_threshold=_number(fields, "score_threshold"),
         return_documents=wants_documents and may_return_documents,
+        as_strings=dialect == "cohere" and ("top_k" in body or "truncation" in body),
     )
 
 
 def reply(asked: Asked, ranking: Ranking) -> Any:
-    """The ranking in the words of whoever asked."""
+    """The ranking in the words of whoever asked.
+
+    What was not scored in time (`on_deadline`) is not in it: it has no score, and clients fail on a null.
+    """
     threshold = -math.inf if asked.score_threshold is None else asked.score_threshold
-    kept = [row for row in ranking.results if threshold == -math.inf or _score(row) >= threshold]
+    kept = [
+        row for row in ranking.results if row.relevance_score is not None and row.relevance_score >= threshold
+    ]
     if asked.dialect == "tei":
         return [_tei_row(asked, row) for row in kept]
     rows = [_row(asked, row) for row in kept]
+    is_voyages = asked.as_strings and asked.return_documents
+    data = [{**row, "document": _text_of(asked, row["index"])} for row in rows] if is_voyages else rows
     return {
         "id": ranking.id,
         "object": "list",
         "model": ranking.model.name,
         "results": rows,
-        "data": rows,
+        "data": data,
         "meta": _meta(ranking),
         "usage": _usage(ranking),
         "complete": ranking.complete,
@@ -99,6 +111,13 @@ def reply(asked: Asked, ranking: Ranking) -> Any:
         "worker": {**ranking.worker.model_dump(), "revision": ranking.model.revision},
         "timings": ranking.timings.model_dump(),
     }
+
+
+def is_called(asked: str, model: str, revision: str) -> bool:
+    """Whether a name, or `name@revision`, means this model: by all of its name or by its last part, in any case."""
+    name, _, wanted = asked.casefold().partition("@")
+    names = (model.casefold(), model.casefold().rstrip("/").rpartition("/")[2])
+    return (name in names or name.rpartition("/")[2] == names[1]) and revision.casefold().startswith(wanted)
 
 
 def _documents(fields: Fields, dialect: Dialect) -> list[Any]:
@@ -142,26 +161,56 @@ def _document(index: int, given: Any, rank_fields: list[str]) -> Any:
 
 def _text(given: Fields, rank_fields: list[str]) -> Any:
     if rank_fields:
-        parts = [str(given[name]) for name in rank_fields if given.get(name) is not None]
+        parts = [_told_in_text(given[name]) for name in rank_fields if given.get(name) is not None]
         return "\n".join(parts) if parts else None
     return next((given[name] for name in TEXT_FIELDS if given.get(name) is not None), None)
 
 
-def _options(fields: Fields) -> RequestOptions:
+def _told_in_text(value: Any) -> str:
+    if not isinstance(value, str | int | float):
+        raise InvalidRequest(
+            "rank_fields: expected fields that hold a text or a number", {"field": "rank_fields"}
+        )
+    return str(value)
+
+
+def _options(fields: Fields, documents: int) -> RequestOptions:
+    _refuse_cutting_from_the_left(fields)
     options: RequestOptions = {}
-    top_n = _count(fields, "top_n") or _count(fields, "top_k")  # vLLM's 0 means all
-    if top_n:
-        options["top_n"] = top_n
-    if most := _count(fields, "max_tokens_per_doc"):
-        options["max_tokens_per_doc"] = most
-    for name in ("truncation", "truncate"):  # Voyage's word, and TEI's
-        if _flag(fields, name) is False:
-            options["truncation"] = False
-    if _flag(fields, "raw_scores"):
+    if top_n := _first(fields, ("top_n", "top_k"), _count):  # vLLM's 0 means all
+        options["top_n"] = min(top_n, documents)
+    # Each a limit to what is read of a document; vLLM's counts the query too, and its -1 is the model's own.
+    if most := _first(fields, ("max_tokens_per_doc", "max_doc_length", "truncate_prompt_tokens"), _limit):
+        options["max_tokens_per_doc"] = min(most, _NO_DOCUMENT_HAS_SO_MANY_TOKENS)
+    if _may_not_cut(fields):
+        options["truncation"] = False
+    if _flag(fields, "raw_scores") or any(
+        _flag(fields, name) is False for name in ("use_activation", "activation")
+    ):
         options["raw_scores"] = True
     if fields.get("on_deadline") is not None:
         options["on_deadline"] = fields["on_deadline"]
     return options
+
+
+def _first(fields: Fields, names: tuple[str, ...], read: Callable[[Fields, str], Any]) -> Any:
+    return next((read(fields, name) for name in names if fields.get(name) is not None), None)
+
+
+def _may_not_cut(fields: Fields) -> bool:
+    """By Voyage's word, TEI's, or Pinecone's."""
+    parameters = fields.get("parameters")
+    pinecones = parameters.get("truncate") if isinstance(parameters, dict) else None
+    return (
+        any(_flag(fields, name) is False for name in ("truncation", "truncate"))
+        or str(pinecones).upper() == "NONE"
+    )
+
+
+def _refuse_cutting_from_the_left(fields: Fields) -> None:
+    for name in ("truncation_direction", "truncation_side"):
+        if str(fields.get(name, "right")).lower() != "right":
+            raise InvalidRequest(f"{name}: expected right; documents are cut at their end", {"field": name})
 
 
 def _flag(fields: Fields, name: str) -> bool | None:
@@ -177,6 +226,10 @@ def _flag(fields: Fields, name: str) -> bool | None:
 
 def _count(fields: Fields, name: str) -> int | None:
     return _read(fields, name, "a whole number, 0 or more", _whole)
+
+
+def _limit(fields: Fields, name: str) -> int | None:
+    return None if fields.get(name) == -1 else _count(fields, name)
 
 
 def _number(fields: Fields, name: str) -> float | None:
@@ -222,10 +275,6 @@ def _names(fields: Fields, name: str) -> list[str]:
     return value
 
 
-def _score(row: RankedDocument) -> float:
-    return -math.inf if row.relevance_score is None else row.relevance_score
-
-
 def _row(asked: Asked, row: RankedDocument) -> dict[str, Any]:
     told: dict[str, Any] = {
         "index": row.index,
@@ -234,23 +283,32 @@ def _row(asked: Asked, row: RankedDocument) -> dict[str, Any]:
     }
     if row.truncated:
         told["truncated"] = True
+    given = asked.given[row.index]
     if row.id is not None:
-        told["id"] = row.id
+        told["id"] = given["id"]  # a number stays one
     if asked.return_documents:
-        given = asked.given[row.index]
-        told["document"] = (
-            {**given, **asked.documents[row.index]} if isinstance(given, dict) else {"text": given}
-        )
+        told["document"] = {"text": _text_of(asked, row.index), **_told(given)}
         if asked.dialect == "mixedbread":
             told["input"] = given
     return told
 
 
+def _told(given: Any) -> dict[str, Any]:
+    """What a document that is an object has to say."""
+    return (
+        {name: value for name, value in given.items() if value is not None} if isinstance(given, dict) else {}
+    )
+
+
+def _text_of(asked: Asked, index: int) -> str:
+    document = asked.documents[index]
+    return document if isinstance(document, str) else document["text"]
+
+
 def _tei_row(asked: Asked, row: RankedDocument) -> dict[str, Any]:
     told: dict[str, Any] = {"index": row.index, "score": row.relevance_score}
     if asked.return_documents:
-        given = asked.given[row.index]
-        told["text"] = given if isinstance(given, str) else asked.documents[row.index]["text"]
+        told["text"] = _text_of(asked, row.index)
     return told | ({"truncated": True} if row.truncated else {})
 
 

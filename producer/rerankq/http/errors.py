@@ -4,14 +4,19 @@ TEI's requests are refused in TEI's own words. No reply tells a host, a setting 
 """
 
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from rerankq.contract import wire
 from rerankq.contract.errors import JobFailed, RerankError, ResultTimeout
 from rerankq.http.dialects import Dialect
 from rerankq.web import http_status
+
+CALLER_LEFT = 499  # nobody hears it; nginx's word for it in logs and metrics
+RETRY_LATER = {"Retry-After": "2"}
 
 _SAYINGS = {
     "NoWorkers": "no worker is there to answer; try again later",
@@ -24,8 +29,8 @@ _TEI_TYPES = {400: "Empty", 422: "Validation", 413: "Validation", 429: "Overload
 """TEI's `error_type`s; any other failure is its `Backend`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+@dataclass(eq=False)
+class Refusal(Exception):
     """A request that gets no answer, and what its caller is told."""
 
     status: int
@@ -35,22 +40,23 @@ class Refusal:
     headers: dict[str, str] = field(default_factory=dict[str, str])
 
 
-def refusal(error: RerankError) -> Refusal:
-    """What a caller is told of an error."""
-    status, headers = http_status(error)
-    name = type(error).__name__
-    if isinstance(error, ResultTimeout):  # nobody here asks for a promise
-        status = 504
-    if error.details.get("empty"):
-        status = 400
-    if status == 503:
-        headers = {"Retry-After": "2"}
-    message = _SAYINGS.get(name, error.message)
-    if isinstance(error, JobFailed):
-        message = (
-            f"the job was given up after {error.attempts} attempts; its id in the worker's log tells why"
-        )
-    return Refusal(status, _snake(name), message, error.details.get("field"), headers)
+def refusal(error: Exception) -> Refusal:
+    """What a caller is told of an error; of one that is none of ours, that it is a bug and no more."""
+    match error:
+        case Refusal():
+            return error
+        case HTTPException():
+            phrase = HTTPStatus(error.status_code).phrase
+            headers = dict(error.headers or {})
+            return Refusal(
+                error.status_code, phrase.lower().replace(" ", "_"), error.detail.lower(), None, headers
+            )
+        case RerankError():
+            return _of_ours(error)
+        case _:
+            return Refusal(
+                500, "internal_error", "a bug of the service; its log has more under this request's id"
+            )
 
 
 def refused(refusal: Refusal, dialect: Dialect, request_id: str) -> Response:
@@ -67,6 +73,29 @@ def refused(refusal: Refusal, dialect: Dialect, request_id: str) -> Response:
         }
         content = {"message": refusal.message, "detail": refusal.message, "error": problem, "id": request_id}
     return Response(wire.encode(content), refusal.status, refusal.headers, "application/json")
+
+
+def _of_ours(error: RerankError) -> Refusal:
+    status, headers = http_status(error)
+    name = type(error).__name__
+    if isinstance(error, ResultTimeout):  # nobody here asks for a promise
+        status = 504
+    if error.details.get("empty") or error.details.get("malformed"):
+        status = 400
+    if error.details.get("hung_up"):
+        status = CALLER_LEFT
+    if status == 503:
+        headers = RETRY_LATER
+    message = _SAYINGS.get(name) or _for_callers(error.message)
+    if isinstance(error, JobFailed):
+        message = f"the job was given up after {error.attempts} attempts; the service's log tells why"
+    return Refusal(status, _snake(name), message, error.details.get("field"), headers)
+
+
+def _for_callers(message: str) -> str:
+    """Without the parts that are advice to the operator: they name settings and commands."""
+    parts = [part for part in message.split("; ") if "RERANKQ_" not in part and "`rerankq" not in part]
+    return "; ".join(parts) or "refused"
 
 
 def _snake(name: str) -> str:

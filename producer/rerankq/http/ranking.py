@@ -8,10 +8,15 @@ from starlette.responses import Response
 
 from rerankq.contract import wire
 from rerankq.contract.errors import InvalidRequest
+from rerankq.contract.messages import Ranking, RequestOptions
 from rerankq.http import dialects
 from rerankq.http.bodies import read_json
-from rerankq.http.service import service_of
+from rerankq.http.errors import Refusal
+from rerankq.http.service import Service, service_of
 from rerankq.web import unless_gone
+
+LONGEST_SECONDS = 300.0
+"""No request waits longer, whatever it says: what takes longer is a job to come back for."""
 
 
 async def rerank(request: Request) -> Response:
@@ -21,11 +26,28 @@ async def rerank(request: Request) -> Response:
         timeout = timeout_seconds(request, service.settings.http_timeout_seconds)
         body = await read_json(request, service.settings.http_max_body_bytes)
         request.state.dialect = dialects.dialect_of(body)
-        asked = dialects.read(body, may_return_documents=not request.url.path.startswith("/v2/"))
-        ranking = await unless_gone(
-            request, service.client.rerank(asked.query, asked.documents, timeout=timeout, **asked.options)
-        )
+        asked = dialects.read(body, may_return_documents=not request.url.path.endswith("/v2/rerank"))
+        request.state.documents = len(asked.documents)
+        ranking = await unless_gone(request, _ranking(service, asked, timeout))
     return json_response(dialects.reply(asked, ranking))
+
+
+async def served_model(service: Service, asked: str | None) -> str | None:
+    """The model that a request means, as its workers call it; None where it means whichever is served.
+
+    Most clients cannot do without a model's name, and many send a fixed one (`rerank-v3.5`): a name without a slash is
+    such a label. With one it is a Hub id, and meant.
+
+    Raises:
+        Refusal: the one that is meant is not served.
+    """
+    if asked is None or "/" not in asked:
+        return None
+    workers = [worker for worker in await service.client.workers() if worker.model]
+    meant = [worker.model for worker in workers if dialects.is_called(asked, worker.model, worker.revision)]
+    if not meant and workers:
+        raise _not_served({worker.model for worker in workers})
+    return meant[0] if meant else asked
 
 
 def timeout_seconds(request: Request, default: float) -> float:
@@ -45,9 +67,24 @@ def timeout_seconds(request: Request, default: float) -> float:
         raise InvalidRequest(
             "X-Timeout-Seconds: expected a number of seconds, more than 0", {"field": "X-Timeout-Seconds"}
         )
-    return seconds
+    return min(seconds, LONGEST_SECONDS)
 
 
 def json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """A reply in JSON."""
     return Response(wire.encode(content), status, headers, "application/json")
+
+
+async def _ranking(service: Service, asked: dialects.Asked, timeout: float) -> Ranking:
+    options: RequestOptions = {**asked.options, "model": await served_model(service, asked.model)}
+    try:
+        return await service.client.rerank(asked.query, asked.documents, timeout=timeout, **options)
+    except InvalidRequest as error:
+        if error.details.get("field") != "model":
+            raise
+        raise _not_served({worker.model for worker in await service.client.workers()}) from error
+
+
+def _not_served(served: set[str]) -> Refusal:
+    known = ", ".join(sorted(served))
+    return Refusal(404, "model_not_found", f"model: not served here; served: {known}", "model")

@@ -1,24 +1,114 @@
 """Serve the application until told to stop: uvicorn, with neither its access log nor its name in replies."""
 
+import asyncio
+import errno
+import signal
+import socket
+from collections.abc import Callable
+from types import FrameType
+from typing import NoReturn
+
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from rerankq.http.app import create_app
 from rerankq.http.settings import HttpSettings
+from rerankq.local.failure import Unavailable
 
 KEEP_ALIVE_SECONDS = 75  # longer than proxies and pools hold an idle connection, to send into it
 LEAVE_SECONDS = 30  # what is under way when told to stop may be answered still
+MAX_HEAD_BYTES = 65_536  # a request's line and headers
+HEAD_WITHIN_SECONDS = 10.0
 
 
-def serve(settings: HttpSettings) -> None:
-    """Listen until SIGTERM or Ctrl-C."""
-    config = uvicorn.Config(
+def serve(settings: HttpSettings, on_start: Callable[[str], None]) -> None:
+    """Listen until SIGTERM or Ctrl-C, then answer what is under way; it ends the process with exit code 0.
+
+    Args:
+        on_start: told the address, with the port that it has come to.
+
+    Raises:
+        InvalidSettings: it would listen beyond loopback and ask for no key.
+        Unavailable: the address is taken, or is none of this machine's.
+    """
+    settings.refuse_open_doors()
+    listener = _listen(settings.http_host, settings.http_port)
+    signal.signal(signal.SIGTERM, _leave)  # uvicorn hands it on when all is answered
+    on_start(_url(settings.http_host, listener))
+    uvicorn.Server(configured(settings)).run(sockets=[listener])
+
+
+def configured(settings: HttpSettings) -> uvicorn.Config:
+    """How uvicorn serves us."""
+    return uvicorn.Config(
         create_app(settings=settings),
-        host=settings.http_host,
-        port=settings.http_port,
+        http=BoundedHttp,
+        ws="none",
         access_log=False,
+        log_config=None,
+        log_level="warning",
         server_header=False,
         timeout_graceful_shutdown=LEAVE_SECONDS,
         lifespan="on",
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
-    uvicorn.Server(config).run()
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """uvicorn's protocol, which waits for ever for headers of any length, with a bound to both."""
+
+    _head_bytes = 0
+    _patience: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_head()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._await_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._head_bytes = 0 if self._patience is None else self._head_bytes + len(data)
+        if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self.send_400_response(f"expected at most {MAX_HEAD_BYTES:,} bytes of headers")
+
+    def on_headers_complete(self) -> None:
+        self._await_nothing()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._await_nothing()
+        super().connection_lost(exc)
+
+    def _await_head(self) -> None:
+        if self._patience is None:
+            self._patience = self.loop.call_later(HEAD_WITHIN_SECONDS, self.transport.close)
+
+    def _await_nothing(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, dualstack_ipv6=host == "::", backlog=2048)
+    except OSError as error:
+        taken = f"port {port} of {host or 'every address'} is taken; choose another with --port"
+        other = f"cannot listen at {host} port {port}: {error.strerror}"
+        raise Unavailable(taken if error.errno == errno.EADDRINUSE else other) from None
+
+
+def _url(host: str, listener: socket.socket) -> str:
+    """Where a program of this machine finds it."""
+    anywhere = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
+    shown = anywhere.get(host, host)
+    shown = f"[{shown}]" if ":" in shown else shown
+    return f"http://{shown}:{listener.getsockname()[1]}"
+
+
+def _leave(_signal_number: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(0)

@@ -1,6 +1,6 @@
-"""What every route needs: the client that asks, the settings, the keys, and who is waiting."""
+"""What every route needs: the client that asks, the settings, the keys, who is waiting, and who looks on."""
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import cast
@@ -13,6 +13,19 @@ from rerankq.http.keys import Keys
 from rerankq.http.settings import HttpSettings
 
 
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One request and what became of it; nothing of what it said."""
+
+    method: str
+    route: str
+    """As the application has it, `/v1/jobs/{id}`; `-` where it has none."""
+    status: int
+    seconds: float
+    request_id: str
+    documents: int | None = None
+
+
 @dataclass
 class Service:
     """One process's HTTP face."""
@@ -21,6 +34,10 @@ class Service:
     settings: HttpSettings
     keys: Keys
     waiting: int = field(default=0, init=False)
+    onlookers: list[Callable[[Visit], None]] = field(
+        default_factory=list[Callable[[Visit], None]], init=False
+    )
+    """Each is told of every request that is over."""
 
     @contextmanager
     def place(self) -> Generator[None]:
