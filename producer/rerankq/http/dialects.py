@@ -99,7 +99,7 @@ def reply(asked: Asked, ranking: Ranking) -> Any:
     data = [{**row, "document": _text_of(asked, row["index"])} for row in rows] if is_voyages else rows
     return {
         "id": ranking.id,
-        "object": "list",
+        "object": "rerank",  # infinity's own client takes nothing else, the others anything
         "model": ranking.model.name,
         "results": rows,
         "data": data,
@@ -200,7 +200,7 @@ def _first(fields: Fields, names: tuple[str, ...], read: Callable[[Fields, str],
 def _may_not_cut(fields: Fields) -> bool:
     """By Voyage's word, TEI's, or Pinecone's."""
     parameters = fields.get("parameters")
-    pinecones = parameters.get("truncate") if isinstance(parameters, dict) else None
+    pinecones = parameters.get("truncate", "END") if isinstance(parameters, dict) else "END"
     return (
         any(_flag(fields, name) is False for name in ("truncation", "truncate"))
         or str(pinecones).upper() == "NONE"
