@@ -69,8 +69,8 @@ def test_attention_stays_within_each_row(attention, only_firsts: bool, lengths: 
     )
 
 
-def test_positions_start_at_two_in_every_row() -> None:
-    assert packed_of((3, 1, 2)).positions.tolist() == [2, 3, 4, 2, 2, 3]
+def test_positions_start_anew_in_every_row() -> None:
+    assert packed_of((3, 1, 2)).positions.tolist() == [0, 1, 2, 0, 0, 1]
 
 
 def test_neighbours_of_one_length_share_a_run() -> None:

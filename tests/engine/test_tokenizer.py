@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from rerankq_worker.model.family import XLM_ROBERTA
 from rerankq_worker.model.tokenizer import DocumentTooLong, PairTokenizer, QueryTooLong
 from tests.model_dirs import CORPUS
 
@@ -33,7 +35,9 @@ def xlmr(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> PairTokenize
     """The real vocabulary of 250,002 pieces."""
     directory = tmp_path_factory.mktemp("xlmr")
     (directory / "tokenizer.json").symlink_to(shared / "tokenizer-xlmr" / "tokenizer.json")
-    (directory / "config.json").write_text(json.dumps({"max_position_embeddings": 8194}))
+    (directory / "config.json").write_text(
+        json.dumps({"model_type": "xlm-roberta", "max_position_embeddings": 8194})
+    )
     return PairTokenizer.from_model_dir(directory, max_length_tokens=256)
 
 
@@ -176,9 +180,25 @@ def test_a_chinese_document_cut_in_mid_sentence_keeps_the_tokens_of_the_real_voc
 
 def test_the_length_is_capped_at_what_the_positions_hold(tmp_path: Path, tiny_dir: Path) -> None:
     (tmp_path / "tokenizer.json").symlink_to(tiny_dir / "tokenizer.json")
-    (tmp_path / "config.json").write_text(json.dumps({"max_position_embeddings": 66}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "xlm-roberta", "max_position_embeddings": 66})
+    )
 
     assert PairTokenizer.from_model_dir(tmp_path, max_length_tokens=1024).max_length_tokens == 64
+
+
+def test_a_family_is_read_in_its_own_frame(
+    tiny_dir: Path, tokenizer: PairTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, *text, end = ids(tokenizer, "panda", "bear")
+    one_separator = replace(XLM_ROBERTA, frame=(["cls_token"], ["sep_token"], []), first_position=0)
+    monkeypatch.setattr("rerankq_worker.model.files.FAMILIES", (one_separator,))
+
+    theirs = PairTokenizer.from_model_dir(tiny_dir, max_length_tokens=64)
+
+    between = text.index(end)
+    assert ids(theirs, "panda", "bear") == [start, *text[:between], *text[between + 1 :]]
+    assert one_separator.framed("panda", "bear") == "<s> panda </s> bear"
 
 
 @pytest.mark.parametrize("cap", [0, -1])

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from rerankq_worker.engine.packing import Packed
-from rerankq_worker.model.files import FIRST_POSITION
 
 SM80 = (8, 0)  # Ampere: what flash attention's variable-length kernels need
 
@@ -57,7 +56,7 @@ def padded(queries: Tensor, keys: Tensor, values: Tensor, packed: Packed) -> Ten
     row_of = torch.repeat_interleave(
         every_row, lengths, output_size=sum(packed.lengths)
     )  # size given: no waiting
-    slots = row_of * longest + packed.positions - FIRST_POSITION  # [T]
+    slots = row_of * longest + packed.positions  # [T]
     all_ask = len(queries) == len(keys)
     q = _spread(queries, slots, rows, longest) if all_ask else _heads_first(queries, rows)
     k, v = _spread(keys, slots, rows, longest), _spread(values, slots, rows, longest)

@@ -16,7 +16,7 @@ from rerankq_worker.engine.packed_model import PackedModel
 from rerankq_worker.engine.precision import Precision
 from rerankq_worker.engine.tensor_names import refuse_unfit
 from rerankq_worker.model.added_tokens import READ_AS_IT_IS
-from rerankq_worker.model.files import ModelBroken, reading
+from rerankq_worker.model.files import ModelBroken, family_of, reading
 from rerankq_worker.model.tokenizer import PairTokenizer, TokenIds
 
 Forward = Callable[[Sequence[TokenIds]], Tensor]
@@ -79,7 +79,7 @@ def load_reference(directory: Path) -> nn.Module:
 def refuse_other_rows(directory: Path, tokenizer: PairTokenizer) -> None:
     """Keep a directory out of service that transformers, and so CrossEncoder, reads into other rows than we do.
 
-    Ours is tokenizer.json in XLM-RoBERTa's frame. transformers 5 builds most classes anew instead, without the
+    Ours is tokenizer.json in the family's frame. transformers 5 builds most classes anew instead, without the
     file's normalizer and pre-tokenizer; which of the two the model was trained with, the files do not tell.
 
     Raises:
@@ -96,9 +96,10 @@ def refuse_other_rows(directory: Path, tokenizer: PairTokenizer) -> None:
     if any(row != ids for row, ids in zip(rows, expected, strict=True) if len(ids) <= length):
         raise ModelBroken(
             f"{directory}: {type(theirs).__name__}, as transformers makes it, reads text otherwise than tokenizer.json "
-            "in the frame <s> query </s></s> document </s>; if the model was trained with tokenizer.json as it is "
-            f'(transformers 4), say "tokenizer_class": "{READ_AS_IT_IS[0]}" in tokenizer_config.json, else save what '
-            'transformers makes: python -c "from transformers import AutoTokenizer as T; '
+            f"in the frame {family_of(directory).framed('query', 'document')}; if the model was trained with "
+            f'tokenizer.json as it is (transformers 4), say "tokenizer_class": "{READ_AS_IT_IS[0]}" in '
+            "tokenizer_config.json, else save what transformers makes: "
+            'python -c "from transformers import AutoTokenizer as T; '
             f"T.from_pretrained('{directory}').save_pretrained('{directory}')\""
         )
 

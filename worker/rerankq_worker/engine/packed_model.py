@@ -17,6 +17,7 @@ from rerankq_worker.engine.attention import Attention, padded, per_row
 from rerankq_worker.engine.linears import Linear, MakeLinear, as_in
 from rerankq_worker.engine.packing import Packed, pack
 from rerankq_worker.engine.precision import Precision
+from rerankq_worker.model.family import XLM_ROBERTA
 from rerankq_worker.model.tokenizer import TokenIds
 
 Norm = Callable[[Tensor], Tensor]
@@ -73,12 +74,13 @@ class _Embeddings:
     words: Tensor
     """Perhaps in less than the body computes in: these are half of the model's weights."""
     positions: Tensor
-    """Position and token type together: the type is always 0 in this model."""
+    """Position, from the first that is used, and token type together: the type is always 0 in this model."""
     norm: Norm
 
     @classmethod
     def of(cls, source: Any, eps: float, device: torch.device, precision: Precision) -> "_Embeddings":
-        positions = source.position_embeddings.weight.data + source.token_type_embeddings.weight.data[0]
+        used = source.position_embeddings.weight.data[XLM_ROBERTA.first_position :]
+        positions = used + source.token_type_embeddings.weight.data[0]
         words = _taken(source.word_embeddings).to(device, precision.embeddings)
         norm = _norm(source.LayerNorm, eps, device, precision.body)
         return cls(words, positions.to(device, precision.body), norm)

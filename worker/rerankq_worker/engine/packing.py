@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from rerankq_worker.model.files import FIRST_POSITION
 from rerankq_worker.model.tokenizer import TokenIds
 
 SHORT_BATCH_TOKENS = 1_024
@@ -35,7 +34,7 @@ class Packed:
     token_ids: torch.Tensor
     """int32, [T], on the device."""
     positions: torch.Tensor
-    """int32, [T], on the device; each row counts from 2, as XLM-RoBERTa does."""
+    """int32, [T], on the device; each row counts from 0."""
     offsets: torch.Tensor
     """int32, [n + 1], on the device: row i is tokens offsets[i] .. offsets[i + 1]."""
     lengths: list[int]
@@ -56,9 +55,9 @@ def pack(rows: Sequence[TokenIds], device: torch.device) -> Packed:
     """
     lengths = [len(row) for row in rows]
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    positions = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths) + FIRST_POSITION
+    positions = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
     filler = np.zeros(_filler_tokens(int(offsets[-1])) if device.type == "cpu" else 0)
-    parts = [*rows, filler, positions, filler + FIRST_POSITION, offsets]
+    parts = [*rows, filler, positions, filler, offsets]
     on_host = torch.from_numpy(np.concatenate(parts).astype(np.int32))
     if device.type == "cuda":  # from pinned memory the copy does not wait for the kernels in flight
         on_host = on_host.pin_memory()

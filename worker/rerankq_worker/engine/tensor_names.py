@@ -8,10 +8,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from rerankq_worker.model.files import ModelBroken, weight_files
+from rerankq_worker.model.family import Family
+from rerankq_worker.model.files import ModelBroken, family_of, weight_files
 
-OURS = ("roberta.encoder.", "roberta.embeddings.", "classifier.")
-"""Where a tensor without a place is a part of the score that would be left out; others belong to a training."""
 BUFFERS = ("position_ids", "token_type_ids")
 
 
@@ -26,17 +25,17 @@ def refuse_unfit(
     Raises:
         ModelBroken: some weights are missing, of another shape, or left out.
     """
+    family = family_of(directory)
     if missing:
-        raise ModelBroken(
-            f"{directory} lacks weights: {_told(sorted(missing))}{_why(directory, missing, unexpected)}"
-        )
+        why = _why(directory, family, missing, unexpected)
+        raise ModelBroken(f"{directory} lacks weights: {_told(sorted(missing))}{why}")
     if mismatched:
         name, found, wanted = min(mismatched)
         raise ModelBroken(
             f"{directory}: the weights hold {name} in the shape {list(found)}, config.json makes it {list(wanted)}; "
             "take both from the same checkpoint"
         )
-    left_out = sorted(name for name in unexpected if _counts(name))
+    left_out = sorted(name for name in unexpected if _counts(family, name))
     if left_out:
         raise ModelBroken(
             f"{directory}: the weights hold {_told(left_out)}, for which the model of config.json has no place; "
@@ -44,7 +43,7 @@ def refuse_unfit(
         )
 
 
-def _why(directory: Path, missing: Collection[str], unexpected: Collection[str]) -> str:
+def _why(directory: Path, family: Family, missing: Collection[str], unexpected: Collection[str]) -> str:
     prefix = _common_prefix(missing, unexpected)
     if prefix:
         files = [str(file) for file in weight_files(directory)]
@@ -53,7 +52,7 @@ def _why(directory: Path, missing: Collection[str], unexpected: Collection[str])
             f"[save_file({{k.removeprefix('{prefix}'): v for k, v in load_file(f).items()}}, f, {{'format': 'pt'}}) "
             f'for f in {files}]"'
         )
-    if all(name.startswith("classifier.") for name in missing) and len(missing) == HEAD_TENSORS:
+    if set(missing) == set(family.head):
         return (
             "; a model without its head gives vectors, not scores (an embedding model?): "
             "give a reranker, such as BAAI/bge-reranker-v2-m3"
@@ -62,12 +61,9 @@ def _why(directory: Path, missing: Collection[str], unexpected: Collection[str])
         (alike,) = difflib.get_close_matches(min(missing), unexpected, n=1, cutoff=0)
         return (
             f"; it names them otherwise ({alike}), as code of its own would: "
-            "give a model saved by transformers' own XLMRobertaForSequenceClassification"
+            f"give a model saved by transformers' own {family.architecture}"
         )
     return "; save or fetch the whole model once more"
-
-
-HEAD_TENSORS = 4  # weight and bias of dense and out_proj
 
 
 def _common_prefix(missing: Collection[str], unexpected: Collection[str]) -> str:
@@ -78,8 +74,8 @@ def _common_prefix(missing: Collection[str], unexpected: Collection[str]) -> str
     return next((prefix for prefix in prefixes if all(prefix + name in there for name in missing)), "")
 
 
-def _counts(name: str) -> bool:
-    return (name.startswith(OURS) and not name.endswith(BUFFERS)) or "lora_" in name
+def _counts(family: Family, name: str) -> bool:
+    return (name.startswith(family.weights) and not name.endswith(BUFFERS)) or "lora_" in name
 
 
 def _told(names: list[str]) -> str:

@@ -14,18 +14,11 @@ from typing import Any, cast
 
 from tokenizers import AddedToken
 
+from rerankq_worker.model.family import Family
 from rerankq_worker.model.files import ModelBroken, read_json_object
 
-PARTS = {
-    "bos_token": "<s>",
-    "eos_token": "</s>",
-    "unk_token": "<unk>",
-    "sep_token": "</s>",
-    "pad_token": "<pad>",
-    "cls_token": "<s>",
-    "mask_token": "<mask>",
-}
-"""The parts that tokens play in a row, and XLM-RoBERTa's own tokens for them."""
+PARTS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+"""The parts that tokens can play in a row, as transformers calls them."""
 
 READ_AS_IT_IS = ("PreTrainedTokenizerFast", "TokenizersBackend")
 """Classes for which transformers takes tokenizer.json whole; for others it builds the tokenizer anew."""
@@ -42,17 +35,15 @@ class AddedTokens:
     """By content, in the order in which they get their ids."""
     ids: tuple[tuple[str, int], ...]
     """Every id that a file gives to a content; files may contradict each other."""
-    start: str
-    """The content of the token that begins a row."""
-    end: str
-    """The content of the token that ends the query, and the row."""
+    parts: Mapping[str, str]
+    """The content of the token for each part."""
     frame: frozenset[str]
-    """The contents of all tokens of `PARTS`, which no text may produce."""
+    """The contents of all tokens with a part, here and in the family, which no text may produce."""
     splits_special: bool
     """Whether special tokens in a text are to be read as characters."""
 
 
-def read_added_tokens(directory: Path, definition: Mapping[str, Any]) -> AddedTokens:
+def read_added_tokens(directory: Path, definition: Mapping[str, Any], family: Family) -> AddedTokens:
     """The added tokens of a directory whose tokenizer.json holds `definition`.
 
     Raises:
@@ -62,11 +53,11 @@ def read_added_tokens(directory: Path, definition: Mapping[str, Any]) -> AddedTo
     own = {int(entry["id"]): _token(entry) for entry in definition.get("added_tokens") or []}
     decoder = config.get("added_tokens_decoder")
     if decoder is None:
-        sources = (config, _read_if_there(directory / "special_tokens_map.json"))
+        sources = (family.tokens, config, _read_if_there(directory / "special_tokens_map.json"))
         listed = _legacy(_read_if_there(directory / "added_tokens.json"), sources)
         numbered = listed | own
     else:
-        sources = (config,)
+        sources = (family.tokens, config)
         listed = {int(index): _token(entry) for index, entry in decoder.items()}
         is_built_anew = config.get("tokenizer_class") not in READ_AS_IT_IS
         numbered = own | listed if is_built_anew else listed | own
@@ -78,9 +69,8 @@ def read_added_tokens(directory: Path, definition: Mapping[str, Any]) -> AddedTo
     return AddedTokens(
         tokens=_first_of_each([*in_order, *unnumbered]),
         ids=tuple((token.content, index) for found in (listed, own) for index, token in found.items()),
-        start=_content(parts["bos_token"]),
-        end=_content(parts["eos_token"]),
-        frame=frozenset(map(_content, (*PARTS.values(), *parts.values()))),
+        parts={part: _content(entry) for part, entry in parts.items()},
+        frame=frozenset(map(_content, (*family.tokens.values(), *parts.values()))),
         splits_special=bool(config.get("split_special_tokens")),
     )
 
@@ -92,7 +82,7 @@ def _read_if_there(file: Path) -> dict[str, Any]:
 def _parts(sources: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The token for each of `PARTS`, as text or with its flags; a later source wins."""
     said = [{part: source[part] for part in PARTS if source.get(part)} for source in sources]
-    return dict(ChainMap(*reversed(said), PARTS))
+    return dict(ChainMap(*reversed(said)))
 
 
 def _additional(sources: Sequence[Mapping[str, Any]]) -> Iterator[Any]:

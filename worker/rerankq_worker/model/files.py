@@ -20,12 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from rerankq_worker.model.family import FAMILIES, Family
 from rerankq_worker.model.small import WEIGHTS_SHA256, materialise
 
-ARCHITECTURE = "XLMRobertaForSequenceClassification"
-FIRST_POSITION = (
-    2  # padding_idx + 1: XLM-RoBERTa counts positions from here, so two rows of its table are never used
-)
 KNOWN_REVISIONS: dict[str, str] = {}  # Hub id -> commit; empty until a host with the weights has verified one
 HUB_PATTERNS = ["*.json", "*.safetensors"]  # never *.bin: a pickle runs code when it is read
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
@@ -47,14 +44,6 @@ CONVERT = (
 )
 ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 HELD_AS = ("F64", "F32", "F16", "BF16")
-SMALLEST = {
-    "max_position_embeddings": FIRST_POSITION + 16,
-    "vocab_size": 1,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 1,
-    "hidden_size": 1,
-    "intermediate_size": 1,
-}
 READ_BEFORE_LOADING = ("max_position_embeddings", "vocab_size")
 """Of these transformers' own defaults would do, silently, if they happened to fit."""
 
@@ -150,12 +139,24 @@ def read_config(directory: Path) -> dict[str, Any]:
     return read_json_object(directory / "config.json")
 
 
-def usable_length_tokens(config: dict[str, Any]) -> int:
-    """The longest row the position table can hold: 8192 for bge-reranker-v2-m3, whose table has 8194 rows.
+def family_of(directory: Path) -> Family:
+    """The family that config.json says the model is of.
 
-    A position beyond the table is a device assert on CUDA, and that poisons the whole process.
+    Raises:
+        ModelBroken: none that is served.
     """
-    return int(config["max_position_embeddings"]) - FIRST_POSITION
+    config = read_config(directory)
+    # without a class transformers goes by the type, and the weights must be that model's
+    by_type = [family.architecture for family in FAMILIES if family.model_type == config.get("model_type")]
+    architectures = config.get("architectures") or by_type
+    for family in FAMILIES:
+        if architectures == [family.architecture]:
+            return family
+    raise ModelBroken(
+        f"expected {directory / 'config.json'} to say {' or '.join(family.architecture for family in FAMILIES)}, got "
+        f"{config.get('architectures')}; no other architecture is served, "
+        "give a reranker of this one, such as BAAI/bge-reranker-v2-m3"
+    )
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -317,17 +318,8 @@ def _may_pass(error: Exception) -> bool:
 
 
 def _check_config(directory: Path) -> None:
+    family = family_of(directory)
     config, file = read_config(directory), directory / "config.json"
-    architectures = config.get("architectures")
-    if not architectures and config.get("model_type") == "xlm-roberta":
-        architectures = [
-            ARCHITECTURE
-        ]  # transformers goes by the type then, and the weights must be that model's
-    if architectures != [ARCHITECTURE]:
-        raise ModelBroken(
-            f"expected {file} to say {ARCHITECTURE}, got {architectures}; no other architecture is served, "
-            "give a reranker of this one, such as BAAI/bge-reranker-v2-m3"
-        )
     if config.get("quantization_config"):
         raise ModelBroken(
             f"{file} asks for quantized weights (quantization_config), which are not served; save the model without, "
@@ -339,21 +331,14 @@ def _check_config(directory: Path) -> None:
             f"expected a reranker with 1 label, got {labels} in {file}; give another model, or, if it was trained as "
             'one and the file only does not tell (transformers assumes 2), say "num_labels": 1 there'
         )
-    expected = {
-        "model_type": "xlm-roberta",
-        "hidden_act": "gelu",
-        "position_embedding_type": "absolute",
-        "pad_token_id": FIRST_POSITION - 1,
-        "is_decoder": False,
-    }
-    for key, value in expected.items():
+    for key, value in family.demanded.items():
         if config.get(key, value) != value:
             raise ModelBroken(f"expected {key} to be {value!r} in {file}, got {config[key]!r}")
-    _check_sizes(config, file)
+    _check_sizes(family, config, file)
 
 
-def _check_sizes(config: dict[str, Any], file: Path) -> None:
-    for key, smallest in SMALLEST.items():
+def _check_sizes(family: Family, config: dict[str, Any], file: Path) -> None:
+    for key, smallest in family.smallest.items():
         if key not in config and key not in READ_BEFORE_LOADING:
             continue
         value = config.get(key)

@@ -1,4 +1,4 @@
-"""Turn a query and its documents into rows of token ids: `<s> query </s></s> document </s>`.
+"""Turn a query and its documents into rows of token ids, framed as the model's family frames them.
 
 Knows the model's tokenizer files only: no torch, no queue. Text can never produce a token of the frame here. Leaving
 those out of the added tokens is not enough for that, since the Unigram vocabulary itself holds pieces named `<s>`,
@@ -18,18 +18,12 @@ import numpy.typing as npt
 from tokenizers import AddedToken, Tokenizer
 
 from rerankq_worker.model.added_tokens import SAVE_ANEW, AddedTokens, read_added_tokens
-from rerankq_worker.model.files import (
-    ModelBroken,
-    read_config,
-    read_json_object,
-    reading,
-    usable_length_tokens,
-)
+from rerankq_worker.model.family import Family
+from rerankq_worker.model.files import ModelBroken, family_of, read_config, read_json_object, reading
 
 TokenIds = npt.NDArray[np.int32]
 
 MIN_LENGTH_TOKENS = 16
-FRAME_TOKENS = 4  # <s>, </s></s>, </s>
 
 CHARS_PER_TOKEN = 8  # generous: text holds 1 (Chinese) to 5 (English) characters a token
 SETTLING_TOKENS = 64  # tokens near a cut may differ from those of the whole text; this many are thrown away
@@ -84,7 +78,7 @@ class PairTokenizer:
     def __init__(
         self,
         tokenizer: Tokenizer,
-        frame: tuple[int, int, int],
+        frame: Sequence[Sequence[int]],
         max_length_tokens: int,
         longest_added_token_characters: int = 0,
     ) -> None:
@@ -93,25 +87,27 @@ class PairTokenizer:
                 f"expected a length of at least {MIN_LENGTH_TOKENS} tokens, got {max_length_tokens}"
             )
         self._tokenizer = tokenizer
-        self._start, self._separator, self._end = frame
+        self._before, self._between, self._behind = frame
+        self._frame_tokens = sum(map(len, frame))
         self.max_length_tokens = max_length_tokens
         # a cut inside an added token leaves, in its place, perhaps a token per character
         self._settling_tokens = SETTLING_TOKENS + longest_added_token_characters
         # FlagReranker's cap, so that the document keeps some room
-        self.max_query_tokens = min(max_length_tokens * 3 // 4, max_length_tokens - FRAME_TOKENS - 1)
+        self.max_query_tokens = min(max_length_tokens * 3 // 4, max_length_tokens - self._frame_tokens - 1)
 
     @classmethod
     def from_model_dir(cls, path: Path, max_length_tokens: int = 1024) -> "PairTokenizer":
         """The tokenizer of a checked model directory; the length is capped at what the model's positions hold."""
         with reading(path):
             definition = read_json_object(path / "tokenizer.json")
-            added = read_added_tokens(path, definition)
+            family = family_of(path)
+            added = read_added_tokens(path, definition, family)
             tokenizer, ids = _unforgeable(definition, added)
             config = read_config(path)
-            _check_ids(path, tokenizer, added, ids, config.get("vocab_size"))
-            length = min(max_length_tokens, usable_length_tokens(config))
-        start, end = ids[added.start], ids[added.end]
-        return cls(tokenizer, (start, end, end), length, max(map(len, added.tokens)))
+            _check_ids(path, family, tokenizer, added, ids, config.get("vocab_size"))
+            length = min(max_length_tokens, family.usable_length_tokens(config))
+        frame = [[ids[added.parts[part]] for part in parts] for parts in family.frame]
+        return cls(tokenizer, frame, length, max(map(len, added.tokens)))
 
     def rows(
         self,
@@ -132,16 +128,16 @@ class PairTokenizer:
         if max_tokens_per_doc is not None and max_tokens_per_doc < 1:
             raise ValueError(f"expected max_tokens_per_doc to be at least 1, got {max_tokens_per_doc}")
         query_ids, query_cut = self._query(query, truncation)
-        room = self.max_length_tokens - FRAME_TOKENS - len(query_ids)
+        room = self.max_length_tokens - self._frame_tokens - len(query_ids)
         if max_tokens_per_doc is not None:
             room = min(room, max_tokens_per_doc)
         kept = self._encode(documents, room)
         too_long = [index for index, ids in enumerate(kept) if len(ids) > room]
         if too_long and not truncation:
             raise DocumentTooLong(too_long, room)
-        head = [self._start, *query_ids, self._separator, self._separator]
+        head = [*self._before, *query_ids, *self._between]
         return [
-            Row(np.array([*head, *ids[:room], self._end], dtype=np.int32), query_cut or len(ids) > room)
+            Row(np.array([*head, *ids[:room], *self._behind], dtype=np.int32), query_cut or len(ids) > room)
             for ids in kept
         ]
 
@@ -207,14 +203,21 @@ def _unforgeable(definition: dict[str, Any], added: AddedTokens) -> tuple[Tokeni
 
 
 def _check_ids(
-    directory: Path, tokenizer: Tokenizer, added: AddedTokens, ids: dict[str, int], embeddings: int | None
+    directory: Path,
+    family: Family,
+    tokenizer: Tokenizer,
+    added: AddedTokens,
+    ids: dict[str, int],
+    embeddings: int | None,
 ) -> None:
     """Refuse ids other than those the files give, which other rows of the embedding table were trained for."""
     vocabulary = tokenizer.get_vocab_size(with_added_tokens=False)
     declared = {content for content, _ in added.ids}
-    for content in (added.start, added.end):
+    for content in [added.parts[part] for parts in family.frame for part in parts]:
         if ids[content] >= vocabulary and content not in declared:
-            raise ModelBroken(f"{directory}: the tokenizer has no {content} token; it is not XLM-RoBERTa's")
+            raise ModelBroken(
+                f"{directory}: the tokenizer has no {content} token; it is none of {family.model_type}"
+            )
     for content, said in added.ids:
         if ids.get(content) != said:
             raise ModelBroken(
