@@ -7,6 +7,10 @@ from starlette.testclient import TestClient
 
 from rerankq.http import HttpSettings, create_app
 from rerankq.testing import AsyncFakeRerankClient
+from tests.service import Service
+from tests.witness import token_of
+
+KILLS_THE_ENGINE = "kraken"
 
 Face = Callable[..., TestClient]
 
@@ -34,3 +38,19 @@ def face(fake: AsyncFakeRerankClient) -> Iterator[Face]:
 @pytest.fixture
 def http(face: Face) -> TestClient:
     return face()
+
+
+@pytest.fixture(scope="session")
+def witnessed() -> Iterator[Service]:
+    """A service whose engine writes down what it scores, and dies of one word."""
+    temper = f"pair_ms=2&die={token_of(KILLS_THE_ENGINE)}"
+    with Service(engine=f"tests.witness:engine?{temper}", appendonly=True) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def live(witnessed: Service) -> Iterator[TestClient]:
+    """A face of it."""
+    settings = HttpSettings.load(broker_url=witnessed.redis.url, redis_timeout_seconds=5.0)
+    with TestClient(create_app(settings=settings), base_url="http://127.0.0.1") as client:
+        yield client

@@ -37,7 +37,7 @@ class Asked:
     documents: list[Any]
     """Texts, or `{text, id}`."""
     given: list[Any]
-    """The documents as the caller had them, for `return_documents`."""
+    """The documents as the caller had them, for `return_documents`; none where they are not at hand."""
     options: RequestOptions
     model: str | None = None
     score_threshold: float | None = None
@@ -283,7 +283,7 @@ def _row(asked: Asked, row: RankedDocument) -> dict[str, Any]:
     }
     if row.truncated:
         told["truncated"] = True
-    given = asked.given[row.index]
+    given = asked.given[row.index] if asked.given else {"id": row.id}  # whoever asks for a job has them not
     if row.id is not None:
         told["id"] = given["id"]  # a number stays one
     if asked.return_documents:

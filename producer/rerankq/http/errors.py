@@ -59,19 +59,24 @@ def refusal(error: Exception) -> Refusal:
             )
 
 
+def problem(refusal: Refusal) -> dict[str, Any]:
+    """A refusal as OpenAI's clients read it."""
+    return {
+        "message": refusal.message,
+        "type": refusal.type,
+        "param": refusal.param,
+        "code": refusal.status,
+    }
+
+
 def refused(refusal: Refusal, dialect: Dialect, request_id: str) -> Response:
     """The reply to a request that is refused, in the words of its dialect."""
     content: dict[str, Any]
     if dialect == "tei":
         content = {"error": refusal.message, "error_type": _TEI_TYPES.get(refusal.status, "Backend")}
     else:
-        problem = {
-            "message": refusal.message,
-            "type": refusal.type,
-            "param": refusal.param,
-            "code": refusal.status,
-        }
-        content = {"message": refusal.message, "detail": refusal.message, "error": problem, "id": request_id}
+        message = refusal.message
+        content = {"message": message, "detail": message, "error": problem(refusal), "id": request_id}
     return Response(wire.encode(content), refusal.status, refusal.headers, "application/json")
 
 

@@ -1,6 +1,5 @@
 """The routes that rank and wait: `/rerank` in every dialect."""
 
-import math
 from typing import Any
 
 from starlette.requests import Request
@@ -12,11 +11,9 @@ from rerankq.contract.messages import Ranking, RequestOptions
 from rerankq.http import dialects
 from rerankq.http.bodies import read_json
 from rerankq.http.errors import Refusal
+from rerankq.http.patience import timeout_seconds
 from rerankq.http.service import Service, service_of
 from rerankq.web import unless_gone
-
-LONGEST_SECONDS = 300.0
-"""No request waits longer, whatever it says: what takes longer is a job to come back for."""
 
 
 async def rerank(request: Request) -> Response:
@@ -48,26 +45,6 @@ async def served_model(service: Service, asked: str | None) -> str | None:
     if not meant and workers:
         raise _not_served({worker.model for worker in workers})
     return meant[0] if meant else asked
-
-
-def timeout_seconds(request: Request, default: float) -> float:
-    """How long this caller waits, counted from now.
-
-    Raises:
-        InvalidRequest: `X-Timeout-Seconds` is no number of seconds.
-    """
-    given = request.headers.get("x-timeout-seconds")
-    if given is None:
-        return default
-    try:
-        seconds = float(given)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise InvalidRequest(
-            "X-Timeout-Seconds: expected a number of seconds, more than 0", {"field": "X-Timeout-Seconds"}
-        )
-    return min(seconds, LONGEST_SECONDS)
 
 
 def json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
