@@ -45,6 +45,7 @@ def create_app(client: AsyncRerankClient | None = None, settings: HttpSettings |
         Route(jobs.PATH, jobs.submit, methods=["POST"]),
         Route(f"{jobs.PATH}/{{job_id}}", jobs.one, methods=["GET", "DELETE"]),
         Route("/health", state.health),
+        Route("/health/ready", state.ready),
         Route("/v1/state", state.state),
     ]
     app = Starlette(

@@ -18,7 +18,7 @@ from rerankq.contract.settings import DOTENV, secrets_directory
 from rerankq.http.errors import Refusal
 from rerankq.http.settings import HttpSettings, is_loopback
 
-OPEN_PATHS = frozenset({"/", "/health", "/openapi.json"})
+OPEN_PATHS = frozenset({"/", "/health", "/health/ready", "/openapi.json"})
 """What anybody may see: the page, how the service is, what it can be asked."""
 
 VARIABLE = "RERANKQ_HTTP_KEYS"

@@ -20,6 +20,16 @@ async def health(request: Request) -> Response:
     return json_response({"status": "ok" if serving else "no worker"}, 200 if serving else 503)
 
 
+async def ready(request: Request) -> Response:
+    """200 while Redis answers: jobs are taken then, and answers handed out, also while no worker is there.
+
+    Raises:
+        BrokerUnavailable: Redis does not answer.
+    """
+    await service_of(request).client.workers()
+    return json_response({"status": "ok"})
+
+
 async def state(request: Request) -> Response:
     """The lanes and the workers, as they are now."""
     client = service_of(request).client
