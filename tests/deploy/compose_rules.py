@@ -10,6 +10,8 @@ from typing import Any
 
 from rerankq.contract.settings import PREFIX
 from rerankq.contract.variables import VARIABLES
+from rerankq.http.server import LEAVE_SECONDS
+from rerankq.http.settings import HttpSettings
 from rerankq_worker.settings import WorkerSettings
 
 Compose = dict[str, Any]
@@ -20,7 +22,8 @@ STALL_SECONDS = 30  # a warm stop may stall this long in billiard
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 # Secrets, and what only tests and the launcher itself set.
-NOT_HANDED_ON = frozenset({"broker_url", "result_url", "engine_factory", "engine_socket"})
+NOT_HANDED_ON = frozenset({"broker_url", "result_url", "engine_factory", "engine_socket", "http_keys"})
+FIXED = frozenset({"http_host", "http_port"})  # of the image; what is published is compose's own
 
 
 def everything_named_exists(compose: Compose) -> Iterator[str]:
@@ -71,22 +74,45 @@ def every_variable_is_a_setting(compose: Compose) -> Iterator[str]:
             yield f"no setting is called {name}"
 
 
-def workers_take_every_setting(compose: Compose) -> Iterator[str]:
-    """What an operator writes into `.env` reaches the worker."""
-    for name, service in _workers(compose):
-        for setting in WorkerSettings.model_fields.keys() - NOT_HANDED_ON:
+def every_setting_is_handed_on(compose: Compose) -> Iterator[str]:
+    """What an operator writes into `.env` reaches the worker and the HTTP face."""
+    http = compose["services"]["http"]
+    for name, service, read in [
+        *((*each, WorkerSettings) for each in _workers(compose)),
+        ("http", http, HttpSettings),
+    ]:
+        for setting in read.model_fields.keys() - NOT_HANDED_ON - FIXED:
             if PREFIX + setting.upper() not in service["environment"]:
                 yield f"{name} does not hand on {PREFIX}{setting.upper()}"
 
 
-def grace_outlasts_the_longest_job(compose: Compose) -> Iterator[str]:
-    """SIGKILL comes only after a bulk job's hard limit, the drain and a stalled stop."""
+def longest_leave_seconds(name: str) -> float:
+    """How long a service of ours may need when told to stop: a bulk job's hard limit, the drain, a stalled stop; or
+    what the HTTP face has under way."""
+    if name == "http":
+        return LEAVE_SECONDS
     settings = WorkerSettings.model_construct()
-    needed = settings.bulk_hard_limit_seconds + settings.drain_seconds + STALL_SECONDS
-    for name, service in _workers(compose):
-        grace = seconds(service.get("stop_grace_period", "10s"))
+    return settings.bulk_hard_limit_seconds + settings.drain_seconds + STALL_SECONDS
+
+
+def grace_outlasts_what_is_under_way(compose: Compose) -> Iterator[str]:
+    """SIGKILL comes only after that."""
+    for name, service in [*_workers(compose), ("http", compose["services"]["http"])]:
+        grace, needed = seconds(service.get("stop_grace_period", "10s")), longest_leave_seconds(name)
         if grace <= needed:
             yield f"{name}: expected stop_grace_period to be above {needed:g} s, got {grace:g} s"
+
+
+def the_face_is_where_it_is_looked_for(compose: Compose) -> Iterator[str]:
+    """Published, asked for its health and given its Redis and its keys by the names that it reads."""
+    http, port = compose["services"]["http"], HttpSettings.model_fields["http_port"].default
+    if not all(published.endswith(f":{port}") for published in http["ports"]):
+        yield f"http listens at {port}, not at {http['ports']}"
+    if f":{port}/health" not in http["healthcheck"]["test"][-1]:
+        yield f"http: expected to be asked at :{port}/health"
+    mounted = {secret if isinstance(secret, str) else secret["target"] for secret in http["secrets"]}
+    for name in sorted({"rerankq_broker_url", "rerankq_http_keys"} - mounted):
+        yield f"http has no secret {name}"
 
 
 def loading_is_not_ill_health(compose: Compose) -> Iterator[str]:
@@ -164,8 +190,9 @@ RULES = [
     every_mounted_file_exists,
     dependencies_start_together,
     every_variable_is_a_setting,
-    workers_take_every_setting,
-    grace_outlasts_the_longest_job,
+    every_setting_is_handed_on,
+    grace_outlasts_what_is_under_way,
+    the_face_is_where_it_is_looked_for,
     loading_is_not_ill_health,
     every_service_tells_its_health,
     ports_stay_on_loopback,

@@ -14,8 +14,9 @@ from rerankq.contract.keys import queue_of
 from rerankq.contract.messages import LANES
 from rerankq.contract.settings import PREFIX
 from rerankq.contract.variables import VARIABLES
+from rerankq.http.settings import HttpSettings
 from rerankq_worker.settings import WorkerSettings
-from tests.deploy.compose_rules import ROOT, STALL_SECONDS, is_pinned
+from tests.deploy.compose_rules import ROOT, is_pinned, longest_leave_seconds
 
 Manifest = dict[str, Any]
 DEPLOY = ROOT / "deploy"
@@ -37,6 +38,10 @@ class Cluster(NamedTuple):
     def workers(self) -> Iterator[tuple[str, Manifest]]:
         """The pods that run `rerankq-worker`."""
         return (pod for pod in self.pods() if pod[0].startswith("worker-"))
+
+    def http(self) -> Manifest:
+        """The pod of the HTTP face."""
+        return dict(self.pods())["http"]
 
     def names(self, kind: str) -> set[str]:
         """Names of all manifests of a kind."""
@@ -122,11 +127,10 @@ def every_variable_is_a_setting(cluster: Cluster) -> Iterator[str]:
             yield f"no setting is called {name}"
 
 
-def grace_outlasts_the_longest_job(cluster: Cluster) -> Iterator[str]:
-    """SIGKILL comes only after a bulk job's hard limit, the drain and a stalled stop."""
-    settings = WorkerSettings.model_construct()
-    needed = settings.bulk_hard_limit_seconds + settings.drain_seconds + STALL_SECONDS
-    for name, pod in cluster.workers():
+def grace_outlasts_what_is_under_way(cluster: Cluster) -> Iterator[str]:
+    """SIGKILL comes only after that, and after the pause before SIGTERM."""
+    for name, pod in [*cluster.workers(), ("http", cluster.http())]:
+        needed = longest_leave_seconds(name) + _pause_seconds(pod)
         grace = pod.get("terminationGracePeriodSeconds", 30)
         if grace <= needed:
             yield f"{name}: expected terminationGracePeriodSeconds to be above {needed:g}, got {grace}"
@@ -151,6 +155,17 @@ def each_probe_asks_its_own_question(cluster: Cluster) -> Iterator[str]:
             command = pod["containers"][0].get(probe, {}).get("exec", {}).get("command")
             if command != ["rerankq-worker", "health", option]:
                 yield f"{name}: expected {probe} to ask `rerankq-worker health {option}`, got {command}"
+
+
+def the_face_is_asked_what_a_restart_mends(cluster: Cluster) -> Iterator[str]:
+    """Out of service without Redis, not without workers; and started again for neither."""
+    container = cluster.http()["containers"][0]
+    for probe, path in {"readinessProbe": "/health/ready", "livenessProbe": "/openapi.json"}.items():
+        if container.get(probe, {}).get("httpGet", {}).get("path") != path:
+            yield f"http: expected {probe} to ask {path}"
+    port = HttpSettings.model_fields["http_port"].default
+    if [each["containerPort"] for each in container["ports"]] != [port]:
+        yield f"http listens at {port}"
 
 
 def every_pod_is_confined(cluster: Cluster) -> Iterator[str]:
@@ -196,13 +211,19 @@ RULES = [
     scaling_follows_the_lanes,
     selectors_find_their_pods,
     every_variable_is_a_setting,
-    grace_outlasts_the_longest_job,
+    grace_outlasts_what_is_under_way,
     loading_is_not_death,
     each_probe_asks_its_own_question,
+    the_face_is_asked_what_a_restart_mends,
     every_pod_is_confined,
     every_container_has_a_memory_limit,
     images_are_pinned,
 ]
+
+
+def _pause_seconds(pod: Manifest) -> float:
+    hook = pod["containers"][0].get("lifecycle", {}).get("preStop", {})
+    return float(hook["exec"]["command"][-1]) if hook else 0.0
 
 
 def _volume_sources(pod: Manifest) -> Iterator[tuple[str, str]]:

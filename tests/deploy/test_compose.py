@@ -100,14 +100,39 @@ BREAKAGES: list[tuple[Any, Callable[[Compose], None], str]] = [
         "no setting is called RERANKQ_DEVCES",
     ),
     (
-        rules.workers_take_every_setting,
+        rules.every_setting_is_handed_on,
         _drop("services/worker-gpu/environment/RERANKQ_DTYPE"),
         "worker-gpu does not hand on RERANKQ_DTYPE",
     ),
     (
-        rules.grace_outlasts_the_longest_job,
+        rules.every_setting_is_handed_on,
+        _drop("services/http/environment/RERANKQ_HTTP_MAX_WAITING"),
+        "http does not hand on RERANKQ_HTTP_MAX_WAITING",
+    ),
+    (
+        rules.grace_outlasts_what_is_under_way,
         _set("services/worker-cpu/stop_grace_period", "3m"),
         "worker-cpu: expected stop_grace_period to be above 220 s, got 180 s",
+    ),
+    (
+        rules.grace_outlasts_what_is_under_way,
+        _drop("services/http/stop_grace_period"),
+        "http: expected stop_grace_period to be above 30 s, got 10 s",
+    ),
+    (
+        rules.the_face_is_where_it_is_looked_for,
+        _set("services/http/ports", ["127.0.0.1:8787:8000"]),
+        "http listens at 8787, not at ['127.0.0.1:8787:8000']",
+    ),
+    (
+        rules.the_face_is_where_it_is_looked_for,
+        _set("services/http/secrets", ["rerankq_producer_url", "rerankq_http_keys"]),
+        "http has no secret rerankq_broker_url",
+    ),
+    (
+        rules.the_face_is_where_it_is_looked_for,
+        _set("services/http/healthcheck/test", ["CMD", "true"]),
+        "http: expected to be asked at :8787/health",
     ),
     (
         rules.loading_is_not_ill_health,

@@ -86,6 +86,18 @@ def _hurry(cluster: Cluster) -> None:
     _pod(cluster, "worker-gpu")["terminationGracePeriodSeconds"] = 30
 
 
+def _pause_longer(cluster: Cluster) -> None:
+    cluster.http()["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][-1] = "20"
+
+
+def _leave_without_workers(cluster: Cluster) -> None:
+    cluster.http()["containers"][0]["readinessProbe"]["httpGet"]["path"] = "/health"
+
+
+def _listen_elsewhere(cluster: Cluster) -> None:
+    cluster.http()["containers"][0]["ports"][0]["containerPort"] = 8000
+
+
 def _kill_while_loading(cluster: Cluster) -> None:
     _pod(cluster, "worker-gpu")["containers"][0]["livenessProbe"]["failureThreshold"] = 3
 
@@ -126,10 +138,21 @@ BREAKAGES: list[tuple[Any, Callable[[Cluster], None], str]] = [
     (rules.selectors_find_their_pods, _select_nothing, "Service flower selects no pod"),
     (rules.every_variable_is_a_setting, _misspell_a_setting, "no setting is called RERANKQ_DEVICE"),
     (
-        rules.grace_outlasts_the_longest_job,
+        rules.grace_outlasts_what_is_under_way,
         _hurry,
         "worker-gpu: expected terminationGracePeriodSeconds to be above 220, got 30",
     ),
+    (
+        rules.grace_outlasts_what_is_under_way,
+        _pause_longer,
+        "http: expected terminationGracePeriodSeconds to be above 50, got 45",
+    ),
+    (
+        rules.the_face_is_asked_what_a_restart_mends,
+        _leave_without_workers,
+        "http: expected readinessProbe to ask /health/ready",
+    ),
+    (rules.the_face_is_asked_what_a_restart_mends, _listen_elsewhere, "http listens at 8787"),
     (
         rules.loading_is_not_death,
         _kill_while_loading,

@@ -159,6 +159,19 @@ def test_a_second_run_keeps_the_secrets(secrets: Path) -> None:
     assert {path.name: path.read_text() for path in secrets.iterdir()} == before
 
 
+def test_a_secret_that_an_older_release_did_not_write_is_added(secrets: Path, tmp_path: Path) -> None:
+    before = {path.name: path.read_text() for path in secrets.iterdir() if "http" not in path.name}
+    for name, text in before.items():
+        (tmp_path / name).write_text(text)
+
+    make_secrets(tmp_path)
+
+    after = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert after == before | dict.fromkeys(
+        ("rerankq_http_key", "rerankq_http_keys"), after["rerankq_http_key"]
+    )
+
+
 def test_secrets_are_behind_a_directory_that_only_their_owner_enters(secrets: Path) -> None:
     assert stat.S_IMODE(secrets.stat().st_mode) == 0o700
     assert {stat.S_IMODE(path.stat().st_mode) for path in secrets.iterdir()} == {0o644}
@@ -275,18 +288,23 @@ def test_a_backup_made_as_documented_holds_every_job(
 def test_passwords_are_changed_as_documented_while_old_clients_go_on(
     operator: Operator, redis_url: str, secrets: Path
 ) -> None:
-    old_producer = (secrets / "rerankq_producer_url").read_text()
+    old_producer, old_key = (
+        (secrets / f"rerankq_{name}").read_text() for name in ("producer_url", "http_key")
+    )
     steps = _procedure("Changing the Redis passwords").splitlines()
     middle = next(number for number, step in enumerate(steps) if step.startswith("docker"))
 
     operator.types(_procedure("The administrator"), *steps[:middle])
     assert _enters(redis_url, old_producer)
     assert _enters(redis_url, (secrets / "rerankq_producer_url").read_text())
+    new_key = (secrets / "rerankq_http_key").read_text()
+    assert (secrets / "rerankq_http_keys").read_text().split() == [new_key, old_key]
 
     operator.types(_procedure("The administrator"), *steps[middle:])
     assert not _enters(redis_url, old_producer)
     assert _enters(redis_url, (secrets / "rerankq_producer_url").read_text())
     assert _enters(redis_url, (secrets / "rerankq_broker_url").read_text())
+    assert (secrets / "rerankq_http_keys").read_text() == new_key
 
 
 def _enters(redis_url: str, url: str) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import redis
 from celery import Celery, chord, group
+from starlette.testclient import TestClient
 
 from rerankq import AsyncRerankClient, RerankClient
 from rerankq.bulk import BulkRun, Task
@@ -23,6 +24,7 @@ from rerankq.contract.broker import celery_app
 from rerankq.contract.keys import queue_of
 from rerankq.contract.transport.dead_letters import DeadLetters
 from rerankq.contract.transport.envelope import DELIVERIES_HEADER
+from rerankq.http import HttpSettings, create_app
 from rerankq.settings import ClientSettings
 from rerankq.submission import outgoing_job
 from tests.bulk.test_run import rows, write
@@ -101,6 +103,15 @@ def test_a_producer_works_through_a_file(
     summary = BulkRun(Task(given, str(tmp_path / "out.jsonl"), pack_pairs=12), producer).run()
 
     assert summary.rows == 40
+
+
+def test_the_http_face_is_a_producer(guarded: GuardedRedis) -> None:
+    settings = HttpSettings.load(broker_url=guarded.url_of("producer"), redis_timeout_seconds=5.0)
+    with TestClient(create_app(settings=settings), base_url="http://127.0.0.1") as http:
+        asked = [http.get(path) for path in ("/health", "/health/ready", "/v1/state")]
+        asked.append(http.post("/v1/rerank", json={"query": "q", "documents": ["a", "b"]}))
+
+    assert [reply.status_code for reply in asked] == [200] * len(asked)
 
 
 def test_any_celery_client_asks_as_a_producer(guarded: GuardedRedis) -> None:
