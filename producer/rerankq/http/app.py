@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from rerankq.aio import AsyncRerankClient
-from rerankq.http import jobs, ranking, state
+from rerankq.http import batch, jobs, ranking, state
 from rerankq.http.door import Door
 from rerankq.http.keys import Keys
 from rerankq.http.service import Service
@@ -42,6 +42,7 @@ def create_app(client: AsyncRerankClient | None = None, settings: HttpSettings |
 
     routes = [
         *(Route(path, ranking.rerank, methods=["POST"]) for path in RERANK_PATHS),
+        Route(batch.PATH, batch.batch, methods=["POST"]),
         Route(jobs.PATH, jobs.submit, methods=["POST"]),
         Route(f"{jobs.PATH}/{{job_id}}", jobs.one, methods=["GET", "DELETE"]),
         Route("/health", state.health),
