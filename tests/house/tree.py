@@ -16,6 +16,7 @@ UNLISTED = ("__init__.py", "__pycache__", "py.typed", "NOTICE")
 TEXT_COLUMN = 30
 DATA = {
     "demo_jobs.json": "The three jobs of `rerankq demo`",
+    "page.html": "The page at `/`: script and style inside, nothing from elsewhere",
     "golden.json": "Published scores that a known model must meet",
     "config.json": "The small model's shape",
     "model.safetensors.xz": "The small model's weights, packed",

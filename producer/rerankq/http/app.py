@@ -16,6 +16,7 @@ from rerankq.aio import AsyncRerankClient
 from rerankq.http import batch, jobs, ranking, state
 from rerankq.http.door import Door
 from rerankq.http.keys import Keys
+from rerankq.http.page import page
 from rerankq.http.service import Service
 from rerankq.http.settings import HttpSettings
 
@@ -41,6 +42,7 @@ def create_app(client: AsyncRerankClient | None = None, settings: HttpSettings |
             await asks.close()
 
     routes = [
+        Route("/", page),
         *(Route(path, ranking.rerank, methods=["POST"]) for path in RERANK_PATHS),
         Route(batch.PATH, batch.batch, methods=["POST"]),
         Route(jobs.PATH, jobs.submit, methods=["POST"]),
