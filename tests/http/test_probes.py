@@ -1,11 +1,15 @@
 """What whoever looks after the face is told: it can answer, it can take jobs, it lives."""
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
 
+from rerankq.contract.heartbeats import Heartbeats, WorkerStatus
 from rerankq.http import HttpSettings, create_app
+from tests.http.conftest import Face
 from tests.redis_server import RedisServer
 
 
@@ -32,3 +36,101 @@ def test_without_redis_it_is_out_of_service(http: TestClient, redis: RedisServer
     redis.kill()
 
     assert http.get("/health/ready").status_code == 503
+
+
+@pytest.mark.parametrize(
+    ("is_there", "what"), [(True, "no worker is ready to score"), (False, "Redis does not answer")]
+)
+def test_health_says_which_is_missing(
+    http: TestClient, redis: RedisServer, is_there: bool, what: str
+) -> None:
+    if not is_there:
+        redis.kill()
+
+    unwell = http.get("/health")
+
+    assert (unwell.status_code, unwell.json()["redis"]) == (503, is_there)
+    assert unwell.json()["message"].startswith(what)
+    assert int(unwell.headers["Retry-After"]) >= 1
+
+
+@pytest.mark.parametrize("state", ["loading", "stuck", "broken"])
+def test_a_worker_that_cannot_score_is_not_health(http: TestClient, redis: RedisServer, state: str) -> None:
+    with redis.client() as client:
+        Heartbeats(client).tell(WorkerStatus(name="w@h", state=state, lanes=("bulk",)))
+
+    assert http.get("/health").json()["message"] == f"no worker is ready to score: 1 {state}"
+
+
+def test_health_needs_no_key_and_no_place_and_may_be_asked_by_head(face: Face) -> None:
+    http = face(http_keys="secret", http_max_waiting=1)
+    http.app.state.service.waiting = 1  # type: ignore[attr-defined]
+
+    assert http.get("/health").json() == {"status": "ok", "redis": True, "workers": 1}
+    assert http.head("/health").status_code == 200
+
+
+def test_models_are_listed_once_as_openai_lists_them(redis: RedisServer, http: TestClient) -> None:
+    with redis.client() as client:
+        for name, model in {"a": "BAAI/bge-reranker-v2-m3", "b": "BAAI/bge-reranker-v2-m3", "c": ""}.items():
+            worker = WorkerStatus(name=name, state="ready", lanes=("bulk",), model=model, revision="953dc6f6")
+            Heartbeats(client).tell(worker)
+
+    listed = http.get("/v1/models", headers={"Api-Key": "secret"}).json()
+
+    assert listed["object"] == "list"
+    assert [(model["id"], model["revision"]) for model in listed["data"]] == [
+        ("BAAI/bge-reranker-v2-m3", "953dc6f6")
+    ]
+
+
+def test_info_is_what_teis_clients_look_for(redis: RedisServer, http: TestClient, shared_data: Path) -> None:
+    with redis.client() as client:
+        worker = WorkerStatus(
+            name="a", state="ready", lanes=("bulk",), model="m", dtype="float16", max_length_tokens=2048
+        )
+        Heartbeats(client).tell(worker)
+
+    info = http.get("/info", headers={"Api-Key": "secret"}).json()
+
+    theirs = json.loads((shared_data / "fixtures" / "tei_openapi.json").read_text())
+    schema = theirs["components"]["schemas"]["Info"]
+    assert set(schema["required"]) <= info.keys() <= schema["properties"].keys()
+    assert info["model_type"]["reranker"]["label2id"] == {"LABEL_0": 0}
+    assert (info["max_input_length"], info["model_sha"]) == (2048, None)
+
+
+def test_info_of_nobody_is_not_to_be_had(http: TestClient) -> None:
+    assert http.get("/info", headers={"Api-Key": "secret"}).status_code == 503
+
+
+def test_numbers_tell_what_was_asked_of_which_route_and_nothing_that_a_caller_chose(face: Face) -> None:
+    http = face()
+    http.post("/v1/rerank", json={"query": "panda", "documents": ["a", "b", "c"]})
+    http.post("/v1/rerank", json={"query": "panda", "documents": []})
+    http.get("/v1/jobs/somebodys-id")
+    http.get("/no/such/place")
+    http.request("SNOOP", "/v1/state")
+
+    told = http.get("/metrics").text
+
+    for line in (
+        'rerankq_http_requests_total{route="/v1/rerank",status="200"} 1.0',
+        'rerankq_http_requests_total{route="/v1/rerank",status="400"} 1.0',
+        'rerankq_http_requests_total{route="/v1/jobs/{job_id}",status="404"} 1.0',
+        'rerankq_http_requests_total{route="-",status="404"} 1.0',
+        'rerankq_http_request_seconds_count{route="/v1/rerank"} 2.0',
+        'rerankq_http_refusals_total{reason="job_unknown"} 1.0',
+        "rerankq_http_documents_total 3.0",
+        "rerankq_http_waiting 0.0",
+    ):
+        assert line in told
+    assert not any(word in told for word in ("panda", "somebodys", "such", "SNOOP"))
+
+
+def test_each_application_has_numbers_of_its_own(face: Face) -> None:
+    one, other = face(), face()
+    one.get("/health")
+
+    assert 'route="/health"' in one.get("/metrics").text
+    assert 'route="/health"' not in other.get("/metrics").text

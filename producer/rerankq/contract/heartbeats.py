@@ -40,6 +40,8 @@ class WorkerStatus:
     revision: str = ""
     limits_seconds: Mapping[str, float] = field(default_factory=dict[str, float])
     """How long a job may take here, by lane; absent in the words of an older worker."""
+    max_length_tokens: int | None = None
+    """Tokens it reads of a pair; None in the words of an older worker."""
     seen_seconds_ago: float = 0.0
     seconds_per_job: Mapping[Lane, float] = field(default_factory=dict[Lane, float])
     """How long a job took here of late, by lane; absent where it has run none."""
@@ -61,6 +63,7 @@ class _Beat(BaseModel):
     model: str = ""
     revision: str = ""
     limits_seconds: dict[str, float] = {}
+    max_length_tokens: int | None = None
 
 
 def unique_ending() -> str:

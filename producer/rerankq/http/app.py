@@ -16,6 +16,7 @@ from rerankq.aio import AsyncRerankClient
 from rerankq.http import batch, jobs, ranking, state
 from rerankq.http.door import Door
 from rerankq.http.keys import Keys
+from rerankq.http.metrics import Metrics
 from rerankq.http.page import page
 from rerankq.http.service import Service
 from rerankq.http.settings import HttpSettings
@@ -49,6 +50,9 @@ def create_app(client: AsyncRerankClient | None = None, settings: HttpSettings |
         Route(f"{jobs.PATH}/{{job_id}}", jobs.one, methods=["GET", "DELETE"]),
         Route("/health", state.health),
         Route("/health/ready", state.ready),
+        Route("/v1/models", state.models),
+        Route("/info", state.info),
+        Route("/metrics", Metrics(service).tell),
         Route("/v1/state", state.state),
     ]
     app = Starlette(

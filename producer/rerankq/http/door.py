@@ -71,6 +71,7 @@ class Door:
             seconds=time.monotonic() - visitor.came_at,
             request_id=visitor.name,
             documents=getattr(request.state, "documents", None),
+            refused=visitor.refused,
         )
         documents = "" if visit.documents is None else f" {visit.documents:,} documents"
         log.info(
@@ -88,6 +89,7 @@ class _Visitor:
         self.request = Request(scope)
         self.came_at = time.monotonic()
         self.status = 0
+        self.refused: str | None = None
         self._send = send
         given = self.request.headers.get("x-request-id", "")
         self.name = given if _SANE_ID.fullmatch(given) else secrets.token_hex(8)
@@ -104,6 +106,7 @@ class _Visitor:
 
     async def refuse(self, refusal: Refusal) -> None:
         """The same for a request that gets none; where an answer has begun, it ends there."""
+        self.refused = refusal.type
         if not self.status:
             reply = refused(refusal, getattr(self.request.state, "dialect", "cohere"), self.name)
             await reply(self.request.scope, self.request.receive, self.send)

@@ -24,6 +24,8 @@ class Visit:
     seconds: float
     request_id: str
     documents: int | None = None
+    refused: str | None = None
+    """Why, in the word for it that its caller is told."""
 
 
 @dataclass

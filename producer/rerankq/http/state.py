@@ -1,23 +1,48 @@
 """How the service is: for probes, for clients that look before they ask, for the page. No user text."""
 
+from collections import Counter
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from rerankq import __version__
+from rerankq.contract.errors import BrokerUnavailable, NoWorkers
+from rerankq.contract.heartbeats import WorkerStatus
+from rerankq.http.errors import RETRY_LATER
 from rerankq.http.ranking import json_response
 from rerankq.http.service import service_of
 
+SERVING = ("ready", "busy")
+USUAL_MAX_LENGTH_TOKENS = (
+    512  # what clients of TEI take it for when not told; a worker of an older release does not say
+)
+
+_SHOWN = (
+    "name",
+    "state",
+    "lanes",
+    "device",
+    "dtype",
+    "model",
+    "revision",
+    "pairs_per_second",
+    "seen_seconds_ago",
+)
+
 
 async def health(request: Request) -> Response:
-    """200 while Redis answers and a worker is ready to score.
-
-    Raises:
-        BrokerUnavailable: Redis does not answer.
-    """
-    workers = await service_of(request).client.workers()
-    serving = [worker.name for worker in workers if worker.state in ("ready", "busy")]
-    return json_response({"status": "ok" if serving else "no worker"}, 200 if serving else 503)
+    """200 while Redis answers and a worker is ready to score; else 503, and which of them is missing."""
+    try:
+        workers = await service_of(request).client.workers()
+    except BrokerUnavailable:
+        return _unwell("Redis does not answer", redis=False)
+    serving = sum(worker.state in SERVING for worker in workers)
+    if not serving:
+        states = Counter(worker.state for worker in workers)
+        told = ", ".join(f"{count} {state}" for state, count in states.items()) or "none heard of lately"
+        return _unwell(f"no worker is ready to score: {told}", redis=True)
+    return json_response({"status": "ok", "redis": True, "workers": serving})
 
 
 async def ready(request: Request) -> Response:
@@ -30,24 +55,59 @@ async def ready(request: Request) -> Response:
     return json_response({"status": "ok"})
 
 
+async def models(request: Request) -> Response:
+    """What is served, as OpenAI lists it."""
+    served = {worker.model: worker.revision for worker in await _workers(request)}
+    return json_response({"object": "list", "data": [_model(*each) for each in served.items()]})
+
+
+async def info(request: Request) -> Response:
+    """What Text Embeddings Inference tells of itself, for clients that look there first.
+
+    Raises:
+        NoWorkers: nobody is there to tell the model.
+    """
+    workers, settings = await _workers(request), service_of(request).settings
+    if not workers:
+        raise NoWorkers("no worker is there to tell its model")
+    worker = workers[0]
+    max_length = worker.max_length_tokens or USUAL_MAX_LENGTH_TOKENS
+    return json_response(
+        {
+            "model_id": worker.model,
+            "model_sha": worker.revision or None,
+            "model_dtype": worker.dtype,
+            "served_model_name": worker.model,
+            "model_type": {"reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}},
+            "max_concurrent_requests": settings.http_max_waiting,
+            "max_input_length": max_length,
+            "max_batch_tokens": max_length,
+            "max_client_batch_size": settings.max_documents,
+            "auto_truncate": True,
+            "tokenization_workers": len(workers),
+            "version": __version__,
+        }
+    )
+
+
 async def state(request: Request) -> Response:
     """The lanes and the workers, as they are now."""
     client = service_of(request).client
-    lanes: dict[str, Any] = {lane: {"jobs": jobs} for lane, jobs in (await client.lanes()).items()}
-    workers = [_told(worker) for worker in await client.workers()]
+    lanes = {lane: {"jobs": jobs} for lane, jobs in (await client.lanes()).items()}
+    workers = [{name: getattr(worker, name) for name in _SHOWN} for worker in await client.workers()]
     return json_response({"lanes": lanes, "workers": workers, "redis": True})
 
 
-def _told(worker: Any) -> dict[str, Any]:
-    shown = (
-        "name",
-        "state",
-        "lanes",
-        "device",
-        "dtype",
-        "model",
-        "revision",
-        "pairs_per_second",
-        "seen_seconds_ago",
-    )
-    return {name: getattr(worker, name) for name in shown}
+async def _workers(request: Request) -> list[WorkerStatus]:
+    """Those that have told their model, those that score first."""
+    known = [worker for worker in await service_of(request).client.workers() if worker.model]
+    return sorted(known, key=lambda worker: worker.state not in SERVING)
+
+
+def _model(name: str, revision: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "rerankq", "revision": revision or None}
+
+
+def _unwell(message: str, *, redis: bool) -> Response:
+    told = {"status": "unavailable", "redis": redis, "workers": 0, "message": message}
+    return json_response(told, 503, RETRY_LATER)

@@ -162,4 +162,5 @@ class Presence(bootsteps.StartStopStep):
             dtype=engine.dtype,
             model=engine.model,
             revision=engine.revision,
+            max_length_tokens=self._settings.max_length_tokens,
         )
