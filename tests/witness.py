@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from rerankq_worker.doubles import DoubleEngine, Temper
-from rerankq_worker.link.frames import Logits, TokenIds
 from rerankq_worker.model.files import ModelBroken
 from rerankq_worker.model.small import materialise
 from rerankq_worker.model.tokenizer import PairTokenizer
+from rerankq_worker.scoring import Logits, TokenIds
 from rerankq_worker.settings import WorkerSettings
 
 END_OF_QUERY = 2  # `</s>`

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from rerankq_worker.link.health import COUNTERS
 from tests.deploy.compose_rules import ROOT
 
 # What the worker exports, with its labels. The exporter is tested against the same names.
@@ -19,15 +20,9 @@ METRICS = {
     "rerankq_workers": {"state"},
     "rerankq_engine_up": {"device"},
     "rerankq_engine_state": {"device", "state"},
-    "rerankq_engine_pairs_total": {"device"},
-    "rerankq_engine_tokens_total": {"device"},
-    "rerankq_engine_batches_total": {"device"},
-    "rerankq_engine_busy_seconds_total": {"device"},
     "rerankq_engine_pairs_per_second": {"device"},
     "rerankq_engine_waiting_rows": {"device", "lane"},
-    "rerankq_engine_out_of_memory_total": {"device"},
-    "rerankq_engine_refused_jobs_total": {"device"},
-    "rerankq_engine_starts_total": {"device"},
+    **{f"rerankq_engine_{counter}_total": {"device"} for counter in COUNTERS},
     "rerankq_broker_memory_bytes": set[str](),
     "rerankq_broker_memory_limit_bytes": set[str](),
     "rerankq_redis_risk": {"store", "risk"},

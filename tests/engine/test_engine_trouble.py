@@ -16,7 +16,8 @@ from rerankq_worker.engine.loading import load_reference
 from rerankq_worker.engine.memory import GROWS_AFTER_BATCHES, SHARE_OF_FREE
 from rerankq_worker.engine.packed_model import PackedModel
 from rerankq_worker.engine.precision import Precision
-from rerankq_worker.model.tokenizer import PairTokenizer, TokenIds
+from rerankq_worker.model.tokenizer import PairTokenizer
+from rerankq_worker.scoring import TokenIds
 from tests.engine.definition import plain_model, random_rows
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

@@ -28,6 +28,7 @@ PUBLIC = {
     "rerankq_worker.__main__": ("main",),
     "rerankq_worker.app": ("app",),
     "rerankq_worker.doubles": ("noop", "slow", "treacherous"),
+    "rerankq_worker.scoring": ("EngineBroken", "EngineInfo", "Logits", "ScoringEngine", "TokenIds"),
     "rerankq_worker.settings": ("WorkerSettings",),
 }
 

@@ -16,8 +16,8 @@ import numpy.typing as npt
 from rerankq.contract.messages import Lane
 from rerankq_worker.link import health
 from rerankq_worker.link.client import EngineClient
-from rerankq_worker.link.frames import TokenIds
 from rerankq_worker.link.health import EngineStatus
+from rerankq_worker.scoring import TokenIds
 
 PATIENCE_SECONDS = 30.0
 

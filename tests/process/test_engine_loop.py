@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rerankq_worker.doubles import DoubleEngine, EngineBroken, Temper
+from rerankq_worker.doubles import DoubleEngine, Temper
 from rerankq_worker.engine_process import process as engine_process
 from rerankq_worker.engine_process.process import EngineProcess
 from rerankq_worker.engine_process.watch import BROKEN, Watch
-from rerankq_worker.link.frames import Logits, TokenIds
 from rerankq_worker.link.health import EngineStatus
+from rerankq_worker.scoring import EngineBroken, Logits, TokenIds
 from rerankq_worker.settings import WorkerSettings
 
 
@@ -46,7 +46,7 @@ def test_batches_follow_the_budget_down_and_up_again(watch: Watch) -> None:
         seen.append((watch.status.max_batch_tokens, process._desk._scheduler.max_tokens))
 
     assert seen == [(256, 256), (512, 512)]
-    assert watch.tally.out_of_memory == 1
+    assert watch.tally.counts["out_of_memory"] == 1
 
 
 def test_a_device_lost_while_warming_up_ends_the_process_as_broken(

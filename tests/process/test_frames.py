@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from rerankq_worker.link import frames
 from rerankq_worker.link.frames import (
     BadFrame,
-    EngineDescription,
     Failed,
     Hello,
     Leaving,
@@ -18,13 +17,14 @@ from rerankq_worker.link.frames import (
     decode,
     encode,
 )
+from rerankq_worker.scoring import EngineInfo
 from tests.process.engine_under_test import rows_of
 
 
 @pytest.mark.parametrize(
     "frame",
     [
-        pytest.param(Hello("b1", EngineDescription("m", "r", "cpu", "fp32", 1024, 32, 4096)), id="hello"),
+        pytest.param(Hello("b1", EngineInfo("m", "r", "cpu", "fp32", 1024, 32, 4096)), id="hello"),
         pytest.param(Failed("no"), id="failed"),
         pytest.param(Leaving(), id="leaving"),
     ],

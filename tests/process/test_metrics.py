@@ -17,7 +17,7 @@ from rerankq.settings import ClientSettings
 from rerankq_worker.host import metrics
 from rerankq_worker.host.metrics import RedisMetrics
 from rerankq_worker.link import health
-from rerankq_worker.link.health import EngineStatus
+from rerankq_worker.link.health import COUNTERS, EngineStatus
 from rerankq_worker.settings import WorkerSettings
 from tests.contract.test_heartbeats import STRANGE
 from tests.deploy.test_monitoring import METRICS
@@ -93,14 +93,16 @@ def test_all_that_alerts_and_dashboard_speak_of_is_served(
     assert {(name, frozenset(labels)) for name, labels in METRICS.items()} <= served
 
 
-def test_an_engine_is_counted_from_its_status(url: str, runtime_dir: Path) -> None:
-    report(runtime_dir, pairs=120, busy_seconds=1.5, starts=3)
+def test_every_counter_of_an_engine_s_status_is_a_metric(url: str, runtime_dir: Path) -> None:
+    counts = {counter: number + 0.5 for number, counter in enumerate(COUNTERS)}
+    report(runtime_dir, **counts)
 
-    assert value(url, "rerankq_engine_pairs_total", device="gpu0") == 120
-    assert value(url, "rerankq_engine_busy_seconds_total", device="gpu0") == 1.5
-    assert value(url, "rerankq_engine_starts_total", device="gpu0") == 3
-    assert value(url, "rerankq_engine_state", device="gpu0", state="busy") == 1
-    assert value(url, "rerankq_engine_state", device="gpu0", state="ready") == 0
+    seen = samples(url)
+
+    gpu0 = ("device", "gpu0")
+    assert {name: seen[f"rerankq_engine_{name}_total", frozenset([gpu0])] for name in counts} == counts
+    assert seen["rerankq_engine_state", frozenset([gpu0, ("state", "busy")])] == 1
+    assert seen["rerankq_engine_state", frozenset([gpu0, ("state", "ready")])] == 0
 
 
 def test_an_engine_that_never_reported_is_down_rather_than_absent(url: str, runtime_dir: Path) -> None:

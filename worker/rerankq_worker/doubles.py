@@ -18,15 +18,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rerankq_worker.link.frames import EngineDescription, Logits, TokenIds
+from rerankq_worker.scoring import EngineBroken, EngineInfo, Logits, TokenIds
 from rerankq_worker.settings import WorkerSettings
 
 DIED = 139  # what a shell shows for a segmentation fault, the way real engines die
 FOR_EVER_SECONDS = 1e6
-
-
-class EngineBroken(Exception):
-    """The device is lost to this process, as the real engine says it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +52,7 @@ class DoubleEngine:
     """Scores by length, after the time a real engine would take."""
 
     def __init__(self, settings: WorkerSettings, device: str, temper: Temper) -> None:
-        self.info = EngineDescription(
+        self.info = EngineInfo(
             model="double",
             revision="0",
             device=device,

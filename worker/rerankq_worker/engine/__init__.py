@@ -6,8 +6,9 @@ engine = Engine.load("BAAI/bge-reranker-v2-m3", device="cpu", dtype="fp32")
 logits = engine.score_pairs([("what is a panda?", "The giant panda is a bear.")])
 """
 
-from rerankq_worker.engine.engine import Engine, EngineInfo
-from rerankq_worker.engine.errors import EngineBroken, EngineError, PrecisionRefused
+from rerankq_worker.engine.engine import Engine
+from rerankq_worker.engine.errors import PrecisionRefused
 from rerankq_worker.engine.from_settings import load_engine
+from rerankq_worker.scoring import EngineBroken, EngineError, EngineInfo
 
 __all__ = ["Engine", "EngineBroken", "EngineError", "EngineInfo", "PrecisionRefused", "load_engine"]

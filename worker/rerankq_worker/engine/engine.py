@@ -9,7 +9,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
@@ -17,27 +17,20 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from rerankq_worker.engine.errors import (
-    EngineBroken,
-    EngineError,
-    first_line,
-    is_device_lost,
-    is_out_of_memory,
-)
+from rerankq_worker.engine.errors import first_line, is_device_lost, is_out_of_memory
 from rerankq_worker.engine.loading import Forward, load_forward, refuse_other_rows
 from rerankq_worker.engine.memory import PROBE_TOKENS, Budget, CudaMemory, Memory, filler_rows
 from rerankq_worker.engine.planner import plan
 from rerankq_worker.engine.precision import choose_device, choose_precision
 from rerankq_worker.model.files import find_model, read_config
-from rerankq_worker.model.tokenizer import PairTokenizer, TokenIds
+from rerankq_worker.model.tokenizer import PairTokenizer
+from rerankq_worker.scoring import EngineBroken, EngineError, EngineInfo, Logits, TokenIds
 
 log = logging.getLogger(__name__)
 
-Logits = npt.NDArray[np.float32]
 Pair = tuple[str, str]
 
 FIRST_TOKENS = (
@@ -46,19 +39,6 @@ FIRST_TOKENS = (
 WINDOW_PAIRS = 2_048  # of score_pairs: sorted and batched together; the next window is tokenized meanwhile
 CPU = torch.device("cpu")
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class EngineInfo:
-    """What is loaded, where, and what fits: part of every ranking."""
-
-    model: str
-    revision: str
-    device: str
-    dtype: str
-    max_length_tokens: int
-    max_batch_pairs: int
-    max_batch_tokens: int
 
 
 class Engine:

@@ -1,12 +1,13 @@
 """What goes wrong on a device, and how to tell it from torch's exceptions.
 
-EngineError
+EngineError            in `scoring`, with EngineBroken
 ├── PrecisionRefused   the device cannot or should not compute in what was asked for
-├── EngineDrifted      the scores are not those the model is known for
-└── EngineBroken       the device is lost to this process: end the process, a new one may work
+└── EngineDrifted      the scores are not those the model is known for
 """
 
 import torch
+
+from rerankq_worker.scoring import EngineError
 
 LOST = (
     "CUDA error",
@@ -21,23 +22,12 @@ OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_
 ACCELERATOR_ERROR: type[Exception] | None = getattr(torch, "AcceleratorError", None)  # torch >= 2.8
 
 
-class EngineError(Exception):
-    """The engine cannot do what was asked."""
-
-
 class PrecisionRefused(EngineError):
     """This precision is not offered on this device."""
 
 
 class EngineDrifted(EngineError):
     """Known pairs do not get their known scores: wrong weights, or a precision or a build that breaks them."""
-
-
-class EngineBroken(EngineError):
-    """The device stopped working for this process (an assert, an illegal access, a fallen-off bus).
-
-    CUDA keeps such an error for the life of the process: every later call fails too. End the process.
-    """
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -15,10 +15,10 @@ from importlib.resources import files
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from rerankq_worker.engine.errors import EngineDrifted
 from rerankq_worker.model.files import KNOWN_REVISIONS, SHIPPED_MODEL, shipped_revision
+from rerankq_worker.scoring import EngineInfo, Logits
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +33,9 @@ class Scorer(Protocol):
     """What is needed of an engine."""
 
     @property
-    def info(self) -> Any: ...
+    def info(self) -> EngineInfo: ...
 
-    def score_pairs(self, pairs: list[tuple[str, str]]) -> npt.NDArray[np.float32]: ...
+    def score_pairs(self, pairs: list[tuple[str, str]]) -> Logits: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ def verify(engine: Scorer, short: bool = False) -> list[GoldenResult]:
     return [_result(pair, got, pair.tolerance[dtype]) for pair, got in zip(pairs, logits, strict=True)]
 
 
-def is_known(info: Any) -> bool:
+def is_known(info: EngineInfo) -> bool:
     """Whether an engine's weights are those whose scores were published, whatever they are called."""
     if info.model == SHIPPED_MODEL:
         return info.revision == shipped_revision()

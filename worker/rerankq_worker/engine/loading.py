@@ -17,7 +17,8 @@ from rerankq_worker.engine.precision import Precision
 from rerankq_worker.engine.tensor_names import refuse_unfit
 from rerankq_worker.model.added_tokens import READ_AS_IT_IS
 from rerankq_worker.model.files import ModelBroken, family_of, reading
-from rerankq_worker.model.tokenizer import PairTokenizer, TokenIds
+from rerankq_worker.model.tokenizer import PairTokenizer
+from rerankq_worker.scoring import TokenIds
 
 Forward = Callable[[Sequence[TokenIds]], Tensor]
 """Rows to fp32 logits [n]; what the engine calls for every batch, and what its tests replace."""

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from rerankq_worker.model.tokenizer import TokenIds
+from rerankq_worker.scoring import TokenIds
 
 PROBE_TOKENS = 8_192
 SHARE_OF_FREE = 0.8  # the rest is for fragments, other streams and whoever else uses the card

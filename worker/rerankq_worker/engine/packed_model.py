@@ -18,7 +18,7 @@ from rerankq_worker.engine.linears import Linear, MakeLinear, as_in
 from rerankq_worker.engine.packing import Packed, pack
 from rerankq_worker.engine.precision import Precision
 from rerankq_worker.model.family import XLM_ROBERTA
-from rerankq_worker.model.tokenizer import TokenIds
+from rerankq_worker.scoring import TokenIds
 
 Norm = Callable[[Tensor], Tensor]
 

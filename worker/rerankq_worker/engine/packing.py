@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from rerankq_worker.model.tokenizer import TokenIds
+from rerankq_worker.scoring import TokenIds
 
 SHORT_BATCH_TOKENS = 1_024
 SHORT_STEP = 32  # batches on a CPU have a multiple of this many tokens

@@ -17,8 +17,9 @@ from functools import cache
 
 import torch
 
-from rerankq_worker.engine.errors import EngineError, PrecisionRefused
+from rerankq_worker.engine.errors import PrecisionRefused
 from rerankq_worker.engine.linears import can_compute_int8
+from rerankq_worker.scoring import EngineError
 
 DTYPES = ("auto", "fp32", "fp16", "bf16", "int8")
 PROBE_SHAPE = (256, 1024, 1024)

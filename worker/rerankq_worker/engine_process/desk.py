@@ -23,13 +23,12 @@ from rerankq_worker.link.frames import (
     Failed,
     Frame,
     Indices,
-    Logits,
     Rows,
     Running,
     Scores,
-    TokenIds,
 )
 from rerankq_worker.link.health import Queue
+from rerankq_worker.scoring import Logits, TokenIds
 
 
 class Client:

@@ -20,10 +20,9 @@ import time
 import uuid
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import fields, replace
+from dataclasses import asdict, replace
 from multiprocessing.connection import Listener
 from pathlib import Path
-from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
 import numpy as np
@@ -32,8 +31,9 @@ from rerankq.contract.errors import InvalidSettings
 from rerankq_worker.engine_process.desk import Client, Desk, Part
 from rerankq_worker.engine_process.watch import BROKEN, Watch
 from rerankq_worker.link import health
-from rerankq_worker.link.frames import BadFrame, EngineDescription, Hello, Leaving, Logits, TokenIds
+from rerankq_worker.link.frames import BadFrame, Hello, Leaving
 from rerankq_worker.link.health import EngineStatus
+from rerankq_worker.scoring import EngineBroken, Logits, ScoringEngine
 from rerankq_worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -45,24 +45,6 @@ WAITING_CONNECTIONS = 128
 LONGEST_SOCKET_PATH_BYTES = 107  # of Linux: sun_path
 # Turns of an idle thread before it sleeps; OpenMP's own 300,000 rob whoever shares the cores.
 SPIN_COUNT = "5000"
-DEVICE_LOST = "EngineBroken"  # by name, since importing the engine's own class would import torch
-
-
-class ScoringEngine(Protocol):
-    """What a factory gives."""
-
-    @property
-    def info(self) -> Any:
-        """The fields of an `EngineDescription`; `max_batch_tokens` shrinks when memory runs out, and may grow again."""
-        ...
-
-    def warm_up(self) -> None:
-        """Make the first pass as quick as the others."""
-        ...
-
-    def score(self, rows: Sequence[TokenIds]) -> Logits:
-        """One float32 logit per row of one batch; NaN where there is none."""
-        ...
 
 
 def serve(settings: WorkerSettings, device: str, *, starts: int = 1, parent_pid: int | None = None) -> int:
@@ -107,12 +89,8 @@ class EngineProcess:
         self._watch = watch
         self._drain_seconds = drain_seconds
         self._leave_at: float | None = None
-        self._description = describe(engine)
-        self._desk = Desk(
-            self._description.max_batch_pairs,
-            self._description.max_batch_tokens,
-            self._description.max_length_tokens,
-        )
+        self._info = info = engine.info
+        self._desk = Desk(info.max_batch_pairs, info.max_batch_tokens, info.max_length_tokens)
 
     def run(self, socket_path: Path) -> None:
         """Open the door, score until told to stop and nobody waits any more, and go."""
@@ -143,19 +121,10 @@ class EngineProcess:
         return self._watch.status.device
 
     def _report_ready(self) -> None:
-        known = self._description
+        known = self._info
         self._watch.queue = self._desk.queue
-        self._watch.status = replace(
-            self._watch.status,
-            state="ready",
-            model=known.model,
-            revision=known.revision,
-            device_name=known.device,
-            dtype=known.dtype,
-            max_length_tokens=known.max_length_tokens,
-            max_batch_pairs=known.max_batch_pairs,
-            max_batch_tokens=known.max_batch_tokens,
-        )
+        held = asdict(known) | {"device": self._device, "device_name": known.device}
+        self._watch.status = replace(self._watch.status, state="ready", **held)
         self._watch.report()
         log.info(
             "engine %s: ready after %.1f s, %s (%s) in %s on %s, at most %d pairs and %d tokens a batch",
@@ -198,7 +167,7 @@ class EngineProcess:
     def _attend(self, client: Client) -> None:
         self._desk.admit(client)
         try:
-            client.send(Hello(self._watch.status.boot, self._description))
+            client.send(Hello(self._watch.status.boot, self._info))
             while True:
                 self._desk.submit(client, client.receive())
         except (EOFError, OSError):
@@ -234,33 +203,26 @@ class EngineProcess:
 
     def _recover(self, batch: Sequence[Part], error: Exception) -> None:
         reason = _first_line(error)
-        if _is_device_lost(error):
+        if isinstance(error, EngineBroken):
             self._watch.end("broken", BROKEN, reason)
         if isinstance(error, MemoryError):
-            self._watch.tally.out_of_memory += 1
+            self._watch.tally.count(out_of_memory=1)
         clients = list(dict.fromkeys(part.client for part in batch))
         if len(clients) == 1:
             log.warning("engine %s: a job was refused: %s", self._device, reason)
-            self._watch.tally.refused_jobs += 1
+            self._watch.tally.count(refused_jobs=1)
             self._desk.refuse(clients[0], reason)
             return
         for client in clients:
             self._score([part for part in batch if part.client is client])
 
     def _obey_budget(self) -> None:
-        tokens, before = int(self._engine.info.max_batch_tokens), self._watch.status.max_batch_tokens
+        tokens, before = self._engine.info.max_batch_tokens, self._watch.status.max_batch_tokens
         if tokens == before:
             return
-        self._watch.tally.out_of_memory += tokens < before
+        self._watch.tally.count(out_of_memory=tokens < before)
         self._watch.status = replace(self._watch.status, max_batch_tokens=tokens)
         self._desk.limit(tokens)
-
-
-def describe(engine: ScoringEngine) -> EngineDescription:
-    """What the engine says of itself, without whatever class says it."""
-    return EngineDescription(
-        **{field.name: getattr(engine.info, field.name) for field in fields(EngineDescription)}
-    )
 
 
 def make_engine(settings: WorkerSettings, device: str) -> ScoringEngine:
@@ -285,14 +247,10 @@ def _load(settings: WorkerSettings, device: str, watch: Watch) -> ScoringEngine:
             engine = make_engine(settings, device)
             engine.warm_up()
         except Exception as error:
-            if _is_device_lost(error):  # no matter of configuration: another start may find it well
+            if isinstance(error, EngineBroken):  # no matter of configuration: another start may find it well
                 watch.end("broken", BROKEN, _first_line(error))
             raise
     return engine
-
-
-def _is_device_lost(error: Exception) -> bool:
-    return any(kind.__name__ == DEVICE_LOST for kind in type(error).__mro__)
 
 
 def _number(text: str) -> float:

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -52,7 +52,7 @@ class Watch:
             stuck_after_seconds: how long one forward pass may take.
             parent_pid: `is_orphaned` once this is no longer our parent; None: nobody's child.
         """
-        self.tally = Tally()
+        self.tally = Tally({counter: getattr(status, counter) for counter in health.COUNTERS})
         self.status = status
         self.queue: Callable[[], Queue] = Queue
         self.is_orphaned = False
@@ -159,13 +159,7 @@ class Watch:
             state="busy" if self.status.state == "ready" and is_busy else self.status.state,
             heartbeat_monotonic=time.monotonic(),
             pass_age_seconds=None if work is None else work.age_seconds,
-            waiting_rows=queue.waiting_rows,
-            jobs=queue.jobs,
-            pairs=tally.pairs,
-            tokens=tally.tokens,
-            batches=tally.batches,
-            busy_seconds=tally.busy_seconds,
             pairs_per_second=tally.pairs_per_second,
-            out_of_memory=tally.out_of_memory,
-            refused_jobs=tally.refused_jobs,
+            **asdict(queue),
+            **tally.counts,
         )

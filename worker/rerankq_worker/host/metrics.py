@@ -46,15 +46,6 @@ GAUGES: Mapping[str, tuple[str, list[str]]] = {
     "rerankq_broker_memory_limit_bytes": ("Its maxmemory; 0: none.", []),
     "rerankq_redis_risk": ("1: this Redis may lose what it holds.", ["store", "risk"]),
 }
-ENGINE_COUNTERS = {
-    "pairs": "Query-document pairs scored.",
-    "tokens": "Tokens of scored pairs.",
-    "batches": "Forward passes.",
-    "busy_seconds": "Time in forward passes.",
-    "out_of_memory": "Batches that did not fit.",
-    "refused_jobs": "Jobs that could not be scored even alone.",
-    "starts": "Starts of the engine process.",
-}
 
 
 def serve(settings: WorkerSettings, devices: Sequence[str]) -> None:
@@ -89,7 +80,7 @@ class EngineMetrics(Collector):
         statuses = {status.device: status for status in health.engines(self._runtime_dir)}
         yield self._up(statuses)
         yield _states(statuses.values())
-        for name, what in ENGINE_COUNTERS.items():
+        for name, what in health.COUNTERS.items():
             counter = CounterMetricFamily(f"rerankq_engine_{name}", what, labels=["device"])
             for status in statuses.values():
                 counter.add_metric([status.device], getattr(status, name))

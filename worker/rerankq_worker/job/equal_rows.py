@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from rerankq_worker.model.tokenizer import TokenIds
+from rerankq_worker.scoring import TokenIds
 
 
 def first_equals(rows: Sequence[TokenIds]) -> npt.NDArray[np.intp]:

@@ -4,11 +4,9 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from rerankq.contract.messages import RankedDocument, RerankRequest
-
-Logits = npt.NDArray[np.float32]
+from rerankq_worker.scoring import Logits
 
 
 def rank(request: RerankRequest, logits: Logits, truncated: Sequence[bool]) -> list[RankedDocument]:

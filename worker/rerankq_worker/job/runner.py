@@ -26,11 +26,11 @@ from rerankq.contract.messages import (
     parse_request,
 )
 from rerankq_worker.job.equal_rows import first_equals
-from rerankq_worker.job.ranking import Logits, rank
+from rerankq_worker.job.ranking import rank
 from rerankq_worker.job.store import JobStore
 from rerankq_worker.link.client import EngineAway, EngineClient, EngineKilledTwice, EngineRefused, Scored
-from rerankq_worker.link.frames import EngineDescription
 from rerankq_worker.model.tokenizer import DocumentTooLong, PairTokenizer, QueryTooLong, Row
+from rerankq_worker.scoring import EngineInfo, Logits
 
 CHECKPOINT_PERIOD_SECONDS = 1.0  # a shorter job is cheaper to score again than to save
 WANTED_PERIOD_SECONDS = 0.25  # between two looks at whether anybody still wants the answer
@@ -118,7 +118,7 @@ class JobRunner:
         store: JobStore,
         tokenizer: PairTokenizer,
         engine: EngineClient,
-        served: EngineDescription,
+        served: EngineInfo,
         limits: Limits,
     ) -> None:
         self._store = store

@@ -22,8 +22,8 @@ from rerankq.contract.errors import InvalidRequest, JobFailed, PayloadTooLarge
 from rerankq.contract.heartbeats import Heartbeats
 from rerankq.contract.messages import Lane
 from rerankq.contract.stores import is_of_another_type, number_in, reply_or
-from rerankq_worker.job.ranking import Logits
 from rerankq_worker.model.tokenizer import Row
+from rerankq_worker.scoring import Logits
 
 LEFT_ALONE_SECONDS = 2.0  # after a failure, so that a job does not spend its time on a Redis that is away
 PACE_PERIOD_SECONDS = 1.0

@@ -22,16 +22,14 @@ from rerankq.contract.messages import Lane
 from rerankq_worker.link import frames
 from rerankq_worker.link.frames import (
     BadFrame,
-    EngineDescription,
     Failed,
     Hello,
     Leaving,
-    Logits,
     Rows,
     Running,
     Scores,
-    TokenIds,
 )
+from rerankq_worker.scoring import EngineInfo, Logits, TokenIds
 
 TICK_SECONDS = 0.25  # how long a caller may have to wait for a look at its clock
 RETRY_SECONDS = 0.05
@@ -78,7 +76,7 @@ class EngineClient:
         self._socket_path = socket_path
         self._wait_seconds = wait_seconds
 
-    def describe(self) -> EngineDescription:
+    def describe(self) -> EngineInfo:
         """What the engine holds; waits for one.
 
         Raises:

@@ -23,10 +23,9 @@ import numpy.typing as npt
 import orjson
 
 from rerankq.contract.messages import LANES, Lane
+from rerankq_worker.scoring import EngineInfo, Logits, TokenIds
 
-TokenIds = npt.NDArray[np.int32]
 Indices = npt.NDArray[np.int32]
-Logits = npt.NDArray[np.float32]
 
 MAX_FRAME_BYTES = 16_000_000  # a peer that speaks something else must not make us reserve gigabytes
 MAX_ROW_TOKENS_PER_FRAME = 2_000_000  # half a frame: leaves room for header, indices and lengths
@@ -41,24 +40,11 @@ class BadFrame(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class EngineDescription:
-    """What an engine holds; the same fields as the engine's own `EngineInfo`, without torch behind it."""
-
-    model: str
-    revision: str
-    device: str
-    dtype: str
-    max_length_tokens: int
-    max_batch_pairs: int
-    max_batch_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
 class Hello:
     """The engine's first words. `boot` is new with every start, so that a death can be told from a hang-up."""
 
     boot: str
-    description: EngineDescription
+    description: EngineInfo
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -178,7 +164,7 @@ def _split(data: bytes) -> tuple[dict[str, Any], memoryview]:
 def _build(header: dict[str, Any], body: memoryview) -> Frame:
     match header["kind"]:
         case "hello":
-            return Hello(_text(header["boot"]), EngineDescription(**header["description"]))
+            return Hello(_text(header["boot"]), EngineInfo(**header["description"]))
         case "rows":
             return _rows(header, _integers(body))
         case "running":

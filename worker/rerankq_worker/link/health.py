@@ -12,9 +12,9 @@ import os
 import time
 import zlib
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import orjson
 
@@ -37,16 +37,20 @@ SILENT_AFTER_SECONDS = 10.0  # frozen, or inside a C call that never gives the i
 SPEED_MEMORY_SECONDS = 60.0  # device time after which an old pass counts a third
 
 
+def _counter(counts: str, first: int = 0) -> Any:
+    return field(default=first, metadata={"counts": counts})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStatus:
-    """What one engine says of itself. Counters start at 0 with every start of the process."""
+    """What one engine says of itself. A counter is one line here, and a metric by that; all but `starts` begin at 0."""
 
     state: State
     pid: int
     device: str
     boot: str
-    starts: int = 1
-    """How often an engine of this device has been started since the launcher began."""
+    starts: int = _counter("Starts of the engine process.", first=1)
+    """Since the launcher began, of this device's."""
     heartbeat_monotonic: float = 0.0
     started_monotonic: float = 0.0
     pass_age_seconds: float | None = None
@@ -62,35 +66,36 @@ class EngineStatus:
     """Rows that no batch has taken yet, by lane."""
     jobs: dict[str, int] = field(default_factory=dict[str, int])
     """Jobs that asked for scores, by lane."""
-    pairs: int = 0
-    tokens: int = 0
-    batches: int = 0
-    busy_seconds: float = 0.0
+    pairs: int = _counter("Query-document pairs scored.")
+    tokens: int = _counter("Tokens of scored pairs.")
+    batches: int = _counter("Forward passes.")
+    busy_seconds: float = _counter("Time in forward passes.")
+    out_of_memory: int = _counter("Batches that did not fit.")
+    refused_jobs: int = _counter("Jobs that could not be scored even alone.")
     pairs_per_second: float = 0.0
     """Of the last minute or so, counting only the time in which the device was at work."""
-    out_of_memory: int = 0
-    refused_jobs: int = 0
+
+
+COUNTERS = {counter.name: counter.metadata["counts"] for counter in fields(EngineStatus) if counter.metadata}
+"""By the name of its field, what each counts."""
 
 
 @dataclass(slots=True)
 class Tally:
     """What the engine has done since it started."""
 
-    pairs: int = 0
-    tokens: int = 0
-    batches: int = 0
-    busy_seconds: float = 0.0
-    out_of_memory: int = 0
-    refused_jobs: int = 0
+    counts: dict[str, float]
     _recent_pairs: float = 0.0
     _recent_seconds: float = 0.0
 
+    def count(self, **more: float) -> None:
+        """Add to counters, by their names."""
+        for counter, added in more.items():
+            self.counts[counter] += added
+
     def add_pass(self, pairs: int, tokens: int, seconds: float) -> None:
         """Count one forward pass."""
-        self.batches += 1
-        self.pairs += pairs
-        self.tokens += tokens
-        self.busy_seconds += seconds
+        self.count(batches=1, pairs=pairs, tokens=tokens, busy_seconds=seconds)
         fading = math.exp(-seconds / SPEED_MEMORY_SECONDS)
         self._recent_pairs = self._recent_pairs * fading + pairs
         self._recent_seconds = self._recent_seconds * fading + seconds

@@ -14,14 +14,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 from tokenizers import AddedToken, Tokenizer
 
 from rerankq_worker.model.added_tokens import SAVE_ANEW, AddedTokens, read_added_tokens
 from rerankq_worker.model.family import Family
 from rerankq_worker.model.files import ModelBroken, family_of, read_config, read_json_object, reading
-
-TokenIds = npt.NDArray[np.int32]
+from rerankq_worker.scoring import TokenIds
 
 MIN_LENGTH_TOKENS = 16
 
