@@ -29,6 +29,7 @@ from rerankq.procedures import Ask, Listen, Pause, Procedure, Step, errors_as_ou
 from rerankq.settings import ClientSettings
 from rerankq.submission import (
     Outgoing,
+    as_asked,
     as_request,
     askable_id,
     deliver,
@@ -94,8 +95,8 @@ class AsyncRerankClient:
         with connections.watching(message.job_id) as watch:  # before anybody can answer
             try:
                 await self._deliver(message)
-                job, left = self._promise(request, message), give_up_at - time.monotonic()
-                return await job.wait(watch, left, ANSWER_GRACE_SECONDS)
+                left = give_up_at - time.monotonic()
+                return await self._promise(message).wait(watch, left, ANSWER_GRACE_SECONDS)
             except BaseException as error:
                 await self._take_back(connections, message, error)
                 if isinstance(error, ResultTimeout):
@@ -118,14 +119,14 @@ class AsyncRerankClient:
         await self._learn_the_time()
         message = outgoing_job(request, job_id, self.clock)
         await self._deliver_or_take_back(message)
-        return self._promise(request, message)
+        return self._promise(message)
 
     async def send_pack(self, requests: Sequence[RerankRequest], pack_id: str | None = None) -> "AsyncPack":
         """Put several requests on their lane as one message; as `RerankClient.send_pack`."""
         await self._learn_the_time()
         message = outgoing_pack(requests, pack_id, self.clock)
         await self._deliver_or_take_back(message)
-        return AsyncPack(self, message.job_id, message=message)
+        return AsyncPack(self, message.job_id, message)
 
     async def rerank_many(
         self,
@@ -247,7 +248,7 @@ class AsyncRerankClient:
                 await self._deliver_in_the_end(message, time.monotonic() + patience)
                 while True:
                     with contextlib.suppress(ResultTimeout):
-                        return await self._promise(request, message).wait(watch, patience)
+                        return await self._promise(message).wait(watch, patience)
                     await self._require_workers()
             except BaseException as error:
                 await self._take_back(connections, message, error)
@@ -283,8 +284,8 @@ class AsyncRerankClient:
         """Redis's, as of the look around that admission needs anyway."""
         await self._run("submitting a job", self._admission.surroundings())
 
-    def _promise(self, request: RerankRequest, message: Outgoing) -> "AsyncJob":
-        return AsyncJob(self, message.job_id, request.texts if request.return_documents else None, message)
+    def _promise(self, message: Outgoing) -> "AsyncJob":
+        return AsyncJob(self, message.job_id, message)
 
     async def _take_back(self, connections: LoopConnections, message: Outgoing, error: BaseException) -> None:
         """Leave no job behind that nobody waits for."""
@@ -321,16 +322,9 @@ class AsyncRerankClient:
 class AsyncJob:
     """A promise of one ranking, awaited."""
 
-    def __init__(
-        self,
-        client: AsyncRerankClient,
-        job_id: str,
-        texts: list[str] | None = None,
-        message: Outgoing | None = None,
-    ) -> None:
+    def __init__(self, client: AsyncRerankClient, job_id: str, message: Outgoing | None = None) -> None:
         self.job_id = job_id
         self._client = client
-        self._texts = texts
         self._message = message
 
     def __repr__(self) -> str:
@@ -360,8 +354,8 @@ class AsyncJob:
 
     async def wait(self, watch: Watch, timeout: float | None, grace_seconds: float = 0.0) -> Ranking:
         """The ranking, looked for whenever it is announced, and now and then in case that was missed."""
-        ranking = read_ranking(self.job_id, await self._meta(watch, timeout, grace_seconds))
-        return ranking if self._texts is None else ranking.with_documents(self._texts)
+        meta = await self._meta(watch, timeout, grace_seconds)
+        return as_asked(read_ranking(self.job_id, meta), self._message)
 
     async def _meta(self, watch: Watch, timeout: float | None, grace_seconds: float = 0.0) -> bytes:
         return await self._client.await_answer(self.job_id, timeout, self._message, watch, grace_seconds)

@@ -29,6 +29,7 @@ from rerankq.procedures import Ask, Listen, Pause, Procedure, Step, ask_one, err
 from rerankq.settings import ClientSettings
 from rerankq.submission import (
     Outgoing,
+    as_asked,
     askable_id,
     deliver,
     outgoing_job,
@@ -98,7 +99,7 @@ class RerankClient:
         message = outgoing_job(request, None, self.clock)
         try:
             self.deliver(message)
-            job, left = self._promise(request, message), give_up_at - time.monotonic()
+            job, left = self._promise(message), give_up_at - time.monotonic()
             return job.ranking_in(self.await_answer(job.job_id, left, message, ANSWER_GRACE_SECONDS))
         except BaseException as error:
             self._take_back(message, error)
@@ -139,7 +140,7 @@ class RerankClient:
         message = outgoing_job(request, job_id, self.clock)
         try:
             self.deliver(message)
-            return self._promise(request, message)
+            return self._promise(message)
         except BaseException as error:
             self._take_back(message, error)
             raise
@@ -149,7 +150,7 @@ class RerankClient:
         self._learn_the_time()
         message = outgoing_pack(requests, pack_id, self.clock)
         self.deliver(message)
-        return Pack(self, message.job_id, message=message)
+        return Pack(self, message.job_id, message)
 
     def job(self, job_id: str) -> "Job":
         """The promise of a job that was submitted elsewhere or earlier."""
@@ -219,8 +220,8 @@ class RerankClient:
             f"waiting for job {job_id}", answer_of(job_id, timeout, self.clock, again, grace_seconds)
         )
 
-    def _promise(self, request: RerankRequest, message: Outgoing) -> "Job":
-        return Job(self, message.job_id, request.texts if request.return_documents else None, message)
+    def _promise(self, message: Outgoing) -> "Job":
+        return Job(self, message.job_id, message)
 
     def _take_back(self, message: Outgoing, error: BaseException) -> None:
         """Leave no job behind that nobody waits for."""
@@ -297,16 +298,9 @@ class _Announcements:
 class Job:
     """A promise of one ranking; may be picked up in another process by its `job_id`."""
 
-    def __init__(
-        self,
-        client: RerankClient,
-        job_id: str,
-        texts: Sequence[str] | None = None,
-        message: Outgoing | None = None,
-    ) -> None:
+    def __init__(self, client: RerankClient, job_id: str, message: Outgoing | None = None) -> None:
         self.job_id = job_id
         self._client = client
-        self._texts = texts
         self.message = message
 
     def __repr__(self) -> str:
@@ -347,8 +341,7 @@ class Job:
         Raises:
             RerankError: the job did not end in a ranking.
         """
-        ranking = read_ranking(self.job_id, meta)
-        return ranking if self._texts is None else ranking.with_documents(self._texts)
+        return as_asked(read_ranking(self.job_id, meta), self.message)
 
 
 class Pack(Job):

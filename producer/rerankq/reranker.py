@@ -1,7 +1,8 @@
 """What an application may depend on: the clients, and the fakes of its tests, are a `Reranker` or an `AsyncReranker`.
 
-def search(query: str, reranker: Annotated[Reranker, Depends(get_reranker)]) -> list[str]:
-    ...
+    def search(query: str, reranker: Annotated[Reranker, Depends(get_reranker)]) -> list[str]: ...
+
+What each method does stands at the clients'.
 """
 
 from collections.abc import Sequence
@@ -10,37 +11,9 @@ from typing import TYPE_CHECKING, Protocol, Self, Unpack
 from rerankq.contract.messages import Documents, Lane, Ranking, RequestOptions
 
 if TYPE_CHECKING:
-    from rerankq.answers import JobStatus
+    from rerankq.aio import AsyncJob
+    from rerankq.client import Job
     from rerankq.contract.heartbeats import WorkerStatus
-
-
-class Promise(Protocol):
-    """Of one ranking."""
-
-    @property
-    def job_id(self) -> str:
-        """By which any process picks it up again."""
-        ...
-
-    def result(self, timeout: float | None = None) -> Ranking:
-        """The ranking, waited for: for `timeout` seconds, or for as long as it takes."""
-        ...
-
-    def status(self) -> "JobStatus":
-        """Where the job stands."""
-        ...
-
-    def progress(self) -> tuple[int, int]:
-        """Documents scored so far, and documents in all."""
-        ...
-
-    def done(self) -> bool:
-        """Whether an answer is there, be it a ranking or an error."""
-        ...
-
-    def cancel(self) -> None:
-        """Call the job off."""
-        ...
 
 
 class Reranker(Protocol):
@@ -53,10 +26,7 @@ class Reranker(Protocol):
         *,
         timeout: float | None = None,
         **options: Unpack[RequestOptions],
-    ) -> Ranking:
-        """The ranking, waited for."""
-        ...
-
+    ) -> Ranking: ...
     def submit(
         self,
         query: str,
@@ -64,57 +34,13 @@ class Reranker(Protocol):
         *,
         job_id: str | None = None,
         **options: Unpack[RequestOptions],
-    ) -> Promise:
-        """A promise of the ranking."""
-        ...
-
-    def job(self, job_id: str) -> Promise:
-        """The promise of a job that was submitted elsewhere or earlier."""
-        ...
-
-    def workers(self) -> "Sequence[WorkerStatus]":
-        """The workers heard of in the last seconds."""
-        ...
-
-    def lanes(self) -> dict[Lane, int]:
-        """Jobs that wait in each lane."""
-        ...
-
-    def close(self) -> None:
-        """Give the connections back."""
-        ...
-
+    ) -> "Job": ...
+    def job(self, job_id: str) -> "Job": ...
+    def workers(self) -> "Sequence[WorkerStatus]": ...
+    def lanes(self) -> dict[Lane, int]: ...
+    def close(self) -> None: ...
     def __enter__(self) -> Self: ...
     def __exit__(self, *_: object) -> None: ...
-
-
-class AsyncPromise(Protocol):
-    """Of one ranking, awaited."""
-
-    @property
-    def job_id(self) -> str:
-        """By which any process picks it up again."""
-        ...
-
-    async def result(self, timeout: float | None = None) -> Ranking:
-        """The ranking, waited for: for `timeout` seconds, or for as long as it takes."""
-        ...
-
-    async def status(self) -> "JobStatus":
-        """Where the job stands."""
-        ...
-
-    async def progress(self) -> tuple[int, int]:
-        """Documents scored so far, and documents in all."""
-        ...
-
-    async def done(self) -> bool:
-        """Whether an answer is there, be it a ranking or an error."""
-        ...
-
-    async def cancel(self) -> None:
-        """Call the job off."""
-        ...
 
 
 class AsyncReranker(Protocol):
@@ -127,10 +53,7 @@ class AsyncReranker(Protocol):
         *,
         timeout: float | None = None,
         **options: Unpack[RequestOptions],
-    ) -> Ranking:
-        """The ranking, waited for."""
-        ...
-
+    ) -> Ranking: ...
     async def submit(
         self,
         query: str,
@@ -138,25 +61,10 @@ class AsyncReranker(Protocol):
         *,
         job_id: str | None = None,
         **options: Unpack[RequestOptions],
-    ) -> AsyncPromise:
-        """A promise of the ranking."""
-        ...
-
-    def job(self, job_id: str) -> AsyncPromise:
-        """The promise of a job that was submitted elsewhere or earlier."""
-        ...
-
-    async def workers(self) -> "Sequence[WorkerStatus]":
-        """The workers heard of in the last seconds."""
-        ...
-
-    async def lanes(self) -> dict[Lane, int]:
-        """Jobs that wait in each lane."""
-        ...
-
-    async def close(self) -> None:
-        """Give the connections back."""
-        ...
-
+    ) -> "AsyncJob": ...
+    def job(self, job_id: str) -> "AsyncJob": ...
+    async def workers(self) -> "Sequence[WorkerStatus]": ...
+    async def lanes(self) -> dict[Lane, int]: ...
+    async def close(self) -> None: ...
     async def __aenter__(self) -> Self: ...
     async def __aexit__(self, *_: object) -> None: ...

@@ -18,7 +18,7 @@ from rerankq.answers import is_lost
 from rerankq.contract import keys, wire
 from rerankq.contract.clock import RedisClock
 from rerankq.contract.errors import InvalidRequest, PayloadTooLarge
-from rerankq.contract.messages import LANES, Lane, RerankRequest, parse_request, thousands
+from rerankq.contract.messages import LANES, Lane, Ranking, RerankRequest, parse_request, thousands
 from rerankq.contract.transport.envelope import PAYLOAD_HEADER, RECORD_HEADER, Envelope
 from rerankq.contract.transport.publishing import task_message
 from rerankq.contract.transport.scripts import STAMP, TRIED, RedisArgument, Script
@@ -96,11 +96,11 @@ class Outgoing:
     fields: bytes = field(repr=False)
     """The task's keyword arguments as they travel, in JSON."""
     summary: str
-    documents: int
+    requests: Sequence[RerankRequest] = field(repr=False)
+    """As they were asked."""
     submitted: float
     """Unix seconds, by Redis's clock; so is the deadline."""
     deadline: float | None
-    takes_partial: bool
     fingerprint: str
     body_bytes: int
     payload: bytes | None = field(repr=False)
@@ -114,7 +114,7 @@ class Outgoing:
     def haste(self, clock: RedisClock) -> Haste:
         """By when its answer is wanted."""
         left = math.inf if self.deadline is None else self.deadline - clock.now()
-        return Haste(left, self.takes_partial)
+        return Haste(left, all(request.on_deadline == "partial" for request in self.requests))
 
     def message(self) -> Envelope:
         """What is put there."""
@@ -136,7 +136,8 @@ class Outgoing:
 
     def record(self) -> dict[str, str | int | float]:
         """What `status` can tell of the job before any worker has seen it."""
-        record = {"lane": self.lane, "total": self.documents, "submitted": self.submitted}
+        total = sum(len(request.documents) for request in self.requests)
+        record = {"lane": self.lane, "total": total, "submitted": self.submitted}
         return record if self.deadline is None else {**record, "deadline": self.deadline}
 
 
@@ -286,8 +287,7 @@ def outgoing_job(request: RerankRequest, job_id: str | None, clock: RedisClock) 
     Raises:
         InvalidRequest: the job id cannot be one.
     """
-    timed = _by_redis(request, clock)
-    return _outgoing(job_id, RERANK_TASK, timed.to_wire(), [timed], request.summary(), clock.now())
+    return _outgoing([request], job_id, RERANK_TASK, request.summary(), clock)
 
 
 def outgoing_pack(requests: Sequence[RerankRequest], pack_id: str | None, clock: RedisClock) -> Outgoing:
@@ -300,9 +300,15 @@ def outgoing_pack(requests: Sequence[RerankRequest], pack_id: str | None, clock:
         raise InvalidRequest("expected a pack of at least one request, got none")
     documents, characters = sum(len(r.documents) for r in requests), sum(r.characters for r in requests)
     summary = f"pack={len(requests)} docs={documents} chars={thousands(characters)}"
-    timed = [_by_redis(request, clock) for request in requests]
-    kwargs = {"requests": [request.to_wire() for request in timed]}
-    return _outgoing(pack_id, PACK_TASK, kwargs, timed, summary, clock.now())
+    return _outgoing(requests, pack_id, PACK_TASK, summary, clock)
+
+
+def as_asked(ranking: Ranking, message: Outgoing | None) -> Ranking:
+    """The ranking, with the texts where its request wanted them back: they never travel."""
+    request = None if message is None else message.requests[0]
+    return (
+        ranking if request is None or not request.return_documents else ranking.with_documents(request.texts)
+    )
 
 
 def new_job_id() -> str:
@@ -331,15 +337,12 @@ def _by_redis(request: RerankRequest, clock: RedisClock) -> RerankRequest:
 
 
 def _outgoing(
-    given_id: str | None,
-    task: str,
-    kwargs: dict[str, Any],
-    requests: Sequence[RerankRequest],
-    summary: str,
-    now: float,
+    requests: Sequence[RerankRequest], given_id: str | None, task: str, summary: str, clock: RedisClock
 ) -> Outgoing:
-    job_id, body = _checked_id(given_id), wire.encode(kwargs)
-    deadlines = [request.deadline for request in requests if request.deadline is not None]
+    job_id, timed = _checked_id(given_id), [_by_redis(request, clock) for request in requests]
+    travelling = [request.to_wire() for request in timed]
+    body = wire.encode(travelling[0] if task == RERANK_TASK else {"requests": travelling})
+    deadlines = [request.deadline for request in timed if request.deadline is not None]
     as_claim_check = len(body) > wire.CLAIM_CHECK_ABOVE_BYTES
     return Outgoing(
         job_id=job_id,
@@ -348,10 +351,9 @@ def _outgoing(
         lane=requests[0].lane,
         fields=wire.encode({"payload": keys.payload(job_id)}) if as_claim_check else body,
         summary=summary,
-        documents=sum(len(request.documents) for request in requests),
-        submitted=now,
+        requests=requests,
+        submitted=clock.now(),
         deadline=max(deadlines) if len(deadlines) == len(requests) else None,
-        takes_partial=all(request.on_deadline == "partial" for request in requests),
         fingerprint=hashlib.blake2b(_timeless(requests), digest_size=16).hexdigest(),
         body_bytes=len(body),
         payload=wire.compress(body) if as_claim_check else None,

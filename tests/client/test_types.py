@@ -15,7 +15,7 @@ import pytest
 import rerankq
 from rerankq import AsyncRerankClient, RerankClient
 from rerankq.contract.messages import RequestOptions, RerankRequest
-from rerankq.reranker import AsyncPromise, AsyncReranker, Promise, Reranker
+from rerankq.reranker import AsyncReranker, Reranker
 from tests.conftest import REPOSITORY
 
 FILES = Path(__file__).parent / "typed"
@@ -65,8 +65,6 @@ def test_the_options_are_the_fields_of_a_request() -> None:
     [
         (RerankClient, Reranker),
         (AsyncRerankClient, AsyncReranker),
-        (rerankq.Job, Promise),
-        (rerankq.AsyncJob, AsyncPromise),
     ],
 )
 def test_a_client_takes_what_its_protocol_says(kind: type, protocol: type) -> None:

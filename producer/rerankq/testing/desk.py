@@ -5,7 +5,6 @@ here as they would in Redis, so that a job is done, failed, dead or expired by t
 """
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +26,7 @@ from rerankq.contract.errors import (
 from rerankq.contract.messages import Ranking, RerankRequest
 from rerankq.contract.wire import PACK_TASK
 from rerankq.settings import ClientSettings
-from rerankq.submission import Outgoing, check_size, outgoing_job, outgoing_pack
+from rerankq.submission import Outgoing, check_size
 from rerankq.testing.overlap import answer
 
 _REFUSALS = (InvalidRequest, QueueFull, NoWorkers, BrokerUnavailable, InvalidSettings)
@@ -45,28 +44,14 @@ class _Held:
 class Desk:
     """What a fake client was asked, and what it has answered."""
 
-    def __init__(self, settings: ClientSettings) -> None:
+    def __init__(self, settings: ClientSettings, clock: RedisClock) -> None:
         self.calls: list[RerankRequest] = []
         self.failures: deque[RerankError] = deque()
         self._settings = settings
-        self._clock = RedisClock()
+        self._clock = clock
         self._held: dict[str, _Held] = {}
         self._late: dict[str, ResultTimeout] = {}
         self._called_off: set[str] = set()
-
-    def take(self, request: RerankRequest, job_id: str | None) -> str:
-        """The id under which the request is answered now.
-
-        Raises:
-            InvalidRequest: the job id cannot be one, or belongs to another request.
-            RerankError: the next failure is one that refuses.
-        """
-        message = outgoing_job(request, job_id, self._clock)
-        return self._deliver(message, [request])
-
-    def take_pack(self, requests: Sequence[RerankRequest], pack_id: str | None) -> str:
-        """The same for several requests that travel together."""
-        return self._deliver(outgoing_pack(requests, pack_id, self._clock), requests)
 
     def meta(self, job_id: str) -> bytes:
         """Celery's record of a job's end.
@@ -95,29 +80,32 @@ class Desk:
         if job_id not in self._held:
             self._called_off.add(job_id)
 
-    def _deliver(self, message: Outgoing, requests: Sequence[RerankRequest]) -> str:
+    def deliver(self, message: Outgoing) -> None:
+        """Answer the message now.
+
+        Raises:
+            InvalidRequest: the job id belongs to another request.
+            RerankError: the next failure is one that refuses.
+        """
         job_id = message.job_id
         check_size(message, self._settings.max_payload_bytes)
-        self.calls += requests
+        self.calls += message.requests
         failure = self.failures.popleft() if self.failures else None
         if isinstance(failure, _REFUSALS):
             raise failure
         known = self._held.get(job_id)
         if known is None or is_lost(known.meta):  # what Redis lost is made anew
             self._called_off.discard(job_id)
-            self._held[job_id] = _Held(message, self._answered(message, requests, failure))
+            self._held[job_id] = _Held(message, self._answered(message, failure))
         elif known.message.fingerprint != message.fingerprint:
             raise InvalidRequest(
                 f"job id {job_id} belongs to another request; choose another id", {"field": "job_id"}
             )
-        return job_id
 
-    def _answered(
-        self, message: Outgoing, requests: Sequence[RerankRequest], failure: RerankError | None
-    ) -> bytes:
+    def _answered(self, message: Outgoing, failure: RerankError | None) -> bytes:
         if isinstance(failure, ResultTimeout):
             self._late[message.job_id], failure = failure, None
-        answers = [answer(message.job_id, request) for request in requests]
+        answers = [answer(message.job_id, request) for request in message.requests]
         if failure is None and message.task == PACK_TASK:
             return _succeeded({"answers": [_member(member) for member in answers]})
         end = failure or answers[0]
