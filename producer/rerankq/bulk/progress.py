@@ -6,14 +6,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 from rerankq.bulk.output.tally import Tally
 
 Kind = Literal["auto", "bar", "lines", "json", "none"]
 
 LINE_PERIOD_SECONDS = 10.0
-BAR_PERIOD_SECONDS = 0.2
+JSON_PERIOD_SECONDS = 1.0
 PACE_OVER_SECONDS = 30.0
 
 
@@ -34,16 +34,14 @@ class Snapshot:
     elapsed_seconds: float
 
 
-class Progress(Protocol):
-    """Something that shows snapshots."""
+class Progress:
+    """Shows snapshots; this one shows nothing."""
 
     def show(self, snapshot: Snapshot) -> None:
         """Show it, if it is time."""
-        ...
 
     def close(self) -> None:
         """Leave the screen as it was."""
-        ...
 
 
 class Meter:
@@ -94,37 +92,23 @@ class Meter:
         return (now - self._began) * (1 - fraction) / gained if gained > 0 else None
 
 
-class Lines:
-    """One line every ten seconds, for logs; or every so often as JSON, for programs."""
+class ProgressLines(Progress):
+    """One line every ten seconds, for logs; or one a second as JSON, for programs."""
 
-    def __init__(self, *, as_json: bool, period_seconds: float = LINE_PERIOD_SECONDS) -> None:
+    def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
-        self._period_seconds = period_seconds
-        self._next_at = time.monotonic() + period_seconds
+        self._period_seconds = JSON_PERIOD_SECONDS if as_json else LINE_PERIOD_SECONDS
+        self._next_at = time.monotonic() + self._period_seconds
 
     def show(self, snapshot: Snapshot) -> None:
-        """Print it to stderr, if it is time."""
         if time.monotonic() < self._next_at:
             return
         self._next_at = time.monotonic() + self._period_seconds
         line = json.dumps(asdict(snapshot)) if self._as_json else in_words(snapshot)
         print(line, file=sys.stderr, flush=True)
 
-    def close(self) -> None:
-        """Nothing."""
 
-
-class Silence:
-    """Shows nothing."""
-
-    def show(self, snapshot: Snapshot) -> None:
-        """Nothing."""
-
-    def close(self) -> None:
-        """Nothing."""
-
-
-class Bar:
+class Bar(Progress):
     """A bar on a terminal."""
 
     def __init__(self) -> None:
@@ -137,31 +121,25 @@ class Bar:
             *columns, console=Console(stderr=True), refresh_per_second=5, transient=True
         )
         self._task = self._rich.add_task("reading", total=None)
-        self._next_at = 0.0
         self._rich.start()
 
     def show(self, snapshot: Snapshot) -> None:
-        """Draw it, if it is time."""
-        if time.monotonic() < self._next_at:
-            return
-        self._next_at = time.monotonic() + BAR_PERIOD_SECONDS
-        known: dict[str, Any] = (
-            {} if snapshot.fraction is None else {"total": 1.0, "completed": snapshot.fraction}
+        total = None if snapshot.fraction is None else 1.0
+        self._rich.update(
+            self._task, description=in_words(snapshot), total=total, completed=snapshot.fraction
         )
-        self._rich.update(self._task, description=in_words(snapshot), **known)
 
     def close(self) -> None:
-        """Take it away."""
         self._rich.stop()
 
 
 def progress_of(kind: Kind) -> Progress:
     """What suits the kind; `auto` is a bar where stderr is a terminal, else lines."""
     if kind == "none":
-        return Silence()
+        return Progress()
     if kind == "bar" or (kind == "auto" and sys.stderr.isatty()):
         return Bar()
-    return Lines(as_json=kind == "json", period_seconds=1.0 if kind == "json" else LINE_PERIOD_SECONDS)
+    return ProgressLines(as_json=kind == "json")
 
 
 def in_words(snapshot: Snapshot) -> str:

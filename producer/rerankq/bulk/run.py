@@ -20,7 +20,7 @@ from rerankq.bulk.output.sidecar import Sidecar, errors_path
 from rerankq.bulk.output.streams import StreamLedger
 from rerankq.bulk.output.tally import Quality, Tally
 from rerankq.bulk.plan import Plan, Task
-from rerankq.bulk.progress import Meter, Progress, Silence
+from rerankq.bulk.progress import Meter, Progress
 from rerankq.bulk.rows import Entry, place_of
 from rerankq.bulk.selection import ALL
 from rerankq.bulk.sending.asking import WINDOW_BYTES, Window, answered, in_order, of_some_use, validated
@@ -79,7 +79,7 @@ class BulkRun:
         self._plan = Plan(task)
         self._task = task
         self._client = client
-        self._progress = progress or Silence()
+        self._progress = progress or Progress()
         self._window_bytes = window_bytes
         self._evaluator = _evaluator(task)
         self._began = time.monotonic()
@@ -289,14 +289,7 @@ class BulkRun:
             output=self._task.output,
             errors=failed_to if tally.failed else None,
             model=f"{model.name}@{model.revision}",
-            rows=tally.rows,
-            failed=tally.failed,
-            failures=dict(tally.failures),
-            reasons=list(tally.reasons),
-            pairs=tally.pairs,
-            tokens=tally.tokens,
-            cached_pairs=tally.cached_pairs,
-            truncated_documents=tally.truncated_documents,
+            **tally.model_dump(exclude={"quality"}),
             seconds=seconds,
             pairs_per_second=(tally.pairs - before.pairs) / seconds if seconds > 0 else 0.0,
             resumed_rows=min(before.rows, tally.rows),  # rows may have been taken out of an errors file

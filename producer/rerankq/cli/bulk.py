@@ -5,15 +5,17 @@ import os
 import shlex
 import signal
 import sys
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from rerankq.bulk import STANDARD_STREAM
-from rerankq.bulk.progress import Kind
+from rerankq.bulk.progress import Kind, progress_of
 from rerankq.cli import options
 from rerankq.cli.connection import connected
 from rerankq.cli.failures import JOB_FAILED, UNAVAILABLE, WRONG_INPUT, exit_code, in_words
@@ -25,193 +27,120 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 
-_INPUT, _ROWS, _OUTPUT, _RUN, _REQUEST = "Input", "Rows", "Output", "Run", "Request"
-
-
-def _option(help_: str, panel: str, *names: str, **more: Any) -> Any:
-    return typer.Option(*names, help=help_, rich_help_panel=panel, **more)
-
+_input, _rows, _output, _run = (
+    partial(typer.Option, rich_help_panel=panel) for panel in ("Input", "Rows", "Output", "Run")
+)
 
 Text = str | None
-_Input = Annotated[
-    str,
-    typer.Argument(
-        metavar="IN",
-        help="JSONL, CSV, TSV, Parquet, Arrow, a TREC run; a directory, a quoted glob, s3://…; `-` is stdin.",
-    ),
-]
-_Output = Annotated[
-    str, typer.Argument(metavar="OUT", help="Where the rankings go; `-` is stdout, a pipe or device will do.")
-]
-_Format = Annotated[
-    Text,
-    _option(
-        "jsonl, openai-batch, rank-llm, csv, tsv, trec, parquet, arrow or (a row per document) long-parquet, "
-        "long-arrow; told by IN.",
-        _INPUT,
-        "--format",
-    ),
-]
-_QueryField = Annotated[
-    Text, _option("What the input calls the query; may be a path, `data.question`.", _INPUT, "--query-field")
-]
-_DocumentsField = Annotated[
-    Text,
-    _option(
-        "What it calls the documents: `passages.passage_text`; `positive,negative` are strung together.",
-        _INPUT,
-        "--documents-field",
-    ),
-]
-_IdField = Annotated[Text, _option("What it calls the id of a job; in CSV `query_id`.", _INPUT, "--id-field")]
-_TextField = Annotated[
-    Text,
-    _option(
-        "What it calls the text of a document: `node.text`; `title,text` are joined.", _INPUT, "--text-field"
-    ),
-]
-_DocumentIdField = Annotated[
-    Text, _option("What it calls the id of a document; in CSV `doc_id`.", _INPUT, "--document-id-field")
-]
-_Columns = Annotated[
-    Text,
-    _option(
-        "Names the columns of a CSV or TSV without a header, `qid,pid,query,passage`: its first line is data.",
-        _INPUT,
-        "--columns",
-    ),
-]
-_Delimiter = Annotated[
-    Text, _option("Between the columns of a table; `,` in CSV, a tab in TSV.", _INPUT, "--delimiter")
-]
-_Quote = Annotated[
-    bool | None,
-    _option("Whether quotes enclose a table's fields: CSV's do, TSV's do not.", _INPUT, "--quote/--no-quote"),
-]
-_Encoding = Annotated[str, _option("Of IN: utf-8, utf-16, gbk, …", _INPUT, "--encoding")]
-_Queries = Annotated[
-    Text, _option("Texts of a TREC run's queries: JSON lines, or `qid<tab>text`.", _INPUT, "--queries")
-]
-_Corpus = Annotated[
-    Text,
-    _option(
-        "Texts of its documents: BEIR's, Anserini's or MS MARCO's JSON lines, or `pid<tab>text`.",
-        _INPUT,
-        "--corpus",
-    ),
-]
-_Depth = Annotated[
-    int | None, _option("Only so many candidates of each query of a run.", _INPUT, "--depth", min=1)
-]
-_Missing = Annotated[
-    Literal["fail", "skip"],
-    _option(
-        "Documents of a run that the corpus lacks: fail their row, or go on without them.",
-        _INPUT,
-        "--missing",
-    ),
-]
-_Where = Annotated[
-    list[str] | None,
-    _option(
-        "field=value or field!=value, as text or JSON; may be a path, and be repeated. Of a table: its lines.",
-        _ROWS,
-        "--where",
-    ),
-]
-_Skip = Annotated[
-    int, _option("Pass over so many rows first, of those that --where keeps.", _ROWS, "--skip", min=0)
-]
-_Limit = Annotated[int | None, _option("Take so many of the rest.", _ROWS, "--limit", min=1)]
-_Shard = Annotated[
-    Text,
-    _option(
-        "3/8: of these the third and each eighth after it, for the third of eight hosts.", _ROWS, "--shard"
-    ),
-]
-_OutputFormat = Annotated[Text, _option("Told by OUT; of a pipe as the input.", _OUTPUT, "--output-format")]
-_OutputColumns = Annotated[
-    Text,
-    _option(
-        "Keys or columns of the output, in order: id,results,lang; -name leaves one out.",
-        _OUTPUT,
-        "--output-columns",
-    ),
-]
-_Ordered = Annotated[
-    bool, _option("In the order of the input, or each as it comes.", _OUTPUT, "--ordered/--unordered")
-]
-_Documents = Annotated[bool, _option("Put the documents into the results.", _OUTPUT, "--return-documents")]
-_PackPairs = Annotated[
-    int | None,
-    _option("Pairs in one message.", _RUN, "--pack-pairs", min=1, show_default="1024 on GPUs, 256 on CPUs"),
-]
-_WindowMegabytes = Annotated[
-    int, _option("Megabytes of input that may be under way.", _RUN, "--window-megabytes", min=1)
-]
-_Restart = Annotated[bool, _option("Forget an earlier run and overwrite its output.", _RUN, "--restart")]
-_Overwrite = Annotated[
-    bool, _option("With --restart: also files that no run of `bulk` has begun.", _RUN, "--overwrite")
-]
-_RetryErrors = Annotated[bool, _option("Ask again what failed.", _RUN, "--retry-errors")]
-_DryRun = Annotated[bool, _option("Read, validate, count and estimate; send nothing.", _RUN, "--dry-run")]
-_PairsPerSecond = Annotated[
-    float | None,
-    _option(
-        "The pace that --dry-run reckons with; else what the workers have measured, else one H100's.",
-        _RUN,
-        "--pairs-per-second",
-        min=0.001,
-    ),
-]
-_Progress = Annotated[Kind, _option("auto: a bar on a terminal, else a line every 10 s.", _RUN, "--progress")]
-_SummaryJson = Annotated[
-    Path | None, _option("Write the summary there as JSON; `-` is stdout.", _RUN, "--summary-json")
-]
+_IN = "JSONL, CSV, TSV, Parquet, Arrow, a TREC run; a directory, a quoted glob, s3://…; `-` is stdin."
+_OUT = "Where the rankings go; `-` is stdout, a pipe or device will do."
+_FORMATS = (
+    "jsonl, openai-batch, rank-llm, csv, tsv, trec, parquet, arrow or (a row per document) long-parquet, long-arrow; "
+    "told by IN."
+)
 
 
 def bulk(
     context: typer.Context,
-    input_: _Input,
-    output: _Output,
-    format_: _Format = None,
-    query_field: _QueryField = None,
-    documents_field: _DocumentsField = None,
-    id_field: _IdField = None,
-    text_field: _TextField = None,
-    document_id_field: _DocumentIdField = None,
+    input_: Annotated[str, typer.Argument(metavar="IN", help=_IN)],
+    output: Annotated[str, typer.Argument(metavar="OUT", help=_OUT)],
+    format_: Annotated[Text, _input("--format", help=_FORMATS)] = None,
+    query_field: Annotated[
+        Text, _input(help="What the input calls the query; may be a path, `data.question`.")
+    ] = None,
+    documents_field: Annotated[
+        Text,
+        _input(
+            help="What it calls the documents: `passages.passage_text`; `positive,negative` are strung together."
+        ),
+    ] = None,
+    id_field: Annotated[Text, _input(help="What it calls the id of a job; in CSV `query_id`.")] = None,
+    text_field: Annotated[
+        Text, _input(help="What it calls the text of a document: `node.text`; `title,text` are joined.")
+    ] = None,
+    document_id_field: Annotated[
+        Text, _input(help="What it calls the id of a document; in CSV `doc_id`.")
+    ] = None,
     relevant_field: options.RelevantField = None,
-    columns: _Columns = None,
-    delimiter: _Delimiter = None,
-    quote: _Quote = None,
-    encoding: _Encoding = "utf-8",
-    queries: _Queries = None,
-    corpus: _Corpus = None,
-    depth: _Depth = None,
-    missing: _Missing = "fail",
+    columns: Annotated[
+        Text,
+        _input(
+            help="Names the columns of a CSV or TSV without a header, `qid,pid,query,passage`: its first line is data."
+        ),
+    ] = None,
+    delimiter: Annotated[
+        Text, _input(help="Between the columns of a table; `,` in CSV, a tab in TSV.")
+    ] = None,
+    quote: Annotated[
+        bool | None, _input(help="Whether quotes enclose a table's fields: CSV's do, TSV's do not.")
+    ] = None,
+    encoding: Annotated[str, _input(help="Of IN: utf-8, utf-16, gbk, …")] = "utf-8",
+    queries: Annotated[
+        Text, _input(help="Texts of a TREC run's queries: JSON lines, or `qid<tab>text`.")
+    ] = None,
+    corpus: Annotated[
+        Text,
+        _input(
+            help="Texts of its documents: BEIR's, Anserini's or MS MARCO's JSON lines, or `pid<tab>text`."
+        ),
+    ] = None,
+    depth: Annotated[
+        int | None, _input(min=1, help="Only so many candidates of each query of a run.")
+    ] = None,
+    missing: Annotated[
+        Literal["fail", "skip"],
+        _input(help="Documents of a run that the corpus lacks: fail their row, or go on without them."),
+    ] = "fail",
     qrels: options.Qrels = None,
     relevant_from: options.RelevantFrom = 1,
-    where: _Where = None,
-    skip: _Skip = 0,
-    limit: _Limit = None,
-    shard: _Shard = None,
-    output_format: _OutputFormat = None,
-    output_columns: _OutputColumns = None,
-    ordered: _Ordered = True,
-    return_documents: _Documents = False,
+    where: Annotated[
+        list[str] | None,
+        _rows(
+            help="field=value or field!=value, as text or JSON; may be a path, and be repeated. Of a table: its lines."
+        ),
+    ] = None,
+    skip: Annotated[int, _rows(min=0, help="Pass over so many rows first, of those that --where keeps.")] = 0,
+    limit: Annotated[int | None, _rows(min=1, help="Take so many of the rest.")] = None,
+    shard: Annotated[
+        Text, _rows(help="3/8: of these the third and each eighth after it, for the third of eight hosts.")
+    ] = None,
+    output_format: Annotated[Text, _output(help="Told by OUT; of a pipe as the input.")] = None,
+    output_columns: Annotated[
+        Text, _output(help="Keys or columns of the output, in order: id,results,lang; -name leaves one out.")
+    ] = None,
+    ordered: Annotated[
+        bool, _output("--ordered/--unordered", help="In the order of the input, or each as it comes.")
+    ] = True,
+    return_documents: Annotated[
+        bool, _output("--return-documents", help="Put the documents into the results.")
+    ] = False,
     top_n: options.TopN = None,
     raw_scores: options.RawScores = False,
     max_tokens_per_doc: options.MaxTokensPerDoc = None,
     truncation: options.Truncation = True,
-    pack_pairs: _PackPairs = None,
-    window_megabytes: _WindowMegabytes = 32,
-    restart: _Restart = False,
-    overwrite: _Overwrite = False,
-    retry_errors: _RetryErrors = False,
-    dry_run: _DryRun = False,
-    pairs_per_second: _PairsPerSecond = None,
-    progress: _Progress = "auto",
-    summary_json: _SummaryJson = None,
+    pack_pairs: Annotated[
+        int | None, _run(min=1, help="Pairs in one message.", show_default="1024 on GPUs, 256 on CPUs")
+    ] = None,
+    window_megabytes: Annotated[int, _run(min=1, help="Megabytes of input that may be under way.")] = 32,
+    restart: Annotated[
+        bool, _run("--restart", help="Forget an earlier run and overwrite its output.")
+    ] = False,
+    overwrite: Annotated[
+        bool, _run("--overwrite", help="With --restart: also files that no run of `bulk` has begun.")
+    ] = False,
+    retry_errors: Annotated[bool, _run("--retry-errors", help="Ask again what failed.")] = False,
+    dry_run: Annotated[
+        bool, _run("--dry-run", help="Read, validate, count and estimate; send nothing.")
+    ] = False,
+    pairs_per_second: Annotated[
+        float | None,
+        _run(
+            min=0.001,
+            help="The pace that --dry-run reckons with; else what the workers have measured, else one H100's.",
+        ),
+    ] = None,
+    progress: Annotated[Kind, _run(help="auto: a bar on a terminal, else a line every 10 s.")] = "auto",
+    summary_json: Annotated[Path | None, _run(help="Write the summary there as JSON; `-` is stdout.")] = None,
     local: options.Local = False,
     model: options.Model = None,
 ) -> None:
@@ -222,7 +151,7 @@ def bulk(
 
     [bold]Example:[/] rerankq bulk jobs.jsonl.gz ranked.jsonl --top-n 10
     """
-    from rerankq.bulk import Task
+    from rerankq.bulk import BulkRun, Task
     from rerankq.bulk.output.streams import is_stdout
 
     if context.args:
@@ -279,17 +208,11 @@ def bulk(
             "stdout cannot hold the rows and their summary; name a file for one of them",
             param_hint="--summary-json",
         )
-    summary = _run_or_leave(
-        task,
-        window_bytes=window_megabytes * 1_000_000,
-        progress=progress,
-        restart=restart,
-        overwrite=overwrite,
-        retry_errors=retry_errors,
-        local=local,
-        model=model,
-        summary_json=summary_json,
-    )
+    with _told_how_to_go_on(task):
+        with connected(local=local, model=model) as client, closing(progress_of(progress)) as shown:
+            run = BulkRun(task, client, progress=shown, window_bytes=window_megabytes * 1_000_000)
+            summary = run.run(restart=restart, overwrite=overwrite, retry_errors=retry_errors)
+        _show(summary, summary_json)
     if summary.failed:
         raise typer.Exit(JOB_FAILED)
 
@@ -305,32 +228,12 @@ def _one_character(delimiter: str) -> str:
     return named
 
 
-def _run_or_leave(
-    task: "Task",
-    *,
-    window_bytes: int,
-    progress: Kind,
-    restart: bool,
-    overwrite: bool,
-    retry_errors: bool,
-    local: bool,
-    model: str | None,
-    summary_json: Path | None,
-) -> "Summary":
-    """The run's summary, shown; an end before its time is told with the command that goes on from there."""
-    from rerankq.bulk import BulkRun
-    from rerankq.bulk.progress import progress_of
-
-    shown = None
+@contextmanager
+def _told_how_to_go_on(task: "Task") -> Generator[None]:
+    """An end before its time is told with the command that goes on from there."""
     try:
         _end_in_order_when_told_to()
-        with connected(local=local, model=model) as client:
-            shown = progress_of(progress)
-            run = BulkRun(task, client, progress=shown, window_bytes=window_bytes)
-            summary = run.run(restart=restart, overwrite=overwrite, retry_errors=retry_errors)
-        shown.close()
-        _show(summary, summary_json)
-        return summary
+        yield
     except KeyboardInterrupt as interrupt:
         raise _end(_code_of(interrupt), "interrupted", task) from None
     except RerankError as error:
@@ -341,9 +244,6 @@ def _run_or_leave(
     except OSError as error:
         _drop_stdout()
         raise _end(UNAVAILABLE, f"the output cannot be written: {error}", task) from error
-    finally:
-        if shown is not None:
-            shown.close()
 
 
 def _drop_stdout() -> None:

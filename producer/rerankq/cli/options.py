@@ -1,5 +1,6 @@
 """The options that several commands share, each defined once."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -7,9 +8,9 @@ import typer
 
 from rerankq.contract.messages import Lane
 
-_REQUEST = "Request"
-_SERVICE = "Service"
-_JUDGEMENTS = "Judgements"
+_request, _service, _judgements = (
+    partial(typer.Option, rich_help_panel=panel) for panel in ("Request", "Service", "Judgements")
+)
 
 Query = Annotated[str, typer.Argument(help="What is looked for.", show_default=False)]
 Documents = Annotated[
@@ -21,72 +22,39 @@ JobId = Annotated[str, typer.Argument(help="What `rerankq submit` printed.", sho
 File = Annotated[
     Path | None, typer.Option("--file", "-f", help="Documents, one per line; `-` is standard input.")
 ]
-TopN = Annotated[
-    int | None,
-    typer.Option("--top-n", "-n", min=1, help="Only the best N results.", rich_help_panel=_REQUEST),
-]
-RawScores = Annotated[
-    bool,
-    typer.Option("--raw-scores", help="Scores as logits instead of 0 to 1.", rich_help_panel=_REQUEST),
-]
-MaxTokensPerDoc = Annotated[
-    int | None,
-    typer.Option(min=1, help="Read only this many tokens of each document.", rich_help_panel=_REQUEST),
-]
-Truncation = Annotated[
-    bool,
-    typer.Option(help="Cut a document that is too long, or fail the job.", rich_help_panel=_REQUEST),
-]
+TopN = Annotated[int | None, _request("--top-n", "-n", min=1, help="Only the best N results.")]
+RawScores = Annotated[bool, _request("--raw-scores", help="Scores as logits instead of 0 to 1.")]
+MaxTokensPerDoc = Annotated[int | None, _request(min=1, help="Read only this many tokens of each document.")]
+Truncation = Annotated[bool, _request(help="Cut a document that is too long, or fail the job.")]
 Deadline = Annotated[
-    float | None,
-    typer.Option(
-        min=0.001, help="Seconds from now after which the answer is of no use.", rich_help_panel=_REQUEST
-    ),
+    float | None, _request(min=0.001, help="Seconds from now after which the answer is of no use.")
 ]
-Partial = Annotated[
-    bool,
-    typer.Option(
-        "--partial", help="At the deadline answer with what has been scored.", rich_help_panel=_REQUEST
-    ),
-]
-LaneOption = Annotated[Lane, typer.Option(help="The queue it waits in.", rich_help_panel=_REQUEST)]
+Partial = Annotated[bool, _request("--partial", help="At the deadline answer with what has been scored.")]
+LaneOption = Annotated[Lane, _request(help="The queue it waits in.")]
 
 Qrels = Annotated[
     str | None,
-    typer.Option(
-        help="Judgements (BEIR's TSV or TREC's) by id; without it what rows carry as `relevant`.",
-        rich_help_panel=_JUDGEMENTS,
-    ),
+    _judgements(help="Judgements (BEIR's TSV or TREC's) by id; without it what rows carry as `relevant`."),
 ]
 RelevantField = Annotated[
     str | None,
-    typer.Option(
-        help="Where a row has its judgements: grades by id, ids, a grade per document, or a field of documents.",
-        rich_help_panel=_JUDGEMENTS,
+    _judgements(
+        help="Where a row has its judgements: grades by id, ids, a grade per document, or a field of documents."
     ),
 ]
-RelevantFrom = Annotated[
-    int,
-    typer.Option(min=1, help="The lowest grade that MRR counts as relevant.", rich_help_panel=_JUDGEMENTS),
-]
+RelevantFrom = Annotated[int, _judgements(min=1, help="The lowest grade that MRR counts as relevant.")]
 
 Timeout = Annotated[
     float | None, typer.Option(min=0, help="Seconds to wait for the answer.", show_default=False)
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, errors included (on stderr).")]
 Local = Annotated[
-    bool,
-    typer.Option(
-        "--local",
-        help="Start a Redis and a worker for the length of this command.",
-        rich_help_panel=_SERVICE,
-    ),
+    bool, _service("--local", help="Start a Redis and a worker for the length of this command.")
 ]
 Model = Annotated[
     str | None,
-    typer.Option(
-        help="With --local: the model to load (hub id, directory, `small`). Else: fail unless it is the one served.",
-        rich_help_panel=_SERVICE,
+    _service(
+        help="With --local: the model to load (hub id, directory, `small`). Else: fail unless it is the one served."
     ),
 ]
 StackModel = Annotated[

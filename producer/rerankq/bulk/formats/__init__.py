@@ -1,17 +1,14 @@
-"""The formats that bulk work reads and writes, one module each: a new one is a file and a line in `FORMATS`.
-
-A reader gives records (cheap, so that a resumed run can pass over what is done) and turns a record into a row; a
-writer turns an answered row into bytes to append.
-"""
+"""The formats that bulk work reads and writes, one module each: a new one is a file and a line in `FORMATS`."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from rerankq.bulk.formats import columns, gathered, json_lines, table, trec
 from rerankq.bulk.formats.gathered import Types
+from rerankq.bulk.formats.interface import Reader, Writer
 from rerankq.bulk.formats.names import (
     TABLE_NAMES,
     USUAL_NAMES,
@@ -21,51 +18,11 @@ from rerankq.bulk.formats.names import (
     extension_of,
 )
 from rerankq.bulk.formats.source import Given, Part, Source
-from rerankq.bulk.rows import Entry, Ranked, Row
+from rerankq.bulk.rows import Ranked, Row
 from rerankq.contract import wire
 from rerankq.contract.errors import InvalidRequest
-from rerankq.contract.messages import Ranking
 
-_NAMELESS = (
-    "/dev/",
-    "/proc/",
-)  # standard input and other descriptors, also where a shell has put a file behind them
-
-
-class Reader(Protocol):
-    """What the run asks of any input format."""
-
-    def records(self) -> Iterator[Any]:
-        """The input's records in order, the same every time."""
-        ...
-
-    def row(self, record: Any) -> Row:
-        """What a record says; a broken one gives a row with an error, never an exception."""
-        ...
-
-    def sources(self) -> list[Source]:
-        """Every file that is read."""
-        ...
-
-    def fraction_read(self) -> float | None:
-        """How much of the input has been read, 0..1; None when that cannot be told."""
-        ...
-
-    def further_columns(self) -> Sequence[str] | None:
-        """What a table's lines carry beside their request; None where that is not known beforehand."""
-        ...
-
-
-class Writer(Protocol):
-    """What the run asks of any output format."""
-
-    def header(self) -> bytes:
-        """What stands before the first row."""
-        ...
-
-    def lines(self, entry: Entry, ranking: Ranking) -> bytes:
-        """What is appended for one row: whole lines."""
-        ...
+_NAMELESS = ("/dev/", "/proc/")  # standard input and other descriptors, also with a file behind them
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ Columns are read by the megabyte, not by the row group or column chunk, and leav
 """
 
 import mmap
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 from rerankq.bulk.formats.arrow_types import as_json, pyarrow
 from rerankq.bulk.formats.fields import chosen
 from rerankq.bulk.formats.gathered import Types
+from rerankq.bulk.formats.interface import Reader
 from rerankq.bulk.formats.json_lines import canonical_row, ranked_row
 from rerankq.bulk.formats.long_form import LongForm
 from rerankq.bulk.formats.names import TABLE_NAMES, USUAL_NAMES, FieldNames, Names
@@ -75,19 +76,19 @@ class ColumnRows:
         return chosen(dict.fromkeys(self._kinds, ""), self._names.id), None
 
 
-class ColumnsReader(ABC):
+class ColumnsReader(Reader):
     """Columns `query`, `documents` (a list of strings or of structs), `id`, or those of the long form."""
 
     def __init__(self, given: Given, *, is_long: bool = False) -> None:
         if given.source.is_pipe:
             raise InvalidRequest("Parquet and Arrow cannot come from a pipe; name a file", {"field": "input"})
-        self._source, self._names, self._is_long = given.source, given.names, is_long
+        super().__init__(given)
+        self._is_long = is_long
         self._known: ColumnRows | None = None
         self._parts_read = self._rows_read = 0
         self._rows: int | None = None
 
     def records(self) -> Iterator[Any]:
-        """What makes a request: one row or several, as values of JSON."""
         return self._requests.records(self.rows())
 
     def rows(self) -> Iterator[dict[str, Any]]:
@@ -97,12 +98,7 @@ class ColumnsReader(ABC):
         )
 
     def row(self, record: Any) -> Row:
-        """What a record says."""
         return self._requests.row(record)
-
-    def sources(self) -> list[Source]:
-        """The one input."""
-        return [self._source]
 
     def fraction_read(self) -> float | None:
         """By rows, where the files say how many there are."""
@@ -111,7 +107,6 @@ class ColumnsReader(ABC):
         return (self._parts_read + min(self._rows_read / self._rows, 1.0)) / len(self._source.parts)
 
     def further_columns(self) -> list[str] | None:
-        """What is carried beside each document; None where it is carried beside the request."""
         return self._requests.further_columns() if self._is_long else None
 
     def types(self) -> Types:

@@ -21,8 +21,9 @@ from rerankq.bulk.formats.fields import (
     titled_text_at,
     without,
 )
+from rerankq.bulk.formats.interface import Reader, Writer
 from rerankq.bulk.formats.names import RELEVANT_KEY, FieldNames, Layout
-from rerankq.bulk.formats.source import Given, Source
+from rerankq.bulk.formats.source import Given
 from rerankq.bulk.rows import (
     ERROR_KEY,
     Entry,
@@ -51,19 +52,13 @@ _SCORE_NAMES = FieldNames(
 )
 
 
-class JsonLinesReader:
+class JsonLinesReader(Reader):
     """`{"query", "documents", "id"?, …}` a line; what else a line carries is carried through."""
 
-    def __init__(self, given: Given) -> None:
-        self._source = given.source
-        self._names = given.names
-
     def records(self) -> Iterator[bytes]:
-        """The lines that are not blank."""
         return self._source.lines()
 
     def row(self, record: bytes) -> Row:
-        """What one line says."""
         try:
             fields = decoded(record)
         except ValueError as error:
@@ -83,17 +78,6 @@ class JsonLinesReader:
             first_position=place if isinstance(place, int) else None,
             place={name: failed[name] for name in ("file", "line") if name in failed},
         )
-
-    def sources(self) -> list[Source]:
-        """The one file."""
-        return [self._source]
-
-    def fraction_read(self) -> float | None:
-        """By bytes."""
-        return self._source.fraction_read()
-
-    def further_columns(self) -> None:
-        """Not known beforehand."""
 
     def _understood(self, fields: dict[str, Any], size_bytes: int) -> Row:
         return canonical_row(fields, self._names, size_bytes)
@@ -161,31 +145,18 @@ class RankLlmReader(JsonLinesReader):
         )
 
 
-class JsonLinesWriter:
+class JsonLinesWriter(Writer):
     """`{"id", "results": [{index, id?, relevance_score, logit}], …what the row carried}`.
 
     A row without an id of its own is named by its place, `row`, counted from 0.
     """
 
-    def __init__(self, layout: Layout) -> None:
-        self._with_documents = layout.with_documents
-        self._shown = layout.shown
-
-    def header(self) -> bytes:
-        """Nothing."""
-        return b""
-
     def lines(self, entry: Entry, ranking: Ranking) -> bytes:
-        """One line."""
-        fields = self.fields(entry, ranking)
-        return line_of({name: fields[name] for name in self._shown.among(list(fields))})
-
-    def fields(self, entry: Entry, ranking: Ranking) -> dict[str, Any]:
-        """The line as an object."""
         results = [self._result(entry, result) for result in ranking.results]
         partial = {} if ranking.complete else {"complete": False}
         carried = {beside(name, _OUR_KEYS): value for name, value in entry.row.extra.items()}
-        return {**name_of(entry), **carried, "results": results, **partial}
+        fields: dict[str, Any] = {**name_of(entry), **carried, "results": results, **partial}
+        return line_of({name: fields[name] for name in self._layout.shown.among(list(fields))})
 
     def _result(self, entry: Entry, result: RankedDocument) -> dict[str, Any]:
         fields: dict[str, Any] = {"index": result.index}
@@ -195,7 +166,7 @@ class JsonLinesWriter:
         fields["logit"] = result.logit
         if result.truncated:
             fields["truncated"] = True
-        if self._with_documents:
+        if self._layout.with_documents:
             fields["document"] = text_at(entry, result.index)
         return fields
 
@@ -205,11 +176,10 @@ def keys_of(row: Row, _layout: Layout) -> list[str]:
     return [*_OUR_KEYS, *(beside(name, _OUR_KEYS) for name in row.extra)]
 
 
-class BatchWriter(JsonLinesWriter):
+class BatchWriter(Writer):
     """OpenAI batch answers: `{"id", "custom_id", "response": {status_code, request_id, body}, "error"}`."""
 
     def lines(self, entry: Entry, ranking: Ranking) -> bytes:
-        """One line."""
         name = f"batch_req_{place_of(entry)}"  # not the job's id, which is another in every run
         tokens = ranking.usage.tokens
         body = {
@@ -223,11 +193,10 @@ class BatchWriter(JsonLinesWriter):
         return line_of({"id": name, "custom_id": entry.row.id, "response": response, "error": None})
 
 
-class RankLlmWriter(JsonLinesWriter):
+class RankLlmWriter(Writer):
     """The line that came, its candidates or hits reordered, `score` being the relevance score, `rank` the new one."""
 
     def lines(self, entry: Entry, ranking: Ranking) -> bytes:
-        """One line."""
         key = _candidates_key(entry.row.source)
         given: Any = entry.row.source[key]
         ranked = [

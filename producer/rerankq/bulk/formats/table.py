@@ -11,10 +11,11 @@ from itertools import chain
 from typing import Any
 
 from rerankq.bulk.formats.fields import grades, judgements_left
+from rerankq.bulk.formats.interface import Reader, Writer
 from rerankq.bulk.formats.json_lines import line_of
 from rerankq.bulk.formats.long_form import Line, LongForm, beside_document
 from rerankq.bulk.formats.names import FieldNames, Layout
-from rerankq.bulk.formats.source import Given, Source
+from rerankq.bulk.formats.source import Given
 from rerankq.bulk.rows import Entry, Ranked, Row, beside, by_place, document_key, name_of_row, text_at
 from rerankq.contract import wire
 from rerankq.contract.errors import InvalidRequest
@@ -30,23 +31,16 @@ RANKED_NAMES = FieldNames(id=(_QUERY_ID,), query=(_RANK,), text=(_DOCUMENT_ID,))
 """What an output calls what its lines are grouped by."""
 
 
-class TableReader:
+class TableReader(Reader):
     """`query_id, query, doc_id, text` and further columns, which are carried through."""
 
     def __init__(self, given: Given, *, delimiter: str, is_quoted: bool) -> None:
-        self._source = given.source
-        self._names = given.names
+        super().__init__(given)
         self._columns = given.columns
         self._delimiter = given.delimiter or delimiter
         self._is_quoted = is_quoted if given.is_quoted is None else given.is_quoted
 
     def records(self) -> Iterator[list[Line]]:
-        """The lines of one query at a time.
-
-        Raises:
-            InvalidRequest: naming the line: a column is missing or doubled, a quote is not closed, or a query's lines
-                are not neighbours.
-        """
         lines = self._lines()
         for first in lines:  # the form is known with it
             yield from self._form.grouped(chain([first], lines))
@@ -96,24 +90,14 @@ class TableReader:
         )
 
     def row(self, record: list[Line]) -> Row:
-        """The request that these lines make together."""
         return self._form.row(record)
 
     def further_columns(self) -> list[str]:
-        """The columns that are carried through."""
         first_line = self._source.first_line()
         if first_line is None and not self._columns:
             return []  # whoever reads on will say why there is none
         head = io.StringIO((first_line or b"").decode(errors="replace"), newline="")
         return self._form_of(self._columns or next(self._parsed(head), (1, []))[1]).further_columns()
-
-    def sources(self) -> list[Source]:
-        """The one input."""
-        return [self._source]
-
-    def fraction_read(self) -> float | None:
-        """By bytes."""
-        return self._source.fraction_read()
 
     def _form_of(self, columns: Sequence[str]) -> LongForm:
         doubled = next((place for place, name in enumerate(columns) if name in columns[:place]), None)
@@ -122,38 +106,34 @@ class TableReader:
         return LongForm(self._names, columns)
 
 
-class TableWriter:
+class TableWriter(Writer):
     """`query_id, doc_id, rank, relevance_score`, `logit` and what the input's lines carried; best first."""
 
     def __init__(self, layout: Layout, *, delimiter: str, is_quoted: bool) -> None:
+        super().__init__(layout)
         self._delimiter = layout.delimiter or delimiter
         self._is_quoted = is_quoted if layout.is_quoted is None else layout.is_quoted
-        self._further = layout.further_columns
-        self._with_documents = layout.with_documents
-        columns = columns_of(None, layout)
-        self._shown = [columns.index(name) for name in layout.shown.among(columns)]
-        self._columns = columns
+        self._columns = columns_of(None, layout)
+        self._shown = [self._columns.index(name) for name in layout.shown.among(self._columns)]
 
     def header(self) -> bytes:
-        """The names of the columns."""
         return self._text([self._columns])
 
     def lines(self, entry: Entry, ranking: Ranking) -> bytes:
-        """The row's documents, best first."""
         ranked = enumerate(ranking.results, start=1)
         return self._text([self._line(entry, rank, result) for rank, result in ranked])
 
     def _line(self, entry: Entry, rank: int, result: RankedDocument) -> list[Any]:
         line: list[Any] = [name_of_row(entry), document_key(result.id, result.index)]
         line += [rank, result.relevance_score, result.logit, *self._carried(entry, result)]
-        return [*line, text_at(entry, result.index)] if self._with_documents else line
+        return [*line, text_at(entry, result.index)] if self._layout.with_documents else line
 
     def _carried(self, entry: Entry, result: RankedDocument) -> list[Any]:
-        extra = entry.row.extra
-        if self._further is None:
+        extra, further = entry.row.extra, self._layout.further_columns
+        if further is None:
             return [line_of(extra).decode().rstrip() if extra else None]
         line = beside_document(extra, result.index)
-        return [line.get(name) for name in self._further]
+        return [line.get(name) for name in further]
 
     def _text(self, lines: list[list[Any]]) -> bytes:
         text = io.StringIO(newline="")

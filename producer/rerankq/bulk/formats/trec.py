@@ -6,7 +6,7 @@ from functools import partial
 from itertools import groupby
 from typing import Any
 
-from rerankq.bulk.formats.names import Layout
+from rerankq.bulk.formats.interface import Reader, Writer
 from rerankq.bulk.formats.on_disk import SeenIds, TextsById
 from rerankq.bulk.formats.source import Given, Source
 from rerankq.bulk.formats.texts import Naming, texts_of
@@ -20,7 +20,7 @@ RUN_TAG = "rerankq"
 Candidates = list[list[str]]
 
 
-class TrecReader:
+class TrecReader(Reader):
     """The candidates of each query of a run, best first, up to `depth` of them."""
 
     def __init__(self, given: Given) -> None:
@@ -33,30 +33,24 @@ class TrecReader:
                 "a TREC run has ids only; name the texts with --queries queries.jsonl --corpus corpus.jsonl",
                 {"field": "queries"},
             )
-        self._run, self._queries, self._corpus = given.source, Source(given.queries), Source(given.corpus)
-        self._names = given.names
+        super().__init__(given)
+        self._queries, self._corpus = Source(given.queries), Source(given.corpus)
         self._depth = given.depth
         self._skips_missing = given.skips_missing
         self._query_texts: TextsById | None = None
         self._document_texts: TextsById | None = None
 
     def records(self) -> Iterator[Candidates]:
-        """The lines of one query at a time.
-
-        Raises:
-            InvalidRequest: a line is none of a run, or a query's lines are not neighbours.
-        """
         with (
             TextsById(texts_of(self._queries, Naming.of_queries(self._names))) as self._query_texts,
             TextsById(texts_of(self._corpus, Naming.of_documents(self._names))) as self._document_texts,
             SeenIds() as seen,
         ):
-            for query_id, lines in groupby(_split(self._run), key=lambda columns: columns[0]):
+            for query_id, lines in groupby(_split(self._source), key=lambda columns: columns[0]):
                 seen.refuse_repeated(query_id, "sort the run by its first column")
                 yield list(lines)
 
     def row(self, record: Candidates) -> Row:
-        """The query and its candidates, with their texts."""
         query_id = record[0][0]
         ranked = sorted(record, key=lambda columns: int(columns[3]))[: self._depth]
         query = _text(self._query_texts, query_id)
@@ -82,29 +76,16 @@ class TrecReader:
         return Row(source=fields, size_bytes=size, **fields)
 
     def sources(self) -> list[Source]:
-        """Run, queries and corpus."""
-        return [self._run, self._queries, self._corpus]
-
-    def fraction_read(self) -> float | None:
-        """By the bytes of the run."""
-        return self._run.fraction_read()
+        return [self._source, self._queries, self._corpus]
 
     def further_columns(self) -> list[str]:
-        """None."""
         return []
 
 
-class TrecWriter:
+class TrecWriter(Writer):
     """One line per document. The score is the logit: TREC tools sort by it, and sigmoids of good matches tie."""
 
-    def __init__(self, _layout: Layout) -> None: ...
-
-    def header(self) -> bytes:
-        """Nothing."""
-        return b""
-
     def lines(self, entry: Entry, ranking: Ranking) -> bytes:
-        """The row's documents, best first."""
         query_id = name_of_row(entry)
         scored = [result for result in ranking.results if result.logit is not None]
         for name in (query_id, *(result.id for result in scored)):
