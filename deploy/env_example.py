@@ -6,12 +6,13 @@ Knows the settings classes only. Whatever is said of a setting is said there, on
 """
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from rerankq.contract.settings import PREFIX, SharedSettings
+from rerankq.contract.variables import FIRST, NOT_FOR_PEOPLE
 from rerankq.http.settings import HttpSettings
 from rerankq.settings import ClientSettings
 from rerankq_worker.settings import WorkerSettings
@@ -30,18 +31,24 @@ Fields = dict[str, FieldInfo]
 
 def env_example() -> str:
     """The whole text of `.env.example`."""
-    shared = SharedSettings.model_fields
-    groups = {
-        "Both sides: producer and worker": shared,
-        "Producer: whoever asks": _without(ClientSettings.model_fields, shared),
-        "HTTP: `rerankq serve`": _without(HttpSettings.model_fields, ClientSettings.model_fields),
-        "Worker: whoever answers": _without(WorkerSettings.model_fields, shared),
+    sides = {
+        "Both sides: producer and worker": SharedSettings.model_fields,
+        "Producer: whoever asks": ClientSettings.model_fields,
+        "HTTP: `rerankq serve`": HttpSettings.model_fields,
+        "Worker: whoever answers": WorkerSettings.model_fields,
     }
+    known = {name: field for fields in sides.values() for name, field in fields.items()}
+    first, last = _of(FIRST, known), _of(NOT_FOR_PEOPLE, known)
+    groups, told = {"First: all that most people set": first}, {**first, **last}
+    for title, fields in sides.items():
+        groups[title] = {name: field for name, field in fields.items() if name not in told}
+        told |= fields
+    groups["Not for people: for tests, and what the launcher sets"] = last
     return HEAD + "".join(_group(title, fields) for title, fields in groups.items())
 
 
-def _without(fields: Fields, others: Fields) -> Fields:
-    return {name: field for name, field in fields.items() if name not in others}
+def _of(variables: Sequence[str], known: Fields) -> Fields:
+    return {name: known[name] for name in (variable.removeprefix(PREFIX).lower() for variable in variables)}
 
 
 def _group(title: str, fields: Fields) -> str:

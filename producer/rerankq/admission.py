@@ -15,12 +15,15 @@ from rerankq.contract.clock import RedisClock
 from rerankq.contract.errors import NoWorkers, QueueFull
 from rerankq.contract.heartbeats import WorkerStatus, alive_in
 from rerankq.contract.messages import LANES, Lane
+from rerankq.contract.risks import FULL_FRACTION
 from rerankq.contract.stores import reply_or
 from rerankq.procedures import Procedure, accepted, ask
 from rerankq.settings import ClientSettings
 
 SURROUNDINGS_AGE_SECONDS = 1.0  # workers, pace and memory change slowly
 _UNKNOWN_MEMORY_RETRY_SECONDS = 5.0
+FULL_FRACTIONS: Mapping[Lane, float] = {"interactive": FULL_FRACTION, "bulk": 0.60}
+"""From where on the broker is too full for a lane; bulk work leaves room for interactive."""
 _SPARE = 1.25  # jobs differ, and so does the pace
 
 
@@ -106,7 +109,7 @@ class Admission:
             QueueFull: there is no memory for it, however many.
         """
         around = yield from self.surroundings()
-        if around.memory_fraction > self._settings.max_memory_fraction(lane):
+        if around.memory_fraction > FULL_FRACTIONS[lane]:
             raise _full(
                 f"the broker's memory is {around.memory_fraction:.0%} full", _UNKNOWN_MEMORY_RETRY_SECONDS
             )

@@ -8,6 +8,8 @@ from rerankq.contract.messages import Lane, Limits
 from rerankq.contract.settings import SharedSettings
 from rerankq.running import running_broker
 
+MAX_BULK_WAIT_SECONDS = 24 * 3600.0
+
 
 class ClientSettings(SharedSettings):
     """What a producer can turn."""
@@ -24,14 +26,8 @@ class ClientSettings(SharedSettings):
     """Bulk jobs (or packs) that may wait in the lane."""
     max_interactive_wait_seconds: float = Field(default=30.0, gt=0)
     """Refuse an interactive job when the work ahead of it is estimated to take longer than this."""
-    max_bulk_wait_seconds: float = Field(default=24 * 3600.0, gt=0)
-    """The same for bulk jobs."""
     max_broker_bytes: int = Field(default=2_000_000_000, ge=1_000_000)
     """Memory the broker may use, where Redis itself has no `maxmemory`."""
-    bulk_memory_fraction: float = Field(default=0.60, gt=0, le=1)
-    """Bulk work is refused when the broker's memory is fuller than this."""
-    memory_fraction: float = Field(default=0.85, gt=0, le=1)
-    """All work is refused when the broker's memory is fuller than this."""
 
     @classmethod
     def load(cls, **overrides: Any) -> Self:
@@ -61,8 +57,4 @@ class ClientSettings(SharedSettings):
 
     def max_wait_seconds(self, lane: Lane) -> float:
         """Estimated work that may be ahead of a new job in a lane."""
-        return self.max_interactive_wait_seconds if lane == "interactive" else self.max_bulk_wait_seconds
-
-    def max_memory_fraction(self, lane: Lane) -> float:
-        """How full the broker may be for this lane."""
-        return self.memory_fraction if lane == "interactive" else self.bulk_memory_fraction
+        return self.max_interactive_wait_seconds if lane == "interactive" else MAX_BULK_WAIT_SECONDS

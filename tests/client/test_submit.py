@@ -202,8 +202,6 @@ def test_memory_refuses_bulk_before_interactive(redis_server: RedisServer) -> No
     settings = ClientSettings(
         broker_url=redis_server.url,
         max_broker_bytes=int(limit / 0.7),
-        bulk_memory_fraction=0.3,
-        memory_fraction=1.0,
     )
     with RerankClient(settings=settings) as client:
         with pytest.raises(QueueFull, match="memory is"):

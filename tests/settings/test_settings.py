@@ -31,6 +31,15 @@ def test_a_misspelt_variable_is_named_with_what_was_meant(
         cls.load()
 
 
+def test_a_setting_of_before_is_refused_with_what_holds_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RERANKQ_MEMORY_FRACTION", "0.9")
+
+    with pytest.raises(
+        InvalidSettings, match="no setting any more: work is refused when .* 85 % full; take it out"
+    ):
+        ClientSettings.load()
+
+
 def test_a_misspelt_variable_in_dotenv_is_named_too() -> None:
     Path(".env").write_text("RERANKQ_DEVICE=cpu\n")
 

@@ -5,11 +5,12 @@ from typing import Any
 
 from rerankq.cli import options
 from rerankq.cli.screen import out, plain_table
+from rerankq.contract.variables import place_of
 from rerankq.local import worker_program
 
 
 def settings(as_json: options.Json = False) -> None:
-    """Print every setting, its value and where it came from; secrets are masked.
+    """Print every setting, its value and where it came from, the most needed first; secrets are masked.
 
     [bold]Example:[/] rerankq settings --json | jq '.client.RERANKQ_BROKER_URL'
     """
@@ -39,5 +40,5 @@ def _of_the_worker() -> dict[str, Any] | None:
 def _rows(values: dict[str, Any]) -> list[tuple[str, str, str]]:
     return [
         (name, "" if entry["value"] is None else str(entry["value"]), entry["source"])
-        for name, entry in values.items()
+        for name, entry in sorted(values.items(), key=lambda one: place_of(one[0]))
     ]

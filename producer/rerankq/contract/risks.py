@@ -17,7 +17,7 @@ from rerankq.contract.stores import redis_client
 
 RiskName = Literal["eviction", "no_log", "log_write", "log_rewrite", "snapshot", "fsync", "memory"]
 RISKS: tuple[RiskName, ...] = get_args(RiskName)
-FULL_FRACTION = 0.85  # from here on producers are refused (RERANKQ_MEMORY_FRACTION)
+FULL_FRACTION = 0.85  # of the memory that Redis may use; from here on no work is accepted
 _LOST_IN_A_POWER_CUT = {"everysec": "a second", "no": "half a minute"}
 
 

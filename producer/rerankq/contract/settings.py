@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from rerankq.contract.address import read_address
 from rerankq.contract.errors import InvalidSettings
-from rerankq.contract.variables import VARIABLES
+from rerankq.contract.variables import FORMER, VARIABLES
 
 PREFIX = "RERANKQ_"
 DOTENV = ".env"
@@ -135,9 +135,13 @@ def refuse_misspelt(environment: Iterable[str]) -> None:
     """Refuse a `RERANKQ_…` variable that no setting reads.
 
     Raises:
-        InvalidSettings: naming it and the nearest known one.
+        InvalidSettings: naming it and the nearest known one, or what holds in its place.
     """
     for name in _unknown(environment):
+        if name.upper() in FORMER:
+            raise InvalidSettings(
+                f"{name} is no setting any more: {FORMER[name.upper()]}; take it out", {"variable": name}
+            )
         near = difflib.get_close_matches(name, VARIABLES, n=1)
         hint = f"; did you mean {near[0]}?" if near else "; `rerankq settings` lists the known ones"
         raise InvalidSettings(f"no setting is called {name}{hint}", {"variable": name})

@@ -1,7 +1,18 @@
 """The names of all settings of both sides, so that each can tell a misspelt one from its neighbour's.
 
-A test keeps this list equal to the settings classes.
+A test keeps them equal to the settings classes.
 """
+
+
+def _named(names: str) -> tuple[str, ...]:
+    return tuple(f"RERANKQ_{name}" for name in names.split())
+
+
+FIRST = _named("BROKER_URL MODEL DEVICES INTERACTIVE_HARD_LIMIT_SECONDS METRICS_PORT")
+"""What people need before any other, in this order."""
+
+NOT_FOR_PEOPLE = _named("ENGINE_FACTORY ENGINE_SOCKET")
+"""For tests, and what the launcher sets."""
 
 OUTSIDE_THE_CLASSES = frozenset(
     {
@@ -11,59 +22,35 @@ OUTSIDE_THE_CLASSES = frozenset(
     }
 )
 
-VARIABLES: frozenset[str] = frozenset(
-    {
-        "RERANKQ_BROKER_URL",
-        "RERANKQ_BULK_HARD_LIMIT_SECONDS",
-        "RERANKQ_BULK_MEMORY_FRACTION",
-        "RERANKQ_BULK_PATIENCE_SECONDS",
-        "RERANKQ_BULK_SOFT_LIMIT_SECONDS",
-        "RERANKQ_BULK_WORKERS",
-        "RERANKQ_CACHE_DIR",
-        "RERANKQ_DEAD_LETTER_TTL_SECONDS",
-        "RERANKQ_DEVICES",
-        "RERANKQ_DRAIN_SECONDS",
-        "RERANKQ_DTYPE",
-        "RERANKQ_ENGINE_FACTORY",
-        "RERANKQ_ENGINE_SOCKET",
-        "RERANKQ_HTTP_HOST",
-        "RERANKQ_HTTP_KEYS",
-        "RERANKQ_HTTP_MAX_BODY_BYTES",
-        "RERANKQ_HTTP_MAX_WAITING",
-        "RERANKQ_HTTP_PORT",
-        "RERANKQ_HTTP_TIMEOUT_SECONDS",
-        "RERANKQ_INTERACTIVE_HARD_LIMIT_SECONDS",
-        "RERANKQ_INTERACTIVE_SOFT_LIMIT_SECONDS",
-        "RERANKQ_INTERACTIVE_TIMEOUT_SECONDS",
-        "RERANKQ_INTERACTIVE_WORKERS",
-        "RERANKQ_LEASE_SECONDS",
-        "RERANKQ_LOAD_TIMEOUT_SECONDS",
-        "RERANKQ_MAX_ATTEMPTS",
-        "RERANKQ_MAX_BATCH_PAIRS",
-        "RERANKQ_MAX_BATCH_TOKENS",
-        "RERANKQ_MAX_BROKER_BYTES",
-        "RERANKQ_MAX_BULK_JOBS",
-        "RERANKQ_MAX_BULK_WAIT_SECONDS",
-        "RERANKQ_MAX_DOCUMENTS",
-        "RERANKQ_MAX_DOCUMENT_CHARACTERS",
-        "RERANKQ_MAX_INTERACTIVE_JOBS",
-        "RERANKQ_MAX_INTERACTIVE_WAIT_SECONDS",
-        "RERANKQ_MAX_LENGTH_TOKENS",
-        "RERANKQ_MAX_PAYLOAD_BYTES",
-        "RERANKQ_MAX_REQUEST_CHARACTERS",
-        "RERANKQ_MEMORY_FRACTION",
-        "RERANKQ_METRICS_HOST",
-        "RERANKQ_METRICS_PORT",
-        "RERANKQ_MODEL",
-        "RERANKQ_MODEL_REVISION",
-        "RERANKQ_OFFLINE",
-        "RERANKQ_REDIS_TIMEOUT_SECONDS",
-        "RERANKQ_RESULT_TTL_SECONDS",
-        "RERANKQ_RESULT_URL",
-        "RERANKQ_RUNTIME_DIR",
-        "RERANKQ_SECRETS_DIR",
-        "RERANKQ_SHARED",
-        "RERANKQ_STUCK_AFTER_SECONDS",
-        "RERANKQ_THREADS",
-    }
-)
+FORMER = {
+    "RERANKQ_BULK_MEMORY_FRACTION": "bulk work is refused when the broker's memory is 60 % full",
+    "RERANKQ_MEMORY_FRACTION": "work is refused when the broker's memory is 85 % full",
+    "RERANKQ_MAX_BULK_WAIT_SECONDS": "a bulk job is refused when a day of work is ahead of it",
+}
+"""Settings that are none any more, and what holds instead."""
+
+_BOTH = _named("""
+    MAX_DOCUMENTS MAX_DOCUMENT_CHARACTERS MAX_PAYLOAD_BYTES MAX_REQUEST_CHARACTERS RESULT_URL
+""")
+_ASKING = _named("""
+    BULK_PATIENCE_SECONDS INTERACTIVE_TIMEOUT_SECONDS MAX_BROKER_BYTES MAX_BULK_JOBS MAX_INTERACTIVE_JOBS
+    MAX_INTERACTIVE_WAIT_SECONDS REDIS_TIMEOUT_SECONDS
+""")
+_HTTP = _named("""
+    HTTP_HOST HTTP_KEYS HTTP_MAX_BODY_BYTES HTTP_MAX_WAITING HTTP_PORT HTTP_TIMEOUT_SECONDS
+""")
+_ANSWERING = _named("""
+    BULK_HARD_LIMIT_SECONDS BULK_SOFT_LIMIT_SECONDS BULK_WORKERS DEAD_LETTER_TTL_SECONDS DRAIN_SECONDS DTYPE
+    INTERACTIVE_SOFT_LIMIT_SECONDS INTERACTIVE_WORKERS LEASE_SECONDS LOAD_TIMEOUT_SECONDS MAX_ATTEMPTS
+    MAX_BATCH_PAIRS MAX_BATCH_TOKENS MAX_LENGTH_TOKENS METRICS_HOST MODEL_REVISION OFFLINE
+    RESULT_TTL_SECONDS RUNTIME_DIR STUCK_AFTER_SECONDS THREADS
+""")
+
+VARIABLES = OUTSIDE_THE_CLASSES.union(FIRST, NOT_FOR_PEOPLE, _BOTH, _ASKING, _HTTP, _ANSWERING)
+
+
+def place_of(variable: str) -> int:
+    """Where a setting stands among the others: those that people need first, all others, those not for people."""
+    if variable in FIRST:
+        return FIRST.index(variable) - len(FIRST)
+    return int(variable in NOT_FOR_PEOPLE)
