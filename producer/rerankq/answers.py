@@ -82,11 +82,7 @@ def read_ranking(job_id: str, meta: bytes) -> Ranking:
 
 
 def read_pack(job_id: str, meta: bytes) -> list[Ranking | RerankError]:
-    """One ranking or one error for each request of a pack, in its order.
-
-    Raises:
-        RerankError: the pack as a whole failed.
-    """
+    """One ranking or one error for each request of a pack, in its order."""
     answer = read_answer(job_id, meta)
     with _readable(job_id):
         return [_member(_table(member)) for member in answer["answers"]]

@@ -246,11 +246,7 @@ def _is_under_way(job_id: str, known: Mapping[bytes, bytes], patience_seconds: f
 
 
 def validated(fields: Mapping[str, Any], settings: ClientSettings) -> RerankRequest:
-    """A request within the limits of the settings.
-
-    Raises:
-        InvalidRequest: naming the field and what is wrong with it.
-    """
+    """A request within the limits of the settings."""
     request = parse_request(fields)
     settings.limits.check(request)
     return request
@@ -282,11 +278,7 @@ def as_request(given: Any, options: Mapping[str, Any], settings: ClientSettings)
 
 
 def outgoing_job(request: RerankRequest, job_id: str | None, clock: RedisClock) -> Outgoing:
-    """The message of one request, its deadline turned from the caller's clock to Redis's.
-
-    Raises:
-        InvalidRequest: the job id cannot be one.
-    """
+    """The message of one request, its deadline turned from the caller's clock to Redis's."""
     return _outgoing([request], job_id, RERANK_TASK, request.summary(), clock)
 
 

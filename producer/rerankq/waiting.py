@@ -78,9 +78,6 @@ def look_at(job_id: str, clock: RedisClock, *, is_ours: bool) -> Procedure[Stand
     Args:
         is_ours: it was submitted by a client like this, which leaves a record. A job of any other Celery client has
             none until a worker takes it; while there are such messages, a job without a trace may be one of them.
-
-    Raises:
-        RedisError
     """
     asked_at = time.monotonic()
     record, cancelled, now = yield from ask(
@@ -97,11 +94,7 @@ def look_at(job_id: str, clock: RedisClock, *, is_ours: bool) -> Procedure[Stand
 
 
 def look_and_keep(job_id: str, clock: RedisClock, *, is_ours: bool) -> Procedure[JobStatus]:
-    """Where a job stands, as `look_at` finds it; one that is not answered is missed from now on if it vanishes.
-
-    Raises:
-        RedisError
-    """
+    """Where a job stands, as `look_at` finds it; one that is not answered is missed from now on if it vanishes."""
     standing = yield from look_at(job_id, clock, is_ours=is_ours)
     if standing.meta is None:
         yield from keep_open(job_id, standing.record)
@@ -155,11 +148,7 @@ def answer_of(
 
 
 def call_off(job_id: str) -> Procedure[None]:
-    """Note that nobody wants this job any more; one that is answered stays so.
-
-    Raises:
-        RedisError
-    """
+    """Note that nobody wants this job any more; one that is answered stays so."""
     touched = [keys.cancel(job_id), keys.job(job_id)]
     yield from ask_script(CALL_OFF, touched, [keys.JOB_TTL_SECONDS])
 

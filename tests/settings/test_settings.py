@@ -35,7 +35,7 @@ def test_a_setting_of_before_is_refused_with_what_holds_in_its_place(monkeypatch
     monkeypatch.setenv("RERANKQ_MEMORY_FRACTION", "0.9")
 
     with pytest.raises(
-        InvalidSettings, match="no setting any more: work is refused when .* 85 % full; take it out"
+        InvalidSettings, match=r"no setting any more: work is refused when .* 85 % full; take it out"
     ):
         ClientSettings.load()
 

@@ -77,10 +77,6 @@ class Plan:
     """A task with its files opened and its formats known."""
 
     def __init__(self, task: Task) -> None:
-        """
-        Raises:
-            InvalidRequest: a file is missing or its format cannot be told.
-        """
         self.task = task
         self.selection = Selection.of(task.where, task.skip, task.limit, task.shard)
         self._refuse_no_place_to_write()
@@ -120,11 +116,7 @@ class Plan:
         return self.write_as.writer(replace(self._layout, shown=Shown()) if self.gather else self._layout)
 
     def rows(self, start: int = 0) -> Iterator[Row]:
-        """The rows that are asked, from the start-th of them on.
-
-        Raises:
-            InvalidRequest: the input is broken, or a field is asked for that it does not have.
-        """
+        """The rows that are asked, from the start-th of them on."""
         rows = self.selection.rows(self._reader, start)
         names = self.write_as.columns
         if names is None or start > 0:

@@ -100,11 +100,7 @@ class Selection:
         return cls(tuple(Condition.of(text) for text in where), skip, limit, (number, count))
 
     def rows(self, reader: Reader, start: int = 0) -> Iterator[Row]:
-        """The chosen rows from the start-th of them on, each with its place in the input.
-
-        Raises:
-            InvalidRequest: the input is broken, or no row has a field of a condition.
-        """
+        """The chosen rows from the start-th of them on, each with its place in the input."""
         for placed in islice(self.chosen(reader), start, None):
             row = placed.row or reader.row(placed.record)
             is_line = not isinstance(placed.record, list)  # several may be of several files

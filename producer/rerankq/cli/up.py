@@ -108,11 +108,7 @@ def _show_addresses(stack: "LocalStack", flower_port: int | None, *, is_found: b
 
 
 def _worker_in_service(stack: "LocalStack") -> "WorkerStatus":
-    """The first worker whose engine has told what it serves; one that has last seen it loading knows no model.
-
-    Raises:
-        Unavailable: a part of the service has died.
-    """
+    """The first worker whose engine has told what it serves; one that has last seen it loading knows no model."""
     with stack.client() as client:
         while True:
             for worker in client.workers():
@@ -123,11 +119,7 @@ def _worker_in_service(stack: "LocalStack") -> "WorkerStatus":
 
 
 def _follow(stack: "LocalStack") -> None:
-    """Print the worker's log as it grows.
-
-    Raises:
-        Unavailable: a part of the service has died.
-    """
+    """Print the worker's log as it grows."""
     with Path(stack.worker_log).open(encoding="utf-8", errors="replace") as log:
         while True:
             sys.stdout.write(log.read())

@@ -14,9 +14,5 @@ return 1
 
 
 def call_off(broker: "Redis", job_id: str) -> None:
-    """Note that nobody wants this job any more; the note goes with its answer.
-
-    Raises:
-        RedisError
-    """
+    """Note that nobody wants this job any more; the note goes with its answer."""
     CALL_OFF(broker, [keys.cancel(job_id), keys.job(job_id)], [keys.JOB_TTL_SECONDS])

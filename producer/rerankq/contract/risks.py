@@ -39,11 +39,7 @@ def stores(settings: SharedSettings, timeout_seconds: float) -> dict[str, "Redis
 
 
 def read_risks(redis: "Redis") -> list[Risk]:
-    """What may be lost in this Redis, worst first.
-
-    Raises:
-        RedisError: it did not say.
-    """
+    """What may be lost in this Redis, worst first."""
     info: Any = redis.info()
     return risks(info, _appendfsync(redis))
 

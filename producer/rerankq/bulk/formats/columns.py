@@ -45,11 +45,7 @@ class ColumnRows:
         self._form = LongForm(names, schema.names) if is_long else None
 
     def records(self, rows: Iterator[dict[str, Any]]) -> Iterator[Any]:
-        """What makes a request: one row or several, as values of JSON.
-
-        Raises:
-            InvalidRequest: the rows of a query are not neighbours.
-        """
+        """What makes a request: one row or several, as values of JSON."""
         return rows if self._form is None else self._form.grouped(rows)
 
     def row(self, record: Any) -> Row:
@@ -200,11 +196,7 @@ def is_long_form(columns: Sequence[str], names: Mapping[str, str | None]) -> boo
 
 
 def ranked_columns(given: Given, *, reader: Callable[[Given], ColumnsReader]) -> Iterator[Ranked]:
-    """The rankings of a file that was written here, a row per request or per document.
-
-    Raises:
-        InvalidRequest: it has other columns, or its rows are in another order.
-    """
+    """The rankings of a file that was written here, a row per request or per document."""
     opened = reader(given)
     columns = opened.schema(given.source.parts[0]).names
     if "results" not in columns:

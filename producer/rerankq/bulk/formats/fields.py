@@ -164,9 +164,6 @@ def judgements_left(
 
     Args:
         documents: as `document` gives them; None where not all are left, so that grades by place belong to nobody.
-
-    Raises:
-        InvalidRequest: as `judgements_at` does.
     """
     value = value_at(fields, names.relevant[0])
     if (

@@ -66,10 +66,6 @@ class LongForm:
     """`query_id, query, doc_id, text` and further columns, which are carried through."""
 
     def __init__(self, names: FieldNames, columns: Sequence[str]) -> None:
-        """
-        Raises:
-            InvalidRequest: a column without which there is no request is missing, or one that was asked for.
-        """
         self._names = names
         self._columns = columns
         found = {part: self._found(part, dict.fromkeys(columns, "")) for part in _OPTIONS}
@@ -88,11 +84,7 @@ class LongForm:
         return self._own.document_id
 
     def grouped(self, lines: Iterable[Line]) -> Iterator[list[Line]]:
-        """The lines of one query at a time.
-
-        Raises:
-            InvalidRequest: a query's lines are not neighbours.
-        """
+        """The lines of one query at a time."""
         with SeenIds() as seen:
             for query_id, group in groupby(lines, key=lambda line: value_at(line, self._own.id)):
                 if not _is_missing(query_id):

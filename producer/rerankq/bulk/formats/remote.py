@@ -72,11 +72,6 @@ class RemoteFile:
     mtime_ns = None
 
     def __init__(self, url: str) -> None:
-        """
-        Raises:
-            InvalidRequest: it is not there, or cannot be reached.
-            InvalidSettings: fsspec or the scheme's driver is not installed.
-        """
         self._url = url
         with _reaching(url):
             self._files, self._path = _found(url)

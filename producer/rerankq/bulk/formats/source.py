@@ -228,11 +228,6 @@ class Source:
     """One input: a file, a pipe, or several files whose rows follow each other."""
 
     def __init__(self, path: str, encoding: str = "utf-8") -> None:
-        """
-        Raises:
-            InvalidRequest: there is no such file, or no such encoding.
-            InvalidSettings: what reads its scheme is not installed.
-        """
         self.path = path
         """As it was named."""
         known = _known_encoding(encoding)

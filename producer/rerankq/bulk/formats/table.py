@@ -155,11 +155,7 @@ def columns_of(_row: Row | None, layout: Layout) -> list[str]:
 
 
 def ranked_table(given: Given, *, delimiter: str, is_quoted: bool) -> Iterator[Ranked]:
-    """The rankings of a table as `TableWriter` writes it, whatever stands between its columns.
-
-    Raises:
-        InvalidRequest: it is none, or its lines are in another order.
-    """
+    """The rankings of a table as `TableWriter` writes it, whatever stands between its columns."""
     _, is_ours, rest = (given.source.first_line() or b"").decode(errors="replace").partition(_QUERY_ID)
     written = replace(given, names=RANKED_NAMES, delimiter=rest[:1] if is_ours else None)
     return ranked_lines(TableReader(written, delimiter=delimiter, is_quoted=is_quoted).records(), given)

@@ -44,11 +44,6 @@ class Table:
     """A caller's table, read once."""
 
     def __init__(self, given: Any, names: Mapping[str, str | None]) -> None:
-        """
-        Raises:
-            InvalidRequest: it has not the columns of requests, or one with values of several types.
-            InvalidSettings: pyarrow is not installed.
-        """
         self._given = given
         schema, self._batches = _opened(given)
         self.is_long = is_long_form(schema.names, names)

@@ -321,9 +321,6 @@ def clear_away(out: Path, lines_path: Path, *, is_held: bool = False) -> None:
 
     Args:
         is_held: it is our own, and has come to nothing.
-
-    Raises:
-        InvalidRequest: somebody is writing it.
     """
     if lines_path.exists() and not is_held:
         AppendedFile(lines_path, None).close()

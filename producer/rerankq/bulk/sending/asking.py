@@ -101,9 +101,6 @@ def answered(
     """The packs as their answers come; `watch` is called now and then meanwhile.
 
     Whoever takes a pack releases its bytes from the window once it is written.
-
-    Raises:
-        BrokerUnavailable, NoWorkers: it was so for longer than patience goes.
     """
     waiting: Pack | None = next(packs, None)
     while waiting is not None or not flight.is_empty:

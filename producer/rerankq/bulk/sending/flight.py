@@ -119,11 +119,7 @@ class Flight:
         return not self._to_send and len(self._sent) < wanted and time.monotonic() >= self._hold_until
 
     def launch(self, pack: Pack) -> None:
-        """Send a pack; a pack without a single request lands at once.
-
-        Raises:
-            BrokerUnavailable: Redis was away for longer than patience goes.
-        """
+        """Send a pack; a pack without a single request lands at once."""
         known = {i: entry.error for i, entry in enumerate(pack.entries) if entry.error is not None}
         flying = Flying(pack, dict[int, Answer](known))
         if flying.is_complete:
@@ -134,11 +130,7 @@ class Flight:
         self._send_waiting()
 
     def landings(self, timeout_seconds: float) -> Iterator[Landed]:
-        """The packs that have all their answers now; waits for news for at most this long.
-
-        Raises:
-            BrokerUnavailable, NoWorkers: it was so for longer than patience goes.
-        """
+        """The packs that have all their answers now; waits for news for at most this long."""
         self._send_waiting()
         if not self._landed:
             self._gather(timeout_seconds)
@@ -280,11 +272,7 @@ class Flight:
 
 
 def bulk_workers(client: RerankClient) -> list[WorkerStatus]:
-    """The workers that take bulk work.
-
-    Raises:
-        BrokerUnavailable: Redis did not answer.
-    """
+    """The workers that take bulk work."""
     return [worker for worker in client.workers() if "bulk" in worker.lanes]
 
 
