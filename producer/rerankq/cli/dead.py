@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Generator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from redis import Redis
 
     from rerankq.contract.transport.dead_letters import DeadLetter, DeadLetters
-    from rerankq.settings import ClientSettings
+    from rerankq.procedures import Store
 
 dead = typer.Typer(no_args_is_help=True, help="Look at jobs that were given up, and try them again.")
 
@@ -34,7 +34,7 @@ def list_letters(
 
     [bold]Example:[/] rerankq dead list --json | jq -r '.[].id'
     """
-    with _store() as (_, letters):
+    with _letters() as letters:
         found = letters.list(limit)
     if as_json:
         print(json.dumps([dataclasses.asdict(letter) for letter in found]))
@@ -61,7 +61,7 @@ def show(
 
     [bold]Example:[/] rerankq dead show "$job"
     """
-    with _store() as (_, letters):
+    with _letters() as letters:
         letter = _letter(letters, letter_id)
         body = letters.message(letter_id) if message else None
     if body is not None:
@@ -69,7 +69,8 @@ def show(
     elif as_json:
         print(json.dumps(dataclasses.asdict(letter)))
     else:
-        out.print(facts([(name, _in_words(name, value)) for name, value in _told(letter)]), soft_wrap=True)
+        told = dataclasses.asdict(letter) | {"died_at": _moment(letter.died_at)}
+        out.print(facts([(name, str(value)) for name, value in told.items()]), soft_wrap=True)
 
 
 @dead.command()
@@ -78,11 +79,11 @@ def retry(letter_id: LetterId, as_json: options.Json = False) -> None:
 
     [bold]Example:[/] rerankq dead retry "$job" && rerankq result "$job"
     """
-    with _store() as (stores, letters):
-        from rerankq.contract.transport.dead_letters import NotReplayable
+    from rerankq.contract.transport.dead_letters import NotReplayable
 
+    with _letters() as letters:
         letter = _letter(letters, letter_id)
-        stores.forget_answer(letter.id)  # before the job runs: its new answer must stay
+        _forget_answer(letter.id)  # before the job runs: its new answer must stay
         try:
             if not letters.retry(letter_id):
                 raise _unknown(letter_id)
@@ -97,41 +98,40 @@ def drop(letter_id: LetterId, as_json: options.Json = False) -> None:
 
     [bold]Example:[/] rerankq dead drop "$job"
     """
-    with _store() as (_, letters):
+    with _letters() as letters:
         if not letters.drop(letter_id):
             raise _unknown(letter_id)
     print(json.dumps({"dropped": letter_id}) if as_json else f"{letter_id} is gone")
 
 
-class _Stores:
-    """The Redis of the lanes and the Redis of the answers."""
-
-    def __init__(self, settings: "ClientSettings") -> None:
-        from rerankq.contract.stores import redis_client
-
-        timeout = settings.redis_timeout_seconds
-        self.broker: Redis = redis_client(settings.broker_url.get_secret_value(), timeout)
-        self.results: Redis = redis_client(settings.effective_result_url, timeout)
-
-    def forget_answer(self, job_id: str) -> None:
-        """Let the job be waited for once more; its old answer said that it was given up."""
-        self.results.delete(keys.result(job_id))
-        self.broker.hdel(keys.job(job_id), "answered", "started", "scored")
-
-    def close(self) -> None:
-        self.broker.close()
-        self.results.close()
-
-
 @contextmanager
-def _store() -> Generator[tuple[_Stores, "DeadLetters"]]:
-    from rerankq.contract.transport.dead_letters import DeadLetters
+def _redis(store: "Store") -> Generator["Redis"]:
+    from rerankq.contract.stores import redis_client
     from rerankq.procedures import errors_as_ours
     from rerankq.settings import ClientSettings
 
     settings = ClientSettings.load()
-    with errors_as_ours("looking for dead letters", settings), closing(_Stores(settings)) as stores:
-        yield stores, DeadLetters(stores.broker)
+    url = settings.broker_url.get_secret_value() if store == "broker" else settings.effective_result_url
+    with (
+        errors_as_ours("looking for dead letters", settings, store),
+        redis_client(url, settings.redis_timeout_seconds) as redis,
+    ):
+        yield redis
+
+
+@contextmanager
+def _letters() -> Generator["DeadLetters"]:
+    from rerankq.contract.transport.dead_letters import DeadLetters
+
+    with _redis("broker") as redis:
+        yield DeadLetters(redis)
+
+
+def _forget_answer(job_id: str) -> None:
+    """Let the job be waited for once more; its old answer said that it was given up."""
+    with _redis("results") as results, _redis("broker") as broker:
+        results.delete(keys.result(job_id))
+        broker.hdel(keys.job(job_id), "answered", "started", "scored")
 
 
 def _letter(letters: "DeadLetters", letter_id: str) -> "DeadLetter":
@@ -143,14 +143,6 @@ def _letter(letters: "DeadLetters", letter_id: str) -> "DeadLetter":
 
 def _unknown(letter_id: str) -> JobUnknown:
     return JobUnknown(f"no dead letter is called {letter_id}; `rerankq dead list` shows them")
-
-
-def _told(letter: "DeadLetter") -> list[tuple[str, object]]:
-    return list(dataclasses.asdict(letter).items())
-
-
-def _in_words(name: str, value: object) -> str:
-    return _moment(value) if name == "died_at" and isinstance(value, float) else str(value)
 
 
 def _moment(unix_seconds: float) -> str:

@@ -2,10 +2,8 @@
 
 import json
 import time
-from dataclasses import dataclass
 from importlib.resources import files
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -19,14 +17,9 @@ if TYPE_CHECKING:
 
 SHORT_LIST = 5  # documents; a list no longer than this is shown before and after
 REAL_MODEL = "BAAI/bge-reranker-v2-m3"
-RANDOM_MODEL_KEY = "rerankq_demo_random"  # in the config.json of a model whose weights nobody trained
-_RANDOM = (
-    "This model's weights are random: its order means nothing. It shows the way through the queue, no more."
-)
 
 
-@dataclass(frozen=True, slots=True)
-class DemoJob:
+class DemoJob(NamedTuple):
     """One job of the demo, as `demo_jobs.json` has it."""
 
     id: str
@@ -37,8 +30,7 @@ class DemoJob:
     note: str
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What came back, and how long the asking side waited for it."""
 
     job: DemoJob
@@ -60,7 +52,7 @@ def demo(
         ready_seconds = time.monotonic() - began
         answers = [_ask(client, job, timeout) for job in demo_jobs()]
     if as_json:
-        print(json.dumps(_as_json(answers, ready_seconds, model), ensure_ascii=False))
+        print(json.dumps(_as_json(answers, ready_seconds), ensure_ascii=False))
         return
     _show(answers, ready_seconds, model)
 
@@ -69,12 +61,6 @@ def demo_jobs() -> list[DemoJob]:
     """The three jobs, in their order."""
     text = files("rerankq").joinpath("demo_jobs.json").read_text(encoding="utf-8")
     return [DemoJob(**fields) for fields in json.loads(text)]
-
-
-def is_random(model: str | None) -> bool:
-    """Whether a model directory says of itself that nobody trained it."""
-    config = Path(model or "small") / "config.json"
-    return config.is_file() and bool(json.loads(config.read_text(encoding="utf-8")).get(RANDOM_MODEL_KEY))
 
 
 def _ask(client: "RerankClient", job: DemoJob, timeout: float) -> Answer:
@@ -91,8 +77,6 @@ def _show(answers: list[Answer], ready_seconds: float, model: str | None) -> Non
         f"{worker.dtype}, model {served.name} ({short(served.revision)}).",
         soft_wrap=True,
     )
-    if is_random(model):
-        out.print(_RANDOM, style="yellow", soft_wrap=True)
     for number, answer in enumerate(answers, start=1):
         _show_answer(number, answer)
     out.print()
@@ -129,12 +113,11 @@ def _next_step(model: str | None) -> str:
     )
 
 
-def _as_json(answers: list[Answer], ready_seconds: float, model: str | None) -> dict[str, Any]:
+def _as_json(answers: list[Answer], ready_seconds: float) -> dict[str, Any]:
     first = answers[0].ranking
     return {
         "ready_seconds": round(ready_seconds, 3),
         "model": first.model.model_dump(),
-        "model_is_random": is_random(model),
         "worker": first.worker.model_dump(),
         "jobs": [
             {
