@@ -40,7 +40,7 @@ class _Refusing(AsyncRerankClient):
 @contextmanager
 def face_of(service: Service) -> Iterator[str]:
     """Its address; whoever asks shows `KEY`."""
-    settings = HttpSettings.load(
+    settings = HttpSettings(
         broker_url=service.redis.url, redis_timeout_seconds=5.0, http_port=free_port(), http_keys=KEY
     )
     app = create_app(_Refusing(settings=settings), settings)
