@@ -160,7 +160,7 @@ def each_probe_asks_its_own_question(cluster: Cluster) -> Iterator[str]:
 def the_face_is_asked_what_a_restart_mends(cluster: Cluster) -> Iterator[str]:
     """Out of service without Redis, not without workers; and started again for neither."""
     container = cluster.http()["containers"][0]
-    for probe, path in {"readinessProbe": "/health/ready", "livenessProbe": "/openapi.json"}.items():
+    for probe, path in {"readinessProbe": "/health/ready", "livenessProbe": "/"}.items():
         if container.get(probe, {}).get("httpGet", {}).get("path") != path:
             yield f"http: expected {probe} to ask {path}"
     port = HttpSettings.model_fields["http_port"].default

@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 import yaml
+from starlette.testclient import TestClient
 
+from rerankq.http import HttpSettings, create_app
+from rerankq.testing import AsyncFakeRerankClient
 from tests.deploy import kubernetes_rules as rules
 from tests.deploy.compose_rules import ROOT
 from tests.deploy.kubernetes_rules import RULES, Cluster, Manifest, read_cluster
@@ -31,6 +34,18 @@ def test_compose_and_kubernetes_run_the_same_images_of_this_version() -> None:
 
     assert in_compose == in_kubernetes
     assert all(image.partition(":")[2].startswith(version) for image in in_compose)
+
+
+def test_what_probes_ask_of_the_face_is_told_without_a_key() -> None:
+    app = create_app(AsyncFakeRerankClient(), HttpSettings.load(http_keys="secret"))
+    container = ALL.http()["containers"][0]
+
+    with TestClient(app) as http:
+        told = [
+            http.get(container[probe]["httpGet"]["path"]) for probe in ("readinessProbe", "livenessProbe")
+        ]
+
+    assert [reply.status_code for reply in told] == [200, 200]
 
 
 def _manifest(cluster: Cluster, kind: str, name: str) -> Manifest:

@@ -7,7 +7,11 @@ from typing import Any
 
 import pytest
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
+from starlette.testclient import TestClient
 
+from rerankq.http import HttpSettings, create_app
+from rerankq.testing import AsyncFakeRerankClient
 from rerankq_worker.link.health import COUNTERS
 from tests.deploy.compose_rules import ROOT
 
@@ -28,6 +32,15 @@ METRICS = {
     "rerankq_redis_risk": {"store", "risk"},
     "rerankq_scrape_errors_total": {"part"},
 }
+# What the HTTP face exports beside it.
+HTTP_METRICS = {
+    "rerankq_http_requests_total": {"route", "status"},
+    "rerankq_http_request_seconds_bucket": {"route", "le"},
+    "rerankq_http_waiting": set[str](),
+    "rerankq_http_documents_total": set[str](),
+    "rerankq_http_refusals_total": {"reason"},
+}
+ALL_METRICS = METRICS | HTTP_METRICS
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 GRAFANA = ROOT / "deploy" / "grafana"
 
@@ -52,7 +65,7 @@ def expressions() -> Iterator[str]:
 
 def unknown_metrics(expression: str) -> set[str]:
     """Names in a query that nobody exports."""
-    return set(re.findall(r"\brerankq_\w+", expression)) - METRICS.keys()
+    return set(re.findall(r"\brerankq_\w+", expression)) - ALL_METRICS.keys()
 
 
 def unknown_labels(expression: str) -> set[str]:
@@ -62,7 +75,7 @@ def unknown_labels(expression: str) -> set[str]:
         f"{metric}{{{label}}}"
         for metric, matchers in selectors
         for label in re.findall(r"(\w+)\s*[=!]", matchers)
-        if label not in METRICS[metric]
+        if label not in ALL_METRICS[metric]
     }
 
 
@@ -80,7 +93,7 @@ def test_a_misspelt_metric_or_label_is_seen() -> None:
 def test_every_metric_is_shown_somewhere() -> None:
     shown = " ".join(target["expr"] for panel in panels() for target in panel["targets"])
 
-    assert [metric for metric in METRICS if not re.search(rf"\b{metric}\b", shown)] == []
+    assert [metric for metric in ALL_METRICS if not re.search(rf"\b{metric}\b", shown)] == []
 
 
 def test_every_alert_says_what_how_bad_and_what_to_look_at() -> None:
@@ -112,6 +125,34 @@ def test_prometheus_scrapes_the_port_that_workers_serve() -> None:
 
     workers = [name for name in compose if name.startswith("worker-")]
     assert scraped == {(name, int(compose[name]["environment"]["RERANKQ_METRICS_PORT"])) for name in workers}
+
+
+def test_prometheus_scrapes_the_face_with_the_key_that_it_is_given() -> None:
+    prometheus = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["prometheus"]
+    job = next(job for job in _scrape_jobs() if job["job_name"] == "rerankq-http")
+
+    assert job["authorization"]["credentials_file"] in {
+        f"/run/secrets/{name}" for name in prometheus["secrets"]
+    }
+    assert [(each["names"], each["port"]) for each in job["dns_sd_configs"]] == [
+        (["http"], HttpSettings.model_fields["http_port"].default)
+    ]
+
+
+def test_the_face_exports_these_and_no_others() -> None:
+    with TestClient(create_app(AsyncFakeRerankClient()), base_url="http://127.0.0.1") as http:
+        asked = [{"query": "q", "documents": documents} for documents in (["a"], [])]
+        statuses = [http.post("/v1/rerank", json=each).status_code for each in asked]
+        told = http.get("/metrics").text
+
+    samples = [sample for family in text_string_to_metric_families(told) for sample in family.samples]
+    kept = [
+        sample
+        for sample in samples
+        if not sample.name.endswith(("_created", "_seconds_count", "_seconds_sum"))
+    ]
+    assert statuses == [200, 400]
+    assert {sample.name: set(sample.labels) for sample in kept} == HTTP_METRICS
 
 
 def _scrape_jobs() -> list[dict[str, Any]]:
