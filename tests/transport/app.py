@@ -15,7 +15,8 @@ from rerankq.contract.errors import DeadlineExceeded
 from rerankq.contract.transport.connection import LeasedAMQP
 from rerankq.contract.transport.qos import set_ready_gate
 from rerankq_worker.queue import consumer
-from rerankq_worker.queue.consumer import AnsweringTask, AttemptPolicy, consumer_with
+from rerankq_worker.queue.answers import AnsweringTask
+from rerankq_worker.queue.consumer import AttemptPolicy, consumer_with
 
 BROKER_URL = os.environ.get("TEST_BROKER_URL", "redis://127.0.0.1:1/0")
 LEASE_SECONDS = float(os.environ.get("TEST_LEASE_SECONDS", "3"))

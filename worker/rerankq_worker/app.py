@@ -21,7 +21,7 @@ from celery.signals import celeryd_init, task_failure, task_revoked, task_succes
 from kombu.entity import Exchange, Queue
 from redis.exceptions import RedisError
 
-from rerankq.contract import keys, wire
+from rerankq.contract import wire
 from rerankq.contract.broker import celery_app
 from rerankq.contract.errors import (
     Cancelled,
@@ -44,14 +44,9 @@ from rerankq_worker.job.store import JobStore, Known
 from rerankq_worker.link.client import EngineAway, EngineClient
 from rerankq_worker.model.files import ModelError, find_model
 from rerankq_worker.model.tokenizer import PairTokenizer
+from rerankq_worker.queue.answers import NO_ANSWER, AnsweringTask, AnswerNotStored
 from rerankq_worker.queue.canvas import fields_of
-from rerankq_worker.queue.consumer import (
-    NO_ANSWER,
-    AnsweringTask,
-    AnswerNotStored,
-    AttemptPolicy,
-    consumer_with,
-)
+from rerankq_worker.queue.consumer import AttemptPolicy, consumer_with
 from rerankq_worker.queue.control import keep_shape, replace_revoke
 from rerankq_worker.queue.heartbeat import Presence
 from rerankq_worker.queue.risk_log import RiskLog
@@ -257,11 +252,7 @@ def _unpacked(extra: Sequence[object], fields: Mapping[str, Any]) -> Mapping[str
                 {"field": "request"},
             )
     key = fields.get("payload")
-    if key is None:
-        return fields
-    if not isinstance(key, str) or not key.startswith(keys.payload("")):
-        raise InvalidRequest("payload: expected the key of a claim check", {"field": "payload"})
-    return _store().payload(key)
+    return fields if key is None else _store().payload(key)
 
 
 def _requests_of(fields: Mapping[str, Any]) -> list[Any]:

@@ -57,15 +57,17 @@ class JobStore:
         self._leave_alone_until = float("-inf")
         self._pace_told_at = float("-inf")
 
-    def payload(self, key: str) -> Mapping[str, Any]:
-        """The body that travelled beside its message.
+    def payload(self, key: object) -> Mapping[str, Any]:
+        """The body that travelled beside its message, under the key that the message names.
 
         Raises:
             JobFailed: it is gone.
             PayloadTooLarge: it unpacks to more than the settings allow.
-            InvalidRequest: it is no object in JSON and zstd.
+            InvalidRequest: it is no object in JSON and zstd, or what names it is no such key.
             RedisError
         """
+        if not isinstance(key, str) or not key.startswith(keys.payload("")):
+            raise InvalidRequest("payload: expected the key of a claim check", {"field": "payload"})
         packed: Any = self._broker.get(key)
         if packed is None:
             raise JobFailed("the job's payload is gone from Redis; submit the job again", {"where": "broker"})

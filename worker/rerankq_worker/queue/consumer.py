@@ -11,9 +11,7 @@ Knows Celery's consumer; knows neither the engine nor what a job contains.
 
 import logging
 import math
-import os
 import time
-import traceback
 import warnings
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -22,8 +20,7 @@ from typing import Any, ClassVar
 
 import redis
 from billiard.einfo import ExceptionWithTraceback
-from celery import Celery, Task, states
-from celery.exceptions import BackendError, TaskRevokedError, TimeLimitExceeded
+from celery.exceptions import TimeLimitExceeded
 from celery.worker import consumer as celery_consumer
 from celery.worker import request as celery_request
 from celery.worker.state import active_requests, maybe_shutdown, reserved_requests, task_ready
@@ -33,8 +30,9 @@ from rerankq.contract import keys
 from rerankq.contract.errors import JobFailed, PayloadTooLarge, RerankError
 from rerankq.contract.transport.dead_letters import DeadLetter, DeadLetters, is_summary, letter_for, unusable
 from rerankq.contract.transport.envelope import job_id
-from rerankq.contract.transport.outage import UNREACHABLE, carry_over, hand_back_later, is_passing, outage
+from rerankq.contract.transport.outage import UNREACHABLE, carry_over, hand_back_later, outage
 from rerankq.contract.transport.qos import set_teller
+from rerankq_worker.queue.answers import NO_ANSWER, AnsweringTask, AnswerNotStored, Answers
 from rerankq_worker.queue.canvas import attached_to
 from rerankq_worker.queue.headers import (
     TimeLimits,
@@ -49,24 +47,9 @@ logger = logging.getLogger(__name__)
 
 ANSWER_AGAIN_SECONDS = 5.0
 CONNECT_AGAIN_SECONDS = 0.5
-# From the parent, which renews leases as well: one answer, and all that are due at one time.
-STORE_AGAIN = {"timeout": 1.0, "interval_start": 0.0, "interval_step": 0.2, "interval_max": 0.2}
 TELL_FOR_SECONDS = 1.0
 
 
-class AnswerNotStored(BackendError):
-    """Whatever was raised while an answer was stored: the job has not been answered."""
-
-    def __init__(self, cause: str, is_passing: bool) -> None:
-        super().__init__(cause, is_passing)
-        self.cause = cause
-        """What kind of error it was; its text may quote the answer."""
-        self.is_passing = is_passing
-        """Redis was away or full, which is not the job's doing."""
-
-
-# What no `AnsweringTask` raises itself: where one of these comes from its child, something around the task raised it.
-NO_ANSWER = (BackendError, redis.RedisError, OperationalError)
 _LIMITS_UNSET = (None, None)
 
 
@@ -152,7 +135,7 @@ class Request(celery_request.Request):
 
     def _try_again(self, error: Exception) -> None:
         """Give the message back: uncounted if Redis was away or full, for that is not the job's doing."""
-        reason = error if isinstance(error, AnswerNotStored) else _not_stored(error)
+        reason = error if isinstance(error, AnswerNotStored) else AnswerNotStored.after(error)
         logger.warning("job %s: its answer could not be stored after %s", self.id, reason.cause)
         task_ready(self)
         self._is_given_back = True
@@ -165,92 +148,6 @@ class Request(celery_request.Request):
         if not self.acknowledged:
             self.message.channel.set_aside(self.message.delivery_tag, _letter(self.message, error))
             self.acknowledged = True
-
-
-class AnsweringTask(Task):  # pyright: ignore[reportMissingTypeArgument]
-    """A task that raises none of `NO_ANSWER` itself: where one comes from its child, its answer was not stored.
-
-    Celery's child would store that as the answer as soon as Redis is back, and its parent acknowledge it. It is none:
-    the parent gives the message back, and the next attempt answers.
-    """
-
-    @property  # Celery's own can be set, and never is
-    def backend(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The result backend, deaf to failures of itself."""
-        return _Answers(self.app)
-
-
-class _Answers:
-    """A result backend that raises nothing but `AnswerNotStored` while it stores an answer."""
-
-    parents: ClassVar[tuple[int, Any]] = (0, None)
-    """The Celery parent's process id, and a backend of its own."""
-
-    def __init__(self, app: Celery) -> None:
-        self._app = app
-
-    @property
-    def _backend(self) -> Any:
-        pid, backend = self.parents
-        return backend if pid == os.getpid() else self._app.backend
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._backend, name)
-
-    def mark_as_done(self, *args: Any, **kwargs: Any) -> None:
-        self._store("mark_as_done", *args, **kwargs)
-
-    def mark_as_revoked(self, task_id: str, reason: str = "", request: Any = None, **kwargs: Any) -> None:
-        # Celery's own ends the chord alone, and leaves whoever waits for a chain to wait.
-        error = TaskRevokedError(reason)
-        self._store("mark_as_failure", task_id, error, request=request, state=states.REVOKED, **kwargs)
-
-    def mark_as_failure(self, task_id: str, exc: BaseException, *args: Any, **kwargs: Any) -> None:
-        if not isinstance(exc, NO_ANSWER):
-            self._store("mark_as_failure", task_id, exc, *args, **kwargs)
-
-    def end(self, task_id: str, error: RerankError, attached: Any) -> None:
-        """Store the end of a job that did not run, and with it that of what is attached, where that can be used."""
-        try:
-            self.mark_as_failure(task_id, error, request=attached)
-        except AnswerNotStored as reason:
-            if reason.is_passing or attached is None:
-                raise
-            self.mark_as_failure(task_id, error)
-
-    def has_ranking(self, task_id: str) -> bool:
-        """Whether an earlier attempt has stored one; False where that cannot be told."""
-        try:
-            return self._backend.get_task_meta(task_id, cache=False)["status"] == states.SUCCESS
-        except Exception:  # noqa: BLE001 - a backend's own, whatever they are
-            return False
-
-    def _store(self, how: str, *args: Any, **kwargs: Any) -> None:
-        try:
-            getattr(self._backend, how)(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001 - the boundary: whatever it was, nothing is stored
-            reason = _not_stored(error)
-            if not reason.is_passing:
-                # Where it happened, not what it says: an exception's own text may carry the answer.
-                where = "".join(traceback.format_tb(error.__traceback__))
-                logger.error("storing an answer raised %s\n%s", reason.cause, where)
-            raise reason from None
-
-
-def _hasty(app: Celery) -> Any:
-    """A result backend for the parent: while it waits for a Redis that is away, nobody renews this worker's leases."""
-    backend: Any = app._get_backend()  # pyright: ignore[reportPrivateUsage] - `app.backend` is one for all
-    backend.max_retries, backend.retry_policy = 0, STORE_AGAIN
-    parameters = getattr(backend, "connparams", {})
-    timeouts = {"socket_timeout", "socket_connect_timeout"} & set(parameters)  # a unix socket takes but one
-    parameters |= dict.fromkeys(timeouts, STORE_AGAIN["timeout"])
-    return backend
-
-
-def _not_stored(error: BaseException) -> AnswerNotStored:
-    # Celery's own word for a Redis that stayed away, and for a value that is too large: only one has a cause.
-    cause = error.__cause__ if isinstance(error, BackendError) else error
-    return AnswerNotStored(type(cause or error).__name__, is_passing(cause))
 
 
 def _give_back(message: Any, reason: AnswerNotStored) -> None:
@@ -276,7 +173,7 @@ class Consumer(celery_consumer.Consumer):
     first_connection_attempt: bool
 
     def update_strategies(self) -> None:
-        _Answers.parents = (os.getpid(), _hasty(self.app))
+        Answers.in_parent(self.app)
         for task in self.app.tasks.values():
             task.Request = Request
         super().update_strategies()
@@ -402,7 +299,7 @@ class Consumer(celery_consumer.Consumer):
             logger.warning("job %s: that it was set aside could not be stored (%s); told later", job, cause)
 
     def _answer(self, job: str, error: RerankError) -> None:
-        answers, letters = _Answers(self.app), self._letters()
+        answers, letters = Answers(self.app), self._letters()
         if not answers.has_ranking(job):  # lost at its last attempt, after it was answered
             channel, accept = self.task_consumer.channel, self.app.conf.accept_content
             attached = attached_to(job, letters.message(job), channel, accept)
