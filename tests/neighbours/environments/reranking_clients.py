@@ -312,6 +312,24 @@ _litellm("infinity", return_documents=False)
 
 
 @client
+def litellm_router(url, key):
+    """What LiteLLM's proxy makes of its `config.yaml`."""
+    import litellm
+
+    there = {"model": "hosted_vllm/rerank", "api_base": url, "api_key": key}
+    router = litellm.Router(
+        model_list=[{"model_name": "rerank", "litellm_params": there}], num_retries=0, disable_cooldowns=True
+    )
+
+    def rank(query, documents, top_n):
+        options = {"top_n": top_n} if top_n else {}
+        asked = router.arerank(model="rerank", query=query, documents=documents, **options)
+        return _by_keys(asyncio.run(asked).results)
+
+    return rank
+
+
+@client
 def rerankers(url, key):
     from rerankers.models.api_rankers import APIRanker
 

@@ -114,6 +114,7 @@ CLIENTS = [
     ("newest", "litellm_fireworks_ai", LITELLM),
     ("newest", "litellm_scaleway", LITELLM),
     ("newest", "litellm_infinity", LITELLM),
+    ("newest", "litellm_router", LITELLM),
     ("infinity's", "infinity", UNREAD),
 ]
 EACH = pytest.mark.parametrize(
