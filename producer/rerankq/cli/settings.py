@@ -1,10 +1,12 @@
-"""`rerankq settings`: what is in force on both sides, and where it came from."""
+"""`rerankq settings`: what is in force on both sides and for the HTTP face, and where it came from."""
 
 import json
 from typing import Any
 
 from rerankq.cli import options
 from rerankq.cli.screen import out, plain_table
+from rerankq.cli.serve import is_installed
+from rerankq.contract.settings import PREFIX
 from rerankq.contract.variables import place_of
 from rerankq.local import worker_program
 
@@ -14,7 +16,7 @@ def settings(as_json: options.Json = False) -> None:
 
     [bold]Example:[/] rerankq settings --json | jq '.client.RERANKQ_BROKER_URL'
     """
-    found = {"client": _of_the_client(), "worker": _of_the_worker()}
+    found = {"client": _of_the_client(), "http": _of_http(), "worker": _of_the_worker()}
     if as_json:
         print(json.dumps(found))
         return
@@ -29,6 +31,18 @@ def _of_the_client() -> dict[str, Any]:
     from rerankq.settings import ClientSettings
 
     return dict(effective(ClientSettings.load()))
+
+
+def _of_http() -> dict[str, Any] | None:
+    """What it has beside what any client has."""
+    if not is_installed():
+        return None
+    from rerankq.contract.provenance import effective
+    from rerankq.http.settings import HttpSettings
+    from rerankq.settings import ClientSettings
+
+    shared = {f"{PREFIX}{name.upper()}" for name in ClientSettings.model_fields}
+    return {name: told for name, told in effective(HttpSettings.load()).items() if name not in shared}
 
 
 def _of_the_worker() -> dict[str, Any] | None:

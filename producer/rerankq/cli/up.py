@@ -1,4 +1,4 @@
-"""`rerankq up`: a local service that keeps running in this terminal, and Flower beside it."""
+"""`rerankq up`: a local service that keeps running in this terminal, Flower and the HTTP face beside it."""
 
 import importlib.util
 import socket
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rerankq.cli import options
+from rerankq.cli import options, serve
 from rerankq.cli.connection import local_stack
 from rerankq.cli.screen import err, out, short
 from rerankq.local.failure import Unavailable
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rerankq.local.stack import LocalStack
 
 FLOWER_PORT = 5555
+HTTP_PORT = 8787
 LOG_PERIOD_SECONDS = 0.3
 
 
@@ -32,16 +33,27 @@ def up(
         int | None,
         typer.Option(min=1, max=65535, help="Flower's port.", show_default=f"{FLOWER_PORT}, or a free one"),
     ] = None,
+    http: Annotated[
+        bool | None,
+        typer.Option(help="Answer reranking clients, as `rerankq serve` does.", show_default="if installed"),
+    ] = None,
+    http_port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="Its port.", show_default=f"{HTTP_PORT}, or a free one"),
+    ] = None,
 ) -> None:
-    """Run Redis, a worker and Flower here until Ctrl-C; the worker's log follows on the screen.
+    """Run Redis, a worker, Flower and an HTTP address here until Ctrl-C; the worker's log follows on the screen.
 
     [bold]Example:[/] rerankq up --model BAAI/bge-reranker-v2-m3
     """
     flower_port = _flower_port(flower, port)
+    http_port = _http_port(http, http_port)
     with local_stack(model) as stack, announced(stack.broker_url) as is_found:
         if flower_port is not None:
             _start_flower(stack, flower_port)
-        _show_addresses(stack, flower_port, is_found=is_found)
+        if http_port is not None:
+            _start_http(stack, http_port)
+        _show_addresses(stack, flower_port, http_port, is_found=is_found)
         try:
             _follow(stack)
         except KeyboardInterrupt:
@@ -57,11 +69,24 @@ def _flower_port(wanted: bool | None, port: int | None) -> int | None:
         raise Unavailable(
             "Flower is not installed; `pip install 'rerankq[flower]'` brings it, or use --no-flower"
         )
-    if port is None:
-        return FLOWER_PORT if _is_free(FLOWER_PORT) else _any_free_port()
-    if not _is_free(port):
-        raise Unavailable(f"port {port} is taken; choose another with --port")
-    return port
+    return _port(port, FLOWER_PORT, "--port")
+
+
+def _http_port(wanted: bool | None, port: int | None) -> int | None:
+    """None: no HTTP."""
+    if wanted is False or (wanted is None and not serve.is_installed()):
+        return None
+    if not serve.is_installed():
+        raise Unavailable(f"{serve.MISSING}, or use --no-http")
+    return _port(port, HTTP_PORT, "--http-port")
+
+
+def _port(wanted: int | None, usual: int, option: str) -> int:
+    if wanted is None:
+        return usual if _is_free(usual) else _any_free_port()
+    if not _is_free(wanted):
+        raise Unavailable(f"port {wanted} is taken; choose another with {option}")
+    return wanted
 
 
 def _is_free(port: int) -> bool:
@@ -86,12 +111,23 @@ def _start_flower(stack: "LocalStack", port: int) -> None:
     stack.start_child("flower", [*app, "flower", "--read_only=true", "--address=127.0.0.1", f"--port={port}"])
 
 
-def _show_addresses(stack: "LocalStack", flower_port: int | None, *, is_found: bool) -> None:
+def _start_http(stack: "LocalStack", port: int) -> None:
+    command = [sys.executable, "-m", "rerankq.cli", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    stack.start_child("http", command)
+    while _is_free(port):  # what is printed next can be tried at once
+        _refuse_a_dead_child(stack)
+        time.sleep(LOG_PERIOD_SECONDS)
+
+
+def _show_addresses(
+    stack: "LocalStack", flower_port: int | None, http_port: int | None, *, is_found: bool
+) -> None:
     worker = _worker_in_service(stack)
     out.print("rerankq is up; Ctrl-C stops all of it, and what its Redis holds is gone then.", style="bold")
     lines = {
         "worker": f"{worker.device} {worker.dtype}, model {worker.model} {short(worker.revision)}",
         "broker": stack.broker_url,
+        "http": f"http://127.0.0.1:{http_port}" if http_port else "not running",
         "flower": f"http://127.0.0.1:{flower_port}" if flower_port else "not running",
         "logs": str(stack.directory),
     }
@@ -105,6 +141,15 @@ def _show_addresses(stack: "LocalStack", flower_port: int | None, *, is_found: b
         markup=False,
         soft_wrap=True,
     )
+    if http_port is not None:
+        curl = serve.example(lines["http"], asks_for_key=_asks_for_key())
+        out.print(f"  {curl}", markup=False, soft_wrap=True)
+
+
+def _asks_for_key() -> bool:
+    from rerankq.http.settings import HttpSettings
+
+    return bool(HttpSettings.load().keys)
 
 
 def _worker_in_service(stack: "LocalStack") -> "WorkerStatus":

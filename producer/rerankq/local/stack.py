@@ -28,6 +28,7 @@ _EASY_SETTINGS = {
     "RERANKQ_MODEL": "small",
     "RERANKQ_INTERACTIVE_HARD_LIMIT_SECONDS": "900",  # a large model on a CPU takes its time
     "RERANKQ_DRAIN_SECONDS": "5",
+    "RERANKQ_REDIS_TIMEOUT_SECONDS": "10",  # as for our own client below: a model loads at the same time
 }
 
 
