@@ -1,4 +1,4 @@
-"""The client for asyncio: takes no thread, and serves whichever event loop it is used from.
+"""The client for asyncio: takes no thread but to pack a large request, and serves whichever event loop it is used from.
 
 Shares with the sync client all that is not I/O: validation, admission, submission, the rules of waiting.
 """
@@ -7,12 +7,14 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self, TypeVar, Unpack
 
 from redis.exceptions import RedisError
 
 from rerankq.admission import Admission
 from rerankq.answers import JobStatus, read_pack, read_ranking
+from rerankq.contract.clock import RedisClock
 from rerankq.contract.errors import BrokerUnavailable, NoWorkers, QueueFull, RerankError, ResultTimeout
 from rerankq.contract.heartbeats import WorkerStatus
 from rerankq.contract.messages import (
@@ -48,9 +50,13 @@ from rerankq.waiting import (
     may_leave_a_job,
 )
 
+LARGE_CHARACTERS = 500_000  # from here on packing takes milliseconds, in which nobody else would be served
 LONGEST_HOLD_SECONDS = 5.0  # a full lane is asked again at least this often
 
 T = TypeVar("T")
+Asked = TypeVar("Asked", RerankRequest, Sequence[RerankRequest])
+
+_packers = ThreadPoolExecutor(1, "rerankq-pack")  # of our own: asyncio's are for the application
 
 
 class AsyncRerankClient:
@@ -91,7 +97,7 @@ class AsyncRerankClient:
         options.setdefault("deadline", time.time() + timeout)
         request = self.request(query, documents, **options)
         await self._require_workers()
-        message, connections = outgoing_job(request, None, self.clock), self._here
+        message, connections = await self._packed(outgoing_job, request, None), self._here
         with connections.watching(message.job_id) as watch:  # before anybody can answer
             try:
                 await self._deliver(message)
@@ -117,14 +123,14 @@ class AsyncRerankClient:
     async def send(self, request: RerankRequest, job_id: str | None = None) -> "AsyncJob":
         """Put a validated request on its lane."""
         await self._learn_the_time()
-        message = outgoing_job(request, job_id, self.clock)
+        message = await self._packed(outgoing_job, request, job_id)
         await self._deliver_or_take_back(message)
         return self._promise(message)
 
     async def send_pack(self, requests: Sequence[RerankRequest], pack_id: str | None = None) -> "AsyncPack":
         """Put several requests on their lane as one message; as `RerankClient.send_pack`."""
         await self._learn_the_time()
-        message = outgoing_pack(requests, pack_id, self.clock)
+        message = await self._packed(outgoing_pack, requests, pack_id)
         await self._deliver_or_take_back(message)
         return AsyncPack(self, message.job_id, message)
 
@@ -242,7 +248,7 @@ class AsyncRerankClient:
         """The ranking, however long the lane is."""
         patience = self.settings.bulk_patience_seconds
         await self._run("asking for workers", self._admission.surroundings())
-        message, connections = outgoing_job(request, None, self.clock), self._here
+        message, connections = await self._packed(outgoing_job, request, None), self._here
         with connections.watching(message.job_id) as watch:
             try:
                 await self._deliver_in_the_end(message, time.monotonic() + patience)
@@ -267,6 +273,15 @@ class AsyncRerankClient:
 
     async def _require_workers(self) -> None:
         await self._run("asking for workers", self._admission.require_workers())
+
+    async def _packed(
+        self, pack: Callable[[Asked, str | None, RedisClock], Outgoing], asked: Asked, job_id: str | None
+    ) -> Outgoing:
+        requests = [asked] if isinstance(asked, RerankRequest) else asked
+        if sum(request.characters for request in requests) < LARGE_CHARACTERS:
+            return pack(asked, job_id, self.clock)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(_packers, pack, asked, job_id, self.clock)
 
     async def _deliver(self, message: Outgoing) -> None:
         procedure = deliver(message, self._admission, self.settings)

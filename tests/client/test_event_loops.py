@@ -19,10 +19,12 @@ from rerankq import (
     NoWorkers,
     Ranking,
     RerankClient,
+    aio,
 )
 from rerankq.contract.heartbeats import Heartbeats, WorkerStatus
 from rerankq.contract.messages import LANES
 from rerankq.settings import ClientSettings
+from rerankq.submission import outgoing_job
 from tests.redis_server import RedisServer
 from tests.service import Service
 
@@ -60,6 +62,20 @@ def ask(service: Service, what: Callable[[AsyncRerankClient], Awaitable[Any]]) -
             return await what(client)
 
     return asyncio.run(asking())
+
+
+def test_a_large_request_is_packed_beside_the_loop(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed_in: list[str] = []
+
+    def packed(*asked: Any) -> Any:
+        packed_in.append(threading.current_thread().name)
+        return outgoing_job(*asked)
+
+    monkeypatch.setattr(aio, "outgoing_job", packed)
+    for documents in (["a"], ["a " * 200_000] * 2):
+        ask(service, lambda client, documents=documents: client.rerank("q", documents, timeout=60))
+
+    assert packed_in == ["MainThread", "rerankq-pack_0"]
 
 
 def test_many_first_calls_at_once_share_three_connections_and_leave_nothing(
