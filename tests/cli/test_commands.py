@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -117,14 +118,38 @@ def test_workers_and_lanes_are_listed(rerankq: Command) -> None:
 
 
 def test_settings_tell_both_sides_and_where_each_value_came_from(rerankq: Command, stack: LocalStack) -> None:
+    rerankq.environment["RERANKQ_HTTP_KEYS"] = "a-key"
     settings = json.loads(rerankq.run("settings", "--json").out)
 
     broker = settings["client"]["RERANKQ_BROKER_URL"]
     assert broker["source"] == "environment"
     assert settings["worker"]["RERANKQ_BROKER_URL"] == broker
     assert settings["worker"]["RERANKQ_RESULT_TTL_SECONDS"] == {"value": 3600, "source": "default"}
+    assert settings["http"]["RERANKQ_HTTP_KEYS"] == {"value": "***", "source": "environment"}
+    assert settings["client"].keys().isdisjoint(settings["http"])
     password = stack.broker_url.split("@")[0].removeprefix("redis://default:")
     assert password not in json.dumps(settings)
+
+
+SERVING_NOT = {
+    "a taken port": (["--host", "127.0.0.1"], 3, "is taken; choose another with --port"),
+    "everywhere without a key": (["--host", "0.0.0.0"], 2, "expected loopback as host where no key is set"),
+    "an address of nobody": (["--host", "no.such.host.invalid"], 3, "cannot listen at no.such.host.invalid"),
+}
+
+
+@pytest.mark.parametrize(("options", "exit_code", "why"), SERVING_NOT.values(), ids=SERVING_NOT)
+def test_serving_that_cannot_be_is_refused_in_one_line(
+    rerankq_alone: Command, options: list[str], exit_code: int, why: str
+) -> None:
+    if "invalid" in options[1]:
+        rerankq_alone.environment["RERANKQ_HTTP_KEYS"] = "a-key"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = rerankq_alone.run("serve", "--port", port, *options, exit_code=exit_code)
+
+    assert why in done.err
+    assert done.err.count("\n") == 1
 
 
 def test_a_misspelt_setting_is_named_with_the_right_one(rerankq_alone: Command) -> None:

@@ -1,4 +1,4 @@
-"""What `rerankq up` says when it is up, and what its Flower shows."""
+"""What `rerankq up` says when it is up, what its Flower shows, and who is answered at its HTTP address."""
 
 import json
 import signal
@@ -41,6 +41,7 @@ def test_it_says_what_it_serves_and_is_found_by_whoever_names_no_redis_for_as_lo
         told = addresses(process)
         found = json.loads(rerankq.run("settings", "--json").out)["client"]["RERANKQ_BROKER_URL"]
         answer = json.loads(rerankq.run("rerank", "q", "d", "--json").out)
+        by_http = json.loads(_get(f"{told['http']}/v1/rerank", b'{"query": "q", "documents": ["d"]}'))
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
     left = json.loads(rerankq.run("settings", "--json").out)["client"]["RERANKQ_BROKER_URL"]
@@ -48,13 +49,15 @@ def test_it_says_what_it_serves_and_is_found_by_whoever_names_no_redis_for_as_lo
     assert found["source"] == "a running `rerankq up`"
     assert found["value"].split("@")[1] == told["broker"].split("@")[1]
     assert told["worker"] == "cpu0 none, model double 0"
-    assert answer["scored"] == 1
+    assert answer["scored"] == by_http["scored"] == 1
+    with pytest.raises(OSError, match="refused"):
+        _get(told["http"])
     assert left["source"] == "default"
 
 
 def test_flower_shows_no_button_that_could_not_work(rerankq: Command) -> None:
     port = free_port()
-    with rerankq.start("up", "--port", str(port)) as process:
+    with rerankq.start("up", "--no-http", "--port", str(port)) as process:
         found = addresses(process)
         flower = found["flower"]
         try:
@@ -65,6 +68,7 @@ def test_flower_shows_no_button_that_could_not_work(rerankq: Command) -> None:
             process.communicate(timeout=60)
 
     assert found["worker"] == "cpu0 none, model double 0"  # at this start as well
+    assert found["http"] == "not running"
     assert "Worker details" in page
     assert "Shut Down" not in page
 
@@ -77,6 +81,6 @@ def _names(flower: str) -> set[str]:
         return set()
 
 
-def _get(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=10) as answer:
+def _get(url: str, body: bytes | None = None) -> str:
+    with urllib.request.urlopen(url, body, timeout=10) as answer:
         return answer.read().decode()
