@@ -95,11 +95,17 @@ class BoundedHttp(HttpToolsProtocol):
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, dualstack_ipv6=host == "::", backlog=2048)
+        listener = socket.create_server(
+            (host, port), family=family, dualstack_ipv6=host == "::", backlog=2048
+        )
     except OSError as error:
         taken = f"port {port} of {host or 'every address'} is taken; choose another with --port"
         other = f"cannot listen at {host} port {port}: {error.strerror}"
         raise Unavailable(taken if error.errno == errno.EADDRINUSE else other) from None
+    # asyncio sets it on sockets that were made for TCP by name, which create_server's are not; without it a reply's
+    # body waits 40 ms for word that its head has come. What is accepted inherits it.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 def _url(host: str, listener: socket.socket) -> str:
