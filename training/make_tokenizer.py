@@ -8,10 +8,8 @@ writes `tokenizer.json`, and `piece_idf.bin` beside itself. Run once by a person
 """
 
 import argparse
-import gzip
 import importlib.resources
 import io
-import json
 import math
 import os
 import re
@@ -24,9 +22,18 @@ from pathlib import Path
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one thread: the same pieces on every run
 
 import numpy as np
-import sentencepiece  # pyright: ignore[reportMissingTypeStubs]
+from questions import gold_paragraphs, read_lines
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import Unigram
+
+try:
+    import opencc  # noqa: F401 - its tables are read
+    import sentencepiece  # pyright: ignore[reportMissingTypeStubs]
+    from sentencepiece import sentencepiece_model_pb2 as proto  # pyright: ignore[reportMissingTypeStubs]
+except ImportError as error:
+    raise SystemExit(
+        f"{error.name} is missing: pip install sentencepiece protobuf opencc-python-reimplemented"
+    ) from None
 
 SPECIALS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 HAN = r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]"
@@ -106,20 +113,6 @@ def read_passages(data: Path) -> Iterator[str]:
                 yield passage["text"]
 
 
-def gold_paragraphs(data: Path) -> Iterator[str]:
-    """The text of every paragraph that a job file marks as relevant."""
-    for path in sorted((data / "jobs").glob("*.jsonl.gz")):
-        for job in read_lines(path):
-            yield from (d["text"] for d in job["documents"] if job["relevant"].get(d["id"], 0) > 0)
-
-
-def read_lines(path: Path) -> Iterator[dict]:
-    """The JSON objects of a gzipped JSON-lines file."""
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        for line in lines:
-            yield json.loads(line)
-
-
 def build_tokenizer(passages: list[str]) -> Tokenizer:
     """A Unigram tokenizer: one piece per Han character, learned pieces for every other script."""
     fold = normalizers.Sequence(
@@ -174,8 +167,6 @@ def simplified_charsmap() -> bytes:
 
 def compile_charsmap(rules_tsv: str) -> bytes:
     """The charsmap that sentencepiece compiles from replacement rules, taken out of a throw-away model."""
-    from sentencepiece import sentencepiece_model_pb2 as proto  # pyright: ignore[reportMissingTypeStubs]
-
     model = io.BytesIO()
     with tempfile.NamedTemporaryFile("w", suffix=".tsv", encoding="utf-8") as rules:
         rules.write(rules_tsv)

@@ -5,14 +5,14 @@ checkpoints, the others are trained on. Questions whose paragraph is gold in a j
 such a paragraph is no negative either. Knows no model.
 """
 
+import gzip
+import json
 import random
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
-
-from make_tokenizer import gold_paragraphs, read_lines
 
 SEED = 20261122
 REPORTED_PER_CORPUS = 50  # ordinary ones, and as many at most of the hard ones
@@ -77,6 +77,22 @@ def split_by_paragraph(data: Path) -> Questions:
         train += [[q for q in rest if q.hard], [q for q in rest if not q.hard]]
     parts.train.extend(q for q in chain(*zip_longest(*train)) if q is not None)
     return parts
+
+
+def gold_paragraphs(data: Path) -> Iterator[str]:
+    """The text of every paragraph that a job file marks as relevant."""
+    if not all((data / folder).is_dir() for folder in ("train", "jobs")):
+        raise SystemExit(f"{data} has no folders train and jobs; --data names the data (training/README.md)")
+    for path in sorted((data / "jobs").glob("*.jsonl.gz")):
+        for job in read_lines(path):
+            yield from (d["text"] for d in job["documents"] if job["relevant"].get(d["id"], 0) > 0)
+
+
+def read_lines(path: Path) -> Iterator[dict]:
+    """The JSON objects of a gzipped JSON-lines file."""
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        for line in lines:
+            yield json.loads(line)
 
 
 def draws(train: Sequence[Question], candidates: int) -> Iterator[tuple[str, list[str]]]:

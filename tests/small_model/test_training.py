@@ -1,7 +1,9 @@
 """Where the small model comes from: `training/` writes, to the bit, what is shipped."""
 
 import hashlib
+from collections.abc import Iterator
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,15 +14,22 @@ from tests.conftest import REPOSITORY
 
 
 @pytest.fixture(scope="module")
-def pack() -> Any:
+def pack() -> Iterator[Any]:
     """The module of training/, which are programs: no package."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(REPOSITORY / "training")
-        return import_module("pack")
+        yield import_module("pack")
 
 
 def test_what_training_packs_is_what_is_shipped(pack: Any):
     assert hashlib.sha256(pack.as_safetensors(pack.trained_weights())).hexdigest() == WEIGHTS_SHA256
+
+
+def test_training_without_its_data_says_in_one_line_what_it_needs(pack: Any, tmp_path: Path):
+    questions = import_module("questions")
+
+    with pytest.raises(SystemExit, match=r"^/.* has no folders train and jobs; --data names the data .*$"):
+        questions.split_by_paragraph(tmp_path)
 
 
 def test_only_the_last_layer_the_classifier_and_the_weights_of_pieces_were_trained(pack: Any):
