@@ -126,7 +126,7 @@ def test_a_caller_who_leaves_calls_all_of_it_off(witnessed: Service) -> None:
 
 
 def test_a_full_lane_refuses_the_whole_with_a_time_to_come_back(witnessed: Service) -> None:
-    settings = HttpSettings.load(broker_url=witnessed.redis.url, bulk_memory_fraction=1e-9)
+    settings = HttpSettings.load(broker_url=witnessed.redis.url, max_broker_bytes=1_000_000)
     with TestClient(create_app(settings=settings), base_url="http://127.0.0.1") as full:
         refused = full.post(PATH, json=[asked("a"), asked("")])
 

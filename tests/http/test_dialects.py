@@ -6,6 +6,8 @@ from typing import Any
 
 import jsonschema
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from rerankq.http import HttpSettings, create_app
@@ -255,6 +257,62 @@ def serving(fake: AsyncFakeRerankClient, monkeypatch: pytest.MonkeyPatch, model:
 
     monkeypatch.setattr(fake, "workers", workers)
     return model
+
+
+PATHS = ["/v1/rerank", "/v2/rerank", "/rerank", "/v1/reranking"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_every_path_has_the_rows_by_both_names(http: TestClient, path: str) -> None:
+    told = answered(http, ASKED, path)
+
+    assert [row["index"] for row in told["results"]] == [1, 0]
+    assert told["data"] == told["results"]
+
+
+_ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(st.sampled_from(["text", "content", "id", "truncate", "a"]), inner, max_size=2)
+    ),
+    max_leaves=4,
+)
+_FIELDS = [
+    *(
+        "model",
+        "top_n",
+        "top_k",
+        "return_documents",
+        "rank_fields",
+        "max_tokens_per_doc",
+        "truncation",
+        "truncate",
+    ),
+    *(
+        "truncate_prompt_tokens",
+        "truncation_direction",
+        "parameters",
+        "raw_scores",
+        "score_threshold",
+        "on_deadline",
+    ),
+]
+_DOCUMENTS = st.lists(_ANYTHING, max_size=3) | _ANYTHING
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.dictionaries(st.sampled_from(_FIELDS), _ANYTHING, max_size=4),
+    st.dictionaries(st.sampled_from(["documents", "texts", "input"]), _DOCUMENTS, min_size=1, max_size=2),
+    st.just("panda") | _ANYTHING,
+)
+def test_whatever_is_said_is_answered_or_refused(
+    http: TestClient, options: dict[str, Any], documents: dict[str, Any], query: Any
+) -> None:
+    reply = http.post("/v1/rerank", content=json.dumps({**options, **documents, "query": query}))
+
+    assert reply.status_code in (200, 400, 404, 413, 422), reply.text
 
 
 def published(shared_data: Path) -> list[dict[str, Any]]:

@@ -295,3 +295,16 @@ def test_a_place_that_nobody_leaves_is_not_given_twice(face: Face) -> None:
 
     assert (full.status_code, health.status_code, after.status_code) == (429, 200, 200)
     assert full.headers["Retry-After"] == "1"
+
+
+def test_many_large_bodies_at_once_are_more_than_a_process_holds(face: Face) -> None:
+    http = face(http_max_body_bytes=2048)
+    service = http.app.state.service  # type: ignore[attr-defined]
+
+    service.hold(8 * 2048 - 10)
+    full = http.post("/v1/rerank", json=ASKED)
+    service.held_bytes = 0
+    after = http.post("/v1/rerank", json=ASKED)
+
+    assert (full.status_code, after.status_code) == (429, 200)
+    assert service.held_bytes == 0

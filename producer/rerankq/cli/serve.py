@@ -25,11 +25,15 @@ def serve(
 
     [bold]Example:[/] rerankq serve --port 8787
 
-    Clients of Cohere, Jina, Voyage, TEI, vLLM, infinity, Pinecone and Mixedbread are given the address that it prints
-    as their base URL; /health tells whether a worker is ready. One line per request on stderr, without any text.
+    What it prints is the base URL for clients of Cohere, Jina, Voyage, TEI,
+    vLLM, infinity, Pinecone and Mixedbread. /health tells whether a worker is
+    ready. One line per request goes to stderr, without any text.
 
-    RERANKQ_HTTP_KEYS holds the keys that callers show; without one, only programs of this machine are answered. SIGTERM
-    and Ctrl-C let what is under way be answered first. Exit codes: 0 stopped, 2 wrong settings, 3 the port is taken.
+    RERANKQ_HTTP_KEYS holds the keys that callers show; without one, only
+    programs of this machine are answered.
+
+    SIGTERM and Ctrl-C let what is under way be answered first. Exit codes:
+    0 stopped, 2 wrong settings, 3 the port is taken, 130 interrupted.
     """
     if not is_installed():
         raise Unavailable(MISSING)

@@ -8,6 +8,7 @@ from starlette.requests import ClientDisconnect, Request
 from rerankq.contract import wire
 from rerankq.contract.errors import Cancelled, InvalidRequest, PayloadTooLarge
 from rerankq.http.errors import Refusal
+from rerankq.http.service import service_of
 
 ARRIVES_WITHIN_SECONDS = 30.0  # whoever sends slower holds a place that others want
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -18,6 +19,7 @@ async def read_json(request: Request, max_bytes: int) -> Any:
 
     Raises:
         PayloadTooLarge: it has more bytes than that; the rest is not read.
+        QueueFull: there are too many such bodies already.
         InvalidRequest: it is no JSON.
         Refusal: it is compressed, or comes too slowly.
         Cancelled: the caller hung up meanwhile.
@@ -39,13 +41,15 @@ async def _read(request: Request, max_bytes: int) -> bytes:
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > max_bytes:
         raise _too_large(max_bytes)
-    body = bytearray()
+    body, service = bytearray(), service_of(request)
     try:
         async with asyncio.timeout(ARRIVES_WITHIN_SECONDS):
             async for part in request.stream():
-                body += part
-                if len(body) > max_bytes:
+                if len(body) + len(part) > max_bytes:
                     raise _too_large(max_bytes)
+                service.hold(len(part))
+                body += part
+                request.state.held_bytes = len(body)
     except ClientDisconnect:
         raise Cancelled("the caller hung up", {"hung_up": True}) from None
     except TimeoutError:

@@ -44,6 +44,7 @@ class Door:
         try:
             await self._answer(visitor, receive)
         finally:
+            self._service.held_bytes -= getattr(visitor.request.state, "held_bytes", 0)
             self._write_down(visitor)
 
     async def _answer(self, visitor: "_Visitor", receive: Receive) -> None:

@@ -12,6 +12,8 @@ from rerankq.contract.errors import QueueFull
 from rerankq.http.keys import Keys
 from rerankq.http.settings import HttpSettings
 
+BODIES_HELD = 8  # of the largest size, in a process's memory at a time; of a usual one as many as may wait
+
 
 @dataclass(frozen=True, slots=True)
 class Visit:
@@ -36,6 +38,8 @@ class Service:
     settings: HttpSettings
     keys: Keys
     waiting: int = field(default=0, init=False)
+    held_bytes: int = field(default=0, init=False)
+    """Of the bodies of all requests that are not over."""
     onlookers: list[Callable[[Visit], None]] = field(
         default_factory=list[Callable[[Visit], None]], init=False
     )
@@ -58,6 +62,16 @@ class Service:
             yield
         finally:
             self.waiting -= 1
+
+    def hold(self, count: int) -> None:
+        """Hold so many more bytes of a body.
+
+        Raises:
+            QueueFull: all of them together are more than this process should hold.
+        """
+        if self.held_bytes + count > BODIES_HELD * self.settings.http_max_body_bytes:
+            raise QueueFull("too much is being sent at a time", {"retry_after_seconds": 1.0})
+        self.held_bytes += count
 
 
 def service_of(request: Request) -> Service:
