@@ -99,7 +99,8 @@ class Admission:
     def __init__(self, settings: ClientSettings) -> None:
         self._settings = settings
         self.clock = RedisClock()
-        self._around = Surroundings()
+        self.around = Surroundings()
+        """As they were when they were last read."""
         self._read_at = float("-inf")
 
     def admit(self, lane: Lane, haste: Haste) -> Procedure[Room]:
@@ -114,10 +115,6 @@ class Admission:
                 f"the broker's memory is {around.memory_fraction:.0%} full", _UNKNOWN_MEMORY_RETRY_SECONDS
             )
         return room(lane, around, haste, self._settings)
-
-    def refusal(self, lane: Lane, waiting: int, ahead: int, haste: Haste) -> QueueFull:
-        """What a job that finds no room is told."""
-        return refusal(lane, waiting, ahead, self._around, haste, self._settings)
 
     def waiting(self, lane: Lane) -> Procedure[int]:
         """Jobs in a lane that no worker has taken, those included that somebody sent with a priority."""
@@ -142,9 +139,9 @@ class Admission:
     def surroundings(self, max_age_seconds: float = SURROUNDINGS_AGE_SECONDS) -> Procedure[Surroundings]:
         """Workers, pace and memory, as of at most `max_age_seconds` ago; with them Redis's clock."""
         if time.monotonic() - self._read_at > max_age_seconds:
-            self._around = yield from self._read()
+            self.around = yield from self._read()
             self._read_at = time.monotonic()
-        return self._around
+        return self.around
 
     def _read(self) -> Procedure[Surroundings]:
         asked_at = time.monotonic()

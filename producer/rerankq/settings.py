@@ -4,7 +4,7 @@ from typing import Any, Self
 
 from pydantic import Field
 
-from rerankq.contract.messages import Lane, Limits
+from rerankq.contract.messages import Lane
 from rerankq.contract.settings import SharedSettings
 from rerankq.running import running_broker
 
@@ -45,11 +45,6 @@ class ClientSettings(SharedSettings):
         """The settings in force, these addresses in place of theirs."""
         given = {"broker_url": broker_url, "result_url": result_url}
         return cls.load(**{name: value for name, value in given.items() if value is not None})
-
-    @property
-    def limits(self) -> Limits:
-        """How large one request may be."""
-        return Limits(self.max_documents, self.max_document_characters, self.max_request_characters)
 
     def max_jobs(self, lane: Lane) -> int:
         """Jobs that may wait in a lane."""

@@ -13,7 +13,7 @@ from typing import Any
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from rerankq.admission import Admission, Haste
+from rerankq.admission import Admission, Haste, refusal
 from rerankq.answers import is_lost
 from rerankq.contract import keys, wire
 from rerankq.contract.clock import RedisClock
@@ -226,7 +226,7 @@ def _submit(
     submitted = yield from ask_script(SUBMIT, touched, arguments)
     if isinstance(submitted, list):
         waiting, ahead = submitted
-        raise admission.refusal(message.lane, waiting, ahead, haste)
+        raise refusal(message.lane, waiting, ahead, admission.around, haste, settings)
     if submitted < 0:
         raise RedisTimeoutError("Redis was slower than its caller waits")
     return submitted == 1

@@ -116,7 +116,7 @@ def test_the_address_of_a_local_redis_is_one_for_redis_cli_too(tmp_path: Path) -
 def test_a_redis_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as squatter:
         squatter.bind(("127.0.0.1", 0))
-        monkeypatch.setattr(redis_server, "_free_port", lambda: squatter.getsockname()[1])
+        monkeypatch.setattr(redis_server, "free_port", lambda: squatter.getsockname()[1])
 
         with pytest.raises(Unavailable, match="Address already in use"):
             RedisServer(tmp_path)

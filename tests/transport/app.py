@@ -13,7 +13,7 @@ from celery.concurrency.asynpool import AsynPool
 
 from rerankq.contract.errors import DeadlineExceeded
 from rerankq.contract.transport.connection import LeasedAMQP
-from rerankq.contract.transport.qos import set_ready_gate
+from rerankq.contract.transport.hooks import hooks
 from rerankq_worker.queue import consumer
 from rerankq_worker.queue.answers import AnsweringTask
 from rerankq_worker.queue.consumer import AttemptPolicy, consumer_with
@@ -30,7 +30,7 @@ AsynPool.timers = property(lambda _: {})
 GATE_FILE = os.environ.get("TEST_GATE_FILE")
 
 if GATE_FILE:
-    set_ready_gate(Path(GATE_FILE).exists)
+    hooks.is_ready = Path(GATE_FILE).exists
 
 
 def make_app(broker_url: str = BROKER_URL, result_url: str | None = None, **transport_options: Any) -> Celery:

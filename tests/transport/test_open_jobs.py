@@ -12,7 +12,7 @@ from rerankq.contract import keys
 from rerankq.contract.transport import open_jobs
 from rerankq.contract.transport.dead_letters import DeadLetters
 from rerankq.contract.transport.envelope import RECORD_HEADER, deliveries
-from rerankq.contract.transport.open_jobs import set_vanished_handler
+from rerankq.contract.transport.hooks import hooks
 from tests.redis_server import RedisServer
 from tests.transport.test_channel import get, publish, sweep
 
@@ -28,9 +28,9 @@ def ended() -> Iterator[list[str]]:
         ids.append(job_id)
         return True
 
-    set_vanished_handler(end)
+    hooks.end_vanished = end
     yield ids
-    set_vanished_handler(None)
+    hooks.end_vanished = None
 
 
 def push(connection: Connection, *ids: str) -> None:
@@ -184,12 +184,12 @@ def test_a_job_that_could_not_be_ended_is_missed_again(
     with server.client() as client:
         client.delete("lane")
     asked: list[str] = []
-    set_vanished_handler(lambda job_id: bool(asked.append(job_id)))
+    hooks.end_vanished = lambda job_id: bool(asked.append(job_id))
     try:
         look(connection)
         look(connection)
     finally:
-        set_vanished_handler(None)
+        hooks.end_vanished = None
 
     assert asked == ["a", "a"]
 

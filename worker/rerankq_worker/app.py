@@ -37,7 +37,7 @@ from rerankq.contract.keys import lane_of, queue_of
 from rerankq.contract.messages import LANES, Lane, Ranking
 from rerankq.contract.stores import redis_client
 from rerankq.contract.transport.envelope import deliveries
-from rerankq.contract.transport.open_jobs import set_vanished_handler
+from rerankq.contract.transport.hooks import hooks
 from rerankq.contract.wire import PACK_TASK, RERANK_TASK
 from rerankq_worker.job.runner import Job, JobRunner, Superseded, stop_time
 from rerankq_worker.job.store import JobStore, Known
@@ -132,7 +132,7 @@ def _attempt_policy(app: Celery, settings: WorkerSettings) -> AttemptPolicy:
             logger.debug("job %s vanished, and is told so later: %s", job_id, type(error).__name__)
             return False
 
-    set_vanished_handler(end_vanished)
+    hooks.end_vanished = end_vanished
     return AttemptPolicy(limits, settings.max_payload_bytes, on_failure=note)
 
 

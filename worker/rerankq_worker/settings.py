@@ -8,7 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from rerankq.contract.errors import InvalidSettings
-from rerankq.contract.messages import Lane, Limits
+from rerankq.contract.messages import Lane
 from rerankq.contract.settings import SharedSettings
 
 
@@ -77,11 +77,6 @@ class WorkerSettings(SharedSettings):
     engine_factory: str = "rerankq_worker.engine:load_engine"
     """`module:function` that makes the engine from these settings; test doubles are named here, with numbers if they
     take any: `rerankq_worker.doubles:slow?batch_ms=10`."""
-
-    @property
-    def limits(self) -> Limits:
-        """How large one request may be."""
-        return Limits(self.max_documents, self.max_document_characters, self.max_request_characters)
 
     def time_limits(self, lane: Lane) -> tuple[float, float]:
         """Soft and hard limit of a lane, in seconds."""

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rerankq.bulk.from_python import rerank_many, rerank_table
-    from rerankq.bulk.plan import Task
     from rerankq.bulk.run import BulkRun, Summary
+    from rerankq.bulk.task import Task
 
 __all__ = ["BulkRun", "Summary", "Task", "rerank_many", "rerank_table"]
 
@@ -24,7 +24,7 @@ STANDARD_STREAM = "-"
 _LAZY = {
     "BulkRun": "run",
     "Summary": "run",
-    "Task": "plan",
+    "Task": "task",
     "rerank_many": "from_python",
     "rerank_table": "from_python",
 }

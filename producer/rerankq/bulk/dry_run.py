@@ -1,15 +1,14 @@
 """`--dry-run`: read and validate everything, count it, estimate tokens and time. Sends nothing; asks for the pace."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from rerankq.bulk.evaluate import read_qrels
 from rerankq.bulk.output.tally import SHOWN_REASONS
-from rerankq.bulk.plan import Plan, Task
+from rerankq.bulk.plan import Plan
 from rerankq.bulk.rows import Entry, name_of_row, place_of
 from rerankq.bulk.sending.asking import validated
 from rerankq.bulk.sending.flight import bulk_workers
+from rerankq.bulk.task import Task
 from rerankq.client import RerankClient
 from rerankq.contract.errors import BrokerUnavailable
 from rerankq.contract.messages import RerankRequest
@@ -64,12 +63,12 @@ def dry_run(task: Task, client: RerankClient, pairs_per_second: float | None = N
     Raises:
         InvalidRequest: the task cannot be done as it stands, or the input is broken.
     """
-    plan = Plan(task)
+    plan, options = Plan(task), {name: value for name, value in task.options.items() if name != "model"}
     qrels = None if task.qrels is None else read_qrels(task.qrels)
     pace, pace_from = (pairs_per_second, "as given") if pairs_per_second else _measured(client)
     findings = Findings(format=plan.read_as.name, pairs_per_second=pace, pace_from=pace_from)
     for position, row in enumerate(plan.rows()):
-        entry = validated(position, row, client, _known(task.options))
+        entry = validated(position, row, client, options)
         findings.count(entry)
         findings.judged_rows += bool(row.relevant if qrels is None else qrels.get(name_of_row(entry)))
     findings.estimated_seconds = findings.pairs / pace
@@ -100,11 +99,5 @@ def estimated_tokens(request: RerankRequest) -> tuple[int, int]:
 
 
 def _tokens(text: str) -> int:
-    others = len(text) if not text.isascii() else 0
-    if others:
-        others = sum(character > "\x7f" for character in text)
+    others = 0 if text.isascii() else sum(character > "\x7f" for character in text)
     return round((len(text) - others) / ASCII_CHARACTERS_PER_TOKEN + others / OTHER_CHARACTERS_PER_TOKEN)
-
-
-def _known(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name != "model"}

@@ -19,6 +19,7 @@ from rerankq.bulk.formats.source import READ_ERRORS, Given, Source, unreadable
 from rerankq.bulk.output import sidecar as state
 from rerankq.bulk.output.tally import Quality
 from rerankq.bulk.rows import Entry, Ranked, by_place, document_key, name_of_row
+from rerankq.bulk.task import Task
 from rerankq.contract import wire
 from rerankq.contract.errors import InvalidRequest, InvalidSettings, RerankError
 from rerankq.contract.messages import Ranking
@@ -189,7 +190,8 @@ def evaluate(
     sidecar = state.load(Path(output))
     begun = {} if sidecar is None else sidecar.settings
     source = Source(output)
-    given = Given(source, USUAL_NAMES.renamed({"relevant": relevant_field}), is_quoted=begun.get("quotes"))
+    task = Task(output, output, is_quoted=begun.get("quotes"))
+    given = Given(source, USUAL_NAMES.renamed({"relevant": relevant_field}), task)
     format_ = input_format(source, written_as)
     read_as = None if sidecar is None else known_format(begun["format"])
     is_cut = begun.get("top_n") is not None

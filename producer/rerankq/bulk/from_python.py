@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Unpack
 
 from rerankq.bulk.formats.arrow_types import as_arrow, pyarrow
 from rerankq.bulk.formats.columns import is_long_form
-from rerankq.bulk.formats.gathered import Unfit, column
+from rerankq.bulk.formats.gathered import UNFIT
 from rerankq.bulk.formats.json_lines import canonical_row
 from rerankq.bulk.formats.long_form import LongForm
 from rerankq.bulk.formats.names import TABLE_NAMES, USUAL_NAMES, FieldNames
@@ -226,7 +226,7 @@ class _Lines:
         self._has_id, self._with_text = id_name is not None, with_text
         self._document_id = beside(document_id_name or "doc_id", _OURS)
         self._id = beside(id_name or "row", (*_OURS, self._document_id))
-        kinds = {
+        self._kinds = {
             self._id: types.id if self._has_id else arrow.int64(),
             "index": arrow.int32(),
             **({} if types.document_id is None else {self._document_id: types.document_id}),
@@ -236,8 +236,7 @@ class _Lines:
             **({"text": arrow.string()} if with_text else {}),
             "error": arrow.string(),
         }
-        self._columns = {name: column(name, kind) for name, kind in kinds.items()}
-        self._parts: dict[str, list[Any]] = {name: [] for name in kinds}
+        self._parts: dict[str, list[Any]] = {name: [] for name in self._kinds}
         self._lines: list[dict[str, Any]] = []
 
     def add(self, asked: Asked) -> None:
@@ -256,9 +255,8 @@ class _Lines:
     def table(self) -> Any:
         """All of them."""
         self._make_part()
-        return (
-            pyarrow().table({name: _whole(parts) for name, parts in self._parts.items()}).unify_dictionaries()
-        )
+        columns = {name: _whole(parts) for name, parts in self._parts.items()}
+        return pyarrow().table(columns).unify_dictionaries()
 
     def _line(self, entry: Entry, rank: int, result: RankedDocument) -> dict[str, Any]:
         line: dict[str, Any] = {"index": result.index, self._document_id: result.id, "rank": rank}
@@ -266,15 +264,14 @@ class _Lines:
         return {**line, "text": text_at(entry, result.index)} if self._with_text else line
 
     def _make_part(self) -> None:
-        for name, parts in self._parts.items():
+        for name, kind in self._kinds.items():
             values = [line.get(name) for line in self._lines]
             try:
-                self._columns[name].see(values)
-                parts.append(self._columns[name].array(values))
-            except Unfit:  # ids of pandas' that are of one type at first and of another further on
-                parts.append(
-                    as_arrow([None if value is None else str(value) for value in values], pyarrow().string())
-                )
+                part = as_arrow(values, kind)
+            except UNFIT:  # ids of pandas' that are of one type at first and of another further on
+                texts = [None if value is None else str(value) for value in values]
+                part = as_arrow(texts, pyarrow().string())
+            self._parts[name].append(part)
         self._lines = []
 
 

@@ -1,7 +1,7 @@
-"""What a run is asked to do, and the parts that do it: reader, writer, the settings that its output depends on."""
+"""The parts that do a task: reader, writer, the settings that its output depends on; and what is no task at all."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain, product
 from pathlib import Path
 from typing import Any
@@ -18,59 +18,12 @@ from rerankq.bulk.output.streams import STDOUT, is_stream
 from rerankq.bulk.output.tally import Quality
 from rerankq.bulk.rows import Row
 from rerankq.bulk.selection import Selection, once_seen
+from rerankq.bulk.task import Task
 from rerankq.contract.errors import InvalidRequest
 
 _TABLES, _RUNS = ("csv", "tsv"), ("trec",)
+_OPTIONS = ("top_n", "max_tokens_per_doc", "truncation", "raw_scores")
 _FIELDS = ("query", "documents", "id", "text", "document_id")
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """What the command line or a program asks for."""
-
-    input: str
-    output: str
-    format: str | None = None
-    output_format: str | None = None
-    names: Mapping[str, str | None] = field(default_factory=dict[str, str | None])
-    """What the input calls the fields of `FieldNames`, where it is not the usual."""
-    queries: str | None = None
-    corpus: str | None = None
-    qrels: str | None = None
-    depth: int | None = None
-    """Candidates per query of a TREC run; all when absent."""
-    relevant_from: int = 1
-    """The lowest grade that counts as relevant for MRR."""
-    skips_missing: bool = False
-    """Go on without documents of a TREC run that the corpus lacks."""
-    delimiter: str | None = None
-    """Between the columns of a table, in and out; by format when absent, as is whether quotes enclose fields."""
-    is_quoted: bool | None = None
-    columns: Sequence[str] | None = None
-    """Of a table without a header."""
-    encoding: str = "utf-8"
-    is_ordered: bool = True
-    with_documents: bool = False
-    output_columns: Sequence[str] = ()
-    """Keys or columns of the output, in order; `-name` leaves one out."""
-    where: Sequence[str] = ()
-    """`field=value` or `field!=value`, all of which a row must meet."""
-    skip: int = 0
-    """Of the rows that do, how many are passed over first."""
-    limit: int | None = None
-    """Of the rest, how many are taken."""
-    shard: str | None = None
-    """`3/8`: of these the third and each eighth after it."""
-    options: dict[str, Any] = field(default_factory=dict[str, Any])
-    """Fields of `RerankRequest` for every row that does not set them itself."""
-    pack_pairs: int | None = None
-    also_written: Sequence[str] = ()
-    """Files that whoever asks will write himself."""
-
-    @property
-    def read_paths(self) -> list[str]:
-        """Every file that is read."""
-        return [path for path in (self.input, self.queries, self.corpus, self.qrels) if path is not None]
 
 
 class Plan:
@@ -84,27 +37,14 @@ class Plan:
         self.source = Source(task.input, task.encoding)
         self.read_as = input_format(self.source, task.format, task.names)
         self.write_as = output_format(task.output, self.read_as, task.output_format, is_stream=self.is_stream)
-        self._given = Given(
-            self.source,
-            self.read_as.names.renamed(task.names),
-            task.queries,
-            task.corpus,
-            task.depth,
-            task.skips_missing,
-            task.delimiter,
-            task.is_quoted,
-            task.columns,
-        )
-        self._reader = self.read_as.reader(self._given)
+        self._given = Given(self.source, self.read_as.names.renamed(task.names), task)
+        self.reader = self.read_as.reader(self._given)
+        self._layout = Layout(task, self.reader.further_columns(), Shown.of(task.output_columns))
         self._refuse_what_cannot_be()
-
-    def reader(self) -> Reader:
-        """The input's reader."""
-        return self._reader
 
     def identities(self, *, is_whole: bool = False) -> list[Identity]:
         """Of every file that is read."""
-        sources = self._reader.sources()
+        sources = self.reader.sources()
         return [one for source in sources for one in source.identities(is_whole=is_whole)]
 
     def retry_reader(self, path: Path) -> Reader:
@@ -117,7 +57,7 @@ class Plan:
 
     def rows(self, start: int = 0) -> Iterator[Row]:
         """The rows that are asked, from the start-th of them on."""
-        rows = self.selection.rows(self._reader, start)
+        rows = self.selection.rows(self.reader, start)
         names = self.write_as.columns
         if names is None or start > 0:
             return rows
@@ -129,9 +69,8 @@ class Plan:
 
     def quality_of_output(self, evaluator: Evaluator) -> Quality:
         """By judgements that came only after it was written."""
-        task = self.task
-        written = Given(Source(task.output), self._given.names, is_quoted=task.is_quoted)
-        is_cut = task.options.get("top_n") is not None
+        written = Given(Source(self.task.output), self._given.names, self.task)
+        is_cut = self.task.options.get("top_n") is not None
         return evaluator.quality_of_file(written, self.write_as, self.read_as, is_cut=is_cut)
 
     @property
@@ -140,15 +79,7 @@ class Plan:
         gather = self.write_as.gather
         if gather is None:
             return None
-        return lambda lines, out: gather(lines, out, types_of(self._reader), self._layout.shown)
-
-    @property
-    def _layout(self) -> Layout:
-        task = self.task
-        shown = Shown.of(task.output_columns)
-        return Layout(
-            self._reader.further_columns(), task.with_documents, shown, task.delimiter, task.is_quoted
-        )
+        return lambda lines, out: gather(lines, out, types_of(self.reader), self._layout.shown)
 
     @property
     def is_stream(self) -> bool:
@@ -164,37 +95,29 @@ class Plan:
     def settings(self) -> dict[str, Any]:
         """What the output depends on, besides input and model."""
         task, names = self.task, self._given.names
+        relevant = names.relevant[0]
+        usual = {
+            "judgements' field": None if relevant == USUAL_NAMES.relevant[0] else relevant,
+            "skips missing documents": task.skips_missing or None,
+            "delimiter": task.delimiter,
+            "quotes": task.is_quoted,
+            "columns": None if task.columns is None else ",".join(task.columns),
+            "encoding": None if task.encoding == "utf-8" else task.encoding,
+            "where": list(task.where) or None,
+            "skip": task.skip or None,
+            "limit": task.limit,
+            "shard": task.shard,
+            "output columns": ",".join(task.output_columns) or None,
+        }
         return {
             "format": self.read_as.name,
             "output format": self.write_as.name,
             "fields": ",".join(_in_one_word(getattr(names, name)[0]) for name in _FIELDS),
             "order": "input" if task.is_ordered else "completion",
             "depth": task.depth,
-            **{name: value for name, value in self._further().items() if value is not None},
+            **{name: value for name, value in usual.items() if value is not None},
             "documents in the output": task.with_documents,
-            **{
-                name: task.options.get(name)
-                for name in ("top_n", "max_tokens_per_doc", "truncation", "raw_scores")
-            },
-        }
-
-    def _further(self) -> dict[str, Any]:
-        task = self.task
-        encoding = None if task.encoding == "utf-8" else task.encoding
-        skips_missing = task.skips_missing or None
-        relevant = self._given.names.relevant[0]
-        return {
-            "judgements' field": None if relevant == USUAL_NAMES.relevant[0] else relevant,
-            "skips missing documents": skips_missing,
-            "delimiter": task.delimiter,
-            "quotes": task.is_quoted,
-            "columns": None if task.columns is None else ",".join(task.columns),
-            "encoding": encoding,
-            "where": list(task.where) or None,
-            "skip": task.skip or None,
-            "limit": task.limit,
-            "shard": task.shard,
-            "output columns": ",".join(task.output_columns) or None,
+            **{name: task.options.get(name) for name in _OPTIONS},
         }
 
     def rows_total(self) -> int | None:

@@ -19,7 +19,7 @@ from rerankq.bulk.output.outcome import Outcome, Scribe
 from rerankq.bulk.output.sidecar import Sidecar, errors_path
 from rerankq.bulk.output.streams import StreamLedger
 from rerankq.bulk.output.tally import Quality, Tally
-from rerankq.bulk.plan import Plan, Task
+from rerankq.bulk.plan import Plan
 from rerankq.bulk.progress import Meter, Progress
 from rerankq.bulk.rows import Entry, place_of
 from rerankq.bulk.selection import ALL
@@ -27,6 +27,7 @@ from rerankq.bulk.sending.asking import WINDOW_BYTES, Window, answered, in_order
 from rerankq.bulk.sending.flight import Flight, Landed, bulk_workers, nobody_there
 from rerankq.bulk.sending.packing import Pack, cut
 from rerankq.bulk.sending.patience import Patience
+from rerankq.bulk.task import Task
 from rerankq.client import RerankClient
 from rerankq.contract.errors import BrokerUnavailable, InvalidRequest, InvalidSettings
 from rerankq.contract.heartbeats import WorkerStatus
@@ -170,7 +171,7 @@ class BulkRun:
         sidecar = ledger.sidecar
         out = Path(self._task.output)
         is_retry = sidecar.round > 1
-        reader = self._plan.retry_reader(retry_path(out, sidecar.round)) if is_retry else self._plan.reader()
+        reader = self._plan.retry_reader(retry_path(out, sidecar.round)) if is_retry else self._plan.reader
         name = f"{sidecar.run} round {sidecar.round}"
         entries = self._entries(reader, sidecar.first_open, sidecar.first_free if is_retry else None)
         if not is_retry and sidecar.first_open == 0:
@@ -178,27 +179,17 @@ class BulkRun:
         packs = cut(entries, PackSize(max_pairs=sidecar.pack_pairs))
         open_packs = (pack for pack in packs if not sidecar.covers((pack.start, pack.stop)))
         is_ordered = self._task.is_ordered and not is_retry
-        flight = Flight(self._client, name)
-        try:
-            self._answer(
-                open_packs,
-                flight,
-                ledger,
-                reader,
-                sidecar.first_open if is_ordered else None,
-                sidecar.model,
-                None if sidecar.judged_by is None else self._evaluator,
-            )
-            ledger.complete_round(0 if is_retry else self._first_free)
-        finally:
-            flight.close()
+        first = sidecar.first_open if is_ordered else None
+        evaluator = None if sidecar.judged_by is None else self._evaluator
+        self._answer(open_packs, name, ledger, reader, first, sidecar.model, evaluator)
+        ledger.complete_round(0 if is_retry else self._first_free)
         if is_retry:
             ledger.end_retry()
 
     def _answer(
         self,
         packs: Iterator[Pack],
-        flight: Flight,
+        name: str,
         ledger: FileLedger | StreamLedger,
         reader: Reader,
         in_order_from: int | None,
@@ -210,6 +201,7 @@ class BulkRun:
         scribe = Scribe(self._plan.writer(), evaluator, errors_among_answers=self._plan.is_stream)
         meter = Meter(ledger.tally)
         rows_total = self._plan.rows_total()
+        flight = Flight(self._client, name)
 
         def watch() -> None:
             if ledger.is_due:
@@ -230,6 +222,7 @@ class BulkRun:
                 window.release(outcome.size_bytes)
         finally:
             flight.clear(ledger.commit())
+            flight.close()
 
     def _entries(self, reader: Reader, start: int, first_free: int | None = None) -> Iterator[Entry]:
         """The rows from a position on; those before are passed over without a look.
@@ -268,17 +261,15 @@ class BulkRun:
         workers = wait_for_workers(self._client)
         model = model_of(workers, self._task.options.get("model"))
         ledger = StreamLedger(self._task.output, self._plan.writer().header())
-        reader = self._plan.reader()
+        reader = self._plan.reader
         packs = cut(
             of_some_use(self._entries(reader, 0), self._task.input),
             PackSize(max_pairs=self._task.pack_pairs or pairs_for(workers)),
         )
-        flight = Flight(self._client, new_job_id())
+        in_order_from = 0 if self._task.is_ordered else None
         try:
-            in_order_from = 0 if self._task.is_ordered else None
-            self._answer(packs, flight, ledger, reader, in_order_from, model, self._evaluator)
+            self._answer(packs, new_job_id(), ledger, reader, in_order_from, model, self._evaluator)
         finally:
-            flight.close()
             ledger.close()
         return self._summary(ledger.tally, Tally(), model, self._judges_by)
 

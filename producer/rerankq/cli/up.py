@@ -82,8 +82,10 @@ def _http_port(wanted: bool | None, port: int | None) -> int | None:
 
 
 def _port(wanted: int | None, usual: int, option: str) -> int:
+    from rerankq.local.redis_server import free_port
+
     if wanted is None:
-        return usual if _is_free(usual) else _any_free_port()
+        return usual if _is_free(usual) else free_port()
     if not _is_free(wanted):
         raise Unavailable(f"port {wanted} is taken; choose another with {option}")
     return wanted
@@ -97,12 +99,6 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
     return True
-
-
-def _any_free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _start_flower(stack: "LocalStack", port: int) -> None:
@@ -159,7 +155,7 @@ def _worker_in_service(stack: "LocalStack") -> "WorkerStatus":
             for worker in client.workers():
                 if worker.model:
                     return worker
-            _refuse_a_dead_child(stack)
+            stack.refuse_a_dead_child()
             time.sleep(LOG_PERIOD_SECONDS)
 
 
@@ -169,12 +165,5 @@ def _follow(stack: "LocalStack") -> None:
         while True:
             sys.stdout.write(log.read())
             sys.stdout.flush()
-            _refuse_a_dead_child(stack)
+            stack.refuse_a_dead_child()
             time.sleep(LOG_PERIOD_SECONDS)
-
-
-def _refuse_a_dead_child(stack: "LocalStack") -> None:
-    dead = stack.dead_child()
-    if dead is not None:
-        lines = "\n  ".join(dead.last_lines())
-        raise Unavailable(f"{dead.name} ended with exit code {dead.exit_code}; its last lines:\n  {lines}")

@@ -18,6 +18,18 @@ from rerankq.contract.stores import redis_client
 RiskName = Literal["eviction", "no_log", "log_write", "log_rewrite", "snapshot", "fsync", "memory"]
 RISKS: tuple[RiskName, ...] = get_args(RiskName)
 FULL_FRACTION = 0.85  # of the memory that Redis may use; from here on no work is accepted
+_MENDED = "free disk, or memory for the fork (vm.overcommit_memory=1)"
+_FAILED: Mapping[str, tuple[RiskName, str]] = {
+    "aof_last_write_status": (
+        "log_write",
+        "the last write to its append-only log failed, and it takes no job till one works; mend its disk",
+    ),
+    "aof_last_bgrewrite_status": (
+        "log_rewrite",
+        f"the last rewrite of its append-only log failed, and the log grows; {_MENDED}",
+    ),
+    "rdb_last_bgsave_status": ("snapshot", f"its last snapshot failed; {_MENDED}"),
+}
 _LOST_IN_A_POWER_CUT = {"everysec": "a second", "no": "half a minute"}
 
 
@@ -76,21 +88,9 @@ def _of_the_disk(info: Mapping[str, Any], appendfsync: str | None) -> Iterator[R
             f"appendfsync {appendfsync} loses up to {_LOST_IN_A_POWER_CUT[appendfsync]} in a power cut; "
             "set appendfsync always",
         )
-    if info.get("aof_last_write_status", "ok") != "ok":
-        yield Risk(
-            "log_write",
-            "the last write to its append-only log failed, and it takes no job till one works; mend its disk",
-        )
-    if info.get("aof_last_bgrewrite_status", "ok") != "ok":
-        yield Risk(
-            "log_rewrite",
-            "the last rewrite of its append-only log failed, and the log grows; "
-            "free disk, or memory for the fork (vm.overcommit_memory=1)",
-        )
-    if info.get("rdb_last_bgsave_status", "ok") != "ok":
-        yield Risk(
-            "snapshot", "its last snapshot failed; free disk, or memory for the fork (vm.overcommit_memory=1)"
-        )
+    for told, (name, text) in _FAILED.items():
+        if info.get(told, "ok") != "ok":
+            yield Risk(name, text)
 
 
 def _of_memory(info: Mapping[str, Any]) -> Iterator[Risk]:

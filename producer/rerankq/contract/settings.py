@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from rerankq.contract.address import read_address
 from rerankq.contract.errors import InvalidSettings
+from rerankq.contract.messages import Limits
 from rerankq.contract.variables import FORMER, VARIABLES
 
 PREFIX = "RERANKQ_"
@@ -75,6 +76,11 @@ class SharedSettings(BaseSettings):
     def effective_result_url(self) -> str:
         """Where answers are kept, the default resolved."""
         return (self.result_url or self.broker_url).get_secret_value()
+
+    @property
+    def limits(self) -> Limits:
+        """How large one request may be."""
+        return Limits(self.max_documents, self.max_document_characters, self.max_request_characters)
 
     @classmethod
     def load(cls, **overrides: Any) -> Self:

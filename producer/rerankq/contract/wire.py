@@ -23,6 +23,9 @@ ACCEPTED = [SERIALIZER, "json"]
 
 COMPRESSION = "application/zstd"
 COMPRESS_ABOVE_BYTES = 4_096
+decode = orjson.loads
+compress, decompress = zstd.compress, zstd.decompress  # which kombu reads as well
+
 CLAIM_CHECK_ABOVE_BYTES = 50_000  # above this the parent process copies less when the body has its own key
 
 
@@ -48,21 +51,6 @@ def encode(value: Any) -> bytes:
         TypeError: the value has no JSON form (a lone surrogate, a number past 64 bits).
     """
     return orjson.dumps(value, default=_body_of)
-
-
-def decode(data: str | bytes) -> Any:
-    """The value behind JSON text or bytes."""
-    return orjson.loads(data)
-
-
-def compress(data: bytes) -> bytes:
-    """zstd, which kombu reads as well."""
-    return zstd.compress(data)
-
-
-def decompress(data: bytes) -> bytes:
-    """The bytes behind `compress`."""
-    return zstd.decompress(data)
 
 
 def decompress_bounded(data: bytes, max_bytes: int) -> bytes | None:

@@ -52,7 +52,7 @@ class RedisServer:
         Raises:
             Unavailable: it did not answer in time; the message ends with what it printed last.
         """
-        port, password = _free_port(), secrets.token_urlsafe(16)
+        port, password = free_port(), secrets.token_urlsafe(16)
         self.url = f"redis://default:{password}@127.0.0.1:{port}/0"  # redis-cli takes an absent user for an empty one
         self.child = Child(
             "redis-server",
@@ -99,7 +99,8 @@ def _configuration(port: int, password: str, directory: Path) -> str:
     return "".join(f"{name} {value}\n" for name, value in lines.items())
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Of loopback, free a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -101,10 +101,6 @@ class LocalStack:
         chosen = {} if self._model is None else {"RERANKQ_MODEL": self._model}
         return {**os.environ, **easy, **own, **chosen}
 
-    def dead_child(self) -> Child | None:
-        """A part that has ended although nobody asked it to."""
-        return next((child for child in self.children if child.exit_code is not None), None)
-
     def _start(self) -> None:
         worker = worker_program.serving_command()
         self._on_progress("starting Redis")
@@ -122,7 +118,7 @@ class LocalStack:
         began = time.monotonic()
         with self.client() as client:
             while not (states := _engine_states(client)) & _IN_SERVICE:
-                self._refuse_a_dead_child()
+                self.refuse_a_dead_child()
                 if states and states <= _ENDED:  # it is started again, and would end again, for minutes
                     raise Unavailable(
                         self._with_log("the engine ended while it loaded its model", until="engine ")
@@ -135,8 +131,12 @@ class LocalStack:
                 self._on_progress(f"the worker loads its model ({waited:.0f} s)")
                 time.sleep(POLL_SECONDS)
 
-    def _refuse_a_dead_child(self) -> None:
-        child = self.dead_child()
+    def refuse_a_dead_child(self) -> None:
+        """
+        Raises:
+            Unavailable: a part has ended although nobody asked it to; with the end of its log.
+        """
+        child = next((child for child in self.children if child.exit_code is not None), None)
         if child is not None:
             raise Unavailable(
                 self._with_log(f"the local {child.name} ended with exit code {child.exit_code}", child)

@@ -30,8 +30,8 @@ from rerankq.contract import keys
 from rerankq.contract.errors import JobFailed, PayloadTooLarge, RerankError
 from rerankq.contract.transport.dead_letters import DeadLetter, DeadLetters, is_summary, letter_for, unusable
 from rerankq.contract.transport.envelope import job_id
+from rerankq.contract.transport.hooks import hooks
 from rerankq.contract.transport.outage import UNREACHABLE, carry_over, hand_back_later, outage
-from rerankq.contract.transport.qos import set_teller
 from rerankq_worker.queue.answers import NO_ANSWER, AnsweringTask, AnswerNotStored, Answers
 from rerankq_worker.queue.canvas import attached_to
 from rerankq_worker.queue.headers import (
@@ -220,7 +220,7 @@ class Consumer(celery_consumer.Consumer):
 
     def register_with_event_loop(self, hub: Any) -> None:
         super().register_with_event_loop(hub)
-        set_teller(self._tell)
+        hooks.tell = self._tell
         hub.call_repeatedly(ANSWER_AGAIN_SECONDS, self._tell_the_untold)
 
     def on_connection_error_after_connected(self, exc: Exception) -> Any:

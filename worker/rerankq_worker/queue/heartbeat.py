@@ -19,7 +19,7 @@ from rerankq.contract.heartbeats import UNIQUE_MARK, Heartbeats, WorkerStatus, u
 from rerankq.contract.keys import HEARTBEAT_PERIOD_SECONDS, lane_of
 from rerankq.contract.messages import Lane
 from rerankq.contract.stores import redis_client
-from rerankq.contract.transport.qos import set_ready_gate
+from rerankq.contract.transport.hooks import hooks
 from rerankq_worker.link import health
 from rerankq_worker.queue import redis_health
 from rerankq_worker.settings import WorkerSettings
@@ -64,7 +64,7 @@ class Presence(bootsteps.StartStopStep):
         Raises:
             SystemExit: Redis refuses this user or password; it would say the same again for ever.
         """
-        set_ready_gate(self._is_ready)
+        hooks.is_ready = self._is_ready
         self._begin_to_beat(parent)
         try:
             self._heartbeats.tell(self._status(parent))

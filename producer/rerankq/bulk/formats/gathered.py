@@ -27,7 +27,7 @@ LINES_BYTES = 4_000_000  # decoded at a time
 GROUP_BYTES = 32_000_000  # of a row group of Parquet, before it is encoded
 _IDS = ("id", "query_id", "doc_id")
 _LONG_COLUMNS = ("query_id", "doc_id", "rank", "relevance_score", "logit")
-_UNFIT = (ValueError, TypeError, KeyError, AttributeError, OverflowError, NotImplementedError)
+UNFIT = (ValueError, TypeError, KeyError, AttributeError, OverflowError, NotImplementedError)
 _MIXED = object()
 """In place of a type: values that have none in common."""
 
@@ -59,7 +59,7 @@ def write_arrow(lines: Path, target: Path, types: Types, shown: Shown, *, is_lon
 
 def columns_of_documents(row: Row, layout: Layout) -> list[str]:
     """What the long form can show of a row."""
-    text = ("text",) if layout.with_documents else ()
+    text = ("text",) if layout.task.with_documents else ()
     ours = (*_LONG_COLUMNS, *text)
     is_by_document = layout.further_columns is not None
     carried = beside_document(row.extra, 0) if is_by_document else row.extra
@@ -246,7 +246,7 @@ class Column:
         """
         try:
             return as_arrow(map(self._as_text, values) if self._found is _MIXED else values, self.kind)
-        except _UNFIT:
+        except UNFIT:
             raise Unfit(self._name) from None  # its message would show the value
 
     def _joined(self, values: Sequence[Any]) -> Any:
@@ -254,7 +254,7 @@ class Column:
             return _MIXED  # the keys are ids
         try:
             return joined(self._found, type_of(values))
-        except _UNFIT:
+        except UNFIT:
             return _MIXED
 
     def _as_text(self, value: Any) -> str | None:
@@ -293,7 +293,7 @@ class Dictionary:
             return arrow.DictionaryArray.from_arrays(
                 places, as_arrow(list(self._places), self.kind.value_type)
             )
-        except _UNFIT:
+        except UNFIT:
             raise Unfit(self._name) from None
 
 

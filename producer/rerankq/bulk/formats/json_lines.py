@@ -166,7 +166,7 @@ class JsonLinesWriter(Writer):
         fields["logit"] = result.logit
         if result.truncated:
             fields["truncated"] = True
-        if self._layout.with_documents:
+        if self._layout.task.with_documents:
             fields["document"] = text_at(entry, result.index)
         return fields
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Self
 
+from rerankq.bulk.task import Task
+
 Compression = Literal["gz", "zst"]
 _COMPRESSED: Mapping[str, Compression] = {".gz": "gz", ".zst": "zst"}
 
@@ -77,12 +79,10 @@ class Shown:
 class Layout:
     """What an output shows besides its rankings."""
 
-    further_columns: Sequence[str] | None = None
+    task: Task
+    further_columns: Sequence[str] | None
     """What a table's lines carried; None where what rows carry is not known beforehand."""
-    with_documents: bool = False
-    shown: Shown = Shown()
-    delimiter: str | None = None
-    is_quoted: bool | None = None
+    shown: Shown
 
 
 def in_utf8(path: str) -> str:

@@ -12,7 +12,7 @@ import re
 import stat
 import sys
 import zlib
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from rerankq.bulk.formats.json_array import is_spread, rows_of
 from rerankq.bulk.formats.names import FieldNames, in_utf8
 from rerankq.bulk.formats.remote import InputAway, RemoteFile, is_remote
 from rerankq.bulk.formats.shards import files_of
+from rerankq.bulk.task import Task
 from rerankq.contract.errors import InvalidRequest
 
 if sys.version_info >= (3, 14):
@@ -299,22 +300,11 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What a reader is given: the input, what its fields are called, and what belongs to a TREC run."""
+    """What a reader is given: an input, what its fields are called, and the task that it is a part of."""
 
     source: Source
     names: FieldNames
-    queries: str | None = None
-    corpus: str | None = None
-    depth: int | None = None
-    """Candidates per query of a TREC run; all when absent."""
-    skips_missing: bool = False
-    """Go on without the documents that the corpus of a TREC run lacks."""
-    delimiter: str | None = None
-    """Between the columns of a table; the format's own when absent."""
-    is_quoted: bool | None = None
-    """Whether quotes enclose a table's fields; as the format has it when absent."""
-    columns: Sequence[str] | None = None
-    """Of a table without a header."""
+    task: Task
 
 
 class _LocalFile:
@@ -446,17 +436,11 @@ def _sha256(part: Part) -> str:
         raise unreadable(part.path, error) from error
 
 
-def _magic(head: bytes) -> str | None:
-    if head.startswith(b"\x1f\x8b"):
-        return "gz"
-    return "zst" if head.startswith(b"\x28\xb5\x2f\xfd") else None
-
-
 def _decompressed(raw: Any) -> Any:
-    compression = _magic(raw.peek(4))
-    if compression == "gz":
+    head = raw.peek(4)
+    if head.startswith(b"\x1f\x8b"):
         return gzip.GzipFile(fileobj=raw, mode="rb")
-    return zstd.ZstdFile(raw) if compression == "zst" else raw
+    return zstd.ZstdFile(raw) if head.startswith(b"\x28\xb5\x2f\xfd") else raw
 
 
 def is_same_file(read: str, written: Path) -> bool:

@@ -36,9 +36,9 @@ class TableReader(Reader):
 
     def __init__(self, given: Given, *, delimiter: str, is_quoted: bool) -> None:
         super().__init__(given)
-        self._columns = given.columns
-        self._delimiter = given.delimiter or delimiter
-        self._is_quoted = is_quoted if given.is_quoted is None else given.is_quoted
+        self._columns = given.task.columns
+        self._delimiter = given.task.delimiter or delimiter
+        self._is_quoted = is_quoted if given.task.is_quoted is None else given.task.is_quoted
 
     def records(self) -> Iterator[list[Line]]:
         lines = self._lines()
@@ -111,8 +111,8 @@ class TableWriter(Writer):
 
     def __init__(self, layout: Layout, *, delimiter: str, is_quoted: bool) -> None:
         super().__init__(layout)
-        self._delimiter = layout.delimiter or delimiter
-        self._is_quoted = is_quoted if layout.is_quoted is None else layout.is_quoted
+        self._delimiter = layout.task.delimiter or delimiter
+        self._is_quoted = is_quoted if layout.task.is_quoted is None else layout.task.is_quoted
         self._columns = columns_of(None, layout)
         self._shown = [self._columns.index(name) for name in layout.shown.among(self._columns)]
 
@@ -126,7 +126,7 @@ class TableWriter(Writer):
     def _line(self, entry: Entry, rank: int, result: RankedDocument) -> list[Any]:
         line: list[Any] = [name_of_row(entry), document_key(result.id, result.index)]
         line += [rank, result.relevance_score, result.logit, *self._carried(entry, result)]
-        return [*line, text_at(entry, result.index)] if self._layout.with_documents else line
+        return [*line, text_at(entry, result.index)] if self._layout.task.with_documents else line
 
     def _carried(self, entry: Entry, result: RankedDocument) -> list[Any]:
         extra, further = entry.row.extra, self._layout.further_columns
@@ -148,7 +148,7 @@ class TableWriter(Writer):
 
 def columns_of(_row: Row | None, layout: Layout) -> list[str]:
     """What a table can show."""
-    text = ("text",) if layout.with_documents else ()
+    text = ("text",) if layout.task.with_documents else ()
     ours = (*_OUR_COLUMNS, *text)
     further = (EXTRA_COLUMN,) if layout.further_columns is None else layout.further_columns
     return [*_OUR_COLUMNS, *(beside(name, ours) for name in further), *text]
@@ -157,7 +157,8 @@ def columns_of(_row: Row | None, layout: Layout) -> list[str]:
 def ranked_table(given: Given, *, delimiter: str, is_quoted: bool) -> Iterator[Ranked]:
     """The rankings of a table as `TableWriter` writes it, whatever stands between its columns."""
     _, is_ours, rest = (given.source.first_line() or b"").decode(errors="replace").partition(_QUERY_ID)
-    written = replace(given, names=RANKED_NAMES, delimiter=rest[:1] if is_ours else None)
+    task = replace(given.task, delimiter=rest[:1] if is_ours else None, columns=None)
+    written = replace(given, names=RANKED_NAMES, task=task)
     return ranked_lines(TableReader(written, delimiter=delimiter, is_quoted=is_quoted).records(), given)
 
 

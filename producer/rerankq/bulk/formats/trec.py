@@ -28,15 +28,15 @@ class TrecReader(Reader):
         Raises:
             InvalidRequest: no texts were named, or their files are missing.
         """
-        if given.queries is None or given.corpus is None:
+        task = given.task
+        if task.queries is None or task.corpus is None:
             raise InvalidRequest(
                 "a TREC run has ids only; name the texts with --queries queries.jsonl --corpus corpus.jsonl",
                 {"field": "queries"},
             )
         super().__init__(given)
-        self._queries, self._corpus = Source(given.queries), Source(given.corpus)
-        self._depth = given.depth
-        self._skips_missing = given.skips_missing
+        self._queries, self._corpus = Source(task.queries), Source(task.corpus)
+        self._depth, self._skips_missing = task.depth, task.skips_missing
         self._query_texts: TextsById | None = None
         self._document_texts: TextsById | None = None
 

@@ -268,10 +268,6 @@ class LeasedChannel(kombu_redis.Channel):
         return self.global_keyprefix + key
 
 
-class Channel(LeasedChannel):
-    """For redis:// and rediss://."""
-
-
 class SentinelChannel(LeasedChannel, kombu_redis.SentinelChannel):
     """For sentinel://."""
 
@@ -350,7 +346,7 @@ def _wake() -> None:
 class LeasedTransport(kombu_redis.Transport):
     """Behind redis://, rediss:// and redis+socket:// of a `LeasedConnection`."""
 
-    Channel = Channel
+    Channel = LeasedChannel
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

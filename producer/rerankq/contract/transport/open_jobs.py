@@ -7,7 +7,6 @@ and at the few held messages finds what a purge, a `DEL`, a rename or an evictio
 """
 
 import logging
-from collections.abc import Callable
 from functools import cache
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,6 +15,7 @@ import redis
 
 from rerankq.contract import keys
 from rerankq.contract.transport.envelope import PUSHED, Envelope, job_id, record_key
+from rerankq.contract.transport.hooks import hooks
 from rerankq.contract.transport.outage import in_short
 from rerankq.contract.transport.scripts import CLOSE, MISSING, execute
 
@@ -47,25 +47,9 @@ def open_job(envelope: Envelope, list_key: str) -> OpenJob | None:
     return OpenJob(keys.open_jobs(list_key), name, pushed)
 
 
-def _nobody_to_tell(job_id: str) -> bool:  # noqa: ARG001 - the default of set_vanished_handler
-    return False
-
-
 @cache
 def _tell_once(text: str) -> None:
     logger.warning(text)
-
-
-_end: Callable[[str], bool] = _nobody_to_tell
-
-
-def set_vanished_handler(end: Callable[[str], bool] | None) -> None:
-    """Call `end(job_id)` for each job whose message has vanished, until it returns that the job has ended.
-
-    Called from the event loop, so it must not take long and must not raise.
-    """
-    global _end
-    _end = end or _nobody_to_tell
 
 
 def end_vanished(client: redis.Redis, leases: "Leases", list_key: str, *, is_idle: bool = False) -> None:
@@ -74,7 +58,7 @@ def end_vanished(client: redis.Redis, leases: "Leases", list_key: str, *, is_idl
     Args:
         is_idle: nothing is held here, so that there is no lease to renew and more time.
     """
-    if _end is _nobody_to_tell:
+    if hooks.end_vanished is None:
         return
     give_up_at = monotonic() + (ENDING_SECONDS_WHEN_IDLE if is_idle else ENDING_SECONDS)
     for job in _missing(client, leases, list_key):
@@ -82,7 +66,7 @@ def end_vanished(client: redis.Redis, leases: "Leases", list_key: str, *, is_idl
             return
         # Another worker may have ended it since, and its sender have sent it again.
         is_open = execute(client, "ZSCORE", job.index_key, job.job_id) == job.pushed
-        if is_open and _end(job.job_id):
+        if is_open and hooks.end_vanished(job.job_id):
             CLOSE(client, [job.index_key], [job.job_id, job.pushed])
 
 

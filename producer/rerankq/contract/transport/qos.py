@@ -4,7 +4,7 @@ Replaces the half of kombu's Redis QoS that writes; the half that counts what is
 """
 
 import logging
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from time import monotonic
 from typing import Any
@@ -24,43 +24,12 @@ from rerankq.contract.transport.envelope import (
     payload_key,
     seal_envelope,
 )
+from rerankq.contract.transport.hooks import hooks
 from rerankq.contract.transport.leases import Held
 from rerankq.contract.transport.open_jobs import OpenJob, end_vanished, open_job
 from rerankq.contract.transport.outage import adopt_carried, in_short, is_passing, outage, send_later
 
 logger = logging.getLogger(__name__)
-
-
-def _always_ready() -> bool:
-    return True
-
-
-_is_ready: Callable[[], bool] = _always_ready
-
-
-def set_ready_gate(is_ready: Callable[[], bool] | None) -> None:
-    """Take no message in this process while `is_ready()` is False; None opens the gate for good.
-
-    Asked several times a second from the event loop, so it must be cheap and must not raise.
-    """
-    global _is_ready
-    _is_ready = is_ready or _always_ready
-
-
-def _leave_untold(job_id: str, error: RerankError) -> None:
-    """Nobody here can tell; a worker does so later."""
-
-
-_tell: Callable[[str, RerankError], None] = _leave_untold
-
-
-def set_teller(tell: Callable[[str, RerankError], None] | None) -> None:
-    """Have `tell(job_id, error)` called for each job that the transport of this process sets aside; None ends that.
-
-    Called from the event loop, so it must be quick and must not raise.
-    """
-    global _tell
-    _tell = tell or _leave_untold
 
 
 class QoS(kombu_redis.QoS):
@@ -79,7 +48,8 @@ class QoS(kombu_redis.QoS):
         self._held_nowhere: set[str] = set()  # deliveries of a fanout, which lie on no list
 
     def can_consume(self) -> bool:
-        if self.channel.acknowledges and not (_is_ready() and outage.is_time_to_ask()):
+        is_ready = hooks.is_ready is None or hooks.is_ready()
+        if self.channel.acknowledges and not (is_ready and outage.is_time_to_ask()):
             return False
         return super().can_consume()
 
@@ -142,15 +112,10 @@ class QoS(kombu_redis.QoS):
                 prefix=channel.global_keyprefix,
             )
         if is_ours:
-            logger.error(
-                "job %s on %s set aside at delivery %d: %s",
-                letter.id,
-                letter.lane,
-                letter.attempts,
-                letter.reason,
-            )
-        if is_ours and untold:
-            _tell(letter.id, untold)
+            told = (letter.id, letter.lane, letter.attempts, letter.reason)
+            logger.error("job %s on %s set aside at delivery %d: %s", *told)
+        if is_ours and untold and hooks.tell:
+            hooks.tell(letter.id, untold)
         return is_ours
 
     def _is_held_nowhere(self, delivery_tag: str) -> bool:

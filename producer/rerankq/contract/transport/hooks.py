@@ -1,0 +1,21 @@
+"""What a worker lets the transport of its process ask, and has it tell; without a worker there is nobody."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rerankq.contract.errors import RerankError
+
+
+@dataclass(slots=True)
+class Hooks:
+    """Each is called from the event loop, so it must be quick and must not raise."""
+
+    is_ready: Callable[[], bool] | None = None
+    """No message is taken while it is False; asked several times a second."""
+    tell: Callable[[str, RerankError], None] | None = None
+    """Told of each job that is set aside, and why; what nobody is told here, a worker tells later."""
+    end_vanished: Callable[[str], bool] | None = None
+    """Asked to end each job whose message has vanished, until it says that the job has ended."""
+
+
+hooks = Hooks()
