@@ -12,13 +12,7 @@ from rerankq.answers import JobStatus, State, is_answer, is_lost, read_status
 from rerankq.contract import keys
 from rerankq.contract.calling_off import CALL_OFF
 from rerankq.contract.clock import RedisClock
-from rerankq.contract.errors import (
-    Cancelled,
-    DeadlineExceeded,
-    JobUnknown,
-    RerankError,
-    ResultTimeout,
-)
+from rerankq.contract.errors import Cancelled, DeadlineExceeded, JobUnknown, RerankError, ResultTimeout
 from rerankq.contract.messages import LANES, patience_seconds
 from rerankq.contract.stores import reply_or
 from rerankq.contract.transport.scripts import Script

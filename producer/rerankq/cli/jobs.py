@@ -62,11 +62,7 @@ def status(job_id: options.JobId, as_json: options.Json = False) -> None:
     out.print(_in_words(found), markup=False, soft_wrap=True)
 
 
-def result(
-    job_id: options.JobId,
-    timeout: options.Timeout = None,
-    as_json: options.Json = False,
-) -> None:
+def result(job_id: options.JobId, timeout: options.Timeout = None, as_json: options.Json = False) -> None:
     """Wait for a job's ranking and print it.
 
     The texts stayed with the process that asked, so a document is shown by its number.

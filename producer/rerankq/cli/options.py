@@ -58,6 +58,5 @@ Model = Annotated[
     ),
 ]
 StackModel = Annotated[
-    str | None,
-    typer.Option(help="Hub id, directory, or `small`, the one in the box.", show_default="small"),
+    str | None, typer.Option(help="Hub id, directory, or `small`, the one in the box.", show_default="small")
 ]

@@ -213,7 +213,4 @@ _OPTIONS: dict[str, Callable[[str], Any]] = {
     "protocol": _spoken,
 }
 _TLS_FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
-_ONLY_OF = {
-    "rediss": ("ssl_cert_reqs", "ssl_check_hostname", *_TLS_FILES),
-    "sentinel": ("master_name",),
-}
+_ONLY_OF = {"rediss": ("ssl_cert_reqs", "ssl_check_hostname", *_TLS_FILES), "sentinel": ("master_name",)}

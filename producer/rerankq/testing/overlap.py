@@ -82,11 +82,7 @@ def _ranking(job_id: str, request: RerankRequest, logits: list[float], cut: list
         complete=True,
         scored=len(logits),
         total=len(logits),
-        usage=Usage(
-            pairs=len(logits),
-            duplicate_pairs=len(logits) - distinct,
-            truncated_documents=sum(cut),
-        ),
+        usage=Usage(pairs=len(logits), duplicate_pairs=len(logits) - distinct, truncated_documents=sum(cut)),
         timings=Timings(),
         worker=WorkerInfo(name=NAME, device=NAME, dtype="fp32"),
     )

@@ -9,14 +9,7 @@ from typing import Any
 from rerankq.bulk.formats import columns, gathered, json_lines, table, trec
 from rerankq.bulk.formats.gathered import Types
 from rerankq.bulk.formats.interface import Reader, Writer
-from rerankq.bulk.formats.names import (
-    TABLE_NAMES,
-    USUAL_NAMES,
-    FieldNames,
-    Layout,
-    Shown,
-    extension_of,
-)
+from rerankq.bulk.formats.names import TABLE_NAMES, USUAL_NAMES, FieldNames, Layout, Shown, extension_of
 from rerankq.bulk.formats.source import Given, Part, Source
 from rerankq.bulk.rows import Ranked, Row
 from rerankq.contract import wire
