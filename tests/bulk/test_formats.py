@@ -59,7 +59,7 @@ LONG = "query_id,query,doc_id,text,lang\nq1,first,a,one,en\nq1,first,b,eleven,fr
 
 
 def understood(path: Path | str, **options: Any) -> list[Row]:
-    reader = Plan(Task(str(path), str(Path(path).parent / "out.jsonl"), **options)).reader()
+    reader = Plan(Task(str(path), str(Path(path).parent / "out.jsonl"), **options)).reader
     return [reader.row(record) for record in reader.records()]
 
 

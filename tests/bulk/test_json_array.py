@@ -129,4 +129,4 @@ def test_an_array_in_a_pipe_is_told_however_long_its_first_element_is(
     plan = Plan(Task("-", str(tmp_path / "out.jsonl")))
 
     assert plan.read_as.name == "rank-llm"
-    assert len(list(plan.reader().records())) == 2
+    assert len(list(plan.reader.records())) == 2

@@ -22,7 +22,7 @@ __all__ = ["trec"]
 
 def chosen(path: Path | str, **options: Any) -> list[Any]:
     plan = Plan(Task(str(path), str(Path(path).parent / "out.jsonl"), **options))
-    return [row.first_position for row in plan.selection.rows(plan.reader())]
+    return [row.first_position for row in plan.selection.rows(plan.reader)]
 
 
 FIELDS: list[dict[str, Any]] = [
@@ -91,7 +91,7 @@ def test_in_a_table_the_lines_are_chosen_and_make_their_queries(tmp_path: Path) 
     plan = Plan(Task(str(tmp_path / "in.csv"), str(tmp_path / "out.csv"), where=["lang!=en"]))
 
     got = [
-        (row.id, [document["id"] for document in row.documents]) for row in plan.selection.rows(plan.reader())
+        (row.id, [document["id"] for document in row.documents]) for row in plan.selection.rows(plan.reader)
     ]
 
     assert got == [("q1", ["b"]), ("q2", ["c"])]

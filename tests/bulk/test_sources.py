@@ -290,7 +290,7 @@ def test_a_row_of_columns_that_failed_names_its_file(
 
 def test_a_shard_that_vanishes_is_called_an_input_that_is_gone(tmp_path: Path) -> None:
     shards = _shards(tmp_path / "shards")
-    reader = Plan(Task(str(tmp_path / "shards"), str(tmp_path / "out.jsonl"))).reader()
+    reader = Plan(Task(str(tmp_path / "shards"), str(tmp_path / "out.jsonl"))).reader
     shards[2].unlink()
 
     with pytest.raises(
@@ -384,7 +384,7 @@ def test_an_archive_is_read_through(
 
 
 def understood_from(given: str, tmp_path: Path) -> list[Any]:
-    reader = Plan(Task(given, str(tmp_path / "out.jsonl"))).reader()
+    reader = Plan(Task(given, str(tmp_path / "out.jsonl"))).reader
     return [reader.row(record) for record in reader.records()]
 
 
@@ -467,4 +467,4 @@ def test_a_dialect_in_a_pipe_is_told_however_long_its_first_line_is(
     plan = Plan(Task("-", str(tmp_path / "out.jsonl")))
 
     assert plan.read_as.name == "openai-batch"
-    assert len(list(plan.reader().records())) == 2
+    assert len(list(plan.reader.records())) == 2

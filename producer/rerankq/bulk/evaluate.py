@@ -211,10 +211,11 @@ def _failed(given: Given, read_as: Format | None) -> Iterator[Ranked]:
         yield Ranked(str(row.first_position if row.id is None else row.id), None, relevant=row.relevant)
 
 
-def as_judged(entry: Entry, answer: Ranking | None) -> Ranked:
+def as_judged(entry: Entry, answer: Ranking | RerankError) -> Ranked:
     """A row of a run that goes on; without a ranking it has failed."""
     ids = entry.request.ids if entry.request is not None else []
-    ranked = None if answer is None else [document_key(result.id, result.index) for result in answer.results]
+    is_ranked = isinstance(answer, Ranking)
+    ranked = [document_key(result.id, result.index) for result in answer] if is_ranked else None
     return Ranked(
         name_of_row(entry),
         None if ranked is None else by_place(ranked),

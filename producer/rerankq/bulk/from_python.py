@@ -138,7 +138,7 @@ def _asked(
             landed = in_order(landed, lambda one: (one.pack.start, one.pack.stop))
         for one in landed:
             window.release(one.pack.size_bytes)
-            for entry, answer in zip(one.pack.entries, one.answers, strict=True):
+            for entry, answer in one.pairs:
                 yield Asked(given.pop(entry.position), entry, answer)
             flight.clear(one.job_ids)
     finally:

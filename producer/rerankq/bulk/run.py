@@ -24,7 +24,7 @@ from rerankq.bulk.progress import Meter, Progress
 from rerankq.bulk.rows import Entry, place_of
 from rerankq.bulk.selection import ALL
 from rerankq.bulk.sending.asking import WINDOW_BYTES, Window, answered, in_order, of_some_use, validated
-from rerankq.bulk.sending.flight import Flight, Landed, bulk_workers, nobody_there
+from rerankq.bulk.sending.flight import AnsweredPack, Flight, bulk_workers, nobody_there
 from rerankq.bulk.sending.packing import Pack, cut
 from rerankq.bulk.sending.patience import Patience
 from rerankq.bulk.task import Task
@@ -337,7 +337,7 @@ def model_of(workers: list[WorkerStatus], asked: str | None) -> ModelInfo:
     return ModelInfo(name=name, revision=revision)
 
 
-def _outcomes(landed: Iterator[Landed], scribe: Scribe, window: Window) -> Iterator[Outcome]:
+def _outcomes(landed: Iterator[AnsweredPack], scribe: Scribe, window: Window) -> Iterator[Outcome]:
     """The packs as lines: their texts leave memory, their lines enter it."""
     for one in landed:
         outcome = scribe.outcome(one)
@@ -346,7 +346,7 @@ def _outcomes(landed: Iterator[Landed], scribe: Scribe, window: Window) -> Itera
         yield outcome
 
 
-def _of_one_model(landed: Iterator[Landed], flight: Flight, model: ModelInfo) -> Iterator[Landed]:
+def _of_one_model(landed: Iterator[AnsweredPack], flight: Flight, model: ModelInfo) -> Iterator[AnsweredPack]:
     """The packs, as long as they were scored by this model.
 
     Raises:

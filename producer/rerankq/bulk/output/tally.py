@@ -2,6 +2,9 @@
 
 from pydantic import BaseModel, Field
 
+from rerankq.contract.errors import RerankError
+from rerankq.contract.messages import Ranking
+
 SHOWN_REASONS = 5
 
 
@@ -51,6 +54,19 @@ class Tally(BaseModel):
     reasons: list[str] = Field(default_factory=list)
     """Of the first rows that failed."""
     quality: Quality = Field(default_factory=Quality)
+
+    def count(self, place: int, ended_in: Ranking | RerankError) -> None:
+        """Count the row in this place."""
+        self.rows += 1
+        if isinstance(ended_in, Ranking):
+            for name in ("pairs", "tokens", "cached_pairs", "truncated_documents"):
+                setattr(self, name, getattr(self, name) + getattr(ended_in.usage, name))
+            return
+        name = type(ended_in).__name__
+        self.failed += 1
+        self.failures[name] = self.failures.get(name, 0) + 1
+        if len(self.reasons) < SHOWN_REASONS:
+            self.reasons.append(f"row {place}: {ended_in.message}")
 
     def add(self, other: "Tally") -> None:
         """Count these too."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from rerankq.bulk.rows import FIELDS_SEEN, Entry, Row, seen
-from rerankq.bulk.sending.flight import Flight, Landed
+from rerankq.bulk.sending.flight import AnsweredPack, Flight
 from rerankq.bulk.sending.packing import Pack
 from rerankq.client import RerankClient
 from rerankq.contract.errors import InvalidRequest, RerankError
@@ -97,7 +97,7 @@ def _wrong_shape(path: str, entry: Entry, error: RerankError) -> InvalidRequest:
 
 def answered(
     packs: Iterator[Pack], flight: Flight, window: Window, watch: Callable[[], None] = lambda: None
-) -> Iterator[Landed]:
+) -> Iterator[AnsweredPack]:
     """The packs as their answers come; `watch` is called now and then meanwhile.
 
     Whoever takes a pack releases its bytes from the window once it is written.

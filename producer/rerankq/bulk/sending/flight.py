@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from rerankq.answers import read_pack
+from rerankq.bulk.rows import Entry
 from rerankq.bulk.sending.mailbox import Mailbox
 from rerankq.bulk.sending.packing import Pack
 from rerankq.bulk.sending.patience import Patience
@@ -46,29 +47,25 @@ _WHOLE_PACK_SPLITS = (JobFailed, DeadlineExceeded, JobUnknown, InvalidRequest)
 _MEMBER_TRIES_ALONE = (JobFailed, DeadlineExceeded)
 
 
-@dataclass(frozen=True, slots=True)
-class Landed:
-    """A pack with an answer for every entry, and the jobs whose answers may be deleted once these are safe."""
-
-    pack: Pack
-    answers: list[Answer]
-    job_ids: list[str]
-
-
 @dataclass(slots=True)
-class Flying:
-    """A pack on its way, with the answers it has so far."""
+class AnsweredPack:
+    """A pack with the answers that it has so far."""
 
     pack: Pack
-    answers: dict[int, Answer]
+    answers: list[Answer | None]
     job_ids: list[str] = field(default_factory=list[str])
+    """Jobs whose answers may be deleted once these are safe."""
 
     @property
     def is_complete(self) -> bool:
-        return len(self.answers) == len(self.pack.entries)
+        return None not in self.answers
 
-    def landed(self) -> Landed:
-        return Landed(self.pack, [self.answers[index] for index in range(len(self.answers))], self.job_ids)
+    @property
+    def pairs(self) -> Iterator[tuple[Entry, Answer]]:
+        """Each entry with its answer, once it has one."""
+        for entry, answer in zip(self.pack.entries, self.answers, strict=True):
+            if answer is not None:
+                yield entry, answer
 
 
 @dataclass(slots=True)
@@ -76,7 +73,7 @@ class Shipment:
     """One message: these entries of a pack."""
 
     job_id: str
-    flying: Flying
+    of: AnsweredPack
     indices: list[int]
     sent_at: float = 0.0
     resends: int = 0
@@ -96,7 +93,7 @@ class Flight:
         self._absence = Patience(settings.bulk_patience_seconds)
         self._to_send: deque[Shipment] = deque()
         self._sent: dict[str, Shipment] = {}
-        self._landed: deque[Landed] = deque()
+        self._landed: deque[AnsweredPack] = deque()
         self._hold_until = 0.0
         self._workers_at = 0.0
         self._missed_at = time.monotonic() + MISSED_PERIOD_SECONDS
@@ -120,16 +117,15 @@ class Flight:
 
     def launch(self, pack: Pack) -> None:
         """Send a pack; a pack without a single request lands at once."""
-        known = {i: entry.error for i, entry in enumerate(pack.entries) if entry.error is not None}
-        flying = Flying(pack, dict[int, Answer](known))
-        if flying.is_complete:
-            self._landed.append(flying.landed())
+        answered = AnsweredPack(pack, [entry.error for entry in pack.entries])
+        if answered.is_complete:
+            self._landed.append(answered)
             return
         job_id = self._job_id(f"{pack.start}-{pack.stop}")
-        self._to_send.append(Shipment(job_id, flying, pack.asked))
+        self._to_send.append(Shipment(job_id, answered, pack.asked))
         self._send_waiting()
 
-    def landings(self, timeout_seconds: float) -> Iterator[Landed]:
+    def landings(self, timeout_seconds: float) -> Iterator[AnsweredPack]:
         """The packs that have all their answers now; waits for news for at most this long."""
         self._send_waiting()
         if not self._landed:
@@ -177,7 +173,7 @@ class Flight:
         return shipment
 
     def _arrived(self, shipment: Shipment, meta: bytes) -> None:
-        shipment.flying.job_ids.append(shipment.job_id)
+        shipment.of.job_ids.append(shipment.job_id)
         try:
             answers = read_pack(shipment.job_id, meta)
         except RerankError as error:
@@ -196,19 +192,18 @@ class Flight:
         self, shipment: Shipment, answers: dict[int, Answer], try_alone: tuple[type[RerankError], ...]
     ) -> None:
         """Keep the answers; what the company in the pack may be to blame for is asked again alone."""
-        flying = shipment.flying
         for index, answer in answers.items():
             if len(shipment.indices) > 1 and isinstance(answer, try_alone):
-                self._to_send.append(self._alone(flying, index))
+                self._to_send.append(self._alone(shipment.of, index))
             else:
-                flying.answers[index] = answer
-        if flying.is_complete:
-            self._landed.append(flying.landed())
+                shipment.of.answers[index] = answer
+        if shipment.of.is_complete:
+            self._landed.append(shipment.of)
 
-    def _alone(self, flying: Flying, index: int) -> Shipment:
-        position = flying.pack.entries[index].position
-        name = f"{position} alone of {flying.pack.start}-{flying.pack.stop}"
-        return Shipment(self._job_id(name), flying, [index])
+    def _alone(self, answered: AnsweredPack, index: int) -> Shipment:
+        pack = answered.pack
+        name = f"{pack.entries[index].position} alone of {pack.start}-{pack.stop}"
+        return Shipment(self._job_id(name), answered, [index])
 
     def _send_waiting(self) -> None:
         while self._to_send and time.monotonic() >= self._hold_until and self._try_send(self._to_send[0]):
@@ -218,7 +213,7 @@ class Flight:
         """Whether the shipment has left the line, sent or refused for good."""
         self._mailbox.expect(shipment.job_id)
         try:
-            self._client.send_pack(shipment.flying.pack.requests(shipment.indices), shipment.job_id)
+            self._client.send_pack(shipment.of.pack.requests(shipment.indices), shipment.job_id)
         except QueueFull as error:
             self._hold_until = time.monotonic() + min(error.retry_after_seconds, LONGEST_HOLD_SECONDS)
             return False
