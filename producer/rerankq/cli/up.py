@@ -62,6 +62,8 @@ def up(
 
 def _flower_port(wanted: bool | None, port: int | None) -> int | None:
     """None: no Flower."""
+    from rerankq.local.redis_server import free_port
+
     installed = importlib.util.find_spec("flower") is not None
     if wanted is False or (wanted is None and not installed):
         return None
