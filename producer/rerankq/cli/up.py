@@ -62,7 +62,6 @@ def up(
 
 def _flower_port(wanted: bool | None, port: int | None) -> int | None:
     """None: no Flower."""
-    from rerankq.local.redis_server import free_port
 
     installed = importlib.util.find_spec("flower") is not None
     if wanted is False or (wanted is None and not installed):
@@ -113,7 +112,7 @@ def _start_http(stack: "LocalStack", port: int) -> None:
     command = [sys.executable, "-m", "rerankq.cli", "serve", "--host", "127.0.0.1", "--port", str(port)]
     stack.start_child("http", command)
     while _is_free(port):  # what is printed next can be tried at once
-        _refuse_a_dead_child(stack)
+        stack.refuse_a_dead_child()
         time.sleep(LOG_PERIOD_SECONDS)
 
 
