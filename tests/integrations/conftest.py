@@ -19,5 +19,10 @@ def where(request: pytest.FixtureRequest) -> dict[str, str]:
 
 
 @pytest.fixture
+def queue() -> str:
+    return _address("ASKED_QUEUE")
+
+
+@pytest.fixture
 def face() -> dict[str, str]:
     return {"url": _address("ASKED_FACE"), "api_key": os.environ["ASKED_KEY"]}

@@ -89,6 +89,14 @@ def test_a_copy_and_a_pickle_ask_as_the_original_does(where: dict[str, str], cop
     another.close()
 
 
+def test_without_an_address_it_asks_where_any_client_does(
+    queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RERANKQ_BROKER_URL", queue)
+
+    assert RerankqRerank(top_n=1).compress_documents(documents(), QUERY)[0].id == "1"
+
+
 def test_a_changed_copy_asks_where_it_says(where: dict[str, str]) -> None:
     reranker = RerankqRerank(**where)
     reranker.compress_documents(documents(), QUERY)

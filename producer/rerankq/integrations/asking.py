@@ -3,7 +3,8 @@
 `redis://…` is the queue, `http://…` a `rerankq serve`. Knows no framework.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, model_validator
 
@@ -14,16 +15,27 @@ from rerankq.contract.messages import Count, RequestOptions
 from rerankq.integrations.over_http import AsyncHttpRerankClient, HttpRerankClient, Place
 from rerankq.settings import ClientSettings
 
+C = TypeVar("C")
+
 
 class _Clients:
-    """Those of the queue, one an address; a copy of their adapter, or its pickle, takes none along."""
+    """Those of one adapter, made when first needed; a copy of the adapter, or its pickle, takes none along."""
 
     def __init__(self) -> None:
-        self.sync: dict[str | None, RerankClient] = {}
-        self.asynchronous: dict[str | None, AsyncRerankClient] = {}
+        self._made: dict[tuple[Any, ...], Any] = {}
 
     def __reduce__(self) -> tuple[type["_Clients"], tuple[()]]:
         return _Clients, ()
+
+    def one(self, kind: Callable[..., C], *where: str | None) -> C:
+        """The one of this kind that asks there."""
+        key = (kind, *where)
+        return self._made.get(key) or self._made.setdefault(key, kind(*where))
+
+    def taken(self, *kinds: type[C]) -> list[C]:
+        """All of these kinds, which are made anew when they are needed again."""
+        keys = [key for key in list(self._made) if key[0] in kinds]
+        return [client for key in keys if (client := self._made.pop(key, None)) is not None]
 
 
 class Asks(BaseModel):
@@ -61,32 +73,28 @@ class Asks(BaseModel):
 
     def close(self) -> None:
         """Give back the connections by which threads have asked."""
-        made, self._clients.sync = self._clients.sync, {}
-        for client in made.values():
+        for client in self._clients.taken(RerankClient, HttpRerankClient):
             client.close()
 
     async def aclose(self) -> None:
-        """Give back the connections by which this event loop has asked."""
-        made, self._clients.asynchronous = self._clients.asynchronous, {}
-        for client in made.values():
+        """Give back the connections by which event loops have asked."""
+        for client in self._clients.taken(AsyncRerankClient, AsyncHttpRerankClient):
             await client.close()
 
     def _ranked(self, query: str, texts: Sequence[str]) -> list[Place]:
         """Places of the best, best first."""
         if self._is_over_http:
-            return HttpRerankClient(*self._face).rerank(query, texts, timeout=self.timeout, **self._options)
-        client = self._clients.sync.get(self.url) or self._clients.sync.setdefault(
-            self.url, RerankClient(self.url)
-        )
+            client = self._clients.one(HttpRerankClient, *self._face)
+        else:
+            client = self._clients.one(RerankClient, self.url)
         ranking = client.rerank(query, texts, timeout=self.timeout, **self._options)
         return [Place(row.index, row.relevance_score) for row in ranking]
 
     async def _aranked(self, query: str, texts: Sequence[str]) -> list[Place]:
         if self._is_over_http:
-            face = AsyncHttpRerankClient(*self._face)
-            return await face.rerank(query, texts, timeout=self.timeout, **self._options)
-        made = self._clients.asynchronous
-        client = made.get(self.url) or made.setdefault(self.url, AsyncRerankClient(self.url))
+            client = self._clients.one(AsyncHttpRerankClient, *self._face)
+        else:
+            client = self._clients.one(AsyncRerankClient, self.url)
         ranking = await client.rerank(query, texts, timeout=self.timeout, **self._options)
         return [Place(row.index, row.relevance_score) for row in ranking]
 

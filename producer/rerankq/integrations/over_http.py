@@ -1,16 +1,17 @@
 # pyright: reportMissingImports=false, reportUnknownParameterType=false
 """Ask a `rerankq serve`, and meet our own errors where it refuses. Needs httpx, which comes with each adapter's extra.
 
-Every request has a connection of its own: there is nothing to close, and any thread, event loop or process may ask.
+Every request has a connection of its own: nothing stays open, and any thread, event loop or process may ask.
 """
 
+import asyncio
 import math
-import ssl
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cached_property
 from typing import Any, Unpack
+from weakref import WeakKeyDictionary
 
 import httpx
 
@@ -18,34 +19,27 @@ from rerankq.contract import wire
 from rerankq.contract.errors import (
     BY_NAME,
     BrokerUnavailable,
-    Cancelled,
     DeadlineExceeded,
     InvalidRequest,
     InvalidSettings,
     JobFailed,
-    PayloadTooLarge,
-    QueueFull,
     RerankError,
 )
 from rerankq.contract.messages import Documents, RequestOptions, parse_request, patience_seconds
 from rerankq.settings import ClientSettings
+from rerankq.web import STATUS
 
 CONNECT_SECONDS = 5.0
 LEAST_SECONDS = 0.001  # as the server takes it
 ANSWER_GRACE_SECONDS = 2.0  # a server that gives up in time has this long to say so
+_CONNECTIONS: dict[str, Any] = {"limits": httpx.Limits(max_connections=None, max_keepalive_connections=0)}
 _WAY_OUT = "is it the address of a `rerankq serve`?"
 
 BY_STATUS: dict[int, type[RerankError]] = {
+    **{status: kind for kind, status in STATUS.items()},
+    **dict.fromkeys((401, 403, 404), InvalidSettings),
     400: InvalidRequest,
-    401: InvalidSettings,
-    403: InvalidSettings,
-    404: InvalidSettings,
-    409: Cancelled,
-    413: PayloadTooLarge,
-    422: InvalidRequest,
-    429: QueueFull,
     500: JobFailed,
-    504: DeadlineExceeded,
 }
 """What a refusal means where its body does not say: it may be a proxy's. Any other status: nobody is there."""
 
@@ -83,8 +77,7 @@ class _Face:
         self, query: str, documents: Documents, timeout: float | None, options: RequestOptions
     ) -> httpx.Request:
         request = parse_request({"query": query, "documents": documents, **options})
-        default = ClientSettings.load().interactive_timeout_seconds
-        seconds = max(patience_seconds(default if timeout is None else timeout), LEAST_SECONDS)
+        seconds = max(patience_seconds(self._patience if timeout is None else timeout), LEAST_SECONDS)
         patience = httpx.Timeout(seconds + ANSWER_GRACE_SECONDS, connect=CONNECT_SECONDS)
         told = {"Content-Type": "application/json", "X-Timeout-Seconds": f"{seconds:.3f}"}
         return httpx.Request(
@@ -129,6 +122,10 @@ class _Face:
             reason = type(error).__name__
             raise BrokerUnavailable(f"{self._shown} could not be asked: {reason}; {_WAY_OUT}") from error
 
+    @cached_property
+    def _patience(self) -> float:
+        return ClientSettings.load().interactive_timeout_seconds
+
     @property
     def _shown(self) -> str:
         """The address for people: neither user nor password."""
@@ -136,7 +133,7 @@ class _Face:
 
 
 class HttpRerankClient(_Face):
-    """Asks and waits in a thread; what `RerankClient.rerank` takes, without `submit`."""
+    """Asks and waits in threads; what `RerankClient.rerank` takes, without `submit`."""
 
     def rerank(
         self,
@@ -148,12 +145,24 @@ class HttpRerankClient(_Face):
     ) -> list[Place]:
         """The ranking's places, waited for; called off when the wait is given up."""
         request = self._request(query, documents, timeout, options)
-        with self._errors_as_ours(), httpx.Client(verify=_tls()) as http:
-            return self._places(http.send(request))
+        with self._errors_as_ours():
+            return self._places(self._http.send(request))
+
+    def close(self) -> None:
+        """Give up what is under way."""
+        self._http.close()
+
+    @cached_property
+    def _http(self) -> httpx.Client:
+        return httpx.Client(**_CONNECTIONS)
 
 
 class AsyncHttpRerankClient(_Face):
-    """Asks and waits in an event loop."""
+    """Asks and waits in event loops."""
+
+    def __init__(self, url: str, api_key: str | None = None) -> None:
+        super().__init__(url, api_key)
+        self._in_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = WeakKeyDictionary()
 
     async def rerank(
         self,
@@ -166,14 +175,18 @@ class AsyncHttpRerankClient(_Face):
         """The ranking's places, waited for; called off when the awaiting task is cancelled."""
         request = self._request(query, documents, timeout, options)
         with self._errors_as_ours():
-            async with httpx.AsyncClient(verify=_tls()) as http:
-                return self._places(await http.send(request))
+            return self._places(await self._http.send(request))
 
+    async def close(self) -> None:
+        """Give up what is under way in this event loop."""
+        await self._http.aclose()
 
-@cache
-def _tls() -> ssl.SSLContext:
-    """Made once: it takes longer than a request."""
-    return httpx.create_ssl_context()
+    @property
+    def _http(self) -> httpx.AsyncClient:
+        loop = asyncio.get_running_loop()
+        if loop not in self._in_loop:
+            self._in_loop[loop] = httpx.AsyncClient(**_CONNECTIONS)
+        return self._in_loop[loop]
 
 
 def _route(url: str) -> str:
