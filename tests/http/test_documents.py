@@ -4,31 +4,33 @@ import json
 import re
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rerankq.local.stack import LocalStack
 from tests.conftest import REPOSITORY
+from tests.http.test_server import serving
+from tests.service import Service
 
+HTTP = REPOSITORY / "docs" / "http.md"
 _ADDRESS = "http://127.0.0.1:8787"
 _PAIR = re.compile(r"^```sh\n(curl .*?)^```\n(?:\n```json\n(.*?)^```)?", re.MULTILINE | re.DOTALL)
 
 
 def pairs() -> list[tuple[str, str]]:
     """Each request, and what stands below it."""
-    texts = [(REPOSITORY / name).read_text(encoding="utf-8") for name in ("docs/http.md", "README.md")]
+    texts = [file.read_text(encoding="utf-8") for file in (HTTP, REPOSITORY / "README.md")]
     return [pair for text in texts for pair in _PAIR.findall(text)]
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    with LocalStack(model="small") as stack:
-        served = stack.start_child("http", [sys.executable, "-m", "rerankq.cli", "serve", "--port", "0"])
-        while not (told := re.search(r"http://127\.0\.0\.1:\d+", "\n".join(served.last_lines()))):
-            assert served.exit_code is None, served.last_lines()
-        yield told[0]
+def address(witnessed: Service) -> Iterator[str]:
+    with serving(witnessed) as (_, port):
+        yield f"http://127.0.0.1:{port}"
 
 
 @pytest.mark.parametrize(("request_line", "shown"), pairs(), ids=range(len(pairs())))
@@ -39,8 +41,24 @@ def test_a_documented_request_is_answered_as_it_says(address: str, request_line:
 
     told = json.loads(done.stdout)
     assert shape_of(json.loads(shown or "{}")) <= shape_of(told)
-    if isinstance(told, dict) and "results" in told:
-        assert told["results"][0]["index"] == 1
+
+
+def test_the_documented_start_beyond_loopback_asks_for_the_key(tmp_path: Path) -> None:
+    started = re.search(r"^```sh\n(mkdir.*?)^```", HTTP.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert started is not None
+    command = started[1].replace("rerankq serve", f"exec {sys.executable} -u -m rerankq.cli serve --port 0")
+    with subprocess.Popen(["sh", "-ec", command], cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            (address,) = re.findall(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
+            with pytest.raises(urllib.error.HTTPError, match="401"):
+                urllib.request.urlopen(f"{address}/v1/models")
+            key = (tmp_path / "secrets" / "rerankq_http_keys").read_text().strip()
+            asked = urllib.request.Request(f"{address}/nowhere", headers={"Authorization": f"Bearer {key}"})
+            with pytest.raises(urllib.error.HTTPError, match="404"):
+                urllib.request.urlopen(asked)
+        finally:
+            process.terminate()
 
 
 def shape_of(value: Any, of: str = "") -> set[str]:

@@ -236,9 +236,31 @@ def test_a_request_id_that_is_none_is_replaced(http: TestClient, given: str) -> 
     assert reply.headers["X-Request-Id"] not in ("", given)
 
 
-@pytest.mark.parametrize("path", ["//v1/rerank", "/v1/rerank/", "/v2//rerank//"])
-def test_a_base_url_may_end_in_a_slash(http: TestClient, path: str) -> None:
-    assert http.post(f"http://127.0.0.1:8787{path}", json=ASKED).status_code == 200
+MEANT = {
+    "//v1/rerank": "/v1/rerank",
+    "/v1/rerank/": "/v1/rerank",
+    "/v2//rerank//": "/v2/rerank",
+    "/v1/v2/rerank": "/v2/rerank",
+    "/v1/v1/rerank": "/v1/rerank",
+    "/v1/rerank/rerank": "/rerank",
+    "/v1/rerank/v2/rerank": "/v2/rerank",
+    "/rerank/v1/rerank": "/v1/rerank",
+    "/v1/v1/models": "/v1/models",
+    "/v1/rerank/batch": "/v1/rerank/batch",
+    "/v1//jobs/": "/v1/jobs",
+    "//": "/",
+    "/v3/rerank": "-",
+}
+
+
+@pytest.mark.parametrize(("path", "route"), MEANT.items(), ids=MEANT)
+def test_a_base_url_may_have_at_its_end_what_clients_put_there(
+    http: TestClient, caplog: pytest.LogCaptureFixture, path: str, route: str
+) -> None:
+    with caplog.at_level(logging.INFO, "rerankq.http"):
+        http.request("OPTIONS", f"http://127.0.0.1:8787{path}")
+
+    assert caplog.messages[0].split()[1] == route
 
 
 def test_a_body_over_the_limit_is_refused_with_or_without_a_declared_length(face: Face) -> None:

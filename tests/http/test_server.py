@@ -23,7 +23,7 @@ from tests.redis_server import RedisServer
 from tests.service import Service
 
 LANE = "rerankq.interactive"
-MANY = 200
+MANY = 2_000  # at 2 ms each
 
 Start = Callable[..., int]
 
@@ -202,12 +202,6 @@ def ask(port: int, body: bytes | None = None, path: str = "/v1/rerank") -> tuple
         return answer(connection)
 
 
-@pytest.fixture(scope="module")
-def service() -> Iterator[Service]:
-    with Service(engine="tests.witness:engine?pair_ms=20") as service:
-        yield service
-
-
 @contextmanager
 def serving(service: Service) -> Iterator[tuple["subprocess.Popen[str]", int]]:
     """`rerankq serve` as it is run, and its port."""
@@ -224,22 +218,29 @@ def serving(service: Service) -> Iterator[tuple["subprocess.Popen[str]", int]]:
             process.kill()
 
 
-def test_what_nobody_waits_for_any_more_is_not_scored_to_its_end(service: Service) -> None:
-    with serving(service) as (_, port):
+def test_what_nobody_waits_for_any_more_is_not_scored_to_its_end(witnessed: Service) -> None:
+    scored, begun = rows_scored(witnessed), len(witnessed.testimony().begun)
+    with serving(witnessed) as (_, port):
         with connected(port, post(asked("left", MANY))):
-            service.wait_until(lambda: service.testimony().begun)
-        service.wait_until(lambda: all(worker.state == "ready" for worker in service.client.workers()))
-        service.client.rerank("after", ["a"])
+            witnessed.wait_until(lambda: len(witnessed.testimony().begun) > begun)
+        witnessed.wait_until(lambda: all(worker.state == "ready" for worker in witnessed.client.workers()))
+        witnessed.client.rerank("after", ["a"])
 
-    assert sum(map(len, service.testimony().scored.values())) < MANY
-    assert service.client.lanes()["interactive"] == 0
+    assert rows_scored(witnessed) - scored < MANY
+    assert witnessed.client.lanes()["interactive"] == 0
 
 
-def test_told_to_stop_it_answers_what_is_under_way_takes_nothing_new_and_ends_well(service: Service) -> None:
-    before = len(service.testimony().begun)
-    with serving(service) as (process, port):
-        with connected(port, post(asked("last", 30))) as under_way:
-            service.wait_until(lambda: len(service.testimony().begun) > before)
+def rows_scored(service: Service) -> int:
+    return sum(map(len, service.testimony().scored.values()))
+
+
+def test_told_to_stop_it_answers_what_is_under_way_takes_nothing_new_and_ends_well(
+    witnessed: Service,
+) -> None:
+    before = len(witnessed.testimony().begun)
+    with serving(witnessed) as (process, port):
+        with connected(port, post(asked("last", 300))) as under_way:
+            witnessed.wait_until(lambda: len(witnessed.testimony().begun) > before)
             process.send_signal(signal.SIGTERM)
             wait_until(lambda: not is_open(port))
             status, _ = answer(under_way)

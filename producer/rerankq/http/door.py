@@ -26,6 +26,7 @@ from rerankq.http.service import Service, Visit
 log = logging.getLogger("rerankq.http")
 _SANE_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 _SLASHES = re.compile("/{2,}")
+_TWICE = re.compile("^(?:/v1(?=/v[12]/)|(?:/v[12])?/rerank(?=(?:/v[12])?/rerank$))")
 
 
 class Door:
@@ -114,9 +115,10 @@ class _Visitor:
 
 
 def _path(scope: Scope) -> str:
-    """As it is meant: of a base URL that ends in a slash clients make two."""
+    """As it is meant: some clients put `/v1`, `/rerank` or a slash behind a base URL that may end in it already."""
     root = scope.get("root_path", "")
-    return root + (_SLASHES.sub("/", scope["path"].removeprefix(root)).rstrip("/") or "/")
+    path = _SLASHES.sub("/", scope["path"].removeprefix(root)).rstrip("/")
+    return root + (_TWICE.sub("", path) or "/")
 
 
 def _say_why(request_id: str, error: Exception) -> None:
