@@ -623,3 +623,5 @@ def test_a_narrow_screen_scrolls_one_way_only(browser: Any, address: str, width:
         ranked(page)
 
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+        top = page.locator("#ranking > li").first.evaluate("item => item.getBoundingClientRect().top")
+        assert 0 < top < 800  # where it can be seen
