@@ -35,7 +35,7 @@ LONGEST_KEY_CHARACTERS = 255
 ASK_AGAIN = {"Retry-After": "1"}
 UNDER_WAY = ("queued", "running")
 
-_ID = re.compile(r"(?!\.+$)[A-Za-z0-9._:-]{1,128}")  # dots alone are no part of a path
+_ID = re.compile(r"[A-Za-z0-9_:-][A-Za-z0-9._:-]{0,127}")  # dots alone are no part of a path
 _ANYBODY = Asked(dialect="cohere", query=None, documents=[], given=[], options={})
 
 
@@ -157,10 +157,10 @@ def _job_id(request: Request, fields: Fields) -> tuple[str | None, str]:
     if isinstance(name, int) and not isinstance(name, bool):
         name = str(name)
     if not isinstance(name, str) or not _ID.fullmatch(name):
-        raise InvalidRequest("id: expected 1 to 128 letters, digits, '.', '_', ':' or '-'", {"field": "id"})
-    if key is not None and _id_of_key(key) != name:
-        raise InvalidRequest("id: expected what Idempotency-Key says, or none", {"field": "id"})
-    return name, "id"
+        raise InvalidRequest(
+            "id: expected 1 to 128 letters, digits, '.', '_', ':' or '-', the first no '.'", {"field": "id"}
+        )
+    return name, "id"  # also beside a key, which some clients send with every request
 
 
 def _id_of_key(key: str) -> str:
@@ -179,7 +179,7 @@ def _id_of_key(key: str) -> str:
 def _name_the_callers_field(error: InvalidRequest, field: str) -> NoReturn:
     if error.details.get("field") != "job_id":
         raise error
-    raise InvalidRequest(f"{field}: {error.message}", {"field": field}) from error
+    raise Refusal(409, "job_id_taken", f"{field}: {error.message}", field) from error
 
 
 def _wait_seconds(request: Request) -> float:
