@@ -12,6 +12,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from rerankq import AsyncRerankClient
+from rerankq.contract import keys
 from rerankq.http import HttpSettings, create_app
 from rerankq.http.jobs import LONGEST_KEY_CHARACTERS, PATH, UNDER_WAY
 from tests.http.conftest import KILLS_THE_ENGINE
@@ -292,3 +293,16 @@ def test_a_redis_that_restarts_meanwhile_costs_no_answer(witnessed: Service) -> 
 
     assert asyncio.run(restart_meanwhile())["state"] == "done"
     witnessed.wait_until(witnessed.is_ready)
+
+
+def test_a_job_that_redis_lost_says_so_and_is_made_anew_when_sent_again(
+    live: TestClient, witnessed: Service
+) -> None:
+    with nothing_scored(witnessed), witnessed.redis.client() as redis:
+        live.post(PATH, json=body("keeps the worker busy still"))
+        where = live.post(PATH, json=body("lost", id="lost")).headers["Location"]
+        redis.delete(keys.queue_of("bulk"))
+
+    assert told(live, where)["error"]["message"] == "the queue lost the job; send it again"
+    assert live.post(PATH, json=body("lost", id="lost")).headers["Location"] == where
+    assert told(live, where)["state"] == "done"

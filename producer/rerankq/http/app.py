@@ -17,6 +17,7 @@ from rerankq.http import batch, jobs, ranking, state
 from rerankq.http.door import Door
 from rerankq.http.keys import Keys
 from rerankq.http.metrics import Metrics
+from rerankq.http.openapi import openapi
 from rerankq.http.page import page
 from rerankq.http.service import Service
 from rerankq.http.settings import HttpSettings
@@ -54,6 +55,7 @@ def create_app(client: AsyncRerankClient | None = None, settings: HttpSettings |
         Route("/info", state.info),
         Route("/metrics", Metrics(service).tell),
         Route("/v1/state", state.state),
+        Route("/openapi.json", openapi),
     ]
     app = Starlette(
         routes=routes,

@@ -194,7 +194,9 @@ def _options(fields: Fields, documents: int) -> RequestOptions:
 
 
 def _first(fields: Fields, names: tuple[str, ...], read: Callable[[Fields, str], Any]) -> Any:
-    return next((read(fields, name) for name in names if fields.get(name) is not None), None)
+    """What the first of these fields says that is there; each of them must be right."""
+    told = [read(fields, name) for name in names if fields.get(name) is not None]
+    return told[0] if told else None
 
 
 def _may_not_cut(fields: Fields) -> bool:

@@ -92,7 +92,9 @@ def _of_ours(error: RerankError) -> Refusal:
     if status == 503:
         headers = RETRY_LATER
     message = _SAYINGS.get(name) or _for_callers(error.message)
-    if isinstance(error, JobFailed):
+    if isinstance(error, JobFailed) and error.retryable:
+        message = "the queue lost the job; send it again"
+    elif isinstance(error, JobFailed):
         message = f"the job was given up after {error.attempts} attempts; the service's log tells why"
     return Refusal(status, _snake(name), message, error.details.get("field"), headers)
 
