@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 
 from rerankq.testing import AsyncFakeRerankClient, FakeRerankClient
 from tests.conftest import REPOSITORY
-from tests.neighbours.environments.reranking_clients import CLIENTS
+from tests.neighbours.environments.test_reranking_clients import CLIENTS
 
 PAGE = (REPOSITORY / "docs" / "integrations.md").read_text(encoding="utf-8")
 KEY = "a-key-of-the-tests"
@@ -176,4 +176,4 @@ def test_every_application_of_the_page_has_its_request_here() -> None:
 def test_every_library_of_the_page_is_one_that_make_test_neighbours_runs() -> None:
     named = [name for row in rows("Libraries") for name in re.findall(r"\w+", row[-1].replace("`", ""))]
 
-    assert sorted(named) == sorted(CLIENTS)
+    assert sorted(named) == sorted({name for _, name, _ in CLIENTS})

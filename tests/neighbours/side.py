@@ -1,11 +1,13 @@
-"""Python environments beside our own: whoever asks us has packages pinned that are not ours."""
+"""Environments beside our own, of Python and of Node: whoever asks us has packages pinned that are not ours."""
 
 import fcntl
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,12 +25,41 @@ def side_environment(*requirements: str) -> Path:
     """
     home = KEPT_IN / _key(requirements)
     python = home / "bin" / "python"
+    _once(home, lambda: _make(home, python, requirements))
+    return python
+
+
+def node_environment(*packages: str) -> Path:
+    """A directory in which Node finds these packages, made once.
+
+    Skips the test where there is no npm, or a package cannot be had.
+    """
+    if shutil.which("npm") is None or shutil.which("node") is None:
+        pytest.skip("npm and node are not on the PATH")
+    home = KEPT_IN / hashlib.sha256("\n".join(packages).encode()).hexdigest()[:16]
+    _once(home, lambda: _make_for_node(home, packages))
+    return home
+
+
+def _once(home: Path, make: Callable[[], None]) -> None:
     KEPT_IN.mkdir(parents=True, exist_ok=True)
     with home.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (home / "made").exists():
-            _make(home, python, requirements)
-    return python
+            make()
+            (home / "made").touch()
+
+
+def _make_for_node(home: Path, packages: tuple[str, ...]) -> None:
+    home.mkdir(exist_ok=True)
+    (home / "package.json").write_text('{"private": true}')
+    npm = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", *packages]
+    try:
+        done = subprocess.run(npm, cwd=home, capture_output=True, text=True, timeout=INSTALLED_WITHIN_SECONDS)
+    except subprocess.TimeoutExpired:
+        pytest.skip(f"{' '.join(packages)} was not installed within {INSTALLED_WITHIN_SECONDS} s")
+    if done.returncode:
+        pytest.skip(f"{' '.join(packages)} cannot be had: {done.stderr.strip()[-300:]}")
 
 
 def _key(requirements: tuple[str, ...]) -> str:
@@ -55,4 +86,3 @@ def _make(home: Path, python: Path, requirements: tuple[str, ...]) -> None:
         pytest.fail(f"rerankq excludes {' '.join(requirements)}:\n{done.stderr}", pytrace=False)
     if done.returncode:
         pytest.skip(f"{' '.join(requirements)} cannot be had: {done.stderr.strip().splitlines()[-1]}")
-    (home / "made").touch()

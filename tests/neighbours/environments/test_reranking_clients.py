@@ -5,6 +5,7 @@ One service and one server for all; the clients of an environment ask in one pro
 
 import json
 import os
+import shutil
 import subprocess
 import tomllib
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import pytest
 from rerankq import Ranking
 from tests.conftest import REPOSITORY
 from tests.neighbours.environments.face import KEY, face_of
-from tests.neighbours.side import side_environment
+from tests.neighbours.side import node_environment, side_environment
 from tests.service import Service
 
 EXTRAS = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
@@ -47,6 +48,16 @@ ENVIRONMENTS = {
     ],
     "infinity's": ["infinity-client>=0.0.77"],  # wants an older httpx than the others
 }
+NODES = [
+    "@ai-sdk/cohere@3",
+    "@langchain/cohere@1",
+    "@langchain/core@1",
+    "@mixedbread/sdk@0",
+    "@pinecone-database/pinecone@8",
+    "ai@6",
+    "cohere-ai@8",
+    "voyageai@0",
+]
 
 _STATUSES = ("401", "422", "429", "503")
 COHERE = dict(
@@ -83,6 +94,9 @@ TOLD = dict.fromkeys(_STATUSES, "RuntimeError")
 """One class for all, with our message."""
 DEAF: dict[str, str] = {}
 """It does not look at a reply's status, whoever's, and trips over what is in it."""
+OF_THE_AI_SDK = dict.fromkeys(_STATUSES, "APICallError")
+NODE_VOYAGE = dict.fromkeys(_STATUSES, "VoyageAIError")
+NODE_PINECONE = {"401": "PineconeAuthorizationError", "422": "PineconeUnprocessableEntityError"}
 UNREAD = {"401": "UnexpectedStatus", "429": "UnexpectedStatus", "503": "UnexpectedStatus"}
 """It reads a 422 by the schema of FastAPI alone."""
 
@@ -116,6 +130,13 @@ CLIENTS = [
     ("newest", "litellm_infinity", LITELLM),
     ("newest", "litellm_router", LITELLM),
     ("infinity's", "infinity", UNREAD),
+    ("node's", "node_cohere_v2", COHERE),
+    ("node's", "node_cohere_v1", COHERE),
+    ("node's", "node_langchain_cohere", COHERE),
+    ("node's", "node_ai_sdk", OF_THE_AI_SDK),
+    ("node's", "node_voyageai", NODE_VOYAGE),
+    ("node's", "node_pinecone", NODE_PINECONE),
+    ("node's", "node_mixedbread", MIXEDBREAD),
 ]
 EACH = pytest.mark.parametrize(
     ("environment", "name", "errors"),
@@ -159,10 +180,9 @@ def ours(service: Service) -> Ranking:
 @cache
 def answers(environment: str, url: str) -> dict[str, Any]:
     """What came of each request of each client in this environment."""
-    program = Path(__file__).with_name("reranking_clients.py")
     names = [name for where, name, _ in CLIENTS if where == environment]
     done = subprocess.run(
-        [side_environment(*ENVIRONMENTS[environment]), program, url, KEY, json.dumps(ASKED), *names],
+        [*_program(environment), url, KEY, json.dumps(ASKED), *names],
         env={**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"},  # it would ask the internet for prices
         capture_output=True,
         text=True,
@@ -171,6 +191,15 @@ def answers(environment: str, url: str) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr[-3000:]
     told = [line.removeprefix("ANSWERS ") for line in done.stdout.splitlines() if line.startswith("ANSWERS ")]
     return {name: came for line in told for name, came in json.loads(line).items()}
+
+
+def _program(environment: str) -> list[Path | str]:
+    here = Path(__file__).parent
+    if environment != "node's":
+        return [side_environment(*ENVIRONMENTS[environment]), here / "reranking_clients.py"]
+    beside_its_packages = node_environment(*NODES) / "reranking_clients.mjs"
+    shutil.copy(here / beside_its_packages.name, beside_its_packages)
+    return ["node", beside_its_packages]
 
 
 @EACH
