@@ -171,11 +171,13 @@ def test_coheres_second_version_returns_no_documents(http: TestClient) -> None:
     assert "document" not in told["results"][0]
 
 
-def test_voyages_documents_are_strings_in_data_and_objects_in_results(http: TestClient) -> None:
-    told = answered(http, {**ASKED, "top_k": 1, "return_documents": True})
+def test_documents_are_objects_in_results_and_in_data_as_they_were_given(http: TestClient) -> None:
+    told = answered(
+        http, {"query": "panda", "documents": [{"text": CAR, "n": 1}, PANDA], "return_documents": True}
+    )
 
-    assert told["data"][0]["document"] == PANDA
-    assert told["results"][0]["document"] == {"text": PANDA}
+    assert [row["document"] for row in told["results"]] == [{"text": PANDA}, {"text": CAR, "n": 1}]
+    assert [row["document"] for row in told["data"]] == [PANDA, {"text": CAR, "n": 1}]
 
 
 def test_mixedbread_hears_its_own_words(http: TestClient) -> None:

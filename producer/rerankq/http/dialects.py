@@ -4,9 +4,9 @@
     input       Mixedbread
     documents   Cohere, Jina, Voyage, Pinecone, vLLM, infinity
 
-All but the first get one reply, in which each finds its own: `results` and `data` are the same rows, and a row has both
-`relevance_score` and `score`. A field that is null is not there; one that nobody here knows is ignored; of two names
-for one thing the first that is there holds.
+All but the first get one reply, in which each finds its own: `results` and `data` have the same rows, and a row has
+both `relevance_score` and `score`. A field that is null is not there; one that nobody here knows is ignored; of two
+names for one thing the first that is there holds.
 """
 
 import math
@@ -42,8 +42,6 @@ class Asked:
     model: str | None = None
     score_threshold: float | None = None
     return_documents: bool = False
-    as_strings: bool = False
-    """The documents of `data` go back as plain strings, which is how Voyage's clients read them."""
 
 
 def dialect_of(body: Any) -> Dialect:
@@ -79,7 +77,6 @@ def read(body: Any, *, may_return_documents: bool = True) -> Asked:
         model=_string(fields, "model"),
         score_threshold=_number(fields, "score_threshold"),
         return_documents=wants_documents and may_return_documents,
-        as_strings=dialect == "cohere" and ("top_k" in body or "truncation" in body),
     )
 
 
@@ -95,14 +92,12 @@ def reply(asked: Asked, ranking: Ranking) -> Any:
     if asked.dialect == "tei":
         return [_tei_row(asked, row) for row in kept]
     rows = [_row(asked, row) for row in kept]
-    is_voyages = asked.as_strings and asked.return_documents
-    data = [{**row, "document": _text_of(asked, row["index"])} for row in rows] if is_voyages else rows
     return {
         "id": ranking.id,
         "object": "rerank",  # infinity's own client takes nothing else, the others anything
         "model": ranking.model.name,
         "results": rows,
-        "data": data,
+        "data": [_as_given(asked, row) for row in rows],
         "meta": _meta(ranking),
         "usage": _usage(ranking),
         "complete": ranking.complete,
@@ -293,6 +288,12 @@ def _row(asked: Asked, row: RankedDocument) -> dict[str, Any]:
         if asked.dialect == "mixedbread":
             told["input"] = given
     return told
+
+
+def _as_given(asked: Asked, row: dict[str, Any]) -> dict[str, Any]:
+    """The row, where a document that came as a string is one again: Voyage's clients read no other."""
+    given = asked.given[row["index"]]
+    return {**row, "document": given} if "document" in row and isinstance(given, str) else row
 
 
 def _told(given: Any) -> dict[str, Any]:
