@@ -23,6 +23,15 @@ runpy.run_module("rerankq_worker", run_name="__main__")
 """
 
 
+FACE = f"""
+import sys
+sys.modules.update(dict.fromkeys(set({WORKER_EXTRA_LEFT_OUT!r}) - {{"prometheus_client"}}))
+from rerankq.http.server import configured
+from rerankq.http.settings import HttpSettings
+configured(HttpSettings.load()).load()
+"""
+
+
 @pytest.mark.parametrize("verb", ["health", "pull"])
 def test_a_command_that_compose_runs_is_there(verb: str) -> None:
     command = [sys.executable, "-m", "rerankq_worker", verb, "--help"]
@@ -41,6 +50,12 @@ def test_a_model_is_pulled_where_torch_is_not_installed(tmp_path: Path) -> None:
 
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.rglob("model.safetensors"))
+
+
+def test_the_http_face_needs_neither_torch_nor_celery() -> None:
+    done = subprocess.run([sys.executable, "-c", FACE], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_tools_image_installs_no_extra() -> None:
