@@ -10,11 +10,12 @@ from tests.faults.conftest import documents
 from tests.service import Service
 
 
-def test_interactive_jobs_are_answered_while_one_bulk_job_is_at_work(client: RerankClient) -> None:
+def test_interactive_jobs_are_answered_while_one_bulk_job_is_at_work(
+    service: Service, client: RerankClient
+) -> None:
     bulk = client.submit("one long bulk job", documents(1000), lane="bulk")
     behind = [client.submit(f"bulk behind {n}", documents(50), lane="bulk") for n in range(5)]
-    while bulk.progress()[0] == 0:
-        pass
+    service.wait_until(lambda: bulk.progress()[0] > 0)
 
     answered = [client.rerank(f"meanwhile {n}", documents(10)).complete for n in range(10)]
 

@@ -47,6 +47,7 @@ def test_a_job_whose_deadline_passed_in_the_queue_is_never_started(
     service: Service, client: RerankClient
 ) -> None:
     ahead = client.submit("ahead", documents(300), lane="bulk")
+    service.wait_until(lambda: ahead.status().state == "running")  # while it waits, what is late is refused
     late = client.submit("too late", ["a"], lane="bulk", deadline=time.time() + 0.2)
 
     with pytest.raises(DeadlineExceeded):
