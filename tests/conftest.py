@@ -4,6 +4,7 @@ import atexit
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,10 @@ REPOSITORY = Path(__file__).parent.parent
 
 # Not in pyproject.toml, where it would demand pytest-timeout of a GPU host that runs the engine's tests alone.
 os.environ.setdefault("PYTEST_TIMEOUT", "180")
+
+# Hundreds of processes start here: where nothing may be cached, each would compile our code anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # What somebody has started with `rerankq up` is not for the tests to find.
 os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="rerankq-tests-")
