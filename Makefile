@@ -29,7 +29,7 @@ up: $(VENV)/installed-demo ## the same service and Flower, kept running until Ct
 
 test: $(VENV)/installed-dev ## the whole suite against a real Redis, and beside it the checks
 	@{ $(CHECKS); } & checks=$$!; \
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS); tests=$$?; \
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS); tests=$$?; \
 	wait $$checks && exit $$tests
 
 test-neighbours: $(VENV)/installed-dev ## inside other people's environments, made by pip and kept in build/neighbours

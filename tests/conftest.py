@@ -8,10 +8,14 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.redis_server import RedisServer
+
+if TYPE_CHECKING:
+    from tests.service import Service
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -31,9 +35,53 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+ONE_SERVICE_EACH = {
+    "idle_service": [
+        "client/test_event_loops.py",
+        "neighbours/test_stock_celery.py",
+        "neighbours/test_unlike_celery.py",
+        "testing/test_fakes.py",
+        "worker/test_flower.py",
+    ],
+    "the service of tests/faults": [
+        "faults/test_control.py",
+        "faults/test_deaths.py",
+        "faults/test_stopping.py",
+        "faults/test_time.py",
+    ],
+    "the same once more, for one would be long": [
+        "faults/test_engine_faults.py",
+        "faults/test_hostile_input.py",
+        "faults/test_lanes_and_copies.py",
+        "faults/test_refusals.py",
+        "faults/test_vanished.py",
+    ],
+}
+"""Files that ask one session's service: in one process, or every process would start its own."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Faults first: they wait for real time, in which others compute; at the end they would wait alone."""
-    items.sort(key=lambda item: not item.path.is_relative_to(REPOSITORY / "tests" / "faults"))
+    """Spread each room's files over the run: what waits for real time beside what computes."""
+    rooms: dict[Path, list[Path]] = {}
+    for path in dict.fromkeys(item.path for item in items):
+        rooms.setdefault(path.parent, []).append(path)
+    place = {path: at / len(files) for files in rooms.values() for at, path in enumerate(files)}
+    items.sort(key=lambda item: place[item.path])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file in one process, and files that share a service in the same."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    service_of = {f"tests/{file}": name for name, files in ONE_SERVICE_EACH.items() for file in files}
+
+    class ByService(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return service_of.get(file, file)
+
+    return ByService(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +97,15 @@ def shared_data() -> Path:
 def redis_server() -> Iterator[RedisServer]:
     with RedisServer() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def idle_service() -> "Iterator[Service]":
+    """A whole service whose engine scores at once, for whoever leaves it as it was."""
+    from tests.service import Service
+
+    with Service(engine="rerankq_worker.doubles:noop") as running:
+        yield running
 
 
 @pytest.fixture(autouse=True)

@@ -30,9 +30,8 @@ from tests.service import Service
 
 
 @pytest.fixture(scope="module")
-def service() -> Iterator[Service]:
-    with Service(engine="rerankq_worker.doubles:noop") as running:
-        yield running
+def service(idle_service: Service) -> Service:
+    return idle_service
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Redis answers, and with an error: a replica, too few replicas, a disk that takes no snapshot, a new password."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,17 +11,6 @@ from tests.faults.conftest import documents
 from tests.service import Service
 
 Redis = Any
-
-
-@pytest.fixture(scope="module")
-def service() -> Iterator[Service]:
-    with Service(engine="rerankq_worker.doubles:slow?batch_ms=20&pair_ms=2") as running:
-        yield running
-
-
-@pytest.fixture
-def client(service: Service) -> RerankClient:
-    return service.client
 
 
 def save_and_wait(redis: Redis, status: str, service: Service) -> None:
@@ -39,6 +28,7 @@ def break_the_snapshot(redis: Redis, service: Service) -> None:
 def mend_the_snapshot(redis: Redis, service: Service) -> None:
     (service.redis.directory / "dump.rdb").rmdir()
     save_and_wait(redis, "ok", service)
+    redis.config_set("save", "")
 
 
 def change_the_password(redis: Redis, service: Service) -> None:

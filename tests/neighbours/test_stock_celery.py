@@ -23,9 +23,8 @@ PATIENCE_SECONDS = 30
 
 
 @pytest.fixture(scope="module")
-def service() -> Iterator[Service]:
-    with Service(engine="rerankq_worker.doubles:noop") as running:
-        yield running
+def service(idle_service: Service) -> Service:
+    return idle_service
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -31,9 +31,8 @@ DOCUMENTS = ["a bear", "all about the panda", "a bird"]
 
 
 @pytest.fixture(scope="module")
-def service() -> Iterator[Service]:
-    with Service(engine="rerankq_worker.doubles:noop") as running:
-        yield running
+def service(idle_service: Service) -> Service:
+    return idle_service
 
 
 async def said(value: Any) -> Any:

@@ -60,9 +60,8 @@ class Flower:
 
 
 @pytest.fixture(scope="module")
-def service() -> Iterator[Service]:
-    with Service(engine="rerankq_worker.doubles:noop") as running:
-        yield running
+def service(idle_service: Service) -> Service:
+    return idle_service
 
 
 @pytest.fixture(scope="module")
