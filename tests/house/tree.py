@@ -41,12 +41,17 @@ def tree_in(text: str) -> str:
 
 def _lines(directory: Path, name: str, depth: int) -> Iterator[str]:
     yield _line(f"{name}/", _first_sentence(directory / "__init__.py"), depth)
-    inside = [path for path in directory.iterdir() if path.name not in UNLISTED]
+    inside = [path for path in directory.iterdir() if path.name not in UNLISTED and _is_filled(path)]
     for path in sorted(inside, key=lambda path: (path.is_file(), path.name)):
         if path.is_dir():
             yield from _lines(path, path.name, depth + 1)
         else:
             yield _line(path.name, _purpose(path), depth + 1)
+
+
+def _is_filled(path: Path) -> bool:
+    """Not so where modules have moved away and left behind what Python had cached of them."""
+    return path.is_file() or any(each.is_file() and each.suffix != ".pyc" for each in path.rglob("*"))
 
 
 def _line(name: str, text: str, depth: int) -> str:
