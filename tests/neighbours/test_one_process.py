@@ -12,6 +12,7 @@ from celery import signals
 from celery.worker.control import Panel
 from kombu import pools
 from kombu.serialization import registry
+from rerankq.contract.transport.hooks import hooks
 
 shop = celery.Celery("shop", broker="redis://127.0.0.1:1/0")
 
@@ -22,6 +23,7 @@ def look():
     signalled = [name for name in dir(signals) if isinstance(getattr(signals, name), signals.Signal)]
     loggers = [logging.getLogger(name) for name in ("", "celery", "celery.backends.base", "kombu", "redis", "amqp")]
     return {
+        "what the transport leaves to others": copy.copy(hooks),
         "current application": celery.current_app._get_current_object(),
         "its settings": dict(shop.conf),
         "its tasks": sorted(shop.tasks),
@@ -60,7 +62,11 @@ async def ask():
         except BrokerUnavailable: pass
 asyncio.run(ask())
 """,
-    "the worker's application": "import rerankq_worker.app",
+    "the worker's application, built twice": """
+from rerankq_worker.app import build_app
+from rerankq_worker.settings import WorkerSettings
+build_app(WorkerSettings.load())
+""",
     "an application on our transport": """
 from rerankq.contract.broker import celery_app
 celery_app("other", "redis://127.0.0.1:1/0", None, socket_timeout_seconds=1)

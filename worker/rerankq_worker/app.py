@@ -79,7 +79,7 @@ def build_app(settings: WorkerSettings) -> Celery:
         worker_deduplicate_successful_tasks=True,
         worker_prefetch_multiplier=1,
         worker_pool="rerankq_worker.queue.pool:TaskPool",
-        worker_consumer=consumer_with(_attempt_policy(app, settings)),
+        worker_consumer=consumer_with(_attempt_policy(settings)),
         worker_concurrency=1,
         worker_proc_alive_timeout=settings.load_timeout_seconds + 60,
         worker_max_tasks_per_child=10_000,
@@ -117,7 +117,7 @@ def _route(name: str, *_: object, **__: object) -> dict[str, str] | None:
     return None if name in (RERANK_TASK, PACK_TASK) else {"queue": CALLERS_QUEUE}
 
 
-def _attempt_policy(app: Celery, settings: WorkerSettings) -> AttemptPolicy:
+def _attempt_policy(settings: WorkerSettings) -> AttemptPolicy:
     def limits(queue: str) -> tuple[float, float]:
         soft, hard = settings.time_limits(lane_of(queue))
         return min(soft + SOFT_LIMIT_MARGIN_SECONDS, hard), hard
@@ -125,18 +125,18 @@ def _attempt_policy(app: Celery, settings: WorkerSettings) -> AttemptPolicy:
     def note(job_id: str) -> None:
         _store().finish(job_id, keep_scores=True)
 
-    def end_vanished(job_id: str) -> bool:
-        try:
-            return _end_vanished(app, job_id)
-        except Exception as error:  # noqa: BLE001 - the boundary: it is called from the event loop, and again
-            logger.debug("job %s vanished, and is told so later: %s", job_id, type(error).__name__)
-            return False
-
-    hooks.end_vanished = end_vanished
     return AttemptPolicy(limits, settings.max_payload_bytes, on_failure=note)
 
 
-def _end_vanished(app: Celery, job_id: str) -> bool:
+def _end_vanished_or_later(job_id: str) -> bool:
+    try:
+        return _end_vanished(job_id)
+    except Exception as error:  # noqa: BLE001 - the boundary: it is called from the event loop, and again
+        logger.debug("job %s vanished, and is told so later: %s", job_id, type(error).__name__)
+        return False
+
+
+def _end_vanished(job_id: str) -> bool:
     """Answer a job whose message is nowhere; True when it has an answer, or is sure to get one."""
     answers = app.tasks[RERANK_TASK].backend
     if answers.get_task_meta(job_id, cache=False)["status"] in states.READY_STATES:
@@ -337,6 +337,7 @@ def _take_over_process(instance: Any, **_: object) -> None:
     logging.getLogger("celery.backends.base").setLevel(logging.ERROR)
     logging.getLogger("celery.backends.redis").addFilter(_name_errors_only)
     warnings.filterwarnings("ignore", "Exception raised outside body: AnswerNotStored", RuntimeWarning)
+    hooks.end_vanished = _end_vanished_or_later
     replace_revoke(lambda job_id: _store().call_off(job_id))
     keep_shape({queue_of(lane) for lane in LANES})
     task_success.connect(_note_success)

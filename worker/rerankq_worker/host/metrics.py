@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-import orjson
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -26,6 +25,7 @@ from rerankq.contract.messages import LANES, Lane
 from rerankq.contract.risks import RISKS, read_risks, stores
 from rerankq.contract.stores import number_in
 from rerankq.contract.transport.dead_letters import DeadLetters
+from rerankq.contract.transport.envelope import Undecodable, job_id, open_envelope
 from rerankq_worker.link import health
 from rerankq_worker.link.health import EngineStatus, State
 from rerankq_worker.settings import WorkerSettings
@@ -179,20 +179,16 @@ def _oldest_job(lane: Lane, redis: "Redis") -> Iterator[Sample]:
     if message is None:
         yield "rerankq_lane_oldest_seconds", [lane], 0.0
         return
-    job_id = _job_id(message)
-    told: Any = None if job_id is None else redis.hget(keys.job(job_id), "submitted")
+    try:
+        job = job_id(open_envelope(message))
+    except Undecodable:
+        return
+    told: Any = job and redis.hget(keys.job(job), "submitted")
     submitted = number_in(told)
     if submitted is not None:
         seconds, microseconds = redis.time()  # pyright: ignore[reportGeneralTypeIssues] - redis-py
         age_seconds = seconds + microseconds / 1e6 - submitted
         yield "rerankq_lane_oldest_seconds", [lane], max(age_seconds, 0.0)
-
-
-def _job_id(message: bytes) -> str | None:
-    try:
-        return str(orjson.loads(message)["headers"]["id"])
-    except (ValueError, TypeError, KeyError):
-        return None
 
 
 def _held_jobs(redis: "Redis") -> Iterator[Sample]:
