@@ -78,13 +78,13 @@ def refusal(type_name: str, message: str = "as it says", param: str | None = Non
 
 
 def test_the_ranking_is_read_and_the_request_is_ours(stub: Stub) -> None:
-    ranked = HttpRerankClient(stub.url, "a key").rerank("q", ["a", "b"], top_n=2, model="m", timeout=3)
+    ranked = HttpRerankClient(stub.url, "a-key").rerank("q", ["a", "b"], top_n=2, model="m", timeout=3)
 
     assert ranked == [Place(1, 0.9), Place(0, 0.1)]
     path, headers, body = stub.asked[0]
     assert (path, headers["authorization"], headers["x-timeout-seconds"]) == (
         "/v1/rerank",
-        "Bearer a key",
+        "Bearer a-key",
         "3.000",
     )
     assert body == {"query": "q", "documents": ["a", "b"], "top_n": 2, "model": "m"}
@@ -205,3 +205,11 @@ def test_what_the_queue_would_refuse_is_refused_here(stub: Stub, query: str, doc
 def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(InvalidSettings, match="http://host:8787"):
         HttpRerankClient(url)
+
+
+@pytest.mark.parametrize("key", ["ключ", "two words", "with its line end\n"])
+def test_a_key_that_no_header_can_carry_is_refused_without_being_told(key: str) -> None:
+    with pytest.raises(InvalidSettings, match="api_key") as refused:
+        HttpRerankClient("http://127.0.0.1:1", key)
+
+    assert key not in str(refused.value)

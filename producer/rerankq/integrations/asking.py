@@ -32,9 +32,9 @@ class _Clients:
         key = (kind, *where)
         return self._made.get(key) or self._made.setdefault(key, kind(*where))
 
-    def taken(self, *kinds: type[C]) -> list[C]:
-        """All of these kinds, which are made anew when they are needed again."""
-        keys = [key for key in list(self._made) if key[0] in kinds]
+    def taken(self, kind: type[C]) -> list[C]:
+        """All of this kind, which are made anew when they are needed again."""
+        keys = [key for key in list(self._made) if key[0] is kind]
         return [client for key in keys if (client := self._made.pop(key, None)) is not None]
 
 
@@ -72,13 +72,13 @@ class Asks(BaseModel):
         return self
 
     def close(self) -> None:
-        """Give back the connections by which threads have asked."""
-        for client in self._clients.taken(RerankClient, HttpRerankClient):
+        """Give back the connections to a queue by which threads have asked; HTTP keeps none."""
+        for client in self._clients.taken(RerankClient):
             client.close()
 
     async def aclose(self) -> None:
-        """Give back the connections by which event loops have asked."""
-        for client in self._clients.taken(AsyncRerankClient, AsyncHttpRerankClient):
+        """Give back the connections to a queue by which event loops have asked."""
+        for client in self._clients.taken(AsyncRerankClient):
             await client.close()
 
     def _ranked(self, query: str, texts: Sequence[str]) -> list[Place]:

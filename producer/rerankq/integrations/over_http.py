@@ -6,6 +6,7 @@ Every request has a connection of its own: nothing stays open, and any thread, e
 
 import asyncio
 import math
+import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ class _Face:
             url: its address, with or without `/v1` or `/v1/rerank` at the end.
 
         Raises:
-            InvalidSettings: that is no address.
+            InvalidSettings: that is no address, or no key.
         """
         try:
             self._url = httpx.URL(_route(url))
@@ -71,6 +72,8 @@ class _Face:
             raise InvalidSettings("url: expected an address like http://host:8787") from None
         if not self._url.host:
             raise InvalidSettings("url: expected an address like http://host:8787, got one without a host")
+        if api_key and not re.fullmatch(r"[!-~]+", api_key):
+            raise InvalidSettings("api_key: expected printable ASCII without spaces or line ends")
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
     def _request(
@@ -78,7 +81,8 @@ class _Face:
     ) -> httpx.Request:
         request = parse_request({"query": query, "documents": documents, **options})
         seconds = max(patience_seconds(self._patience if timeout is None else timeout), LEAST_SECONDS)
-        patience = httpx.Timeout(seconds + ANSWER_GRACE_SECONDS, connect=CONNECT_SECONDS)
+        longest = seconds + ANSWER_GRACE_SECONDS
+        patience = httpx.Timeout(longest, connect=min(longest, CONNECT_SECONDS))
         told = {"Content-Type": "application/json", "X-Timeout-Seconds": f"{seconds:.3f}"}
         return httpx.Request(
             "POST",
@@ -148,10 +152,6 @@ class HttpRerankClient(_Face):
         with self._errors_as_ours():
             return self._places(self._http.send(request))
 
-    def close(self) -> None:
-        """Give up what is under way."""
-        self._http.close()
-
     @cached_property
     def _http(self) -> httpx.Client:
         return httpx.Client(**_CONNECTIONS)
@@ -176,10 +176,6 @@ class AsyncHttpRerankClient(_Face):
         request = self._request(query, documents, timeout, options)
         with self._errors_as_ours():
             return self._places(await self._http.send(request))
-
-    async def close(self) -> None:
-        """Give up what is under way in this event loop."""
-        await self._http.aclose()
 
     @property
     def _http(self) -> httpx.AsyncClient:
