@@ -9,13 +9,15 @@ from typing import Any
 
 import httpx2
 import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
 from starlette.testclient import TestClient
 
 from rerankq import AsyncRerankClient
 from rerankq.contract import keys
 from rerankq.http import HttpSettings, create_app
 from rerankq.http.jobs import LONGEST_KEY_CHARACTERS, PATH, UNDER_WAY
-from tests.http.conftest import KILLS_THE_ENGINE
+from rerankq.testing import AsyncFakeRerankClient
 from tests.service import Service
 
 DOCUMENTS = ["a bear in the woods", "a bird"]
@@ -185,19 +187,6 @@ def test_a_job_that_fails_says_so_as_any_request_would(live: TestClient) -> None
     assert "ranking" not in late
 
 
-def test_a_job_that_kills_its_engine_is_told_without_a_word_of_its_text(
-    live: TestClient, witnessed: Service
-) -> None:
-    accepted = live.post(PATH, json={"query": "poison", "documents": [KILLS_THE_ENGINE]})
-
-    failed = told(live, accepted.headers["Location"])
-
-    assert failed["state"] in ("failed", "dead")
-    assert (failed["error"]["type"], failed["error"]["code"]) == ("job_failed", 500)
-    assert KILLS_THE_ENGINE not in str(failed)
-    witnessed.wait_until(witnessed.is_ready)
-
-
 def test_a_job_under_way_is_told_with_a_time_to_ask_again(live: TestClient, witnessed: Service) -> None:
     with nothing_scored(witnessed):
         accepted = live.post(PATH, json=body("under way"))
@@ -306,3 +295,14 @@ def test_a_job_that_redis_lost_says_so_and_is_made_anew_when_sent_again(
     assert told(live, where)["error"]["message"] == "the queue lost the job; send it again"
     assert live.post(PATH, json=body("lost", id="lost")).headers["Location"] == where
     assert told(live, where)["state"] == "done"
+
+
+def test_the_answer_of_a_mounted_application_is_where_it_says(fake: AsyncFakeRerankClient) -> None:
+    outer = Starlette(routes=[Mount("/reranking", create_app(fake, HttpSettings.load()))])
+    caller = TestClient(outer, base_url=BASE_URL)
+
+    accepted = caller.post(f"/reranking{PATH}", json=body("mounted"))
+
+    assert accepted.headers["Location"].startswith(f"/reranking{PATH}/")
+    assert caller.get(accepted.headers["Location"]).json()["state"] == "done"
+    assert caller.get("/reranking/openapi.json").json()["servers"] == [{"url": "/reranking"}]

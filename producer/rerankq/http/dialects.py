@@ -292,8 +292,10 @@ def _row(asked: Asked, row: RankedDocument) -> dict[str, Any]:
 
 def _as_given(asked: Asked, row: dict[str, Any]) -> dict[str, Any]:
     """The row, where a document that came as a string is one again: Voyage's clients read no other."""
+    if "document" not in row:
+        return row
     given = asked.given[row["index"]]
-    return {**row, "document": given} if "document" in row and isinstance(given, str) else row
+    return {**row, "document": given} if isinstance(given, str) else row
 
 
 def _told(given: Any) -> dict[str, Any]:

@@ -85,14 +85,9 @@ _HEADERS = {
 
 def _paths() -> dict[str, Any]:
     rerank = ("/v1/rerank", "/v2/rerank", "/rerank", "/v1/reranking")
-    return {
+    paths: dict[str, Any] = {
         "/": {
-            "get": _open(
-                {
-                    "summary": "A page to try it on.",
-                    "responses": {"200": _reply("The page.", TEXT, "text/html")},
-                }
-            )
+            "get": _open(_plain("A page to try it on.", TEXT, "text/html")),
         },
         **{path: {"post": _rerank(path)} for path in rerank},
         "/v1/rerank/batch": {"post": _BATCH},
@@ -108,6 +103,16 @@ def _paths() -> dict[str, Any]:
         "/metrics": {"get": _get("For Prometheus.", TEXT, media_type="text/plain")},
         "/openapi.json": {"get": _open(_plain("This document.", {"type": "object"}))},
     }
+    for path, operations in paths.items():
+        operations.get("get", {}).setdefault("operationId", _name(path))
+    return paths
+
+
+def _name(path: str) -> str:
+    """What programs that are made of the document call an operation."""
+    return (
+        "_".join(part.removesuffix(".json") for part in path.split("/") if part not in ("", "v1")) or "page"
+    )
 
 
 def _ref(name: str) -> Schema:
@@ -182,7 +187,7 @@ _JOB_ID = {
 def _rerank(path: str) -> dict[str, Any]:
     return {
         "summary": "Documents by relevance, in the words of whoever asks.",
-        "operationId": "rerank" + "".join(f"_{part}" for part in path.split("/") if part),
+        "operationId": path.strip("/").replace("/", "_"),
         "parameters": [_TIMEOUT],
         "requestBody": _body(_ref("RerankRequest"), example=_EXAMPLE),
         "responses": {

@@ -10,18 +10,19 @@ from urllib.request import urlopen
 
 import pytest
 
+from rerankq.http.app import RERANK_PATHS
 from tests.neighbours.side import side_environment
 from tests.redis_server import free_port
 from tests.service import TIED, Service
 
 KEY = "secret"
-PACKAGES = ["schemathesis>=4.32,<5"]
+PACKAGES = ["schemathesis>=4.32,<5", "openapi-spec-validator>=0.7"]
 ENDS_WITHIN_SECONDS = 500
-ALIASES = [word for path in ("/v2/rerank", "/rerank", "/v1/reranking") for word in ("--include-path", path)]
-HOWEVER = {
-    # All of a schema's corners cost a thousand requests each; the aliases have the one of /v1/rerank.
-    "all routes": [word.replace("include", "exclude") for word in ALIASES],
-    "the other names of rerank": [*ALIASES, "--phases", "examples,fuzzing"],
+RERANK = [word for path in RERANK_PATHS for word in ("--include-path", path)]
+CHOSEN = {
+    # A schema's corners cost a thousand requests, and a job's has all that these have.
+    "the names of rerank": [*RERANK, "--phases", "examples,fuzzing", "--max-examples", "15"],
+    "all others": [word.replace("include", "exclude") for word in RERANK] + ["--max-examples", "10"],
 }
 
 
@@ -50,14 +51,14 @@ def _answers(url: str) -> bool:
         return False
 
 
-@pytest.mark.parametrize("chosen", HOWEVER.values(), ids=HOWEVER)
+@pytest.mark.parametrize("chosen", CHOSEN.values(), ids=CHOSEN)
 def test_what_is_written_holds(address: str, chosen: list[str]) -> None:
     python = side_environment(*PACKAGES)
     command = [python, "-m", "schemathesis.cli", "run", f"{address}/openapi.json", *chosen]
     command += ["--header", f"Authorization: Bearer {KEY}", "--checks", "all"]
     # DELETE calls a job off; that it was called off is told for as long as its record is kept.
     command += ["--exclude-checks", "use_after_free"]
-    command += ["--generation-deterministic", "--max-examples", "10", "--suppress-health-check", "all"]
+    command += ["--generation-deterministic", "--suppress-health-check", "all"]
     hooks = {"SCHEMATHESIS_HOOKS": "openapi_hooks", "PYTHONPATH": str(Path(__file__).parent)}
 
     done = subprocess.run(
@@ -70,3 +71,13 @@ def test_what_is_written_holds(address: str, chosen: list[str]) -> None:
     )
 
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+
+
+def test_it_is_an_openapi_document(address: str, tmp_path: Path) -> None:
+    with urlopen(f"{address}/openapi.json", timeout=5) as reply:
+        (tmp_path / "openapi.json").write_bytes(reply.read())
+
+    validate = [side_environment(*PACKAGES), "-m", "openapi_spec_validator", tmp_path / "openapi.json"]
+    done = subprocess.run(validate, capture_output=True, text=True, timeout=60)
+
+    assert done.returncode == 0, done.stdout
