@@ -68,6 +68,15 @@ def test_weights_changed_by_one_bit_are_refused_in_one_line(tmp_path: Path):
     assert "\n" not in str(error.value)
 
 
+def test_its_module_of_old_says_in_one_line_where_it_is():
+    done = subprocess.run(
+        [sys.executable, "-m", "rerankq_worker.small_model"], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 1
+    assert done.stderr.startswith("rerankq_worker.small_model is gone; `rerankq-worker build-small`")
+
+
 def test_unpacking_it_imports_neither_numpy_nor_torch(tmp_path: Path):
     program = (
         "import sys; from pathlib import Path; from rerankq_worker.model.small import materialise; "
