@@ -153,9 +153,7 @@ def deliver(message: Outgoing, admission: Admission, settings: ClientSettings) -
         return
     known = yield from ask_one("HGETALL", keys.job(message.job_id))
     if known.get(b"fingerprint", b"").decode() not in ("", message.fingerprint):
-        raise InvalidRequest(
-            f"job id {message.job_id} belongs to another request; choose another id", {"field": "job_id"}
-        )
+        raise of_another_request(message.job_id)
     is_wanted = b"fingerprint" in known  # by whoever sent it before
     if is_wanted and (yield from _is_under_way(message.job_id, known, settings.redis_timeout_seconds)):
         yield from keep_open(message.job_id, known)
@@ -300,6 +298,13 @@ def as_asked(ranking: Ranking, message: Outgoing | None) -> Ranking:
     request = None if message is None else message.requests[0]
     return (
         ranking if request is None or not request.return_documents else ranking.with_documents(request.texts)
+    )
+
+
+def of_another_request(job_id: str) -> InvalidRequest:
+    """What is told of an id that is taken."""
+    return InvalidRequest(
+        f"job id {job_id} belongs to another request; choose another id", {"field": "job_id"}
     )
 
 

@@ -10,37 +10,25 @@ import math
 from collections.abc import Awaitable, Mapping
 from typing import Any, TypeVar
 
-from rerankq.contract.errors import (
-    BrokerUnavailable,
-    Cancelled,
-    DeadlineExceeded,
-    InvalidRequest,
-    InvalidSettings,
-    JobFailed,
-    JobUnknown,
-    NoWorkers,
-    PayloadTooLarge,
-    QueueFull,
-    RerankError,
-    ResultTimeout,
-)
+from rerankq.contract import errors
+from rerankq.contract.errors import RerankError
 
 GONE_PERIOD_SECONDS = 0.1  # how often a request is asked that can only be asked
 
 T = TypeVar("T")
 
 STATUS: Mapping[type[RerankError], int] = {
-    InvalidRequest: 422,
-    PayloadTooLarge: 413,
-    QueueFull: 429,
-    NoWorkers: 503,
-    BrokerUnavailable: 503,
-    DeadlineExceeded: 504,
-    JobFailed: 500,
-    ResultTimeout: 202,
-    JobUnknown: 404,
-    Cancelled: 409,
-    InvalidSettings: 500,
+    errors.InvalidRequest: 422,
+    errors.PayloadTooLarge: 413,
+    errors.QueueFull: 429,
+    errors.NoWorkers: 503,
+    errors.BrokerUnavailable: 503,
+    errors.DeadlineExceeded: 504,
+    errors.JobFailed: 500,
+    errors.ResultTimeout: 202,
+    errors.JobUnknown: 404,
+    errors.Cancelled: 409,
+    errors.InvalidSettings: 500,
 }
 """By the nearest class of an error."""
 
@@ -48,7 +36,7 @@ STATUS: Mapping[type[RerankError], int] = {
 def http_status(error: RerankError) -> tuple[int, dict[str, str]]:
     """The status code that an error means to an HTTP caller, and the headers that go with it."""
     status = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
-    if not isinstance(error, QueueFull):
+    if not isinstance(error, errors.QueueFull):
         return status, {}
     return status, {"Retry-After": str(max(math.ceil(error.retry_after_seconds), 1))}
 
@@ -70,7 +58,7 @@ async def unless_gone(request: Any, asked: Awaitable[T]) -> T:
         if not asking.done():
             await _end(asking)
         if asking.cancelled() and going.done():
-            raise Cancelled("the caller hung up", {"hung_up": True})
+            raise errors.Cancelled("the caller hung up", {"hung_up": True})
         return asking.result()
     finally:
         await _end(asking, going)

@@ -51,10 +51,6 @@ class Condition:
 
     @classmethod
     def of(cls, text: str) -> "Condition":
-        """
-        Raises:
-            InvalidRequest: it is neither.
-        """
         found = _CONDITION.fullmatch(text)
         if found is None:
             raise InvalidRequest(f"expected field=value or field!=value, got {text}", {"field": "where"})
@@ -87,10 +83,6 @@ class Selection:
 
     @classmethod
     def of(cls, where: Sequence[str], skip: int, limit: int | None, shard: str | None) -> "Selection":
-        """
-        Raises:
-            InvalidRequest: one of them makes no sense.
-        """
         number, count = _shard(shard)
         if skip < 0 or (limit is not None and limit < 1):
             raise InvalidRequest(
@@ -150,11 +142,7 @@ ALL = Selection()
 def once_seen(
     items: Iterator[Item], sought: Iterable[str], fields_of: Callable[[Item], Iterable[Mapping[str, Any]]]
 ) -> Iterator[Item]:
-    """The items, once each of the fields that are sought has been seen in one of them.
-
-    Raises:
-        InvalidRequest: naming one that none of the first has, and those that they have.
-    """
+    """The items, once each of the fields that are sought has been seen; refused where none of the first has one."""
     missing = set(sought)
     held: list[Item] = []
     fields_seen: dict[str, Any] = {}

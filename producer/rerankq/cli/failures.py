@@ -3,15 +3,8 @@
 import json
 import sys
 
-from rerankq.contract.errors import (
-    BrokerUnavailable,
-    InvalidRequest,
-    InvalidSettings,
-    NoWorkers,
-    QueueFull,
-    RerankError,
-    to_wire,
-)
+from rerankq.contract import errors
+from rerankq.contract.errors import RerankError, to_wire
 from rerankq.local.failure import Unavailable
 
 JOB_FAILED = 1
@@ -19,11 +12,11 @@ WRONG_INPUT = 2
 UNAVAILABLE = 3
 
 _CODES: dict[type[RerankError], int] = {
-    InvalidRequest: WRONG_INPUT,
-    InvalidSettings: WRONG_INPUT,
-    BrokerUnavailable: UNAVAILABLE,
-    NoWorkers: UNAVAILABLE,
-    QueueFull: UNAVAILABLE,
+    errors.InvalidRequest: WRONG_INPUT,
+    errors.InvalidSettings: WRONG_INPUT,
+    errors.BrokerUnavailable: UNAVAILABLE,
+    errors.NoWorkers: UNAVAILABLE,
+    errors.QueueFull: UNAVAILABLE,
     Unavailable: UNAVAILABLE,
 }
 

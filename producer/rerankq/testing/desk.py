@@ -26,7 +26,7 @@ from rerankq.contract.errors import (
 from rerankq.contract.messages import Ranking, RerankRequest
 from rerankq.contract.wire import PACK_TASK
 from rerankq.settings import ClientSettings
-from rerankq.submission import Outgoing, check_size
+from rerankq.submission import Outgoing, check_size, of_another_request
 from rerankq.testing.overlap import answer
 
 _REFUSALS = (InvalidRequest, QueueFull, NoWorkers, BrokerUnavailable, InvalidSettings)
@@ -98,9 +98,7 @@ class Desk:
             self._called_off.discard(job_id)
             self._held[job_id] = _Held(message, self._answered(message, failure))
         elif known.message.fingerprint != message.fingerprint:
-            raise InvalidRequest(
-                f"job id {job_id} belongs to another request; choose another id", {"field": "job_id"}
-            )
+            raise of_another_request(job_id)
 
     def _answered(self, message: Outgoing, failure: RerankError | None) -> bytes:
         if isinstance(failure, ResultTimeout):

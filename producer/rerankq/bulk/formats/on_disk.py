@@ -13,19 +13,13 @@ from rerankq.contract.errors import InvalidRequest
 class _Scratch:
     def __init__(self, schema: str) -> None:
         self._database = sqlite3.connect("", isolation_level=None)
-        for pragma in ("journal_mode = OFF", "synchronous = OFF"):
-            self._database.execute(f"PRAGMA {pragma}")
-        self._database.execute(schema)
-
-    def close(self) -> None:
-        """Give the disk space back."""
-        self._database.close()
+        self._database.executescript(f"PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; {schema}")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self._database.close()
 
 
 class TextsById(_Scratch):

@@ -19,7 +19,6 @@ from rerankq.bulk.formats.names import compression_of
 from rerankq.bulk.output import sidecar as state
 from rerankq.bulk.output.outcome import Outcome
 from rerankq.bulk.output.sidecar import Sidecar, errors_path
-from rerankq.bulk.output.tally import Tally
 from rerankq.contract import wire
 from rerankq.contract.errors import InvalidRequest
 
@@ -69,14 +68,12 @@ class AppendedFile:
             self._descriptor = None
 
     def _open(self) -> int:
-        if self._descriptor is None:
-            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            self._lock(self._descriptor)
-        return self._descriptor
-
-    def _lock(self, descriptor: int) -> None:
+        if self._descriptor is not None:
+            return self._descriptor
+        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return self._descriptor
         except BlockingIOError:
             raise InvalidRequest(
                 f"{self.path} is being written by another `rerankq bulk`; wait for it, or stop it",
@@ -127,18 +124,14 @@ class FileLedger:
         self._errors_digest = _digest_of(errors_path(out), errors_safe, sidecar.errors_digest)
         self._errors = AppendedFile(errors_path(out), errors_safe, is_optional=True)
         self._page = Page(sidecar)
-        self._tally = sidecar.tally.model_copy(deep=True)
+        self.tally = sidecar.tally.model_copy(deep=True)
+        """Of what has been added so far; ahead of the sidecar's by what waits."""
         self._commit_at = time.monotonic() + COMMIT_PERIOD_SECONDS
 
     @property
     def sidecar(self) -> Sidecar:
         """What is safe."""
         return self._page.sidecar
-
-    @property
-    def tally(self) -> Tally:
-        """What has been added so far; ahead of the sidecar's by what waits."""
-        return self._tally
 
     @property
     def is_due(self) -> bool:
@@ -151,7 +144,7 @@ class FileLedger:
     def add(self, outcome: Outcome) -> None:
         """Append a stretch of the input."""
         self._page.waiting_bytes += outcome.size_bytes
-        self._tally.add(outcome.tally)
+        self.tally.add(outcome.tally)
         self._page.waiting.append(outcome)
 
     def commit(self) -> list[str]:
@@ -186,7 +179,7 @@ class FileLedger:
             "tally": tally,
         }
         self._turn_to(sidecar.model_copy(update=anew))
-        self._tally = tally.model_copy(deep=True)
+        self.tally = tally.model_copy(deep=True)
 
     def end_retry(self) -> None:
         """What the round read is of no more use."""
@@ -201,16 +194,12 @@ class FileLedger:
         if self.sidecar.errors_bytes == 0:
             errors_path(self._out).unlink(missing_ok=True)
 
-    def close(self) -> None:
-        """Let go of the files."""
-        self._lines.close()
-        self._errors.close()
-
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self._lines.close()
+        self._errors.close()
 
     def _commit(self, *, is_complete: bool, **more: Any) -> list[str]:
         page = self._page
@@ -265,11 +254,7 @@ def written_paths(out: Path) -> list[Path]:
 
 
 def refuse_foreign(out: Path) -> None:
-    """Refuse to touch files that no run began.
-
-    Raises:
-        InvalidRequest: naming the first.
-    """
+    """Refuse to touch files that no run began; the first is named."""
     if state.is_there(out):
         return
     for path in written_paths(out):
@@ -282,11 +267,7 @@ def refuse_foreign(out: Path) -> None:
 
 
 def refuse_changed_output(lines_path: Path, whole: Path, sidecar: Sidecar) -> None:
-    """Refuse to call done what is not there any more.
-
-    Raises:
-        InvalidRequest: the output of a complete run is gone, or shorter than it was; or its errors file is gone.
-    """
+    """Refuse to call done what is not there any more: an output that is gone, or shorter than it was, or its errors."""
     refuse_no_errors(whole, sidecar)
     path, expected = lines_path, sidecar.out_bytes
     if sidecar.whole_bytes is not None and (whole.exists() or not lines_path.exists()):
@@ -297,11 +278,7 @@ def refuse_changed_output(lines_path: Path, whole: Path, sidecar: Sidecar) -> No
 
 
 def refuse_no_errors(out: Path, sidecar: Sidecar) -> None:
-    """Refuse to count rows as failed that are in no file any more.
-
-    Raises:
-        InvalidRequest: there is no errors file, and rows have failed.
-    """
+    """Refuse to count rows as failed that are in no file any more."""
     if sidecar.tally.failed and not errors_path(out).exists():
         raise changed(errors_path(out), sidecar.errors_bytes, None)
 
@@ -330,11 +307,7 @@ def clear_away(out: Path, lines_path: Path, *, is_held: bool = False) -> None:
 
 
 def _digest_of(path: Path, length: int | None, expected: str | None) -> Any:
-    """A digest of a file's first bytes, to be added to.
-
-    Raises:
-        InvalidRequest: it is not the one that was expected.
-    """
+    """A digest of a file's first bytes, to be added to; refused where it is not the one that was expected."""
     digest = blake2b()
     if length:
         with path.open("rb") if path.exists() else BytesIO() as file:

@@ -83,11 +83,7 @@ def is_there(out: Path) -> bool:
 
 
 def load(out: Path) -> Sidecar | None:
-    """The sidecar of an output, if it has one.
-
-    Raises:
-        InvalidRequest: it cannot be read, or is of another version.
-    """
+    """The sidecar of an output, if it has one; refused where it cannot be read, or is of another version."""
     path = sidecar_path(out)
     if not path.exists():
         return None
@@ -143,11 +139,7 @@ def with_span(done: list[Span], span: Span) -> list[Span]:
 
 
 def refuse_changed(sidecar: Sidecar, settings: dict[str, Any], inputs: list[Identity]) -> None:
-    """Refuse to go on with an output that was begun from something else.
-
-    Raises:
-        InvalidRequest: naming what changed.
-    """
+    """Refuse to go on with an output that was begun from something else; what changed is named."""
     if len(sidecar.inputs) != len(inputs):
         raise _changed(_in_other_number(sidecar.inputs, inputs))
     for old, new in zip(sidecar.inputs, inputs, strict=True):
@@ -171,11 +163,7 @@ def _in_other_number(before: list[Identity], now: list[Identity]) -> str:
 
 
 def refuse_other_model(sidecar: Sidecar, model: ModelInfo) -> None:
-    """Refuse to mix the scores of two models in one output.
-
-    Raises:
-        InvalidRequest: naming both.
-    """
+    """Refuse to mix the scores of two models in one output."""
     if sidecar.model != model:
         old, new = (f"{one.name}@{one.revision}" for one in (sidecar.model, model))
         raise _changed(f"it was begun with the model {old}, now {new} is served")

@@ -33,14 +33,9 @@ class StreamLedger:
     def __init__(self, out: str, header: bytes) -> None:
         """Opening a named pipe waits for whoever reads it."""
         self._file = _opened(out)
-        self._tally = Tally()
+        self.tally = Tally()
         self._job_ids: list[str] = []
         self._write(header)
-
-    @property
-    def tally(self) -> Tally:
-        """What has been added so far."""
-        return self._tally
 
     @property
     def is_due(self) -> bool:
@@ -50,7 +45,7 @@ class StreamLedger:
     def add(self, outcome: Outcome) -> None:
         """Write a stretch of the input."""
         self._write(outcome.lines)
-        self._tally.add(outcome.tally)
+        self.tally.add(outcome.tally)
         self._job_ids += outcome.job_ids
 
     def commit(self) -> list[str]:

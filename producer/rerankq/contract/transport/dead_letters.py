@@ -10,7 +10,7 @@ import builtins
 import random
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import redis
@@ -38,9 +38,7 @@ if TYPE_CHECKING:
     from rerankq.contract.transport.leases import Leases  # for workers; takes kombu
 
 DEAD_LETTER_TTL_SECONDS = 7 * 24 * 3600
-_OUR_SUMMARY = re.compile(
-    r"\w+=[\w.]+( \w+=[\w.]+)*"
-)  # `docs=50 chars=45k`; anything else may quote the user
+_OUR_SUMMARY = re.compile(r"\w+=[\w.]+( \w+=[\w.]+)*")  # `docs=50 chars=45k`; all else may quote the user
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +151,8 @@ def bury(
     payload = payload_key(headers)
     touched = [leases.held_key, leases.leases_key, *_keys_of(letter.id, prefix), prefix + keys.UNTOLD]
     error = {"error": wire.encode(to_wire(untold)).decode()} if untold else {}
-    told = [text for name, value in (_as_fields(letter) | error).items() for text in (name, value)]
+    fields = {name: str(value) for name, value in asdict(letter).items() if name != "died_at"}
+    told = [text for name_and_value in (fields | error).items() for text in name_and_value]
     arguments = [tag, letter.id, ttl_seconds, int(untold is not None), *told]
     return bool(BURY(client, [*touched, *([payload] if payload else [])], arguments))
 
@@ -275,12 +274,6 @@ def _as_new(letter_id: str, raw: bytes) -> Envelope:
 def _keys_of(letter_id: str, prefix: str) -> list[str]:
     names = [keys.DEAD, keys.dead_letter(letter_id), keys.dead_message(letter_id)]
     return [prefix + name for name in names]
-
-
-def _as_fields(letter: DeadLetter) -> dict[str, str]:
-    return {
-        field.name: str(getattr(letter, field.name)) for field in fields(letter) if field.name != "died_at"
-    }
 
 
 def _from_fields(letter_id: str, told: Mapping[str, str]) -> DeadLetter:
