@@ -24,19 +24,19 @@ from rerankq.contract.messages import (
     Ranking,
     RequestOptions,
     RerankRequest,
-    patience_seconds,
+    as_seconds,
 )
 from rerankq.loop_connections import LoopConnections, Watch
 from rerankq.procedures import Ask, Listen, Pause, Procedure, Step, errors_as_ours, run_async
 from rerankq.settings import ClientSettings
 from rerankq.submission import (
-    Outgoing,
+    Submission,
     as_asked,
     as_request,
     askable_id,
     deliver,
-    outgoing_job,
-    outgoing_pack,
+    job_submission,
+    pack_submission,
     take_back,
     validated,
 )
@@ -92,12 +92,12 @@ class AsyncRerankClient:
 
         Args and Raises: as `RerankClient.rerank`.
         """
-        timeout = patience_seconds(self.settings.interactive_timeout_seconds if timeout is None else timeout)
+        timeout = as_seconds(self.settings.interactive_timeout_seconds if timeout is None else timeout)
         give_up_at = time.monotonic() + timeout + ANSWER_GRACE_SECONDS
         options.setdefault("deadline", time.time() + timeout)
         request = self.request(query, documents, **options)
         await self._require_workers()
-        message, connections = await self._packed(outgoing_job, request, None), self._here
+        message, connections = await self._packed(job_submission, request, None), self._here
         with connections.watching(message.job_id) as watch:  # before anybody can answer
             try:
                 await self._deliver(message)
@@ -123,14 +123,14 @@ class AsyncRerankClient:
     async def send(self, request: RerankRequest, job_id: str | None = None) -> "AsyncJob":
         """Put a validated request on its lane."""
         await self._learn_the_time()
-        message = await self._packed(outgoing_job, request, job_id)
+        message = await self._packed(job_submission, request, job_id)
         await self._deliver_or_take_back(message)
         return self._promise(message)
 
     async def send_pack(self, requests: Sequence[RerankRequest], pack_id: str | None = None) -> "AsyncPack":
         """Put several requests on their lane as one message; as `RerankClient.send_pack`."""
         await self._learn_the_time()
-        message = await self._packed(outgoing_pack, requests, pack_id)
+        message = await self._packed(pack_submission, requests, pack_id)
         await self._deliver_or_take_back(message)
         return AsyncPack(self, message.job_id, message)
 
@@ -214,7 +214,7 @@ class AsyncRerankClient:
         self,
         job_id: str,
         timeout: float | None,
-        message: Outgoing | None,
+        message: Submission | None,
         watch: Watch,
         grace_seconds: float = 0.0,
     ) -> bytes:
@@ -248,7 +248,7 @@ class AsyncRerankClient:
         """The ranking, however long the lane is."""
         patience = self.settings.bulk_patience_seconds
         await self._run("asking for workers", self._admission.surroundings())
-        message, connections = await self._packed(outgoing_job, request, None), self._here
+        message, connections = await self._packed(job_submission, request, None), self._here
         with connections.watching(message.job_id) as watch:
             try:
                 await self._deliver_in_the_end(message, time.monotonic() + patience)
@@ -260,7 +260,7 @@ class AsyncRerankClient:
                 await self._take_back(connections, message, error)
                 raise
 
-    async def _deliver_in_the_end(self, message: Outgoing, give_up_at: float) -> None:
+    async def _deliver_in_the_end(self, message: Submission, give_up_at: float) -> None:
         while True:
             try:
                 return await self._deliver(message)
@@ -275,19 +275,19 @@ class AsyncRerankClient:
         await self._run("asking for workers", self._admission.require_workers())
 
     async def _packed(
-        self, pack: Callable[[Asked, str | None, RedisClock], Outgoing], asked: Asked, job_id: str | None
-    ) -> Outgoing:
+        self, pack: Callable[[Asked, str | None, RedisClock], Submission], asked: Asked, job_id: str | None
+    ) -> Submission:
         requests = [asked] if isinstance(asked, RerankRequest) else asked
         if sum(request.characters for request in requests) < LARGE_CHARACTERS:
             return pack(asked, job_id, self.clock)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(_packers, pack, asked, job_id, self.clock)
 
-    async def _deliver(self, message: Outgoing) -> None:
+    async def _deliver(self, message: Submission) -> None:
         procedure = deliver(message, self._admission, self.settings)
         await self._run(f"submitting job {message.job_id}", procedure)
 
-    async def _deliver_or_take_back(self, message: Outgoing) -> None:
+    async def _deliver_or_take_back(self, message: Submission) -> None:
         connections = self._here
         try:
             await self._deliver(message)
@@ -299,10 +299,12 @@ class AsyncRerankClient:
         """Redis's, as of the look around that admission needs anyway."""
         await self._run("submitting a job", self._admission.surroundings())
 
-    def _promise(self, message: Outgoing) -> "AsyncJob":
+    def _promise(self, message: Submission) -> "AsyncJob":
         return AsyncJob(self, message.job_id, message)
 
-    async def _take_back(self, connections: LoopConnections, message: Outgoing, error: BaseException) -> None:
+    async def _take_back(
+        self, connections: LoopConnections, message: Submission, error: BaseException
+    ) -> None:
         """Leave no job behind that nobody waits for."""
         is_away = isinstance(error, BrokerUnavailable)
         if not (is_away or may_leave_a_job(error)):
@@ -337,7 +339,7 @@ class AsyncRerankClient:
 class AsyncJob:
     """A promise of one ranking, awaited."""
 
-    def __init__(self, client: AsyncRerankClient, job_id: str, message: Outgoing | None = None) -> None:
+    def __init__(self, client: AsyncRerankClient, job_id: str, message: Submission | None = None) -> None:
         self.job_id = job_id
         self._client = client
         self._message = message

@@ -22,18 +22,18 @@ from rerankq.contract.messages import (
     Ranking,
     RequestOptions,
     RerankRequest,
-    patience_seconds,
+    as_seconds,
 )
 from rerankq.contract.stores import hang_up, redis_client
 from rerankq.procedures import Ask, Listen, Pause, Procedure, Step, ask_one, errors_as_ours, run
 from rerankq.settings import ClientSettings
 from rerankq.submission import (
-    Outgoing,
+    Submission,
     as_asked,
     askable_id,
     deliver,
-    outgoing_job,
-    outgoing_pack,
+    job_submission,
+    pack_submission,
     take_back,
     validated,
 )
@@ -91,12 +91,12 @@ class RerankClient:
         Raises:
             RerankError: whatever kept the ranking from being; see the tree in `rerankq.contract.errors`.
         """
-        timeout = patience_seconds(self.settings.interactive_timeout_seconds if timeout is None else timeout)
+        timeout = as_seconds(self.settings.interactive_timeout_seconds if timeout is None else timeout)
         give_up_at = time.monotonic() + timeout + ANSWER_GRACE_SECONDS
         options.setdefault("deadline", time.time() + timeout)
         request = self.request(query, documents, **options)
         self._run("asking for workers", self._admission.require_workers())
-        message = outgoing_job(request, None, self.clock)
+        message = job_submission(request, None, self.clock)
         try:
             self.deliver(message)
             job, left = self._promise(message), give_up_at - time.monotonic()
@@ -137,7 +137,7 @@ class RerankClient:
     def send(self, request: RerankRequest, job_id: str | None = None) -> "Job":
         """Put a validated request on its lane."""
         self._learn_the_time()
-        message = outgoing_job(request, job_id, self.clock)
+        message = job_submission(request, job_id, self.clock)
         try:
             self.deliver(message)
             return self._promise(message)
@@ -148,7 +148,7 @@ class RerankClient:
     def send_pack(self, requests: Sequence[RerankRequest], pack_id: str | None = None) -> "Pack":
         """Put several requests on their lane as one message: about ten times the jobs per second."""
         self._learn_the_time()
-        message = outgoing_pack(requests, pack_id, self.clock)
+        message = pack_submission(requests, pack_id, self.clock)
         self.deliver(message)
         return Pack(self, message.job_id, message)
 
@@ -176,7 +176,7 @@ class RerankClient:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def deliver(self, message: Outgoing) -> None:
+    def deliver(self, message: Submission) -> None:
         """Admit, record and publish one message; a message that was delivered before is left alone.
 
         Raises:
@@ -203,7 +203,7 @@ class RerankClient:
         self._run(f"cancelling job {job_id}", call_off(job_id))
 
     def await_answer(
-        self, job_id: str, timeout: float | None, message: Outgoing | None, grace_seconds: float = 0.0
+        self, job_id: str, timeout: float | None, message: Submission | None, grace_seconds: float = 0.0
     ) -> bytes:
         """Celery's record of a job's end.
 
@@ -220,10 +220,10 @@ class RerankClient:
             f"waiting for job {job_id}", answer_of(job_id, timeout, self.clock, again, grace_seconds)
         )
 
-    def _promise(self, message: Outgoing) -> "Job":
+    def _promise(self, message: Submission) -> "Job":
         return Job(self, message.job_id, message)
 
-    def _take_back(self, message: Outgoing, error: BaseException) -> None:
+    def _take_back(self, message: Submission, error: BaseException) -> None:
         """Leave no job behind that nobody waits for."""
         if may_leave_a_job(error):
             with contextlib.suppress(RerankError):
@@ -298,7 +298,7 @@ class _Announcements:
 class Job:
     """A promise of one ranking; may be picked up in another process by its `job_id`."""
 
-    def __init__(self, client: RerankClient, job_id: str, message: Outgoing | None = None) -> None:
+    def __init__(self, client: RerankClient, job_id: str, message: Submission | None = None) -> None:
         self.job_id = job_id
         self._client = client
         self.message = message

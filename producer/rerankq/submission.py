@@ -85,7 +85,7 @@ return 1
 
 
 @dataclass(frozen=True, slots=True)
-class Outgoing:
+class Submission:
     """One message, ready to be sent."""
 
     job_id: str
@@ -141,7 +141,7 @@ class Outgoing:
         return record if self.deadline is None else {**record, "deadline": self.deadline}
 
 
-def deliver(message: Outgoing, admission: Admission, settings: ClientSettings) -> Procedure[None]:
+def deliver(message: Submission, admission: Admission, settings: ClientSettings) -> Procedure[None]:
     """Admit, record and publish one message; a message that was delivered before is left alone.
 
     Raises:
@@ -163,7 +163,7 @@ def deliver(message: Outgoing, admission: Admission, settings: ClientSettings) -
     yield from _submit(message, admission, settings, anew=True)
 
 
-def take_back(message: Outgoing) -> Command:
+def take_back(message: Submission) -> Command:
     """Call a job off that was submitted here, or is being submitted, and that nobody will wait for.
 
     One command, to be sent without a look at what Redis knows.
@@ -193,7 +193,7 @@ def record_of_the_lost(job_id: str) -> Procedure[dict[bytes, bytes]]:
 
 
 def _submit(
-    message: Outgoing, admission: Admission, settings: ClientSettings, *, anew: bool = False
+    message: Submission, admission: Admission, settings: ClientSettings, *, anew: bool = False
 ) -> Procedure[bool]:
     """Whether the job is on its lane now; False where it was known already."""
     haste = message.haste(admission.clock)
@@ -230,12 +230,12 @@ def _submit(
     return submitted == 1
 
 
-def _is_under_way(job_id: str, known: Mapping[bytes, bytes], patience_seconds: float) -> Procedure[bool]:
+def _is_under_way(job_id: str, known: Mapping[bytes, bytes], timeout_seconds: float) -> Procedure[bool]:
     """Whether the job has an answer or will have one; a client of before, submitting it right now, may finish."""
     meta = yield from ask_one("GET", keys.result(job_id), of="results")
     if b"answered" in known or meta is not None:
         return meta is not None and not is_lost(meta)  # what has expired or was lost is made anew
-    give_up_at = time.monotonic() + patience_seconds
+    give_up_at = time.monotonic() + timeout_seconds
     while not (yield from ask_one("HEXISTS", keys.job(job_id), "published")):
         if time.monotonic() >= give_up_at:
             return False
@@ -275,12 +275,12 @@ def as_request(given: Any, options: Mapping[str, Any], settings: ClientSettings)
             )
 
 
-def outgoing_job(request: RerankRequest, job_id: str | None, clock: RedisClock) -> Outgoing:
+def job_submission(request: RerankRequest, job_id: str | None, clock: RedisClock) -> Submission:
     """The message of one request, its deadline turned from the caller's clock to Redis's."""
-    return _outgoing([request], job_id, RERANK_TASK, request.summary(), clock)
+    return _submission([request], job_id, RERANK_TASK, request.summary(), clock)
 
 
-def outgoing_pack(requests: Sequence[RerankRequest], pack_id: str | None, clock: RedisClock) -> Outgoing:
+def pack_submission(requests: Sequence[RerankRequest], pack_id: str | None, clock: RedisClock) -> Submission:
     """One message for several requests; each succeeds or fails by itself.
 
     Raises:
@@ -290,10 +290,10 @@ def outgoing_pack(requests: Sequence[RerankRequest], pack_id: str | None, clock:
         raise InvalidRequest("expected a pack of at least one request, got none")
     documents, characters = sum(len(r.documents) for r in requests), sum(r.characters for r in requests)
     summary = f"pack={len(requests)} docs={documents} chars={thousands(characters)}"
-    return _outgoing(requests, pack_id, PACK_TASK, summary, clock)
+    return _submission(requests, pack_id, PACK_TASK, summary, clock)
 
 
-def as_asked(ranking: Ranking, message: Outgoing | None) -> Ranking:
+def as_asked(ranking: Ranking, message: Submission | None) -> Ranking:
     """The ranking, with the texts where its request wanted them back: they never travel."""
     request = None if message is None else message.requests[0]
     return (
@@ -313,7 +313,7 @@ def new_job_id() -> str:
     return uuid.uuid4().hex
 
 
-def check_size(message: Outgoing, max_bytes: int) -> None:
+def check_size(message: Submission, max_bytes: int) -> None:
     """Refuse a message that a worker would refuse to unpack.
 
     Raises:
@@ -333,15 +333,15 @@ def _by_redis(request: RerankRequest, clock: RedisClock) -> RerankRequest:
     return request.model_copy(update={"deadline": clock.from_ours(request.deadline)})
 
 
-def _outgoing(
+def _submission(
     requests: Sequence[RerankRequest], given_id: str | None, task: str, summary: str, clock: RedisClock
-) -> Outgoing:
+) -> Submission:
     job_id, timed = _checked_id(given_id), [_by_redis(request, clock) for request in requests]
     travelling = [request.to_wire() for request in timed]
     body = wire.encode(travelling[0] if task == RERANK_TASK else {"requests": travelling})
     deadlines = [request.deadline for request in timed if request.deadline is not None]
     as_claim_check = len(body) > wire.CLAIM_CHECK_ABOVE_BYTES
-    return Outgoing(
+    return Submission(
         job_id=job_id,
         is_new=given_id is None,
         task=task,

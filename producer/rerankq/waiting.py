@@ -13,7 +13,7 @@ from rerankq.contract import keys
 from rerankq.contract.calling_off import CALL_OFF
 from rerankq.contract.clock import RedisClock
 from rerankq.contract.errors import Cancelled, DeadlineExceeded, JobUnknown, RerankError, ResultTimeout
-from rerankq.contract.messages import LANES, patience_seconds
+from rerankq.contract.messages import LANES, as_seconds
 from rerankq.contract.stores import reply_or
 from rerankq.contract.transport.scripts import Script
 from rerankq.procedures import Listen, Pause, Procedure, ask, ask_one, ask_script
@@ -113,7 +113,7 @@ def answer_of(
         ResultTimeout: it was not there in time.
         JobUnknown, Cancelled, RedisError
     """
-    patience = math.inf if timeout is None else patience_seconds(timeout)
+    patience = math.inf if timeout is None else as_seconds(timeout)
     began_at = time.monotonic()
     give_up_at, wait = began_at + patience, 0.0
     away_until = give_up_at - grace_seconds

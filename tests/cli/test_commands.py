@@ -18,7 +18,7 @@ from rerankq.contract.stores import redis_client
 from rerankq.contract.transport.dead_letters import DeadLetters
 from rerankq.contract.transport.envelope import DELIVERIES_HEADER
 from rerankq.local.stack import LocalStack
-from rerankq.submission import outgoing_job
+from rerankq.submission import job_submission
 from tests.cli.conftest import Command
 from tests.cli.test_local_parts import is_gone, wait_until
 
@@ -193,7 +193,7 @@ def test_a_job_that_was_given_up_can_be_tried_again(rerankq: Command, stack: Loc
 
 def _submit_worn_out(client: RerankClient, redis: Redis) -> str:
     """A job whose message says that it was delivered too often already."""
-    message = outgoing_job(client.request(QUERY, [RIGHT]), None, client.clock)
+    message = job_submission(client.request(QUERY, [RIGHT]), None, client.clock)
     redis.hset(keys.job(message.job_id), mapping=message.record())
     worn_out = message.message()
     worn_out["headers"][DELIVERIES_HEADER] = 4

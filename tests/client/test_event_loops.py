@@ -24,7 +24,7 @@ from rerankq import (
 from rerankq.contract.heartbeats import Heartbeats, WorkerStatus
 from rerankq.contract.messages import LANES
 from rerankq.settings import ClientSettings
-from rerankq.submission import outgoing_job
+from rerankq.submission import job_submission
 from tests.redis_server import RedisServer
 from tests.service import Service
 
@@ -68,9 +68,9 @@ def test_a_large_request_is_packed_beside_the_loop(service: Service, monkeypatch
 
     def packed(*asked: Any) -> Any:
         packed_in.append(threading.current_thread().name)
-        return outgoing_job(*asked)
+        return job_submission(*asked)
 
-    monkeypatch.setattr(aio, "outgoing_job", packed)
+    monkeypatch.setattr(aio, "job_submission", packed)
     for documents in (["a"], ["a " * 200_000] * 2):
         ask(service, lambda client, documents=documents: client.rerank("q", documents, timeout=60))
 

@@ -18,8 +18,8 @@ from rerankq.contract.messages import (
     Document,
     Limits,
     RerankRequest,
+    as_seconds,
     parse_request,
-    patience_seconds,
 )
 
 SECRET = "zanzibar"
@@ -170,14 +170,14 @@ def test_numbers_of_numpy_are_numbers() -> None:
 
 @pytest.mark.parametrize("timeout", [np.float32(2.5), Decimal("2.5"), Fraction(5, 2), 2.5])
 def test_a_timeout_is_any_number_of_seconds(timeout: Any) -> None:
-    seconds = patience_seconds(timeout)
+    seconds = as_seconds(timeout)
 
     assert type(seconds) is float
     assert seconds == 2.5
 
 
 def test_a_timeout_larger_than_any_number_is_for_ever() -> None:
-    assert patience_seconds(10**400) == math.inf
+    assert as_seconds(10**400) == math.inf
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_a_timeout_larger_than_any_number_is_for_ever() -> None:
 )
 def test_a_timeout_that_is_no_number_of_seconds_is_refused_by_name(timeout: Any) -> None:
     with pytest.raises(InvalidRequest, match="timeout: expected a number of seconds, got"):
-        patience_seconds(timeout)
+        as_seconds(timeout)
 
 
 def test_an_integer_names_a_document_by_its_digits() -> None:

@@ -26,7 +26,7 @@ from rerankq.contract.transport.dead_letters import DeadLetters
 from rerankq.contract.transport.envelope import DELIVERIES_HEADER
 from rerankq.http import HttpSettings, create_app
 from rerankq.settings import ClientSettings
-from rerankq.submission import outgoing_job
+from rerankq.submission import job_submission
 from tests.bulk.test_run import rows, write
 from tests.deploy.compose_rules import ROOT
 from tests.guarded_redis import USERS_ACL, GuardedRedis
@@ -180,7 +180,7 @@ def test_a_dead_letter_is_found_shown_sent_again_and_dropped(
 
 def _submit_worn_out(client: RerankClient) -> str:
     """A job whose message says that it was delivered too often already."""
-    message = outgoing_job(client.request("q", ["a"]), None, client.clock)
+    message = job_submission(client.request("q", ["a"]), None, client.clock)
     client._broker.hset(keys.job(message.job_id), mapping=message.record())
     worn_out = message.message()
     worn_out["headers"][DELIVERIES_HEADER] = 4

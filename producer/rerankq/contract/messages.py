@@ -78,7 +78,7 @@ def _as_float(number: Any) -> float:
         return math.nan
 
 
-def patience_seconds(timeout: Any) -> float:
+def as_seconds(timeout: Any) -> float:
     """A caller's `timeout` as a plain number: in numpy's float32 a time of day is minutes off.
 
     Raises:

@@ -26,7 +26,7 @@ from rerankq.contract.errors import (
     JobFailed,
     RerankError,
 )
-from rerankq.contract.messages import Documents, RequestOptions, parse_request, patience_seconds
+from rerankq.contract.messages import Documents, RequestOptions, as_seconds, parse_request
 from rerankq.settings import ClientSettings
 from rerankq.web import STATUS
 
@@ -80,7 +80,7 @@ class _Face:
         self, query: str, documents: Documents, timeout: float | None, options: RequestOptions
     ) -> httpx.Request:
         request = parse_request({"query": query, "documents": documents, **options})
-        seconds = max(patience_seconds(self._patience if timeout is None else timeout), LEAST_SECONDS)
+        seconds = max(as_seconds(self._patience if timeout is None else timeout), LEAST_SECONDS)
         longest = seconds + ANSWER_GRACE_SECONDS
         patience = httpx.Timeout(longest, connect=min(longest, CONNECT_SECONDS))
         told = {"Content-Type": "application/json", "X-Timeout-Seconds": f"{seconds:.3f}"}

@@ -26,7 +26,7 @@ from rerankq.contract.errors import (
 from rerankq.contract.messages import Ranking, RerankRequest
 from rerankq.contract.wire import PACK_TASK
 from rerankq.settings import ClientSettings
-from rerankq.submission import Outgoing, check_size, of_another_request
+from rerankq.submission import Submission, check_size, of_another_request
 from rerankq.testing.overlap import answer
 
 _REFUSALS = (InvalidRequest, QueueFull, NoWorkers, BrokerUnavailable, InvalidSettings)
@@ -36,7 +36,7 @@ _REFUSALS = (InvalidRequest, QueueFull, NoWorkers, BrokerUnavailable, InvalidSet
 class _Held:
     """A job that was answered."""
 
-    message: Outgoing
+    message: Submission
     meta: bytes
     """Celery's record of its end."""
 
@@ -80,7 +80,7 @@ class Desk:
         if job_id not in self._held:
             self._called_off.add(job_id)
 
-    def deliver(self, message: Outgoing) -> None:
+    def deliver(self, message: Submission) -> None:
         """Answer the message now.
 
         Raises:
@@ -100,7 +100,7 @@ class Desk:
         elif known.message.fingerprint != message.fingerprint:
             raise of_another_request(job_id)
 
-    def _answered(self, message: Outgoing, failure: RerankError | None) -> bytes:
+    def _answered(self, message: Submission, failure: RerankError | None) -> bytes:
         if isinstance(failure, ResultTimeout):
             self._late[message.job_id], failure = failure, None
         answers = [answer(message.job_id, request) for request in message.requests]

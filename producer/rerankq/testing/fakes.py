@@ -12,11 +12,11 @@ from rerankq.client import RerankClient
 from rerankq.contract.clock import RedisClock
 from rerankq.contract.errors import RerankError
 from rerankq.contract.heartbeats import WorkerStatus
-from rerankq.contract.messages import LANES, Lane, RerankRequest, patience_seconds
+from rerankq.contract.messages import LANES, Lane, RerankRequest, as_seconds
 from rerankq.loop_connections import Watch
 from rerankq.procedures import Procedure
 from rerankq.settings import ClientSettings
-from rerankq.submission import Outgoing
+from rerankq.submission import Submission
 from rerankq.testing.desk import Desk
 from rerankq.testing.overlap import NAME
 
@@ -49,7 +49,7 @@ class _AtADesk:
 
     def _end_of(self, job_id: str, timeout: float | None) -> bytes:
         if timeout is not None:
-            patience_seconds(timeout)
+            as_seconds(timeout)
         return self._desk.meta(job_id)
 
 
@@ -78,11 +78,11 @@ class FakeRerankClient(_AtADesk, RerankClient):
     def lanes(self) -> dict[Lane, int]:
         return dict.fromkeys(LANES, 0)
 
-    def deliver(self, message: Outgoing) -> None:
+    def deliver(self, message: Submission) -> None:
         self._desk.deliver(message)
 
     def await_answer(
-        self, job_id: str, timeout: float | None, message: Outgoing | None, grace_seconds: float = 0.0
+        self, job_id: str, timeout: float | None, message: Submission | None, grace_seconds: float = 0.0
     ) -> bytes:
         return self._end_of(job_id, timeout)
 
@@ -113,7 +113,7 @@ class AsyncFakeRerankClient(_AtADesk, AsyncRerankClient):
         self,
         job_id: str,
         timeout: float | None,
-        message: Outgoing | None,
+        message: Submission | None,
         watch: Watch,
         grace_seconds: float = 0.0,
     ) -> bytes:
@@ -124,11 +124,11 @@ class AsyncFakeRerankClient(_AtADesk, AsyncRerankClient):
     def _here(self) -> Any:
         return self
 
-    async def _deliver(self, message: Outgoing) -> None:
+    async def _deliver(self, message: Submission) -> None:
         self._desk.deliver(message)
         await asyncio.sleep(0)  # others come to their turn, and whoever is cancelled learns of it
 
-    async def _take_back(self, connections: Any, message: Outgoing, error: BaseException) -> None:
+    async def _take_back(self, connections: Any, message: Submission, error: BaseException) -> None:
         """Nothing is left behind."""
 
     async def _run(self, doing: str, procedure: Procedure[Any], hear: Any = None) -> Any:
