@@ -19,7 +19,7 @@ from typing import Self
 import psutil
 
 from rerankq import RerankClient
-from rerankq.contract import leash
+from rerankq.contract import die_with_parent
 from rerankq.settings import ClientSettings
 from rerankq_worker.link import health
 from tests import small_disk
@@ -28,7 +28,12 @@ from tests.redis_server import RedisServer
 from tests.witness import Testimony, testimony
 
 READY_WITHIN_SECONDS = 60.0
-TIED = (sys.executable, "-I", "-S", leash.__file__)  # a test run that is killed leaves no service behind
+TIED = (
+    sys.executable,
+    "-I",
+    "-S",
+    die_with_parent.__file__,
+)  # a test run that is killed leaves no service behind
 DIES_WITHIN_SECONDS = 30.0
 
 

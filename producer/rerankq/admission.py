@@ -15,8 +15,8 @@ from rerankq.contract.clock import RedisClock
 from rerankq.contract.errors import NoWorkers, QueueFull
 from rerankq.contract.heartbeats import WorkerStatus, alive_in
 from rerankq.contract.messages import LANES, Lane
+from rerankq.contract.redis_clients import reply_or
 from rerankq.contract.risks import FULL_FRACTION
-from rerankq.contract.stores import reply_or
 from rerankq.procedures import Procedure, accepted, ask
 from rerankq.settings import ClientSettings
 

@@ -17,7 +17,7 @@ from rerankq.contract.errors import (
     of_revoked,
 )
 from rerankq.contract.messages import LANES, Lane, Ranking
-from rerankq.contract.stores import number_in
+from rerankq.contract.redis_clients import number_in
 
 State = Literal["queued", "running", "done", "failed", "dead", "cancelled", "expired", "unknown"]
 

@@ -24,7 +24,7 @@ from rerankq.contract.messages import (
     RerankRequest,
     as_seconds,
 )
-from rerankq.contract.stores import hang_up, redis_client
+from rerankq.contract.redis_clients import hang_up, redis_client
 from rerankq.procedures import Ask, Listen, Pause, Procedure, Step, ask_one, errors_as_ours, run
 from rerankq.settings import ClientSettings
 from rerankq.submission import (

@@ -14,7 +14,7 @@ from rerankq.contract.calling_off import CALL_OFF
 from rerankq.contract.clock import RedisClock
 from rerankq.contract.errors import Cancelled, DeadlineExceeded, JobUnknown, RerankError, ResultTimeout
 from rerankq.contract.messages import LANES, as_seconds
-from rerankq.contract.stores import reply_or
+from rerankq.contract.redis_clients import reply_or
 from rerankq.contract.transport.scripts import Script
 from rerankq.procedures import Listen, Pause, Procedure, ask, ask_one, ask_script
 from rerankq.submission import keep_open, record_of_the_lost

@@ -14,7 +14,7 @@ from redis import Redis
 
 from rerankq import JobFailed, RerankClient
 from rerankq.contract import keys, wire
-from rerankq.contract.stores import redis_client
+from rerankq.contract.redis_clients import redis_client
 from rerankq.contract.transport.dead_letters import DeadLetters
 from rerankq.contract.transport.envelope import DELIVERIES_HEADER
 from rerankq.local.stack import LocalStack

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from rerankq.contract.risks import Risk, read_risks, risks, stores
+from rerankq.contract.risks import Risk, read_risks, redis_clients, risks
 from rerankq.settings import ClientSettings
 from tests.guarded_redis import GuardedRedis
 from tests.redis_server import RedisServer
@@ -126,6 +126,6 @@ def test_a_user_of_few_rights_asks_for_nothing_that_is_refused() -> None:
 def test_the_redis_of_answers_is_judged_where_it_is_another() -> None:
     one, two = "redis://127.0.0.1:1/0", "redis://127.0.0.1:2/0"
 
-    assert stores(ClientSettings(broker_url=one), 1.0).keys() == {"broker"}
-    assert stores(ClientSettings(broker_url=one, result_url=one), 1.0).keys() == {"broker"}
-    assert stores(ClientSettings(broker_url=one, result_url=two), 1.0).keys() == {"broker", "results"}
+    assert redis_clients(ClientSettings(broker_url=one), 1.0).keys() == {"broker"}
+    assert redis_clients(ClientSettings(broker_url=one, result_url=one), 1.0).keys() == {"broker"}
+    assert redis_clients(ClientSettings(broker_url=one, result_url=two), 1.0).keys() == {"broker", "results"}

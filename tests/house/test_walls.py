@@ -29,7 +29,7 @@ WALLS = [
     ("producer/rerankq/contract/transport/a_new_one.py", "kombu", NO_CELERY),
     (NEW, "rerankq.contract.broker", NO_CELERY),
     ("worker/rerankq_worker/engine/planner.py", "redis", NO_QUEUE),
-    ("worker/rerankq_worker/link/a_new_one.py", "rerankq.contract.stores", NO_QUEUE),
+    ("worker/rerankq_worker/link/a_new_one.py", "rerankq.contract.redis_clients", NO_QUEUE),
     ("worker/rerankq_worker/model/tokenizer.py", "transformers", TORCH),
     ("worker/rerankq_worker/engine_process/scheduler.py", "torch", TORCH),
     ("worker/rerankq_worker/a_new_one.py", "torch", TORCH),

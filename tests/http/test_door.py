@@ -299,7 +299,7 @@ def test_the_wait_is_the_jobs_deadline(
 
 
 def test_settings_show_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rerankq.contract.provenance import effective
+    from rerankq.contract.setting_sources import effective
 
     monkeypatch.setitem(os.environ, "RERANKQ_HTTP_KEYS", "secret")
 

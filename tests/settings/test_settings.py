@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from rerankq.contract.errors import InvalidSettings
-from rerankq.contract.provenance import effective
+from rerankq.contract.setting_sources import effective
 from rerankq.contract.variables import OUTSIDE_THE_CLASSES, VARIABLES
 from rerankq.http.settings import HttpSettings
 from rerankq.settings import ClientSettings

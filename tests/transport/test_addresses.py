@@ -13,7 +13,7 @@ from rerankq import AsyncRerankClient, RerankClient
 from rerankq.contract import wire
 from rerankq.contract.broker import celery_app
 from rerankq.contract.keys import queue_of
-from rerankq.contract.stores import redis_client
+from rerankq.contract.redis_clients import redis_client
 from tests.redis_addresses import self_signed, tls_in_front_of
 from tests.redis_server import RedisServer
 from tests.service import Service

@@ -162,7 +162,7 @@ def _health(options: argparse.Namespace) -> int:
 
 
 def _settings(options: argparse.Namespace) -> int:
-    from rerankq.contract.provenance import effective
+    from rerankq.contract.setting_sources import effective
     from rerankq_worker.settings import WorkerSettings
 
     found = effective(WorkerSettings.load())

@@ -35,7 +35,7 @@ from rerankq.contract.errors import (
 )
 from rerankq.contract.keys import lane_of, queue_of
 from rerankq.contract.messages import LANES, Lane, Ranking
-from rerankq.contract.stores import redis_client
+from rerankq.contract.redis_clients import redis_client
 from rerankq.contract.transport.envelope import deliveries
 from rerankq.contract.transport.hooks import hooks
 from rerankq.contract.wire import PACK_TASK, RERANK_TASK

@@ -106,7 +106,7 @@ def drop(letter_id: LetterId, as_json: options.Json = False) -> None:
 
 @contextmanager
 def _redis(store: "Store") -> Generator["Redis"]:
-    from rerankq.contract.stores import redis_client
+    from rerankq.contract.redis_clients import redis_client
     from rerankq.procedures import errors_as_ours
     from rerankq.settings import ClientSettings
 

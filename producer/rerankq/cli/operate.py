@@ -32,10 +32,10 @@ def workers(as_json: options.Json = False) -> None:
 def _risks(settings: "ClientSettings") -> list[dict[str, str]]:
     from redis.exceptions import RedisError
 
-    from rerankq.contract.risks import read_risks, stores
+    from rerankq.contract.risks import read_risks, redis_clients
 
     found: list[dict[str, str]] = []
-    for store, redis in stores(settings, settings.redis_timeout_seconds).items():
+    for store, redis in redis_clients(settings, settings.redis_timeout_seconds).items():
         try:
             with redis:
                 found += [{"store": store, **dataclasses.asdict(risk)} for risk in read_risks(redis)]

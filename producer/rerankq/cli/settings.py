@@ -27,7 +27,7 @@ def settings(as_json: options.Json = False) -> None:
 
 
 def _of_the_client() -> dict[str, Any]:
-    from rerankq.contract.provenance import effective
+    from rerankq.contract.setting_sources import effective
     from rerankq.settings import ClientSettings
 
     return dict(effective(ClientSettings.load()))
@@ -37,7 +37,7 @@ def _of_http() -> dict[str, Any] | None:
     """What it has beside what any client has."""
     if not is_installed():
         return None
-    from rerankq.contract.provenance import effective
+    from rerankq.contract.setting_sources import effective
     from rerankq.http.settings import HttpSettings
     from rerankq.settings import ClientSettings
 

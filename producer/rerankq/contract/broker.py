@@ -8,7 +8,7 @@ from kombu.serialization import register
 from rerankq.contract import wire
 from rerankq.contract.address import RedisAddress, read_address
 from rerankq.contract.keys import queue_of
-from rerankq.contract.stores import asked_once
+from rerankq.contract.redis_clients import asked_once
 from rerankq.contract.transport.connection import LeasedAMQP, refuse_unknown_kombu
 
 LEASE_SECONDS = 15  # a worker silent for this long has lost what it held; renewed every third of it

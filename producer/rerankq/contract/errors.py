@@ -3,7 +3,7 @@
     RerankError
     ├── InvalidRequest        the request is wrong: never retry it as it is
     │   └── PayloadTooLarge   it is over a limit on documents, characters or bytes
-    ├── QueueFull             refused at the door; try again after `retry_after_seconds`
+    ├── QueueFull             refused at admission; try again after `retry_after_seconds`
     ├── NoWorkers             nobody is there to answer; try again later
     ├── DeadlineExceeded      the job's time ran out
     ├── ResultTimeout         the caller's own wait ran out; the job goes on

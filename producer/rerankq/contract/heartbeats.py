@@ -18,7 +18,7 @@ from redis.exceptions import ResponseError
 from rerankq.contract import keys, wire
 from rerankq.contract.clock import RedisClock
 from rerankq.contract.messages import LANES, Lane
-from rerankq.contract.stores import is_of_another_type
+from rerankq.contract.redis_clients import is_of_another_type
 
 UNIQUE_MARK = "~"
 FORGET_AFTER_SECONDS = 3600.0

@@ -12,8 +12,8 @@ from typing import Any, Literal, get_args
 from redis import Redis
 from redis.exceptions import ResponseError
 
+from rerankq.contract.redis_clients import redis_client
 from rerankq.contract.settings import SharedSettings
-from rerankq.contract.stores import redis_client
 
 RiskName = Literal["eviction", "no_log", "log_write", "log_rewrite", "snapshot", "fsync", "memory"]
 RISKS: tuple[RiskName, ...] = get_args(RiskName)
@@ -42,7 +42,7 @@ class Risk:
     """One line: what may be lost, and the cure."""
 
 
-def stores(settings: SharedSettings, timeout_seconds: float) -> dict[str, "Redis"]:
+def redis_clients(settings: SharedSettings, timeout_seconds: float) -> dict[str, "Redis"]:
     """The Redis that holds the jobs, and the one that holds the answers where it is another."""
     urls = {"broker": settings.broker_url.get_secret_value(), "results": settings.effective_result_url}
     if urls["broker"] == urls["results"]:

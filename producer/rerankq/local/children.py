@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rerankq.contract import leash
+from rerankq.contract import die_with_parent
 
 LOG_TAIL_BYTES = 16_384
 
@@ -29,7 +29,7 @@ class Child:
     ) -> None:
         self.name = name
         self.log = log
-        tied = [sys.executable, "-I", "-S", leash.__file__, str(os.getpid()), *command]
+        tied = [sys.executable, "-I", "-S", die_with_parent.__file__, str(os.getpid()), *command]
         with log.open("ab") as output:
             self._process = subprocess.Popen(  # noqa: S603 - the command is ours
                 tied,

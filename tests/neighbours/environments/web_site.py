@@ -20,7 +20,7 @@ from urllib.parse import quote
 import psutil
 from redis import Redis
 
-from rerankq.contract import leash
+from rerankq.contract import die_with_parent
 from tests.redis_server import free_port
 
 CALLERS = 64
@@ -146,7 +146,7 @@ def served(
     kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     environment = {**kept, "RERANKQ_BROKER_URL": f"{broker_url}?client_name={CLIENT_NAME}", **more}
     words = [str(python), "-m", *command.format(port=port).split()]
-    tied = [sys.executable, "-I", "-S", leash.__file__, str(os.getpid()), *words]
+    tied = [sys.executable, "-I", "-S", die_with_parent.__file__, str(os.getpid()), *words]
     log = directory / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(tied, cwd=directory, env=environment, stdout=output, stderr=output)

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rerankq.contract import leash
+from rerankq.contract import die_with_parent
 from rerankq.contract.errors import InvalidSettings
 from rerankq.contract.heartbeats import unique_ending
 from rerankq.contract.keys import queue_of
@@ -126,7 +126,14 @@ class Child:
 
     def _start(self) -> None:
         self.starts += 1
-        tied = [sys.executable, "-I", "-S", leash.__file__, str(os.getpid()), *self.command(self.starts)]
+        tied = [
+            sys.executable,
+            "-I",
+            "-S",
+            die_with_parent.__file__,
+            str(os.getpid()),
+            *self.command(self.starts),
+        ]
         self._process = subprocess.Popen(  # noqa: S603 - our own programs
             tied,
             env=dict(self.environment),

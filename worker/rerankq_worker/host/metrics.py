@@ -22,8 +22,8 @@ from rerankq.contract.errors import InvalidSettings
 from rerankq.contract.heartbeats import Heartbeats
 from rerankq.contract.keys import queue_of
 from rerankq.contract.messages import LANES, Lane
-from rerankq.contract.risks import RISKS, read_risks, stores
-from rerankq.contract.stores import number_in
+from rerankq.contract.redis_clients import number_in
+from rerankq.contract.risks import RISKS, read_risks, redis_clients
 from rerankq.contract.transport.dead_letters import DeadLetters
 from rerankq.contract.transport.envelope import Undecodable, job_id, open_envelope
 from rerankq_worker.link import health
@@ -56,7 +56,7 @@ def serve(settings: WorkerSettings, devices: Sequence[str]) -> None:
     """
     registry = CollectorRegistry()
     registry.register(EngineMetrics(settings.runtime_path, devices))
-    registry.register(RedisMetrics(stores(settings, REDIS_TIMEOUT_SECONDS)))
+    registry.register(RedisMetrics(redis_clients(settings, REDIS_TIMEOUT_SECONDS)))
     address = f"{settings.metrics_host}:{settings.metrics_port}"
     try:
         start_http_server(settings.metrics_port or 0, settings.metrics_host, registry)

@@ -21,7 +21,7 @@ from rerankq.contract.clock import RedisClock
 from rerankq.contract.errors import InvalidRequest, JobFailed, PayloadTooLarge
 from rerankq.contract.heartbeats import Heartbeats
 from rerankq.contract.messages import Lane
-from rerankq.contract.stores import is_of_another_type, number_in, reply_or
+from rerankq.contract.redis_clients import is_of_another_type, number_in, reply_or
 from rerankq_worker.model.tokenizer import Row
 from rerankq_worker.scoring import Logits
 

@@ -18,7 +18,7 @@ from rerankq.contract.errors import InvalidSettings
 from rerankq.contract.heartbeats import UNIQUE_MARK, Heartbeats, WorkerStatus, unique_ending
 from rerankq.contract.keys import HEARTBEAT_PERIOD_SECONDS, lane_of
 from rerankq.contract.messages import Lane
-from rerankq.contract.stores import redis_client
+from rerankq.contract.redis_clients import redis_client
 from rerankq.contract.transport.hooks import hooks
 from rerankq_worker.link import health
 from rerankq_worker.queue import redis_health

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from rerankq.contract.errors import InvalidSettings
-from rerankq.contract.stores import redis_client
+from rerankq.contract.redis_clients import redis_client
 from rerankq_worker.settings import WorkerSettings
 
 ANSWERS_WITHIN_SECONDS = 1.0

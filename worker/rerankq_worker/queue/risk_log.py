@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from celery import bootsteps
 from redis.exceptions import RedisError
 
-from rerankq.contract.risks import read_risks, stores
+from rerankq.contract.risks import read_risks, redis_clients
 from rerankq_worker.settings import WorkerSettings
 
 PERIOD_SECONDS = 60.0
@@ -25,7 +25,7 @@ class RiskLog(bootsteps.StartStopStep):
 
     def __init__(self, parent: Any, **kwargs: Any) -> None:
         super().__init__(parent, **kwargs)
-        self._stores = stores(WorkerSettings.load(), TIMEOUT_SECONDS)
+        self._stores = redis_clients(WorkerSettings.load(), TIMEOUT_SECONDS)
         self._said: dict[tuple[str, str], str] = {}
         self._timer: Any = None
 

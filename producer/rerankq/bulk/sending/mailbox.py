@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 
 from rerankq.answers import is_answer
 from rerankq.contract import keys
-from rerankq.contract.stores import redis_client
+from rerankq.contract.redis_clients import redis_client
 from rerankq.procedures import errors_as_ours
 from rerankq.settings import ClientSettings
 

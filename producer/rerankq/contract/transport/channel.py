@@ -33,7 +33,7 @@ from rerankq.contract.transport.envelope import (
     open_envelope,
     record_key,
 )
-from rerankq.contract.transport.leases import Leases, Source, fetched
+from rerankq.contract.transport.leases import Leases, ListToFetch, fetched
 from rerankq.contract.transport.outage import ASK_AGAIN_SECONDS, adopt_carried, outage
 from rerankq.contract.transport.qos import QoS
 from rerankq.contract.transport.scripts import FETCH, PUSH
@@ -64,7 +64,7 @@ class LeasedChannel(kombu_redis.Channel):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._unacknowledged_queues: set[str] = set()
-        self._sources: list[Source] = []
+        self._sources: list[ListToFetch] = []
         self._queues_are_empty = False
         self._fetch_in_full = False
         super().__init__(*args, **kwargs)
@@ -178,9 +178,11 @@ class LeasedChannel(kombu_redis.Channel):
             adopt_carried(self)
         return reply
 
-    def _sources_of(self, queues: Sequence[str]) -> list[Source]:
+    def _sources_of(self, queues: Sequence[str]) -> list[ListToFetch]:
         return [
-            Source(queue, self._named(self._q_for_pri(queue, step)), queue not in self._unacknowledged_queues)
+            ListToFetch(
+                queue, self._named(self._q_for_pri(queue, step)), queue not in self._unacknowledged_queues
+            )
             for step in self.priority_steps
             for queue in queues
         ]
@@ -195,7 +197,7 @@ class LeasedChannel(kombu_redis.Channel):
         qos: Any = self.qos
         qos.set_aside(delivery_tag, letter, untold)
 
-    def _delivery(self, source: Source, raw: bytes, tag: str) -> Envelope | None:
+    def _delivery(self, source: ListToFetch, raw: bytes, tag: str) -> Envelope | None:
         """The message for kombu; None if it must not be delivered, and then it lies with the dead letters."""
         try:
             envelope = open_envelope(raw)
@@ -213,7 +215,9 @@ class LeasedChannel(kombu_redis.Channel):
         envelope["properties"]["delivery_info"]["queue"] = source.queue
         return envelope
 
-    def _refuse(self, source: Source, raw: bytes, tag: str, envelope: Envelope, error: RerankError) -> None:
+    def _refuse(
+        self, source: ListToFetch, raw: bytes, tag: str, envelope: Envelope, error: RerankError
+    ) -> None:
         """Set aside what cannot be delivered, and have its caller told, if it names one."""
         letter = letter_for(tag, source.queue, raw, envelope, f"{type(error).__name__}: {error}")
         if source.is_acknowledged:

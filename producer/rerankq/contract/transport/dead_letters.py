@@ -17,7 +17,7 @@ import redis
 
 from rerankq.contract import keys, wire
 from rerankq.contract.errors import JobFailed, RerankError, from_wire, to_wire
-from rerankq.contract.stores import is_of_another_type, number_in
+from rerankq.contract.redis_clients import is_of_another_type, number_in
 from rerankq.contract.transport.envelope import (
     DELIVERIES_HEADER,
     LONGEST_ID,

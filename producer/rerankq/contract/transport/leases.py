@@ -26,7 +26,7 @@ SWEEP_AT_MOST = 100  # a sweep of many dead workers must not block Redis for lon
 GATHER_AT_MOST = 500
 
 
-class Source(NamedTuple):
+class ListToFetch(NamedTuple):
     """A list to fetch from."""
 
     queue: str
@@ -52,7 +52,9 @@ class Leases:
     lease_seconds: float
     backoff_seconds: Sequence[float]
 
-    def fetch_arguments(self, tag: str, sources: Sequence[Source]) -> tuple[list[str], list[RedisArgument]]:
+    def fetch_arguments(
+        self, tag: str, sources: Sequence[ListToFetch]
+    ) -> tuple[list[str], list[RedisArgument]]:
         """Keys and arguments of `FETCH` for the first message of `sources`, held under `tag`.
 
         The caller chooses the tag, so that a reply it never got to read is a lease that runs out, not a loss.
@@ -62,7 +64,9 @@ class Leases:
         flags = [int(source.is_acknowledged) for source in sources]
         return keys, [tag, self.lease_seconds, len(sources), *flags]
 
-    def fetch(self, client: redis.Redis, tag: str, sources: Sequence[Source]) -> tuple[Source, bytes] | None:
+    def fetch(
+        self, client: redis.Redis, tag: str, sources: Sequence[ListToFetch]
+    ) -> tuple[ListToFetch, bytes] | None:
         reply = FETCH(client, *self.fetch_arguments(tag, sources))
         return fetched(reply, sources)
 
@@ -116,7 +120,7 @@ class Leases:
         return self.backoff_seconds[min(delivery - 2, len(self.backoff_seconds) - 1)]
 
 
-def fetched(reply: Any, sources: Sequence[Source]) -> tuple[Source, bytes] | None:
+def fetched(reply: Any, sources: Sequence[ListToFetch]) -> tuple[ListToFetch, bytes] | None:
     """What a reply of `FETCH` says: the list and its message, or None when all were empty."""
     return (sources[reply[0] - 1], reply[1]) if reply else None
 

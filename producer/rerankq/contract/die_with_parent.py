@@ -1,4 +1,4 @@
-"""Become another program that is asked to stop when its parent dies: `python leash.py PARENT_PID PROGRAM ARGUMENT…`.
+"""Become another program that is asked to stop when its parent dies: `python … PARENT_PID PROGRAM ARGUMENT…`.
 
 Run by path and with the standard library alone, so that it costs milliseconds. Setting this up between fork and
 exec in the parent would be shorter, and can deadlock where the parent has threads.
