@@ -237,9 +237,9 @@ class RerankClient:
         try:
             with (
                 errors_as_ours(doing, self.settings) as tried,
-                contextlib.closing(_Announcements(self._results)) as announced,
+                contextlib.closing(_AnswerListener(self._results)) as listener,
             ):
-                return run(procedure, lambda step: self._do(tried(step), announced.hear))
+                return run(procedure, lambda step: self._do(tried(step), listener.hear))
         except RerankError:
             raise
         except BaseException:
@@ -267,7 +267,7 @@ class RerankClient:
                 return time.sleep(seconds)
 
 
-class _Announcements:
+class _AnswerListener:
     """Hears of the end of one job; a connection of its own from the first listening on."""
 
     def __init__(self, results: Any) -> None:

@@ -13,7 +13,7 @@ from rerankq.bulk.output.tally import Tally
 from rerankq.bulk.progress import Meter, in_words
 from rerankq.bulk.rows import Entry, Row
 from rerankq.bulk.sending.packing import cut
-from rerankq.bulk.sending.patience import Patience
+from rerankq.bulk.sending.retry_budget import RetryBudget
 from rerankq.contract.errors import BrokerUnavailable
 from rerankq.contract.messages import RerankRequest
 from rerankq.packing import PackSize
@@ -87,12 +87,12 @@ def test_the_time_left_is_told_from_the_pace_since_this_run_began() -> None:
     )
 
 
-def test_patience_ends_with_the_failure_itself_and_begins_anew_after_a_success() -> None:
-    away, patience = BrokerUnavailable("away"), Patience(0.0)
+def test_a_retry_budget_ends_with_the_failure_itself_and_begins_anew_after_a_success() -> None:
+    away, budget = BrokerUnavailable("away"), RetryBudget(0.0)
 
     with pytest.raises(BrokerUnavailable, match="away"):
-        patience.failed(away)
-    longer = Patience(60.0)
+        budget.failed(away)
+    longer = RetryBudget(60.0)
     pauses = [longer.failed(away) for _ in range(3)]
     longer.succeeded()
 

@@ -7,7 +7,7 @@ from rerankq.bulk.output.tally import SHOWN_REASONS
 from rerankq.bulk.plan import Plan
 from rerankq.bulk.rows import Entry, name_of_row, place_of
 from rerankq.bulk.sending.asking import validated
-from rerankq.bulk.sending.flight import bulk_workers
+from rerankq.bulk.sending.pack_sender import bulk_workers
 from rerankq.bulk.task import Task
 from rerankq.client import RerankClient
 from rerankq.contract.errors import BrokerUnavailable

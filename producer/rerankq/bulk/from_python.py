@@ -15,7 +15,7 @@ from rerankq.bulk.formats.names import TABLE_NAMES, USUAL_NAMES, FieldNames
 from rerankq.bulk.formats.tables import Table, asked_names, is_table
 from rerankq.bulk.rows import Entry, Row, beside, broken_row, text_at
 from rerankq.bulk.sending.asking import Window, answered, in_order, validated
-from rerankq.bulk.sending.flight import Answer, Flight
+from rerankq.bulk.sending.pack_sender import Answer, PackSender
 from rerankq.bulk.sending.packing import cut
 from rerankq.client import RerankClient
 from rerankq.contract.errors import InvalidRequest, RerankError
@@ -130,19 +130,19 @@ def _asked(
     is_ordered: bool,
 ) -> Iterator[Asked]:
     given: dict[int, Any] = {}
-    flight, window = Flight(client, name or new_job_id()), Window()
+    sender, window = PackSender(client, name or new_job_id()), Window()
     try:
         entries = _entries(requested, client, options, given)
-        landed = answered(cut(entries, pack_size or PackSize()), flight, window)
+        answered_packs = answered(cut(entries, pack_size or PackSize()), sender, window)
         if is_ordered:
-            landed = in_order(landed, lambda one: (one.pack.start, one.pack.stop))
-        for one in landed:
+            answered_packs = in_order(answered_packs, lambda one: (one.pack.start, one.pack.stop))
+        for one in answered_packs:
             window.release(one.pack.size_bytes)
             for entry, answer in one.pairs:
                 yield Asked(given.pop(entry.position), entry, answer)
-            flight.clear(one.job_ids)
+            sender.clear(one.job_ids)
     finally:
-        flight.close()
+        sender.close()
 
 
 def _entries(

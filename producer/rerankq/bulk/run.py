@@ -24,9 +24,9 @@ from rerankq.bulk.progress import Meter, Progress
 from rerankq.bulk.rows import Entry, place_of
 from rerankq.bulk.selection import ALL
 from rerankq.bulk.sending.asking import WINDOW_BYTES, Window, answered, in_order, of_some_use, validated
-from rerankq.bulk.sending.flight import AnsweredPack, Flight, bulk_workers, nobody_there
+from rerankq.bulk.sending.pack_sender import AnsweredPack, PackSender, bulk_workers, nobody_there
 from rerankq.bulk.sending.packing import Pack, cut
-from rerankq.bulk.sending.patience import Patience
+from rerankq.bulk.sending.retry_budget import RetryBudget
 from rerankq.bulk.task import Task
 from rerankq.client import RerankClient
 from rerankq.contract.errors import BrokerUnavailable, InvalidRequest, InvalidSettings
@@ -96,7 +96,7 @@ class BulkRun:
 
         Raises:
             InvalidRequest: the output was begun from something else, or the input is broken.
-            BrokerUnavailable, NoWorkers: it was so for longer than patience goes. What is done is safe.
+            BrokerUnavailable, NoWorkers: it was so for longer than its retry budget. What is done is safe.
         """
         if self._plan.is_stream:
             return self._to_stream()
@@ -201,28 +201,28 @@ class BulkRun:
         scribe = Scribe(self._plan.writer(), evaluator, errors_among_answers=self._plan.is_stream)
         meter = Meter(ledger.tally)
         rows_total = self._plan.rows_total()
-        flight = Flight(self._client, name)
+        sender = PackSender(self._client, name)
 
         def watch() -> None:
             if ledger.is_due:
-                flight.clear(ledger.commit())
+                sender.clear(ledger.commit())
             fraction = reader.fraction_read()
             snapshot = meter.snapshot(
-                ledger.tally, fraction, rows_total, flight.in_flight, len(flight.workers)
+                ledger.tally, fraction, rows_total, sender.in_flight, len(sender.workers)
             )
             self._progress.show(snapshot)
 
         try:
-            landed = _of_one_model(answered(packs, flight, window, watch), flight, model)
-            outcomes = _outcomes(landed, scribe, window)
+            answered_packs = _of_one_model(answered(packs, sender, window, watch), sender, model)
+            outcomes = _outcomes(answered_packs, scribe, window)
             if in_order_from is not None:
                 outcomes = in_order(outcomes, lambda outcome: (outcome.start, outcome.stop), in_order_from)
             for outcome in outcomes:
                 ledger.add(outcome)
                 window.release(outcome.size_bytes)
         finally:
-            flight.clear(ledger.commit())
-            flight.close()
+            sender.clear(ledger.commit())
+            sender.close()
 
     def _entries(self, reader: Reader, start: int, first_free: int | None = None) -> Iterator[Entry]:
         """The rows from a position on; those before are passed over without a look.
@@ -304,21 +304,21 @@ def wait_for_workers(client: RerankClient) -> list[WorkerStatus]:
     """The workers that take bulk work and have their model loaded; while they load, they are waited for.
 
     Raises:
-        NoWorkers, BrokerUnavailable: it was so for longer than patience goes.
+        NoWorkers, BrokerUnavailable: it was so for longer than its retry budget.
     """
-    patience = Patience(client.settings.bulk_patience_seconds)
+    budget = RetryBudget(client.settings.bulk_patience_seconds)
     while True:
         try:
             workers = bulk_workers(client)
         except BrokerUnavailable as error:
-            time.sleep(patience.failed(error))
+            time.sleep(budget.failed(error))
             continue
         loaded = [worker for worker in workers if worker.model]
         if loaded:
             return loaded
         if workers:
-            patience.succeeded()
-        time.sleep(LOADING_PERIOD_SECONDS if workers else patience.failed(nobody_there(0)))
+            budget.succeeded()
+        time.sleep(LOADING_PERIOD_SECONDS if workers else budget.failed(nobody_there(0)))
 
 
 def model_of(workers: list[WorkerStatus], asked: str | None) -> ModelInfo:
@@ -337,26 +337,28 @@ def model_of(workers: list[WorkerStatus], asked: str | None) -> ModelInfo:
     return ModelInfo(name=name, revision=revision)
 
 
-def _outcomes(landed: Iterator[AnsweredPack], scribe: Scribe, window: Window) -> Iterator[Outcome]:
+def _outcomes(answered_packs: Iterator[AnsweredPack], scribe: Scribe, window: Window) -> Iterator[Outcome]:
     """The packs as lines: their texts leave memory, their lines enter it."""
-    for one in landed:
+    for one in answered_packs:
         outcome = scribe.outcome(one)
         window.release(one.pack.size_bytes)
         window.take(outcome.size_bytes)
         yield outcome
 
 
-def _of_one_model(landed: Iterator[AnsweredPack], flight: Flight, model: ModelInfo) -> Iterator[AnsweredPack]:
+def _of_one_model(
+    answered_packs: Iterator[AnsweredPack], sender: PackSender, model: ModelInfo
+) -> Iterator[AnsweredPack]:
     """The packs, as long as they were scored by this model.
 
     Raises:
         InvalidSettings: one was scored by another; its answer is thrown away.
     """
-    for one in landed:
+    for one in answered_packs:
         scored_by = [answer.model for answer in one.answers if isinstance(answer, Ranking)]
         other = next((other for other in scored_by if other != model), None)
         if other is not None:
-            flight.clear(one.job_ids)
+            sender.clear(one.job_ids)
             raise InvalidSettings(
                 f"a worker answered with {other.name}@{other.revision} in a run that was begun with "
                 f"{model.name}@{model.revision}; what is done is safe: stop that worker, then run the command again"

@@ -7,7 +7,7 @@ from rerankq.bulk.formats import Writer
 from rerankq.bulk.formats.json_lines import failed_line, line_of, name_of
 from rerankq.bulk.output.tally import Tally
 from rerankq.bulk.rows import Entry, Ranked, place_of
-from rerankq.bulk.sending.flight import Answer, AnsweredPack
+from rerankq.bulk.sending.pack_sender import Answer, AnsweredPack
 from rerankq.contract.errors import InvalidRequest, RerankError, to_wire
 from rerankq.contract.messages import Ranking
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from rerankq.bulk.rows import FIELDS_SEEN, Entry, Row, seen
-from rerankq.bulk.sending.flight import AnsweredPack, Flight
+from rerankq.bulk.sending.pack_sender import AnsweredPack, PackSender
 from rerankq.bulk.sending.packing import Pack
 from rerankq.client import RerankClient
 from rerankq.contract.errors import InvalidRequest, RerankError
@@ -96,19 +96,19 @@ def _wrong_shape(path: str, entry: Entry, error: RerankError) -> InvalidRequest:
 
 
 def answered(
-    packs: Iterator[Pack], flight: Flight, window: Window, watch: Callable[[], None] = lambda: None
+    packs: Iterator[Pack], sender: PackSender, window: Window, watch: Callable[[], None] = lambda: None
 ) -> Iterator[AnsweredPack]:
     """The packs as their answers come; `watch` is called now and then meanwhile.
 
     Whoever takes a pack releases its bytes from the window once it is written.
     """
     waiting: Pack | None = next(packs, None)
-    while waiting is not None or not flight.is_empty:
-        while waiting is not None and flight.has_room and window.is_open:
+    while waiting is not None or not sender.is_empty:
+        while waiting is not None and sender.has_room and window.is_open:
             window.take(waiting.size_bytes)
-            flight.launch(waiting)
+            sender.send(waiting)
             waiting = next(packs, None)
-        yield from flight.landings(NEWS_SECONDS)
+        yield from sender.answered(NEWS_SECONDS)
         watch()
 
 

@@ -21,7 +21,7 @@ LOOK_PERIOD_SECONDS = 0.25  # pub/sub may drop a message; the answers themselves
 _DELETE_PER_CALL = 500
 
 
-class Mailbox:
+class AnswerListener:
     """Waits for the answers of the jobs it is told of."""
 
     def __init__(self, settings: ClientSettings) -> None:

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 
 from rerankq.answers import read_pack
 from rerankq.bulk.rows import Entry
-from rerankq.bulk.sending.mailbox import Mailbox
+from rerankq.bulk.sending.answer_listener import AnswerListener
 from rerankq.bulk.sending.packing import Pack
-from rerankq.bulk.sending.patience import Patience
+from rerankq.bulk.sending.retry_budget import RetryBudget
 from rerankq.client import RerankClient
 from rerankq.contract.errors import (
     BrokerUnavailable,
@@ -69,7 +69,7 @@ class AnsweredPack:
 
 
 @dataclass(slots=True)
-class Shipment:
+class SentMessage:
     """One message: these entries of a pack."""
 
     job_id: str
@@ -79,7 +79,7 @@ class Shipment:
     resends: int = 0
 
 
-class Flight:
+class PackSender:
     """Sends packs and gathers their answers; one thread, one pub/sub connection."""
 
     def __init__(self, client: RerankClient, name: str) -> None:
@@ -87,13 +87,13 @@ class Flight:
         settings = client.settings
         self._client = client
         self._name = name
-        self._mailbox = Mailbox(settings)
-        self._broker_patience = Patience(settings.bulk_patience_seconds)
-        self._results_patience = Patience(settings.bulk_patience_seconds)
-        self._absence = Patience(settings.bulk_patience_seconds)
-        self._to_send: deque[Shipment] = deque()
-        self._sent: dict[str, Shipment] = {}
-        self._landed: deque[AnsweredPack] = deque()
+        self._listener = AnswerListener(settings)
+        self._broker_budget = RetryBudget(settings.bulk_patience_seconds)
+        self._results_budget = RetryBudget(settings.bulk_patience_seconds)
+        self._absence = RetryBudget(settings.bulk_patience_seconds)
+        self._to_send: deque[SentMessage] = deque()
+        self._sent: dict[str, SentMessage] = {}
+        self._answered: deque[AnsweredPack] = deque()
         self._hold_until = 0.0
         self._workers_at = 0.0
         self._missed_at = time.monotonic() + MISSED_PERIOD_SECONDS
@@ -106,8 +106,8 @@ class Flight:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing more is to come of what was launched."""
-        return not (self._sent or self._to_send or self._landed)
+        """Whether nothing more is to come of what was sent."""
+        return not (self._sent or self._to_send or self._answered)
 
     @property
     def has_room(self) -> bool:
@@ -115,48 +115,48 @@ class Flight:
         wanted = max(FEWEST_PACKS, PACKS_PER_WORKER * len(self.workers))
         return not self._to_send and len(self._sent) < wanted and time.monotonic() >= self._hold_until
 
-    def launch(self, pack: Pack) -> None:
-        """Send a pack; a pack without a single request lands at once."""
+    def send(self, pack: Pack) -> None:
+        """Send a pack; a pack without a single request is answered at once."""
         answered = AnsweredPack(pack, [entry.error for entry in pack.entries])
         if answered.is_complete:
-            self._landed.append(answered)
+            self._answered.append(answered)
             return
         job_id = self._job_id(f"{pack.start}-{pack.stop}")
-        self._to_send.append(Shipment(job_id, answered, pack.asked))
+        self._to_send.append(SentMessage(job_id, answered, pack.asked))
         self._send_waiting()
 
-    def landings(self, timeout_seconds: float) -> Iterator[AnsweredPack]:
+    def answered(self, timeout_seconds: float) -> Iterator[AnsweredPack]:
         """The packs that have all their answers now; waits for news for at most this long."""
         self._send_waiting()
-        if not self._landed:
+        if not self._answered:
             self._gather(timeout_seconds)
-        while self._landed:
-            yield self._landed.popleft()
+        while self._answered:
+            yield self._answered.popleft()
 
     def clear(self, job_ids: list[str]) -> None:
         """Delete answers that have been written out; those that cannot be reached expire by themselves."""
         try:
-            self._mailbox.delete(job_ids)
+            self._listener.delete(job_ids)
         except BrokerUnavailable:
             return
 
     def close(self) -> None:
         """Give the connections back; what is under way stays so, and is found again under its id."""
-        self._mailbox.close()
+        self._listener.close()
 
     def _gather(self, timeout_seconds: float) -> None:
         try:
-            arrived = self._mailbox.collect(timeout_seconds)
+            arrived = self._listener.collect(timeout_seconds)
         except BrokerUnavailable as error:
-            self._rest(self._results_patience.failed(error))
+            self._rest(self._results_budget.failed(error))
             return
-        self._results_patience.succeeded()
+        self._results_budget.succeeded()
         for job_id, meta in arrived.items():
             self._arrived(self._claimed(job_id), meta)
         try:
             self._look_around()
         except BrokerUnavailable as error:
-            self._rest(self._broker_patience.failed(error))
+            self._rest(self._broker_budget.failed(error))
 
     def _rest(self, pause_seconds: float) -> None:
         """After an outage all is submitted again: that changes nothing where a job is still known."""
@@ -164,69 +164,69 @@ class Flight:
         self._to_send.extend(self._sent.values())
         self._sent.clear()
 
-    def _claimed(self, job_id: str) -> Shipment:
-        """The shipment of that id, off the list of those waited for."""
+    def _claimed(self, job_id: str) -> SentMessage:
+        """The sent of that id, off the list of those waited for."""
         if job_id in self._sent:
             return self._sent.pop(job_id)
-        shipment = next(shipment for shipment in self._to_send if shipment.job_id == job_id)
-        self._to_send.remove(shipment)
-        return shipment
+        sent = next(sent for sent in self._to_send if sent.job_id == job_id)
+        self._to_send.remove(sent)
+        return sent
 
-    def _arrived(self, shipment: Shipment, meta: bytes) -> None:
-        shipment.of.job_ids.append(shipment.job_id)
+    def _arrived(self, sent: SentMessage, meta: bytes) -> None:
+        sent.of.job_ids.append(sent.job_id)
         try:
-            answers = read_pack(shipment.job_id, meta)
+            answers = read_pack(sent.job_id, meta)
         except RerankError as error:
             if what_next(meta, "failed", math.inf, can_send=True) == "send it again":
-                self.clear([shipment.job_id])
-                self._resend(shipment, error)
+                self.clear([sent.job_id])
+                self._resend(sent, error)
             else:
-                self._failed(shipment, error)
+                self._failed(sent, error)
             return
-        self._take(shipment, dict(zip(shipment.indices, answers, strict=True)), _MEMBER_TRIES_ALONE)
+        self._take(sent, dict(zip(sent.indices, answers, strict=True)), _MEMBER_TRIES_ALONE)
 
-    def _failed(self, shipment: Shipment, error: RerankError) -> None:
-        self._take(shipment, dict.fromkeys(shipment.indices, error), _WHOLE_PACK_SPLITS)
+    def _failed(self, sent: SentMessage, error: RerankError) -> None:
+        self._take(sent, dict.fromkeys(sent.indices, error), _WHOLE_PACK_SPLITS)
 
     def _take(
-        self, shipment: Shipment, answers: dict[int, Answer], try_alone: tuple[type[RerankError], ...]
+        self, sent: SentMessage, answers: dict[int, Answer], try_alone: tuple[type[RerankError], ...]
     ) -> None:
         """Keep the answers; what the company in the pack may be to blame for is asked again alone."""
         for index, answer in answers.items():
-            if len(shipment.indices) > 1 and isinstance(answer, try_alone):
-                self._to_send.append(self._alone(shipment.of, index))
+            if len(sent.indices) > 1 and isinstance(answer, try_alone):
+                self._to_send.append(self._alone(sent.of, index))
             else:
-                shipment.of.answers[index] = answer
-        if shipment.of.is_complete:
-            self._landed.append(shipment.of)
+                sent.of.answers[index] = answer
+        if sent.of.is_complete:
+            self._answered.append(sent.of)
 
-    def _alone(self, answered: AnsweredPack, index: int) -> Shipment:
+    def _alone(self, answered: AnsweredPack, index: int) -> SentMessage:
         pack = answered.pack
         name = f"{pack.entries[index].position} alone of {pack.start}-{pack.stop}"
-        return Shipment(self._job_id(name), answered, [index])
+        return SentMessage(self._job_id(name), answered, [index])
 
     def _send_waiting(self) -> None:
         while self._to_send and time.monotonic() >= self._hold_until and self._try_send(self._to_send[0]):
             self._to_send.popleft()
 
-    def _try_send(self, shipment: Shipment) -> bool:
-        """Whether the shipment has left the line, sent or refused for good."""
-        self._mailbox.expect(shipment.job_id)
+    def _try_send(self, sent: SentMessage) -> bool:
+        """Whether the sent has left the line, sent or refused for good."""
+        self._listener.expect(sent.job_id)
         try:
-            self._client.send_pack(shipment.of.pack.requests(shipment.indices), shipment.job_id)
+            self._client.send_pack(sent.of.pack.requests(sent.indices), sent.job_id)
         except QueueFull as error:
             self._hold_until = time.monotonic() + min(error.retry_after_seconds, LONGEST_HOLD_SECONDS)
             return False
         except BrokerUnavailable as error:
-            self._hold_until = time.monotonic() + self._broker_patience.failed(error)
+            self._hold_until = time.monotonic() + self._broker_budget.failed(error)
             return False
         except RerankError as error:
-            self._mailbox.forget(shipment.job_id)
-            self._failed(shipment, error)
+            self._listener.forget(sent.job_id)
+            self._failed(sent, error)
             return True
-        self._broker_patience.succeeded()
-        shipment.sent_at = time.monotonic()
-        self._sent[shipment.job_id] = shipment
+        self._broker_budget.succeeded()
+        sent.sent_at = time.monotonic()
+        self._sent[sent.job_id] = sent
         return True
 
     def _look_around(self) -> None:
@@ -234,7 +234,7 @@ class Flight:
         if now >= self._workers_at:
             self._workers_at = now + WORKERS_PERIOD_SECONDS
             self._count_workers()
-            self._broker_patience.succeeded()
+            self._broker_budget.succeeded()
         if now >= self._missed_at:
             self._missed_at = now + MISSED_PERIOD_SECONDS
             self._resend_missed(now)
@@ -248,19 +248,19 @@ class Flight:
 
     def _resend_missed(self, now: float) -> None:
         """Send again what Redis does not know, although its answer is not there."""
-        for shipment in [s for s in self._sent.values() if now - s.sent_at > MISSED_PERIOD_SECONDS]:
-            state = self._client.status(shipment.job_id, is_ours=True).state
+        for sent in [s for s in self._sent.values() if now - s.sent_at > MISSED_PERIOD_SECONDS]:
+            state = self._client.status(sent.job_id, is_ours=True).state
             if what_next(None, state, math.inf, can_send=True) == "send it again":
-                del self._sent[shipment.job_id]
-                self._resend(shipment, JobUnknown(f"Redis forgot job {shipment.job_id} {MOST_RESENDS} times"))
+                del self._sent[sent.job_id]
+                self._resend(sent, JobUnknown(f"Redis forgot job {sent.job_id} {MOST_RESENDS} times"))
 
-    def _resend(self, shipment: Shipment, error: RerankError) -> None:
-        shipment.resends += 1
-        if shipment.resends > MOST_RESENDS:
-            self._mailbox.forget(shipment.job_id)
-            self._failed(shipment, error)
+    def _resend(self, sent: SentMessage, error: RerankError) -> None:
+        sent.resends += 1
+        if sent.resends > MOST_RESENDS:
+            self._listener.forget(sent.job_id)
+            self._failed(sent, error)
         else:
-            self._to_send.append(shipment)
+            self._to_send.append(sent)
 
     def _job_id(self, what: str) -> str:
         return hashlib.blake2b(f"{self._name} {what}".encode(), digest_size=16).hexdigest()

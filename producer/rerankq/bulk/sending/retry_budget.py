@@ -8,7 +8,7 @@ LONGEST_PAUSE_SECONDS = 2.0
 _FIRST_PAUSE_SECONDS = 0.1
 
 
-class Patience:
+class RetryBudget:
     """Counts from the first failure; a success starts it anew."""
 
     def __init__(self, seconds: float) -> None:
