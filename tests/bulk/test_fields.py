@@ -11,18 +11,18 @@ from hypothesis import strategies as st
 from rerankq import InvalidRequest, RerankClient
 from rerankq.bulk.formats.json_lines import canonical_row
 from rerankq.bulk.formats.names import USUAL_NAMES, FieldNames
-from rerankq.bulk.rows import Row
+from rerankq.bulk.rows import InputRow
 from tests.bulk.answering import AnsweringWorker
 from tests.bulk.test_formats import understood
 from tests.bulk.test_run import read, run, write
 from tests.conftest import REPOSITORY
 
 
-def row(fields: dict[str, Any], **names: str) -> Row:
+def row(fields: dict[str, Any], **names: str) -> InputRow:
     return canonical_row(fields, USUAL_NAMES.renamed(names), 0)
 
 
-def texts(read: Row) -> list[Any]:
+def texts(read: InputRow) -> list[Any]:
     return [one["text"] if isinstance(one, dict) else one for one in read.documents]
 
 

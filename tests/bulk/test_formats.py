@@ -14,9 +14,9 @@ import pytest
 from rerankq import InvalidRequest, RerankClient
 from rerankq.bulk import Task
 from rerankq.bulk.formats import FORMATS, input_format, output_format
-from rerankq.bulk.formats.source import Source
+from rerankq.bulk.formats.inputs import Input
 from rerankq.bulk.plan import Plan
-from rerankq.bulk.rows import Row
+from rerankq.bulk.rows import InputRow
 from rerankq.contract import wire
 from tests.bulk.answering import AnsweringWorker
 from tests.bulk.test_run import read, run, write
@@ -58,12 +58,12 @@ HITS = [
 LONG = "query_id,query,doc_id,text,lang\nq1,first,a,one,en\nq1,first,b,eleven,fr\nq2,второй 第二,c,二,zh\n"
 
 
-def understood(path: Path | str, **options: Any) -> list[Row]:
+def understood(path: Path | str, **options: Any) -> list[InputRow]:
     reader = Plan(Task(str(path), str(Path(path).parent / "out.jsonl"), **options)).reader
     return [reader.row(record) for record in reader.records()]
 
 
-def asked(rows: list[Row]) -> list[dict[str, Any]]:
+def asked(rows: list[InputRow]) -> list[dict[str, Any]]:
     return [{"id": row.id, "query": row.query, "documents": list(row.documents)} for row in rows]
 
 
@@ -338,7 +338,7 @@ class TestOutputs:
 def test_the_format_is_told_by_extension_then_by_the_first_line(tmp_path: Path) -> None:
     def told(path: str, line: dict[str, Any] | None = None, asked: str | None = None) -> str:
         write(tmp_path / path, [line])
-        return input_format(Source(str(tmp_path / path)), asked).name
+        return input_format(Input(str(tmp_path / path)), asked).name
 
     assert told("a.csv") == "csv"
     assert told("a.jsonl", BATCH[0]) == "openai-batch"

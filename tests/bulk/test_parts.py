@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from rerankq.bulk.dry_run import estimated_tokens
 from rerankq.bulk.output.sidecar import with_span
-from rerankq.bulk.output.tally import Tally
+from rerankq.bulk.output.totals import Totals
 from rerankq.bulk.progress import Meter, in_words
-from rerankq.bulk.rows import Entry, Row
+from rerankq.bulk.rows import Entry, InputRow
 from rerankq.bulk.sending.packing import cut
 from rerankq.bulk.sending.retry_budget import RetryBudget
 from rerankq.contract.errors import BrokerUnavailable
@@ -25,7 +25,7 @@ sizes = st.lists(st.tuples(st.integers(0, 25), st.integers(0, 1500)), max_size=4
 
 def entry(position: int, documents: int, size_bytes: int = 0) -> Entry:
     request = RerankRequest(query="q", documents=["d"] * documents) if documents else None
-    return Entry(position, Row(source={}, size_bytes=size_bytes), request)
+    return Entry(position, InputRow(source={}, size_bytes=size_bytes), request)
 
 
 @given(sizes)
@@ -74,11 +74,11 @@ def test_tokens_are_estimated_from_characters_and_cut_at_the_models_length() -> 
 
 def test_the_time_left_is_told_from_the_pace_since_this_run_began() -> None:
     now = [0.0]
-    meter = Meter(Tally(rows=400, pairs=4000), lambda: now[0])
-    meter.snapshot(Tally(rows=400, pairs=4000), None, 1000, 2, 1)
+    meter = Meter(Totals(rows=400, pairs=4000), lambda: now[0])
+    meter.snapshot(Totals(rows=400, pairs=4000), None, 1000, 2, 1)
     now[0] = 10.0
 
-    snapshot = meter.snapshot(Tally(rows=500, pairs=5000), None, 1000, 2, 1)
+    snapshot = meter.snapshot(Totals(rows=500, pairs=5000), None, 1000, 2, 1)
 
     assert snapshot.pairs_per_second == pytest.approx(100)
     assert snapshot.eta_seconds == pytest.approx(50)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from rerankq import InvalidRequest
+from rerankq.bulk.formats.inputs import Input
 from rerankq.bulk.formats.names import USUAL_NAMES
-from rerankq.bulk.formats.source import Source
 from rerankq.bulk.formats.texts import Naming, texts_of
 from tests.bulk.test_formats import lines, understood
 
@@ -17,11 +17,11 @@ NAMES = USUAL_NAMES
 
 
 def documents(path: Path, **names: str) -> dict[str, str]:
-    return dict(texts_of(Source(str(path)), Naming.of_documents(NAMES.renamed(names))))
+    return dict(texts_of(Input(str(path)), Naming.of_documents(NAMES.renamed(names))))
 
 
 def queries(path: Path, **names: str) -> dict[str, str]:
-    return dict(texts_of(Source(str(path)), Naming.of_queries(NAMES.renamed(names))))
+    return dict(texts_of(Input(str(path)), Naming.of_queries(NAMES.renamed(names))))
 
 
 ONE: dict[str, dict[str, Any]] = {

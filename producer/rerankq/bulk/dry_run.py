@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from rerankq.bulk.evaluate import read_qrels
-from rerankq.bulk.output.tally import SHOWN_REASONS
+from rerankq.bulk.output.totals import SHOWN_REASONS
 from rerankq.bulk.plan import Plan
 from rerankq.bulk.rows import Entry, name_of_row, place_of
 from rerankq.bulk.sending.asking import validated

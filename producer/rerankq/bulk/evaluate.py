@@ -14,10 +14,10 @@ from typing import Any
 
 from rerankq.bulk.formats import Format, errors_reader, input_format, known_format
 from rerankq.bulk.formats.fields import HIGHEST_GRADE
+from rerankq.bulk.formats.inputs import READ_ERRORS, Given, Input, unreadable
 from rerankq.bulk.formats.names import USUAL_NAMES
-from rerankq.bulk.formats.source import READ_ERRORS, Given, Source, unreadable
 from rerankq.bulk.output import sidecar as state
-from rerankq.bulk.output.tally import Quality
+from rerankq.bulk.output.totals import Quality
 from rerankq.bulk.rows import Entry, Ranked, by_place, document_key, name_of_row
 from rerankq.bulk.task import Task
 from rerankq.contract import wire
@@ -127,7 +127,7 @@ class Evaluator:
         except RerankError:
             raise
         except READ_ERRORS as error:
-            raise unreadable(given.source.at.path, error) from error
+            raise unreadable(given.input.at.path, error) from error
         return quality
 
     def verdict(self, sums: Quality) -> Verdict:
@@ -189,10 +189,10 @@ def evaluate(
     evaluator = Evaluator(qrels, relevant_from, relevant_field)
     sidecar = state.load(Path(output))
     begun = {} if sidecar is None else sidecar.settings
-    source = Source(output)
+    input_ = Input(output)
     task = Task(output, output, is_quoted=begun.get("quotes"))
-    given = Given(source, USUAL_NAMES.renamed({"relevant": relevant_field}), task)
-    format_ = input_format(source, written_as)
+    given = Given(input_, USUAL_NAMES.renamed({"relevant": relevant_field}), task)
+    format_ = input_format(input_, written_as)
     read_as = None if sidecar is None else known_format(begun["format"])
     is_cut = begun.get("top_n") is not None
     verdict = evaluator.verdict(evaluator.quality_of_file(given, format_, read_as, is_cut=is_cut))
@@ -204,9 +204,9 @@ def evaluate(
 
 def _failed(given: Given, read_as: Format | None) -> Iterator[Ranked]:
     """The rows in the errors file beside an output."""
-    if read_as is None or not (path := state.errors_path(Path(given.source.path))).exists():
+    if read_as is None or not (path := state.errors_path(Path(given.input.path))).exists():
         return
-    reader = errors_reader(read_as, replace(given, source=Source(str(path))))
+    reader = errors_reader(read_as, replace(given, input=Input(str(path))))
     for row in map(reader.row, reader.records()):
         yield Ranked(str(row.first_position if row.id is None else row.id), None, relevant=row.relevant)
 
@@ -237,25 +237,25 @@ def read_qrels(path: str) -> dict[str, dict[str, float]]:
         InvalidRequest: a line is neither.
     """
     qrels: dict[str, dict[str, float]] = {}
-    source = Source(path)
-    for line in source.lines():
+    input_ = Input(path)
+    for line in input_.lines():
         text = line.decode(errors="replace")
         columns = text.split("\t")
         if len(columns) not in (_BEIR_COLUMNS, _TREC_COLUMNS):
             columns = text.split()
         if len(columns) not in (_BEIR_COLUMNS, _TREC_COLUMNS):
             raise InvalidRequest(
-                f"line {source.line} of {source.at.path}: expected `query-id corpus-id score` or "
+                f"line {input_.line} of {input_.at.path}: expected `query-id corpus-id score` or "
                 f"`qid 0 docid grade`, got {len(columns)} columns",
-                {"field": "qrels", "line": source.line},
+                {"field": "qrels", "line": input_.line},
             )
         grade = _grade(columns[-1])
         if grade is not None:
             qrels.setdefault(columns[0], {})[columns[-2]] = grade
-        elif source.line > 1 or any(map(str.isdigit, columns[-1])):  # else a header
+        elif input_.line > 1 or any(map(str.isdigit, columns[-1])):  # else a header
             raise InvalidRequest(
-                f"line {source.line} of {source.at.path}: expected a whole number up to {HIGHEST_GRADE:,} as grade",
-                {"field": "qrels", "line": source.line},
+                f"line {input_.line} of {input_.at.path}: expected a whole number up to {HIGHEST_GRADE:,} as grade",
+                {"field": "qrels", "line": input_.line},
             )
     return qrels
 

@@ -13,7 +13,7 @@ from rerankq.bulk.formats.json_lines import canonical_row
 from rerankq.bulk.formats.long_form import LongForm
 from rerankq.bulk.formats.names import TABLE_NAMES, USUAL_NAMES, FieldNames
 from rerankq.bulk.formats.tables import Table, asked_names, is_table
-from rerankq.bulk.rows import Entry, Row, beside, broken_row, text_at
+from rerankq.bulk.rows import Entry, InputRow, beside, broken_row, text_at
 from rerankq.bulk.sending.asking import Window, answered, in_order, validated
 from rerankq.bulk.sending.pack_sender import Answer, PackSender
 from rerankq.bulk.sending.packing import cut
@@ -110,7 +110,7 @@ def rerank_table(
             {"field": "table"},
         )
     given = Table(table, _names(query_field, documents_field, id_field, text_field, document_id_field))
-    lines = _Lines(given, with_text=bool(options.get("return_documents")))
+    lines = _RankedTable(given, with_text=bool(options.get("return_documents")))
     for asked in _asked(given.requests(), client, options, name=name, pack_size=pack_size, is_ordered=True):
         lines.add(asked)
     return given.like(lines.table())
@@ -121,7 +121,7 @@ def _names(*given: str | None) -> dict[str, str | None]:
 
 
 def _asked(
-    requested: Iterable[tuple[Any, Row]],
+    requested: Iterable[tuple[Any, InputRow]],
     client: RerankClient,
     options: Mapping[str, Any],
     *,
@@ -146,7 +146,7 @@ def _asked(
 
 
 def _entries(
-    requested: Iterable[tuple[Any, Row]],
+    requested: Iterable[tuple[Any, InputRow]],
     client: RerankClient,
     options: Mapping[str, Any],
     given: dict[int, Any],
@@ -159,7 +159,7 @@ def _entries(
             yield validated(position, row, client, options)
 
 
-def _requested(requests: Any, names: Mapping[str, str | None]) -> Iterator[tuple[Any, Row]]:
+def _requested(requests: Any, names: Mapping[str, str | None]) -> Iterator[tuple[Any, InputRow]]:
     """What an iterable gives, and what it says."""
     if not isinstance(requests, Iterable) or isinstance(requests, str | Mapping):
         raise InvalidRequest(
@@ -183,9 +183,9 @@ def _next(iterator: Iterator[Any]) -> Iterator[Any]:
         yield next(iterator)
 
 
-def _row_of(request: Any, names: FieldNames) -> Row:
+def _row_of(request: Any, names: FieldNames) -> InputRow:
     if isinstance(request, RerankRequest):
-        return Row(source={}, size_bytes=2 * request.characters)
+        return InputRow(source={}, size_bytes=2 * request.characters)
     if isinstance(request, Mapping):
         of_documents = {path.split(".")[0] for name in names.documents for path in name.split(",")}
         fields = {name: _listed(value) if name in of_documents else value for name, value in request.items()}
@@ -196,7 +196,7 @@ def _row_of(request: Any, names: FieldNames) -> Row:
         case (query, documents):
             documents = _listed(documents)
             size = _size(query, documents)
-            return Row(source={}, query=query, documents=documents, size_bytes=size)
+            return InputRow(source={}, query=query, documents=documents, size_bytes=size)
         case _:
             return broken_row({}, "request: expected a RerankRequest, a mapping or (query, documents)", 0)
 
@@ -217,7 +217,7 @@ def _size(query: Any, documents: Any) -> int:
     return 2 * (len(str(query)) + sum(len(str(document)) for document in listed))
 
 
-class _Lines:
+class _RankedTable:
     """Rankings as rows, of which a part at a time is made into columns."""
 
     def __init__(self, table: Table, *, with_text: bool) -> None:

@@ -9,14 +9,14 @@ from typing import Any
 from rerankq.bulk import STANDARD_STREAM
 from rerankq.bulk.evaluate import Evaluator
 from rerankq.bulk.formats import Reader, Writer, errors_reader, input_format, output_format, types_of
+from rerankq.bulk.formats.inputs import Given, Identity, Input, is_same_file
 from rerankq.bulk.formats.names import USUAL_NAMES, Layout, Shown, compression_of
 from rerankq.bulk.formats.remote import files_through, is_remote
 from rerankq.bulk.formats.shards import files_of
-from rerankq.bulk.formats.source import Given, Identity, Source, is_same_file
 from rerankq.bulk.output.ledger import gathered_path, written_paths
 from rerankq.bulk.output.streams import STDOUT, is_stream
-from rerankq.bulk.output.tally import Quality
-from rerankq.bulk.rows import Row
+from rerankq.bulk.output.totals import Quality
+from rerankq.bulk.rows import InputRow
 from rerankq.bulk.selection import Selection, once_seen
 from rerankq.bulk.task import Task
 from rerankq.contract.errors import InvalidRequest
@@ -34,28 +34,28 @@ class Plan:
         self.selection = Selection.of(task.where, task.skip, task.limit, task.shard)
         self._refuse_no_place_to_write()
         self._refuse_reading_what_is_written()
-        self.source = Source(task.input, task.encoding)
-        self.read_as = input_format(self.source, task.format, task.names)
+        self.input = Input(task.input, task.encoding)
+        self.read_as = input_format(self.input, task.format, task.names)
         self.write_as = output_format(task.output, self.read_as, task.output_format, is_stream=self.is_stream)
-        self._given = Given(self.source, self.read_as.names.renamed(task.names), task)
+        self._given = Given(self.input, self.read_as.names.renamed(task.names), task)
         self.reader = self.read_as.reader(self._given)
         self._layout = Layout(task, self.reader.further_columns(), Shown.of(task.output_columns))
         self._refuse_what_cannot_be()
 
     def identities(self, *, is_whole: bool = False) -> list[Identity]:
         """Of every file that is read."""
-        sources = self.reader.sources()
-        return [one for source in sources for one in source.identities(is_whole=is_whole)]
+        inputs = self.reader.inputs()
+        return [one for input_ in inputs for one in input_.identities(is_whole=is_whole)]
 
     def retry_reader(self, path: Path) -> Reader:
         """A reader of an errors file."""
-        return errors_reader(self.read_as, replace(self._given, source=Source(str(path))))
+        return errors_reader(self.read_as, replace(self._given, input=Input(str(path))))
 
     def writer(self) -> Writer:
         """The output's writer; for Parquet and Arrow that of the lines gathered for it, which have all."""
         return self.write_as.writer(replace(self._layout, shown=Shown()) if self.gather else self._layout)
 
-    def rows(self, start: int = 0) -> Iterator[Row]:
+    def rows(self, start: int = 0) -> Iterator[InputRow]:
         """The rows that are asked, from the start-th of them on."""
         rows = self.selection.rows(self.reader, start)
         names = self.write_as.columns
@@ -69,7 +69,7 @@ class Plan:
 
     def quality_of_output(self, evaluator: Evaluator) -> Quality:
         """By judgements that came only after it was written."""
-        written = Given(Source(self.task.output), self._given.names, self.task)
+        written = Given(Input(self.task.output), self._given.names, self.task)
         is_cut = self.task.options.get("top_n") is not None
         return evaluator.quality_of_file(written, self.write_as, self.read_as, is_cut=is_cut)
 
@@ -122,7 +122,7 @@ class Plan:
 
     def rows_total(self) -> int | None:
         """How many rows will be asked, where that is quickly counted."""
-        return self.selection.total(self.source.lines_if_small() if self.read_as.is_json_lines else None)
+        return self.selection.total(self.input.lines_if_small() if self.read_as.is_json_lines else None)
 
     def _refuse_reading_what_is_written(self) -> None:
         """By inode: the same file under another name, through a link, or as standard input, is the same file."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from rerankq.bulk.output.tally import Tally
+from rerankq.bulk.output.totals import Totals
 
 Kind = Literal["auto", "bar", "lines", "json", "none"]
 
@@ -47,7 +47,7 @@ class Progress:
 class Meter:
     """Turns what is done so far into snapshots. Pure but for the clock."""
 
-    def __init__(self, before: Tally, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, before: Totals, clock: Callable[[], float] = time.monotonic) -> None:
         """`before` is what an earlier run has done."""
         self._clock = clock
         self._began = clock()
@@ -56,7 +56,7 @@ class Meter:
         self._first_fraction: float | None = None
 
     def snapshot(
-        self, tally: Tally, fraction: float | None, rows_total: int | None, in_flight: int, workers: int
+        self, tally: Totals, fraction: float | None, rows_total: int | None, in_flight: int, workers: int
     ) -> Snapshot:
         """Where the run stands now."""
         now = self._clock()

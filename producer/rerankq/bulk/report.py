@@ -5,13 +5,13 @@ from rerankq.bulk.evaluate import Verdict
 from rerankq.bulk.progress import clock
 from rerankq.bulk.run import Summary
 
-Lines = list[tuple[str, str]]
+Facts = list[tuple[str, str]]
 
 
-def summary_lines(summary: Summary) -> Lines:
+def summary_facts(summary: Summary) -> Facts:
     """Name and value, line by line."""
     resumed = f", {summary.resumed_rows:,} of them by an earlier run" if summary.resumed_rows else ""
-    lines: Lines = [
+    lines: Facts = [
         ("output", summary.output),
         ("jobs", f"{summary.rows:,}{resumed}"),
         ("failed", _failed(summary)),
@@ -23,10 +23,10 @@ def summary_lines(summary: Summary) -> Lines:
         ("time", clock(summary.seconds)),
         ("model", summary.model),
     ]
-    return [*lines, *quality_lines(summary)]
+    return [*lines, *quality_facts(summary)]
 
 
-def finding_lines(findings: Findings) -> Lines:
+def finding_facts(findings: Findings) -> Facts:
     """Name and value, line by line."""
     mean = findings.estimated_tokens / findings.pairs if findings.pairs else 0.0
     pace = f"{findings.pairs_per_second:,.0f} pairs a second ({findings.pace_from})"
@@ -43,7 +43,7 @@ def finding_lines(findings: Findings) -> Lines:
     ]
 
 
-def quality_lines(verdict: Verdict) -> Lines:
+def quality_facts(verdict: Verdict) -> Facts:
     """Name and value, line by line; none where nothing was judged nor asked to be."""
     level = "" if verdict.relevant_from == 1 else f", grade {verdict.relevant_from} and up"
     measures = [("ndcg", "nDCG@10"), ("mrr", f"MRR@10{level}")] if verdict.judged_queries else []

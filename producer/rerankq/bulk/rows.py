@@ -15,7 +15,7 @@ _CARRIED = "input_"
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class InputRow:
     """One row as a reader understood it; nothing is validated yet."""
 
     source: Mapping[str, Any]
@@ -47,7 +47,7 @@ class Entry:
 
     position: int
     """Rows before this one in the input."""
-    row: Row
+    row: InputRow
     request: RerankRequest | None
     error: RerankError | None = None
 
@@ -79,10 +79,10 @@ class Ranked:
 
 def broken_row(
     source: Mapping[str, Any], reason: str, size_bytes: int, *, line: bytes | None = None, id_: Any = None
-) -> Row:
+) -> InputRow:
     """A row that could not be read; its id where that is known all the same."""
     error = InvalidRequest(reason, {"field": "row"})
-    return Row(source=source, line=line, size_bytes=size_bytes, id=id_, error=error)
+    return InputRow(source=source, line=line, size_bytes=size_bytes, id=id_, error=error)
 
 
 def seen(fields: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from rerankq.bulk.output.ledger import (
 from rerankq.bulk.output.outcome import Outcome, Scribe
 from rerankq.bulk.output.sidecar import Sidecar, errors_path
 from rerankq.bulk.output.streams import StreamLedger
-from rerankq.bulk.output.tally import Quality, Tally
+from rerankq.bulk.output.totals import Quality, Totals
 from rerankq.bulk.plan import Plan
 from rerankq.bulk.progress import Meter, Progress
 from rerankq.bulk.rows import Entry, place_of
@@ -271,9 +271,11 @@ class BulkRun:
             self._answer(packs, new_job_id(), ledger, reader, in_order_from, model, self._evaluator)
         finally:
             ledger.close()
-        return self._summary(ledger.tally, Tally(), model, self._judges_by)
+        return self._summary(ledger.tally, Totals(), model, self._judges_by)
 
-    def _summary(self, tally: Tally, before: Tally, model: ModelInfo, sums_judged_by: str | None) -> Summary:
+    def _summary(
+        self, tally: Totals, before: Totals, model: ModelInfo, sums_judged_by: str | None
+    ) -> Summary:
         seconds = time.monotonic() - self._began
         failed_to = None if self._plan.is_stream else str(errors_path(Path(self._task.output)))
         return Summary(

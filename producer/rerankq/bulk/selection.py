@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 
 from rerankq.bulk.formats import Reader
 from rerankq.bulk.formats.fields import value_at
-from rerankq.bulk.formats.source import READ_ERRORS, unreadable
+from rerankq.bulk.formats.inputs import READ_ERRORS, unreadable
 from rerankq.bulk.formats.trec import COLUMNS
-from rerankq.bulk.rows import Row, seen
+from rerankq.bulk.rows import InputRow, seen
 from rerankq.contract.errors import InvalidRequest, RerankError
 
 ROWS_LOOKED_INTO = 100
@@ -37,7 +37,7 @@ class Placed:
     place: Mapping[str, Any]
     """File and line, where there are several files."""
     record: Any
-    row: Row | None = None
+    row: InputRow | None = None
     """What the record says, where that has been looked at."""
 
 
@@ -91,7 +91,7 @@ class Selection:
             )
         return cls(tuple(Condition.of(text) for text in where), skip, limit, (number, count))
 
-    def rows(self, reader: Reader, start: int = 0) -> Iterator[Row]:
+    def rows(self, reader: Reader, start: int = 0) -> Iterator[InputRow]:
         """The chosen rows from the start-th of them on, each with its place in the input."""
         for placed in islice(self.chosen(reader), start, None):
             row = placed.row or reader.row(placed.record)
@@ -164,15 +164,15 @@ def once_seen(
 def _placed(reader: Reader) -> Iterator[Placed]:
     """The records with their places; what ends them before their time is told as one of our errors."""
     position = 0
-    source = reader.sources()[0]
+    first = reader.inputs()[0]
     try:
         for record in reader.records():
-            yield Placed(position, source.place, record)
+            yield Placed(position, first.place, record)
             position += 1
     except RerankError:
         raise
     except (*READ_ERRORS, csv.Error) as error:
-        raise unreadable(source.at.path, error, position) from error
+        raise unreadable(first.at.path, error, position) from error
 
 
 def _fields(reader: Reader, record: Any) -> list[Mapping[str, Any]]:

@@ -278,12 +278,12 @@ def _code_of(interrupt: KeyboardInterrupt) -> int:
 
 def _show_findings(task: "Task", pairs_per_second: float | None, summary_json: Path | None) -> None:
     from rerankq.bulk.dry_run import dry_run
-    from rerankq.bulk.report import finding_lines
+    from rerankq.bulk.report import finding_facts
     from rerankq.client import RerankClient
 
     with RerankClient() as client:
         findings = dry_run(task, client, pairs_per_second)
-    _print(finding_lines(findings), to_stderr=str(summary_json) == STANDARD_STREAM)
+    _print(finding_facts(findings), to_stderr=str(summary_json) == STANDARD_STREAM)
     _write_json(asdict(findings), summary_json)
     if findings.failed:
         raise typer.Exit(JOB_FAILED)
@@ -291,10 +291,10 @@ def _show_findings(task: "Task", pairs_per_second: float | None, summary_json: P
 
 def _show(summary: "Summary", summary_json: Path | None) -> None:
     from rerankq.bulk.output.streams import is_stdout
-    from rerankq.bulk.report import summary_lines
+    from rerankq.bulk.report import summary_facts
 
     is_taken = is_stdout(summary.output) or is_stdout(str(summary_json))  # stdout holds one thing at a time
-    _print(summary_lines(summary), to_stderr=is_taken)
+    _print(summary_facts(summary), to_stderr=is_taken)
     _write_json(asdict(summary), summary_json)
 
 

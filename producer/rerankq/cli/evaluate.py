@@ -28,7 +28,7 @@ def evaluate(
     [bold]Example:[/] rerankq evaluate ranked.jsonl --qrels qrels/test.tsv
     """
     from rerankq.bulk.evaluate import evaluate as judged
-    from rerankq.bulk.report import quality_lines
+    from rerankq.bulk.report import quality_facts
 
     verdict = judged(
         output, qrels, relevant_from=relevant_from, relevant_field=relevant_field, written_as=format_
@@ -36,4 +36,4 @@ def evaluate(
     if as_json:
         print(json.dumps({"output": output, **asdict(verdict)}, ensure_ascii=False))
     else:
-        out.print(facts(quality_lines(verdict)), soft_wrap=True)
+        out.print(facts(quality_facts(verdict)), soft_wrap=True)

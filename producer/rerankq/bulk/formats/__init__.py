@@ -8,10 +8,10 @@ from typing import Any
 
 from rerankq.bulk.formats import columns, gathered, json_lines, table, trec
 from rerankq.bulk.formats.gathered import Types
+from rerankq.bulk.formats.inputs import Given, Input, InputFile
 from rerankq.bulk.formats.interface import Reader, Writer
 from rerankq.bulk.formats.names import TABLE_NAMES, USUAL_NAMES, FieldNames, Layout, Shown, extension_of
-from rerankq.bulk.formats.source import Given, Part, Source
-from rerankq.bulk.rows import Ranked, Row
+from rerankq.bulk.rows import InputRow, Ranked
 from rerankq.contract import wire
 from rerankq.contract.errors import InvalidRequest
 
@@ -34,13 +34,13 @@ class Format:
     names: FieldNames = USUAL_NAMES
     errors_names: FieldNames | None = None
     """What the rows of the errors file call their fields, where that is not what the input calls them."""
-    columns: Callable[[Row, Layout], Sequence[str]] | None = None
+    columns: Callable[[InputRow, Layout], Sequence[str]] | None = None
     """The names that an output can show of a row; None where its form is fixed."""
     gather: Callable[[Path, Path, Types, Shown], None] | None = None
     """Turns the lines gathered at the first path into the file at the second: such a file cannot be appended to."""
     long_form: str | None = None
     """The format of such a file that has a row per document rather than one per request."""
-    schema: Callable[[Part], Any] | None = None
+    schema: Callable[[InputFile], Any] | None = None
     """Names and types of a file's columns, by which the two are told apart."""
 
     @property
@@ -136,23 +136,23 @@ FORMATS: Mapping[str, Format] = {
 }  # fmt: skip
 
 
-def input_format(source: Source, asked: str | None, names: Mapping[str, str | None] | None = None) -> Format:
+def input_format(input_: Input, asked: str | None, names: Mapping[str, str | None] | None = None) -> Format:
     """The format to read in: as asked, else by extension, JSON lines told apart by the first one, columns by theirs.
 
     Raises:
         InvalidRequest: neither tells, or there are files of several formats.
     """
     if asked is not None:
-        return _in_its_form(known_format(asked), source, names or {})
-    told = {_of_part(part): part.path for part in reversed(source.parts)}
+        return _in_its_form(known_format(asked), input_, names or {})
+    told = {_of_part(part): part.path for part in reversed(input_.parts)}
     if len(told) > 1:
         raise InvalidRequest(
-            f"{source.path} has files of several formats, as {' and '.join(sorted(told.values())[:2])}; "
+            f"{input_.path} has files of several formats, as {' and '.join(sorted(told.values())[:2])}; "
             "name those of one by a glob, as 'part-*.jsonl'",
             {"field": "input"},
         )
     [format_] = told
-    return _dialect(source.first_line()) if format_ is _JSONL else _in_its_form(format_, source, names or {})
+    return _dialect(input_.first_line()) if format_ is _JSONL else _in_its_form(format_, input_, names or {})
 
 
 def output_format(path: str, read_as: Format, asked: str | None, *, is_stream: bool) -> Format:
@@ -208,7 +208,7 @@ def _by_extension(path: str) -> Format | None:
     return next((one for one in FORMATS.values() if extension in one.extensions), None)
 
 
-def _of_part(part: Part) -> Format:
+def _of_part(part: InputFile) -> Format:
     is_nameless = part.is_pipe or part.path.startswith(_NAMELESS)
     told = _by_extension(part.path) or (_JSONL if is_nameless else None)
     if told is None:
@@ -220,9 +220,9 @@ def _of_part(part: Part) -> Format:
     return told
 
 
-def _in_its_form(told: Format, source: Source, names: Mapping[str, str | None]) -> Format:
+def _in_its_form(told: Format, input_: Input, names: Mapping[str, str | None]) -> Format:
     """The format, or its long form where the columns are that form's."""
-    if told.schema and told.long_form and columns.is_long(source, names, told.schema):
+    if told.schema and told.long_form and columns.is_long(input_, names, told.schema):
         return FORMATS[told.long_form]
     return told
 

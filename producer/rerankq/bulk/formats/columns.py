@@ -13,14 +13,14 @@ from typing import Any
 from rerankq.bulk.formats.arrow_types import as_json, pyarrow
 from rerankq.bulk.formats.fields import chosen
 from rerankq.bulk.formats.gathered import Types
+from rerankq.bulk.formats.inputs import READ_ERRORS, Given, Input, InputFile
 from rerankq.bulk.formats.interface import Reader
 from rerankq.bulk.formats.json_lines import canonical_row, ranked_row
 from rerankq.bulk.formats.long_form import LongForm
 from rerankq.bulk.formats.names import TABLE_NAMES, USUAL_NAMES, FieldNames, Names
 from rerankq.bulk.formats.remote import is_remote
-from rerankq.bulk.formats.source import READ_ERRORS, Given, Part, Source
 from rerankq.bulk.formats.table import RANKED_NAMES, ranked_lines
-from rerankq.bulk.rows import Ranked, Row
+from rerankq.bulk.rows import InputRow, Ranked
 from rerankq.contract import wire
 from rerankq.contract.errors import InvalidRequest
 
@@ -48,7 +48,7 @@ class ColumnRows:
         """What makes a request: one row or several, as values of JSON."""
         return rows if self._form is None else self._form.grouped(rows)
 
-    def row(self, record: Any) -> Row:
+    def row(self, record: Any) -> InputRow:
         """What a record says."""
         if self._form is not None:
             return self._form.row(record)
@@ -76,7 +76,7 @@ class ColumnsReader(Reader):
     """Columns `query`, `documents` (a list of strings or of structs), `id`, or those of the long form."""
 
     def __init__(self, given: Given, *, is_long: bool = False) -> None:
-        if given.source.is_pipe:
+        if given.input.is_pipe:
             raise InvalidRequest("Parquet and Arrow cannot come from a pipe; name a file", {"field": "input"})
         super().__init__(given)
         self._is_long = is_long
@@ -90,17 +90,17 @@ class ColumnsReader(Reader):
     def rows(self) -> Iterator[dict[str, Any]]:
         """Each row by itself, whatever it means."""
         return (
-            row for part in self._source.in_turn() for batch in self._counted(part) for row in rows_of(batch)
+            row for part in self._input.in_turn() for batch in self._counted(part) for row in rows_of(batch)
         )
 
-    def row(self, record: Any) -> Row:
+    def row(self, record: Any) -> InputRow:
         return self._requests.row(record)
 
     def fraction_read(self) -> float | None:
         """By rows, where the files say how many there are."""
         if not self._rows:
             return None
-        return (self._parts_read + min(self._rows_read / self._rows, 1.0)) / len(self._source.parts)
+        return (self._parts_read + min(self._rows_read / self._rows, 1.0)) / len(self._input.parts)
 
     def further_columns(self) -> list[str] | None:
         return self._requests.further_columns() if self._is_long else None
@@ -112,11 +112,11 @@ class ColumnsReader(Reader):
     @property
     def _requests(self) -> ColumnRows:
         if self._known is None:
-            self._known = ColumnRows(self.schema(self._source.parts[0]), self._names, is_long=self._is_long)
+            self._known = ColumnRows(self.schema(self._input.parts[0]), self._names, is_long=self._is_long)
         return self._known
 
-    def _counted(self, part: Part) -> Iterator[Any]:
-        if self._is_long and self.schema(part).names != self.schema(self._source.parts[0]).names:
+    def _counted(self, part: InputFile) -> Iterator[Any]:
+        if self._is_long and self.schema(part).names != self.schema(self._input.parts[0]).names:
             raise InvalidRequest(
                 f"{part.path} has other columns than the files before it", {"field": "input"}
             )
@@ -128,11 +128,11 @@ class ColumnsReader(Reader):
 
     @staticmethod
     @abstractmethod
-    def schema(part: Part) -> Any:
+    def schema(part: InputFile) -> Any:
         """Names and types of a file's columns."""
 
     @abstractmethod
-    def _batches(self, part: Part) -> Iterator[Any]:
+    def _batches(self, part: InputFile) -> Iterator[Any]:
         """Its record batches, of some megabytes each."""
 
 
@@ -140,12 +140,12 @@ class ParquetReader(ColumnsReader):
     """Parquet files."""
 
     @staticmethod
-    def schema(part: Part) -> Any:
+    def schema(part: InputFile) -> Any:
         """Names and types of a file's columns."""
         with _opened(part) as opened:
             return pyarrow("parquet").read_schema(opened.file)
 
-    def _batches(self, part: Part) -> Iterator[Any]:
+    def _batches(self, part: InputFile) -> Iterator[Any]:
         with _opened(part) as opened:
             file = pyarrow("parquet").ParquetFile(opened.file, buffer_size=opened.buffer_bytes)
             self._rows = file.metadata.num_rows
@@ -160,12 +160,12 @@ class ArrowReader(ColumnsReader):
     """Arrow files or streams."""
 
     @staticmethod
-    def schema(part: Part) -> Any:
+    def schema(part: InputFile) -> Any:
         """Names and types of a file's columns."""
         with _opened(part) as opened:
             return _arrow_schema_and_batches(opened.file)[0]
 
-    def _batches(self, part: Part) -> Iterator[Any]:
+    def _batches(self, part: InputFile) -> Iterator[Any]:
         with _opened(part) as opened:
             for batch in _arrow_schema_and_batches(opened.file)[1]:
                 for slice_ in slices(batch):
@@ -173,12 +173,12 @@ class ArrowReader(ColumnsReader):
                     opened.let_go()
 
 
-def is_long(source: Source, names: Mapping[str, str | None], schema: Callable[[Part], Any]) -> bool:
+def is_long(input_: Input, names: Mapping[str, str | None], schema: Callable[[InputFile], Any]) -> bool:
     """Whether a file is of the long form; a broken one is of no form, and whoever reads it says so."""
-    if source.is_pipe:
+    if input_.is_pipe:
         return False
     try:
-        return is_long_form(schema(source.parts[0]).names, names)
+        return is_long_form(schema(input_.parts[0]).names, names)
     except READ_ERRORS:
         return False
 
@@ -198,7 +198,7 @@ def is_long_form(columns: Sequence[str], names: Mapping[str, str | None]) -> boo
 def ranked_columns(given: Given, *, reader: Callable[[Given], ColumnsReader]) -> Iterator[Ranked]:
     """The rankings of a file that was written here, a row per request or per document."""
     opened = reader(given)
-    columns = opened.schema(given.source.parts[0]).names
+    columns = opened.schema(given.input.parts[0]).names
     if "results" not in columns:
         return ranked_lines(LongForm(RANKED_NAMES, columns).grouped(opened.rows()), given)
     return (_ranked(record, given) for record in opened.rows())
@@ -211,7 +211,7 @@ def _ranked(record: Mapping[str, Any], given: Given) -> Ranked:
         return ranked_row({**fields, "results": results}, given.names)
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidRequest(
-            f"{given.source.path}: expected columns as `rerankq bulk` writes them, id and results",
+            f"{given.input.path}: expected columns as `rerankq bulk` writes them, id and results",
             {"field": "output"},
         ) from error
 
@@ -231,7 +231,7 @@ class _Opened:
 
 
 @contextmanager
-def _opened(part: Part) -> Generator[_Opened]:
+def _opened(part: InputFile) -> Generator[_Opened]:
     """Mapped where it lies on this machine: a column chunk is then read without a copy of it."""
     if is_remote(part.path):
         with part.open() as stream:

@@ -21,7 +21,7 @@ from rerankq.bulk.formats.arrow_types import (
 from rerankq.bulk.formats.json_lines import decoded, line_of
 from rerankq.bulk.formats.long_form import RELEVANT_KEY, beside_document
 from rerankq.bulk.formats.names import Layout, Shown
-from rerankq.bulk.rows import Row, beside, document_key
+from rerankq.bulk.rows import InputRow, beside, document_key
 
 LINES_BYTES = 4_000_000  # decoded at a time
 GROUP_BYTES = 32_000_000  # of a row group of Parquet, before it is encoded
@@ -57,7 +57,7 @@ def write_arrow(lines: Path, target: Path, types: Types, shown: Shown, *, is_lon
     _write(lines, target, _long(types) if is_long else _wide(types), shown, _Arrow)
 
 
-def columns_of_documents(row: Row, layout: Layout) -> list[str]:
+def columns_of_documents(row: InputRow, layout: Layout) -> list[str]:
     """What the long form can show of a row."""
     text = ("text",) if layout.task.with_documents else ()
     ours = (*_LONG_COLUMNS, *text)

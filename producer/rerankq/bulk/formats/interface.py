@@ -4,9 +4,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from rerankq.bulk.formats.inputs import Given, Input
 from rerankq.bulk.formats.names import Layout
-from rerankq.bulk.formats.source import Given, Source
-from rerankq.bulk.rows import Entry, Row
+from rerankq.bulk.rows import Entry, InputRow
 from rerankq.contract.messages import Ranking
 
 
@@ -14,7 +14,7 @@ class Reader(ABC):
     """Gives records (cheap, so that a resumed run can pass over what is done), and turns a record into a row."""
 
     def __init__(self, given: Given) -> None:
-        self._source, self._names = given.source, given.names
+        self._input, self._names = given.input, given.names
 
     @abstractmethod
     def records(self) -> Iterator[Any]:
@@ -25,16 +25,16 @@ class Reader(ABC):
         """
 
     @abstractmethod
-    def row(self, record: Any) -> Row:
+    def row(self, record: Any) -> InputRow:
         """What a record says; a broken one gives a row with an error, never an exception."""
 
-    def sources(self) -> list[Source]:
+    def inputs(self) -> list[Input]:
         """Every file that is read."""
-        return [self._source]
+        return [self._input]
 
     def fraction_read(self) -> float | None:
         """How much of the input has been read, 0..1; None when that cannot be told."""
-        return self._source.fraction_read()
+        return self._input.fraction_read()
 
     def further_columns(self) -> Sequence[str] | None:
         """What a table's lines carry beside their request; None where that is not known beforehand."""

@@ -21,14 +21,14 @@ from rerankq.bulk.formats.fields import (
     titled_text_at,
     without,
 )
+from rerankq.bulk.formats.inputs import Given
 from rerankq.bulk.formats.interface import Reader, Writer
 from rerankq.bulk.formats.names import RELEVANT_KEY, FieldNames, Layout
-from rerankq.bulk.formats.source import Given
 from rerankq.bulk.rows import (
     ERROR_KEY,
     Entry,
+    InputRow,
     Ranked,
-    Row,
     beside,
     broken_row,
     by_place,
@@ -56,9 +56,9 @@ class JsonLinesReader(Reader):
     """`{"query", "documents", "id"?, …}` a line; what else a line carries is carried through."""
 
     def records(self) -> Iterator[bytes]:
-        return self._source.lines()
+        return self._input.lines()
 
-    def row(self, record: bytes) -> Row:
+    def row(self, record: bytes) -> InputRow:
         try:
             fields = decoded(record)
         except ValueError as error:
@@ -79,7 +79,7 @@ class JsonLinesReader(Reader):
             place={name: failed[name] for name in ("file", "line") if name in failed},
         )
 
-    def _understood(self, fields: dict[str, Any], size_bytes: int) -> Row:
+    def _understood(self, fields: dict[str, Any], size_bytes: int) -> InputRow:
         return canonical_row(fields, self._names, size_bytes)
 
 
@@ -87,7 +87,7 @@ class BatchReader(JsonLinesReader):
     """OpenAI batch: `{"custom_id", "method", "url", "body"}`, the body being a rerank or, as vLLM has it, a score
     request."""
 
-    def _understood(self, fields: dict[str, Any], size_bytes: int) -> Row:
+    def _understood(self, fields: dict[str, Any], size_bytes: int) -> InputRow:
         body, url = fields.get("body"), fields.get("url")
         broken = partial(broken_row, fields, size_bytes=size_bytes, id_=fields.get("custom_id"))
         if not isinstance(body, dict):
@@ -106,7 +106,7 @@ class BatchReader(JsonLinesReader):
             return broken(f"expected one query in a line, got {len(row.query)}")
         lone = _is_score(fields) and isinstance(row.documents, str)
         documents = [row.documents] if lone else row.documents
-        return Row(
+        return InputRow(
             source=fields,
             query=row.query,
             documents=documents,
@@ -120,7 +120,7 @@ class RankLlmReader(JsonLinesReader):
     """rank_llm: `{"query": {"text", "qid"}, "candidates": [{"docid", "score", "doc"}]}`, or as it is published
     `{"query", "hits": [{"content", "qid", "docid", "rank", "score"}]}`."""
 
-    def _understood(self, fields: dict[str, Any], size_bytes: int) -> Row:
+    def _understood(self, fields: dict[str, Any], size_bytes: int) -> InputRow:
         query, key = fields.get("query"), _candidates_key(fields)
         candidates = fields.get(key)
         if not isinstance(query, dict | str) or not isinstance(candidates, list):
@@ -133,7 +133,7 @@ class RankLlmReader(JsonLinesReader):
             return broken_row(fields, "qid: expected one for all candidates, got several", size_bytes)
         documents = [_candidate(candidate, self._names) for candidate in candidates]
         relevant, error = _judgements(fields, self._names, {key: documents})
-        return Row(
+        return InputRow(
             source=fields,
             query=query.get("text"),
             documents=documents,
@@ -171,7 +171,7 @@ class JsonLinesWriter(Writer):
         return fields
 
 
-def keys_of(row: Row, _layout: Layout) -> list[str]:
+def keys_of(row: InputRow, _layout: Layout) -> list[str]:
     """What a line can show of a row."""
     return [*_OUR_KEYS, *(beside(name, _OUR_KEYS) for name in row.extra)]
 
@@ -214,13 +214,13 @@ def ranked_lines(
     Raises:
         InvalidRequest: a line is no answer.
     """
-    for line in given.source.lines():
+    for line in given.input.lines():
         try:
             yield understood(decoded(line), given.names)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InvalidRequest(
-                f"line {given.source.line} of {given.source.at.path}: expected a ranking as `rerankq bulk` writes it",
-                {"field": "output", "line": given.source.line},
+                f"line {given.input.line} of {given.input.at.path}: expected a ranking as `rerankq bulk` writes it",
+                {"field": "output", "line": given.input.line},
             ) from error
 
 
@@ -275,7 +275,7 @@ def _ranked_results(
     return Ranked(query, by_place(list(keys.values())), before, *judgements_left(fields, names, documents))
 
 
-def failed_line(row: Row, reason: Mapping[str, Any]) -> bytes:
+def failed_line(row: InputRow, reason: Mapping[str, Any]) -> bytes:
     """The row as it came, to the byte, its reason as the last key; a line that is no object has no room for one."""
     if row.line is None:
         return line_of({**row.source, ERROR_KEY: reason})
@@ -325,7 +325,7 @@ def _candidates_key(line: Mapping[str, Any]) -> str:
     return "hits" if "hits" in line else "candidates"
 
 
-def canonical_row(fields: Mapping[str, Any], names: FieldNames, size_bytes: int) -> Row:
+def canonical_row(fields: Mapping[str, Any], names: FieldNames, size_bytes: int) -> InputRow:
     """A row from an object with query, documents and whatever else."""
     given = [chosen(fields, part) for part in (names.query, names.documents, names.id)]
     listed = {} if given[1] is None else documents_at(fields, given[1])
@@ -334,7 +334,7 @@ def canonical_row(fields: Mapping[str, Any], names: FieldNames, size_bytes: int)
     extra = _further(fields, [path for name in given if name for path in paths(fields, name)])
     if relevant and RELEVANT_KEY not in fields:
         extra = {**extra, RELEVANT_KEY: relevant}  # what they were told from may be among the documents
-    return Row(
+    return InputRow(
         source=fields,
         query=query_at(fields, names.query),
         documents=_strung_together(list(parts.values())),

@@ -9,7 +9,7 @@ from typing import Any
 from rerankq.bulk.formats.fields import chosen, grades, paths, value_at
 from rerankq.bulk.formats.names import RELEVANT_KEY, TABLE_NAMES, USUAL_NAMES, FieldNames, Names
 from rerankq.bulk.formats.on_disk import SeenIds
-from rerankq.bulk.rows import Row, broken_row, document_key
+from rerankq.bulk.rows import InputRow, broken_row, document_key
 from rerankq.contract.errors import InvalidRequest
 
 COLUMNS_KEY = "columns"  # where a row keeps what its documents' lines carry besides text and id
@@ -91,7 +91,7 @@ class LongForm:
                     seen.refuse_repeated(str(query_id), "sort the file by its query id column")
                 yield list(group)
 
-    def row(self, lines: Sequence[Line]) -> Row:
+    def row(self, lines: Sequence[Line]) -> InputRow:
         """The request that these lines make together."""
         own = self._own
         queries = list(dict.fromkeys(_joined(line, own.query) for line in lines))
@@ -116,7 +116,7 @@ class LongForm:
             return broken({**fields, **extra}, reason)
         if relevant is None and len(self._names.relevant) == 1:
             return broken({**fields, **extra}, f"{own.relevant}: expected a number in each line, or nothing")
-        return Row(source={**fields, **extra}, extra=extra, size_bytes=size, relevant=relevant, **fields)
+        return InputRow(source={**fields, **extra}, extra=extra, size_bytes=size, relevant=relevant, **fields)
 
     def further_columns(self) -> list[str]:
         """Those that are carried through."""

@@ -11,12 +11,12 @@ from itertools import chain
 from typing import Any
 
 from rerankq.bulk.formats.fields import grades, judgements_left
+from rerankq.bulk.formats.inputs import Given
 from rerankq.bulk.formats.interface import Reader, Writer
 from rerankq.bulk.formats.json_lines import line_of
 from rerankq.bulk.formats.long_form import Line, LongForm, beside_document
 from rerankq.bulk.formats.names import FieldNames, Layout
-from rerankq.bulk.formats.source import Given
-from rerankq.bulk.rows import Entry, Ranked, Row, beside, by_place, document_key, name_of_row, text_at
+from rerankq.bulk.rows import Entry, InputRow, Ranked, beside, by_place, document_key, name_of_row, text_at
 from rerankq.contract import wire
 from rerankq.contract.errors import InvalidRequest
 from rerankq.contract.messages import RankedDocument, Ranking
@@ -48,7 +48,7 @@ class TableReader(Reader):
     def _lines(self) -> Iterator[dict[str, str]]:
         """The lines of all files, each with a header of its own: a query may begin in one and end in the next."""
         first: Sequence[str] | None = None
-        for part in self._source.in_turn():
+        for part in self._input.in_turn():
             with part.stream() as stream, io.TextIOWrapper(stream, encoding="utf-8", newline="") as text:
                 parsed = self._parsed(text)
                 columns = self._columns or next(parsed, (1, []))[1]
@@ -85,15 +85,15 @@ class TableReader(Reader):
     def _broken(self, number: int, reason: str) -> InvalidRequest:
         way_out = "--no-quote reads quotes as text" if self._is_quoted else "--quote reads quoted fields"
         return InvalidRequest(
-            f"line {number} of {self._source.at.path}: {reason}; {way_out}, --delimiter names another separator",
+            f"line {number} of {self._input.at.path}: {reason}; {way_out}, --delimiter names another separator",
             {"field": "input", "line": number},
         )
 
-    def row(self, record: list[Line]) -> Row:
+    def row(self, record: list[Line]) -> InputRow:
         return self._form.row(record)
 
     def further_columns(self) -> list[str]:
-        first_line = self._source.first_line()
+        first_line = self._input.first_line()
         if first_line is None and not self._columns:
             return []  # whoever reads on will say why there is none
         head = io.StringIO((first_line or b"").decode(errors="replace"), newline="")
@@ -146,7 +146,7 @@ class TableWriter(Writer):
         return text.getvalue().encode()
 
 
-def columns_of(_row: Row | None, layout: Layout) -> list[str]:
+def columns_of(_row: InputRow | None, layout: Layout) -> list[str]:
     """What a table can show."""
     text = ("text",) if layout.task.with_documents else ()
     ours = (*_OUR_COLUMNS, *text)
@@ -156,7 +156,7 @@ def columns_of(_row: Row | None, layout: Layout) -> list[str]:
 
 def ranked_table(given: Given, *, delimiter: str, is_quoted: bool) -> Iterator[Ranked]:
     """The rankings of a table as `TableWriter` writes it, whatever stands between its columns."""
-    _, is_ours, rest = (given.source.first_line() or b"").decode(errors="replace").partition(_QUERY_ID)
+    _, is_ours, rest = (given.input.first_line() or b"").decode(errors="replace").partition(_QUERY_ID)
     task = replace(given.task, delimiter=rest[:1] if is_ours else None, columns=None)
     written = replace(given, names=RANKED_NAMES, task=task)
     return ranked_lines(TableReader(written, delimiter=delimiter, is_quoted=is_quoted).records(), given)
@@ -172,7 +172,7 @@ def ranked_lines(queries: Iterable[Sequence[Line]], given: Given) -> Iterator[Ra
         query = str(lines[0][_QUERY_ID])
         if [str(line[_RANK]) for line in lines] != [str(rank) for rank in range(1, len(lines) + 1)]:
             raise InvalidRequest(
-                f"{given.source.path}: expected the lines of query {query} by rank, from 1 on; sort them so",
+                f"{given.input.path}: expected the lines of query {query} by rank, from 1 on; sort them so",
                 {"field": "output"},
             )
         ranked = by_place([str(line[_DOCUMENT_ID]) for line in lines])

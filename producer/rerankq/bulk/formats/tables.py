@@ -13,7 +13,7 @@ from rerankq.bulk.formats.arrow_types import pyarrow
 from rerankq.bulk.formats.columns import BATCH_BYTES, BATCH_ROWS, ColumnRows, is_long_form, rows_of, slices
 from rerankq.bulk.formats.gathered import Types
 from rerankq.bulk.formats.names import TABLE_NAMES, USUAL_NAMES, FieldNames
-from rerankq.bulk.rows import Row
+from rerankq.bulk.rows import InputRow
 from rerankq.contract.errors import InvalidRequest
 
 _FIRST_ROWS = 16  # of a table that does not say how large its rows are
@@ -50,7 +50,7 @@ class Table:
         fields = asked_names(TABLE_NAMES if self.is_long else USUAL_NAMES, names)
         self._requests = ColumnRows(schema, fields, is_long=self.is_long)
 
-    def requests(self) -> Iterator[tuple[Any, Row]]:
+    def requests(self) -> Iterator[tuple[Any, InputRow]]:
         """What makes a request, as Python has its values, and what it says; in long form that is a list of rows."""
         waiting: deque[Any] = deque()
         for record in self._requests.records(self._noted(waiting)):

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from rerankq.bulk.formats.fields import chosen, id_at, text_at, titled_text_at
+from rerankq.bulk.formats.inputs import Input
 from rerankq.bulk.formats.names import USUAL_NAMES, FieldNames, Names
-from rerankq.bulk.formats.source import Source
 from rerankq.bulk.rows import seen
 from rerankq.contract import wire
 from rerankq.contract.errors import InvalidRequest
@@ -42,31 +42,31 @@ class Naming:
         return cls(ids, texts, text_at)
 
 
-def texts_of(source: Source, naming: Naming) -> Iterator[tuple[str, str]]:
+def texts_of(input_: Input, naming: Naming) -> Iterator[tuple[str, str]]:
     """Id and text, one by one.
 
     Raises:
         InvalidRequest: naming the line that has none.
     """
-    is_json = (source.first_line() or b"{").startswith(b"{")
-    for place, fields in _objects(source) if is_json else _between_tabs(source, naming):
+    is_json = (input_.first_line() or b"{").startswith(b"{")
+    for place, fields in _objects(input_) if is_json else _between_tabs(input_, naming):
         name, text = id_at(fields, naming.id), naming.read_text(fields, naming.text)
         if name is None or not isinstance(text, str):
             raise _unfit(place, f"expected an id and a text{seen(fields)}")
         yield str(name), text
 
 
-def _objects(source: Source) -> Iterator[tuple[Place, Mapping[str, Any]]]:
-    for line in source.lines():
+def _objects(input_: Input) -> Iterator[tuple[Place, Mapping[str, Any]]]:
+    for line in input_.lines():
         try:
             fields = wire.decode(line)
         except ValueError:
             fields = None
-        yield (source.at.path, source.line), fields if isinstance(fields, dict) else {}
+        yield (input_.at.path, input_.line), fields if isinstance(fields, dict) else {}
 
 
-def _between_tabs(source: Source, naming: Naming) -> Iterator[tuple[Place, Mapping[str, Any]]]:
-    for part in source.in_turn():
+def _between_tabs(input_: Input, naming: Naming) -> Iterator[tuple[Place, Mapping[str, Any]]]:
+    for part in input_.in_turn():
         with part.stream() as stream:
             names: Sequence[str] = ()
             for number, line in enumerate(stream, start=1):

@@ -6,11 +6,11 @@ from functools import partial
 from itertools import groupby
 from typing import Any
 
+from rerankq.bulk.formats.inputs import Given, Input
 from rerankq.bulk.formats.interface import Reader, Writer
 from rerankq.bulk.formats.on_disk import SeenIds, TextsById
-from rerankq.bulk.formats.source import Given, Source
 from rerankq.bulk.formats.texts import Naming, texts_of
-from rerankq.bulk.rows import Entry, Ranked, Row, broken_row, by_place, document_key, name_of_row
+from rerankq.bulk.rows import Entry, InputRow, Ranked, broken_row, by_place, document_key, name_of_row
 from rerankq.contract.errors import InvalidRequest
 from rerankq.contract.messages import Ranking
 
@@ -35,7 +35,7 @@ class TrecReader(Reader):
                 {"field": "queries"},
             )
         super().__init__(given)
-        self._queries, self._corpus = Source(task.queries), Source(task.corpus)
+        self._queries, self._corpus = Input(task.queries), Input(task.corpus)
         self._depth, self._skips_missing = task.depth, task.skips_missing
         self._query_texts: TextsById | None = None
         self._document_texts: TextsById | None = None
@@ -46,11 +46,11 @@ class TrecReader(Reader):
             TextsById(texts_of(self._corpus, Naming.of_documents(self._names))) as self._document_texts,
             SeenIds() as seen,
         ):
-            for query_id, lines in groupby(_split(self._source), key=lambda columns: columns[0]):
+            for query_id, lines in groupby(_split(self._input), key=lambda columns: columns[0]):
                 seen.refuse_repeated(query_id, "sort the run by its first column")
                 yield list(lines)
 
-    def row(self, record: Candidates) -> Row:
+    def row(self, record: Candidates) -> InputRow:
         query_id = record[0][0]
         ranked = sorted(record, key=lambda columns: int(columns[3]))[: self._depth]
         query = _text(self._query_texts, query_id)
@@ -73,10 +73,10 @@ class TrecReader(Reader):
             return broken(f"with several texts in the corpus: {', '.join(doubled)}; leave one of each")
         if missing and (not self._skips_missing or not documents):
             return broken(f"not in the corpus: {', '.join(missing)}; --missing skip goes on without them")
-        return Row(source=fields, size_bytes=size, **fields)
+        return InputRow(source=fields, size_bytes=size, **fields)
 
-    def sources(self) -> list[Source]:
-        return [self._source, self._queries, self._corpus]
+    def inputs(self) -> list[Input]:
+        return [self._input, self._queries, self._corpus]
 
     def further_columns(self) -> list[str]:
         return []
@@ -100,13 +100,13 @@ class TrecWriter(Writer):
 def ranked_run(given: Given) -> Iterator[Ranked]:
     """The rankings of a run as trec_eval reads it: by scores of 32 bits, of equal ones the greater name first."""
     with SeenIds() as seen:
-        for query_id, lines in groupby(_split(given.source), key=lambda columns: columns[0]):
+        for query_id, lines in groupby(_split(given.input), key=lambda columns: columns[0]):
             seen.refuse_repeated(query_id, "sort the run by its first column")
             scored = [(c_float(float(columns[4])).value, columns[2]) for columns in lines]
             yield Ranked(query_id, by_place([name for _, name in sorted(scored, reverse=True)]))
 
 
-def _split(run: Source) -> Iterator[list[str]]:
+def _split(run: Input) -> Iterator[list[str]]:
     """The columns of each line.
 
     Raises:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from rerankq.bulk.evaluate import Evaluator, as_judged
 from rerankq.bulk.formats import Writer
 from rerankq.bulk.formats.json_lines import failed_line, line_of, name_of
-from rerankq.bulk.output.tally import Tally
+from rerankq.bulk.output.totals import Totals
 from rerankq.bulk.rows import Entry, Ranked, place_of
 from rerankq.bulk.sending.pack_sender import Answer, AnsweredPack
 from rerankq.contract.errors import InvalidRequest, RerankError, to_wire
@@ -20,7 +20,7 @@ class Outcome:
     stop: int
     lines: bytes
     error_lines: bytes
-    tally: Tally
+    tally: Totals
     job_ids: list[str]
 
     @property
@@ -42,7 +42,7 @@ class Scribe:
 
     def outcome(self, answered: AnsweredPack) -> Outcome:
         """The lines and sums of one pack."""
-        tally, lines, error_lines, judged = Tally(), list[bytes](), list[bytes](), list[Ranked]()
+        tally, lines, error_lines, judged = Totals(), list[bytes](), list[bytes](), list[Ranked]()
         for entry, answer in answered.pairs:
             line, ended_in = self._written(entry, answer)
             lines.append(line)

@@ -12,9 +12,9 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
+from rerankq.bulk.formats.inputs import Identity
 from rerankq.bulk.formats.names import SIDECAR_SUFFIX
-from rerankq.bulk.formats.source import Identity
-from rerankq.bulk.output.tally import Tally
+from rerankq.bulk.output.totals import Totals
 from rerankq.contract.errors import InvalidRequest
 from rerankq.contract.messages import ModelInfo
 
@@ -50,7 +50,7 @@ class Sidecar(BaseModel):
     """Length of a file made of gathered lines, once it is there."""
     is_complete: bool = False
     """This round has reached the end of what it reads."""
-    tally: Tally = Field(default_factory=Tally)
+    tally: Totals = Field(default_factory=Totals)
     judged_by: str | None = ""
     """Which judgements the sums of quality go by; None when by several, or by none for a part of the run."""
 

@@ -8,7 +8,7 @@ from typing import IO
 
 from rerankq.bulk import STANDARD_STREAM
 from rerankq.bulk.output.outcome import Outcome
-from rerankq.bulk.output.tally import Tally
+from rerankq.bulk.output.totals import Totals
 from rerankq.contract.errors import InvalidRequest
 
 STDOUT = "/dev/stdout"
@@ -33,7 +33,7 @@ class StreamLedger:
     def __init__(self, out: str, header: bytes) -> None:
         """Opening a named pipe waits for whoever reads it."""
         self._file = _opened(out)
-        self.tally = Tally()
+        self.tally = Totals()
         self._job_ids: list[str] = []
         self._write(header)
 

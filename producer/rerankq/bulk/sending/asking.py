@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from rerankq.bulk.rows import FIELDS_SEEN, Entry, Row, seen
+from rerankq.bulk.rows import FIELDS_SEEN, Entry, InputRow, seen
 from rerankq.bulk.sending.pack_sender import AnsweredPack, PackSender
 from rerankq.bulk.sending.packing import Pack
 from rerankq.client import RerankClient
@@ -43,7 +43,7 @@ class Window:
         self.held_bytes -= size_bytes
 
 
-def validated(position: int, row: Row, client: RerankClient, options: Mapping[str, Any]) -> Entry:
+def validated(position: int, row: InputRow, client: RerankClient, options: Mapping[str, Any]) -> Entry:
     """The row in its place, as a request where it makes one."""
     if row.error is not None:
         return Entry(position, row, None, row.error)
@@ -53,7 +53,7 @@ def validated(position: int, row: Row, client: RerankClient, options: Mapping[st
         return Entry(position, row, None, error)
 
 
-def request_of(row: Row, client: RerankClient, options: Mapping[str, Any]) -> RerankRequest:
+def request_of(row: InputRow, client: RerankClient, options: Mapping[str, Any]) -> RerankRequest:
     """The row's request on the bulk lane; what the row sets for itself goes before the run's options.
 
     Raises:

@@ -39,7 +39,7 @@ class Quality(BaseModel):
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
-class Tally(BaseModel):
+class Totals(BaseModel):
     """What has been done so far."""
 
     rows: int = 0
@@ -68,7 +68,7 @@ class Tally(BaseModel):
         if len(self.reasons) < SHOWN_REASONS:
             self.reasons.append(f"row {place}: {ended_in.message}")
 
-    def add(self, other: "Tally") -> None:
+    def add(self, other: "Totals") -> None:
         """Count these too."""
         for name in ("rows", "failed", "pairs", "tokens", "cached_pairs", "truncated_documents"):
             setattr(self, name, getattr(self, name) + getattr(other, name))

@@ -86,13 +86,13 @@ class Identity(BaseModel):
         if self.size != other.size:
             return f"it had {self.size} bytes and has {other.size}"
         if (self.mtime_ns, self.version) == (other.mtime_ns, other.version) or (
-            self.sha256 is not None and self.sha256 == _sha256(Part(other.path))
+            self.sha256 is not None and self.sha256 == _sha256(InputFile(other.path))
         ):
             return None
         return "its content was changed since"
 
 
-class Part:
+class InputFile:
     """One file of an input. It can be read several times; a pipe (`-`, /dev/stdin, <(...)) once."""
 
     def __init__(self, path: str, encoding: str = "utf-8") -> None:
@@ -225,14 +225,14 @@ class Part:
             raise unreadable(self.path, error) from error
 
 
-class Source:
+class Input:
     """One input: a file, a pipe, or several files whose rows follow each other."""
 
     def __init__(self, path: str, encoding: str = "utf-8") -> None:
         self.path = path
         """As it was named."""
         known = _known_encoding(encoding)
-        self.parts = [Part(name, known) for name in files_of(path)]
+        self.parts = [InputFile(name, known) for name in files_of(path)]
         self.line = 0
         """The number of the line that was read last, in its file."""
         self._turn = 0
@@ -246,7 +246,7 @@ class Source:
         return any(part.is_pipe for part in self.parts)
 
     @property
-    def at(self) -> Part:
+    def at(self) -> InputFile:
         """What is being read."""
         return self.parts[self._turn]
 
@@ -262,7 +262,7 @@ class Source:
         """Of each of its files, as of when it was found."""
         return [part.identity(is_whole=is_whole) for part in self.parts]
 
-    def in_turn(self) -> Iterator[Part]:
+    def in_turn(self) -> Iterator[InputFile]:
         """Its files one after another, for whoever cannot read them as one: each has a header of its own."""
         for turn, part in enumerate(self.parts):
             self._turn = turn
@@ -302,7 +302,7 @@ class Source:
 class Given:
     """What a reader is given: an input, what its fields are called, and the task that it is a part of."""
 
-    source: Source
+    input: Input
     names: FieldNames
     task: Task
 
@@ -428,7 +428,7 @@ def _known_encoding(name: str) -> str:
         ) from error
 
 
-def _sha256(part: Part) -> str:
+def _sha256(part: InputFile) -> str:
     try:
         with part.open() as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
