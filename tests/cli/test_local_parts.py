@@ -14,15 +14,15 @@ import pytest
 import redis
 
 from rerankq.local import redis_server
-from rerankq.local.children import Child
 from rerankq.local.failure import Unavailable
+from rerankq.local.processes import LocalProcess
 from rerankq.local.redis_server import RedisServer, find_redis_server
 
 _STARTS_A_CHILD_AND_WAITS = """
 import sys, time
 from pathlib import Path
-from rerankq.local.children import Child
-print(Child("sleeper", ["sleep", "600"], log=Path(sys.argv[1])).pid, flush=True)
+from rerankq.local.processes import LocalProcess
+print(LocalProcess("sleeper", ["sleep", "600"], log=Path(sys.argv[1])).pid, flush=True)
 time.sleep(600)
 """
 
@@ -56,7 +56,7 @@ def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
 
 
 def test_stopping_a_child_ends_what_it_started_itself(tmp_path: Path) -> None:
-    child = Child("shell", ["sh", "-c", "sleep 600 & echo $!; wait"], log=tmp_path / "log")
+    child = LocalProcess("shell", ["sh", "-c", "sleep 600 & echo $!; wait"], log=tmp_path / "log")
     wait_until(lambda: child.last_lines() != [])
     grandchild_pid = int(child.last_lines()[0])
 
@@ -66,7 +66,7 @@ def test_stopping_a_child_ends_what_it_started_itself(tmp_path: Path) -> None:
 
 
 def test_a_child_that_does_not_listen_is_killed_after_the_grace(tmp_path: Path) -> None:
-    child = Child(
+    child = LocalProcess(
         "deaf", ["sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.1; done"], log=tmp_path / "log"
     )
     wait_until(lambda: child.last_lines() == ["up"])
@@ -77,7 +77,7 @@ def test_a_child_that_does_not_listen_is_killed_after_the_grace(tmp_path: Path) 
 
 
 def test_the_end_of_a_long_log_is_what_is_kept_of_it(tmp_path: Path) -> None:
-    child = Child("chatter", ["seq", "100000"], log=tmp_path / "log")
+    child = LocalProcess("chatter", ["seq", "100000"], log=tmp_path / "log")
     wait_until(lambda: child.exit_code == 0)
 
     assert child.last_lines(2) == ["99999", "100000"]

@@ -30,7 +30,7 @@ class DemoJob(NamedTuple):
     note: str
 
 
-class Answer(NamedTuple):
+class DemoAnswer(NamedTuple):
     """What came back, and how long the asking side waited for it."""
 
     job: DemoJob
@@ -63,13 +63,13 @@ def demo_jobs() -> list[DemoJob]:
     return [DemoJob(**fields) for fields in json.loads(text)]
 
 
-def _ask(client: "RerankClient", job: DemoJob, timeout: float) -> Answer:
+def _ask(client: "RerankClient", job: DemoJob, timeout: float) -> DemoAnswer:
     began = time.perf_counter()
     ranking = client.rerank(job.query, job.documents, top_n=job.top_n, timeout=timeout)
-    return Answer(job, ranking, time.perf_counter() - began)
+    return DemoAnswer(job, ranking, time.perf_counter() - began)
 
 
-def _show(answers: list[Answer], ready_seconds: float, model: str | None) -> None:
+def _show(answers: list[DemoAnswer], ready_seconds: float, model: str | None) -> None:
     worker = answers[0].ranking.worker
     served = answers[0].ranking.model
     out.print(
@@ -84,7 +84,7 @@ def _show(answers: list[Answer], ready_seconds: float, model: str | None) -> Non
     out.print(_next_step(model), soft_wrap=True)
 
 
-def _show_answer(number: int, answer: Answer) -> None:
+def _show_answer(number: int, answer: DemoAnswer) -> None:
     job, ranking = answer.job, answer.ranking
     out.print()
     out.rule(f"{number}. {job.title}", align="left")
@@ -113,7 +113,7 @@ def _next_step(model: str | None) -> str:
     )
 
 
-def _as_json(answers: list[Answer], ready_seconds: float) -> dict[str, Any]:
+def _as_json(answers: list[DemoAnswer], ready_seconds: float) -> dict[str, Any]:
     first = answers[0].ranking
     return {
         "ready_seconds": round(ready_seconds, 3),

@@ -12,8 +12,8 @@ from pathlib import Path
 from redis import Redis
 from redis.exceptions import RedisError
 
-from rerankq.local.children import Child
 from rerankq.local.failure import Unavailable
+from rerankq.local.processes import LocalProcess
 
 START_SECONDS = 15.0
 NO_REDIS_SERVER = (
@@ -54,7 +54,7 @@ class RedisServer:
         """
         port, password = free_port(), secrets.token_urlsafe(16)
         self.url = f"redis://default:{password}@127.0.0.1:{port}/0"  # redis-cli takes an absent user for an empty one
-        self.child = Child(
+        self.child = LocalProcess(
             "redis-server",
             [str(find_redis_server()), "-"],
             log=directory / "redis.log",

@@ -12,8 +12,8 @@ from rerankq.client import RerankClient
 from rerankq.contract.errors import BrokerUnavailable
 from rerankq.contract.settings import read_dotenv
 from rerankq.local import worker_program
-from rerankq.local.children import Child
 from rerankq.local.failure import Unavailable
+from rerankq.local.processes import LocalProcess
 from rerankq.local.redis_server import RedisServer
 from rerankq.settings import ClientSettings
 
@@ -57,7 +57,7 @@ class LocalStack:
         self._ready_within_seconds = ready_within_seconds
         self._on_progress = on_progress
         self._exit = ExitStack()  # stops and removes, last started first, what was begun so far
-        self.children: list[Child] = []
+        self.children: list[LocalProcess] = []
         """What was started, in its order."""
         self.directory = Path()
         """Sockets and logs; of this user alone, gone at the end."""
@@ -81,9 +81,9 @@ class LocalStack:
         """A client of this service; the caller closes it."""
         return RerankClient(settings=self._client_settings())
 
-    def start_child(self, name: str, command: list[str]) -> Child:
+    def start_child(self, name: str, command: list[str]) -> LocalProcess:
         """Run one more process beside the worker, in its environment, for as long as the stack stands."""
-        child = Child(
+        child = LocalProcess(
             name, command, log=self.directory / f"{name}.log", environment=self.worker_environment()
         )
         self._keep(child, WORKER_STOP_SECONDS)
@@ -142,7 +142,7 @@ class LocalStack:
                 self._with_log(f"the local {child.name} ended with exit code {child.exit_code}", child)
             )
 
-    def _with_log(self, message: str, child: Child | None = None, until: str = "") -> str:
+    def _with_log(self, message: str, child: LocalProcess | None = None, until: str = "") -> str:
         """The message and the end of the log, as far as the last line that says `until`."""
         lines = (child or self.children[-1]).last_lines(_LOOKED_AT_LINES)
         while lines and until not in lines[-1]:
@@ -154,7 +154,7 @@ class LocalStack:
         patient = {} if os.environ.get("RERANKQ_REDIS_TIMEOUT_SECONDS") else {"redis_timeout_seconds": 10.0}
         return ClientSettings.load(broker_url=self.broker_url, result_url=self.broker_url, **patient)
 
-    def _keep(self, child: Child, grace_seconds: float) -> None:
+    def _keep(self, child: LocalProcess, grace_seconds: float) -> None:
         self.children.append(child)
         self._exit.callback(child.stop, grace_seconds)
 

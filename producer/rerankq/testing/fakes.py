@@ -1,4 +1,4 @@
-"""Clients that need no Redis, no worker and no model: the real ones, but that a desk answers where Redis would."""
+"""Clients that need no Redis, no worker and no model: the real ones, but that a stand-in answers where Redis would."""
 
 import asyncio
 from collections.abc import Generator
@@ -17,13 +17,13 @@ from rerankq.loop_connections import Watch
 from rerankq.procedures import Procedure
 from rerankq.settings import ClientSettings
 from rerankq.submission import Submission
-from rerankq.testing.desk import Desk
 from rerankq.testing.overlap import NAME
+from rerankq.testing.stand_in import StandIn
 
 _WORKERS = (WorkerStatus(name=NAME, state="ready", lanes=LANES, device=NAME, model=NAME),)
 
 
-class _AtADesk:
+class _WithoutRedis:
     """What both fakes are."""
 
     settings: ClientSettings
@@ -32,7 +32,7 @@ class _AtADesk:
     @property
     def calls(self) -> list[RerankRequest]:
         """What was asked, in order; what was refused as invalid is not in it."""
-        return self._desk.calls
+        return self._stand_in.calls
 
     def fail_next(self, error: RerankError) -> None:
         """Have the next request meet this error, the one after it the next, where it would really come from.
@@ -41,19 +41,19 @@ class _AtADesk:
         """
         if not isinstance(error, RerankError):  # pyright: ignore[reportUnnecessaryIsInstance] - a class, say
             raise TypeError(f"expected an error as a service has it, say QueueFull('full'), got {error!r}")
-        self._desk.failures.append(error)
+        self._stand_in.failures.append(error)
 
     @cached_property
-    def _desk(self) -> Desk:
-        return Desk(self.settings, self.clock)
+    def _stand_in(self) -> StandIn:
+        return StandIn(self.settings, self.clock)
 
     def _end_of(self, job_id: str, timeout: float | None) -> bytes:
         if timeout is not None:
             as_seconds(timeout)
-        return self._desk.meta(job_id)
+        return self._stand_in.meta(job_id)
 
 
-class FakeRerankClient(_AtADesk, RerankClient):
+class FakeRerankClient(_WithoutRedis, RerankClient):
     """A `RerankClient` for tests, without Redis: each job is answered as it is submitted.
 
     `rerankq.bulk` speaks with Redis itself and takes no fake: `rerank_service` is for its tests.
@@ -67,10 +67,10 @@ class FakeRerankClient(_AtADesk, RerankClient):
     """
 
     def status(self, job_id: str, *, is_ours: bool = False) -> JobStatus:
-        return self._desk.status(job_id)
+        return self._stand_in.status(job_id)
 
     def cancel(self, job_id: str) -> None:
-        self._desk.call_off(job_id)
+        self._stand_in.call_off(job_id)
 
     def workers(self) -> list[WorkerStatus]:
         return list(_WORKERS)
@@ -79,7 +79,7 @@ class FakeRerankClient(_AtADesk, RerankClient):
         return dict.fromkeys(LANES, 0)
 
     def deliver(self, message: Submission) -> None:
-        self._desk.deliver(message)
+        self._stand_in.deliver(message)
 
     def await_answer(
         self, job_id: str, timeout: float | None, message: Submission | None, grace_seconds: float = 0.0
@@ -90,14 +90,14 @@ class FakeRerankClient(_AtADesk, RerankClient):
         """Nothing is asked of Redis."""
 
 
-class AsyncFakeRerankClient(_AtADesk, AsyncRerankClient):
+class AsyncFakeRerankClient(_WithoutRedis, AsyncRerankClient):
     """An `AsyncRerankClient` for tests, without Redis; as `FakeRerankClient`."""
 
     async def status(self, job_id: str, *, is_ours: bool = False) -> JobStatus:
-        return self._desk.status(job_id)
+        return self._stand_in.status(job_id)
 
     async def cancel(self, job_id: str) -> None:
-        self._desk.call_off(job_id)
+        self._stand_in.call_off(job_id)
 
     async def workers(self) -> list[WorkerStatus]:
         return list(_WORKERS)
@@ -125,7 +125,7 @@ class AsyncFakeRerankClient(_AtADesk, AsyncRerankClient):
         return self
 
     async def _deliver(self, message: Submission) -> None:
-        self._desk.deliver(message)
+        self._stand_in.deliver(message)
         await asyncio.sleep(0)  # others come to their turn, and whoever is cancelled learns of it
 
     async def _take_back(self, connections: Any, message: Submission, error: BaseException) -> None:

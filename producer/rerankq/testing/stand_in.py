@@ -41,7 +41,7 @@ class _Held:
     """Celery's record of its end."""
 
 
-class Desk:
+class StandIn:
     """What a fake client was asked, and what it has answered."""
 
     def __init__(self, settings: ClientSettings, clock: RedisClock) -> None:

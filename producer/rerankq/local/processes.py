@@ -12,7 +12,7 @@ from rerankq.contract import die_with_parent
 LOG_TAIL_BYTES = 16_384
 
 
-class Child:
+class LocalProcess:
     """One process in a session of its own, its output in a file.
 
     It gets SIGTERM when the *thread* that started it ends (Linux), be that by a crash or `kill -9`.
