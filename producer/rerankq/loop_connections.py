@@ -54,11 +54,7 @@ class SharedConnection:
         return replies
 
     async def ask(self, commands: tuple[Command, ...]) -> Replies:
-        """The replies, in order; a refused command's is its error.
-
-        Raises:
-            RedisError: Redis did not answer in time.
-        """
+        """The replies, in order; a refused command's is its error, and none in time is raised."""
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 return await self.tell(commands)
@@ -241,11 +237,7 @@ class LoopConnections:
         return self._listener.watching(job_id)
 
     async def ask(self, step: Ask) -> Replies:
-        """The replies to what a procedure asks.
-
-        Raises:
-            RedisError: Redis did not answer in time.
-        """
+        """The replies to what a procedure asks."""
         return await self._shared[step.of].ask(step.commands)
 
     def tell(self, *commands: Command) -> "asyncio.Future[Replies]":

@@ -102,21 +102,13 @@ def ask(*commands: Command, of: Store = "broker") -> Procedure[list[Any]]:
 
 
 def ask_one(*command: RedisArgument, of: Store = "broker") -> Procedure[Any]:
-    """The reply to this command.
-
-    Raises:
-        RedisError: it was refused, or Redis did not answer.
-    """
+    """The reply to this command; a refusal is raised."""
     (reply,) = yield from ask(command, of=of)
     return accepted(reply)
 
 
 def ask_script(script: Script, keys: list[str], arguments: list[RedisArgument]) -> Procedure[Any]:
-    """What a script returns, sent in full only when the server does not know it.
-
-    Raises:
-        RedisError: it was refused, or Redis did not answer.
-    """
+    """What a script returns, sent in full only when the server does not know it."""
     try:
         return (yield from ask_one(*script.by_hash(keys, arguments)))
     except NoScriptError:
@@ -124,11 +116,7 @@ def ask_script(script: Script, keys: list[str], arguments: list[RedisArgument]) 
 
 
 def accepted(reply: Any) -> Any:
-    """The reply to a command.
-
-    Raises:
-        RedisError: it is one.
-    """
+    """The reply to a command; a refusal is raised."""
     if isinstance(reply, RedisError):
         raise reply
     return reply

@@ -314,11 +314,7 @@ def new_job_id() -> str:
 
 
 def check_size(message: Submission, max_bytes: int) -> None:
-    """Refuse a message that a worker would refuse to unpack.
-
-    Raises:
-        PayloadTooLarge: naming both sizes.
-    """
+    """Refuse a message that a worker would refuse to unpack."""
     if message.body_bytes > max_bytes:
         raise PayloadTooLarge(
             f"expected a message of at most {max_bytes:,} bytes, got {message.body_bytes:,}; split the job, or raise "

@@ -58,11 +58,7 @@ class Findings:
 
 
 def dry_run(task: Task, client: RerankClient, pairs_per_second: float | None = None) -> Findings:
-    """What the task amounts to, at this pace, else that of the workers that are there, else that of one H100.
-
-    Raises:
-        InvalidRequest: the task cannot be done as it stands, or the input is broken.
-    """
+    """What the task amounts to, at this pace, else that of the workers that are there, else that of one H100."""
     plan, options = Plan(task), {name: value for name, value in task.options.items() if name != "model"}
     qrels = None if task.qrels is None else read_qrels(task.qrels)
     pace, pace_from = (pairs_per_second, "as given") if pairs_per_second else _measured(client)

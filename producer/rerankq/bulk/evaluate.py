@@ -56,14 +56,7 @@ class Evaluator:
     def __init__(
         self, qrels_path: str | None = None, relevant_from: int = 1, relevant_field: str | None = None
     ) -> None:
-        """
-        Args:
-            relevant_from: the lowest grade that MRR counts as relevant; nDCG weighs all of them.
-
-        Raises:
-            InvalidRequest: the qrels cannot be read.
-            InvalidSettings: `ir_measures` is not installed.
-        """
+        """`relevant_from` is the lowest grade that MRR counts as relevant; nDCG weighs all of them."""
         if not can_evaluate():
             raise InvalidSettings("evaluation needs ir_measures; `pip install 'rerankq[bulk]'` brings it")
         self._asked, self._relevant_from = qrels_path or relevant_field, relevant_from
@@ -112,9 +105,6 @@ class Evaluator:
         Args:
             read_as: the format of the input that it was made of, where that is known.
             is_cut: it has the best of the candidates only, so that nothing tells how they came.
-
-        Raises:
-            InvalidRequest: it cannot be read as an output of ours.
         """
         rows = written_as.ranked(given)
         if is_cut:
@@ -231,11 +221,7 @@ def can_evaluate() -> bool:
 
 
 def read_qrels(path: str) -> dict[str, dict[str, float]]:
-    """Grades by query and document, from BEIR's TSV or TREC's four columns.
-
-    Raises:
-        InvalidRequest: a line is neither.
-    """
+    """Grades by query and document, from BEIR's TSV or TREC's four columns; a line that is neither is refused."""
     qrels: dict[str, dict[str, float]] = {}
     input_ = Input(path)
     for line in input_.lines():

@@ -73,10 +73,6 @@ class BulkRun:
         progress: Progress | None = None,
         window_bytes: int = WINDOW_BYTES,
     ) -> None:
-        """
-        Raises:
-            InvalidRequest: the task cannot be done as it stands.
-        """
         self._plan = Plan(task)
         self._task = task
         self._client = client
@@ -303,11 +299,7 @@ class BulkRun:
 
 
 def wait_for_workers(client: RerankClient) -> list[WorkerStatus]:
-    """The workers that take bulk work and have their model loaded; while they load, they are waited for.
-
-    Raises:
-        NoWorkers, BrokerUnavailable: it was so for longer than its retry budget.
-    """
+    """The workers that take bulk work and have their model loaded; while they load, they are waited for."""
     budget = RetryBudget(client.settings.bulk_patience_seconds)
     while True:
         try:
@@ -324,11 +316,7 @@ def wait_for_workers(client: RerankClient) -> list[WorkerStatus]:
 
 
 def model_of(workers: list[WorkerStatus], asked: str | None) -> ModelInfo:
-    """The one model that the workers serve.
-
-    Raises:
-        InvalidSettings: they serve several, or not the one that was asked for.
-    """
+    """The one model that the workers serve; several, or another than was asked for, are refused."""
     served = sorted({(worker.model, worker.revision) for worker in workers})
     if len(served) > 1:
         names = ", ".join(f"{name}@{revision}" for name, revision in served)
@@ -351,11 +339,7 @@ def _outcomes(answered_packs: Iterator[AnsweredPack], scribe: Scribe, window: Wi
 def _of_one_model(
     answered_packs: Iterator[AnsweredPack], sender: PackSender, model: ModelInfo
 ) -> Iterator[AnsweredPack]:
-    """The packs, as long as they were scored by this model.
-
-    Raises:
-        InvalidSettings: one was scored by another; its answer is thrown away.
-    """
+    """The packs, as long as they were scored by this model; the answer of another is thrown away."""
     for one in answered_packs:
         scored_by = [answer.model for answer in one.answers if isinstance(answer, Ranking)]
         other = next((other for other in scored_by if other != model), None)

@@ -72,18 +72,14 @@ def unique_ending() -> str:
 
 
 class Heartbeats:
-    """The workers of one Redis."""
+    """The workers of one Redis; what it refuses or does not answer is redis-py's own error."""
 
     def __init__(self, redis: "Redis") -> None:
         self._redis = redis
         self._clock = RedisClock()
 
     def tell(self, worker: WorkerStatus) -> None:
-        """Say that this worker lives, and how it is; forget those not heard of for an hour.
-
-        Raises:
-            RedisError: nobody was told.
-        """
+        """Say that this worker lives, and how it is; forget those not heard of for an hour."""
         now = self._now()
         told = {name: getattr(worker, name) for name in _Beat.model_fields if name != "seen"}
         self._set(keys.WORKERS, worker.name, told | {"seen": now})
@@ -92,28 +88,16 @@ class Heartbeats:
     def tell_pace(
         self, name: str, seconds_per_job: Mapping[Lane, float], pairs_per_second: float | None = None
     ) -> None:
-        """Say how long a job takes this worker, and how many pairs of bulk jobs it scores a second.
-
-        Raises:
-            RedisError: nobody was told.
-        """
+        """Say how long a job takes this worker, and how many pairs of bulk jobs it scores a second."""
         self._set(keys.PACE, name, {**seconds_per_job, _PAIRS: pairs_per_second})
 
     def leave(self, name: str) -> None:
-        """Take this worker off the list, so that nobody waits for its heartbeat to grow old.
-
-        Raises:
-            RedisError: it stays there until it has.
-        """
+        """Take this worker off the list, so that nobody waits for its heartbeat to grow old."""
         self._redis.hdel(keys.WORKERS, name)
         self._redis.hdel(keys.PACE, name)
 
     def alive(self) -> tuple[WorkerStatus, ...]:
-        """The workers heard of lately, by name.
-
-        Raises:
-            RedisError: Redis did not answer.
-        """
+        """The workers heard of lately, by name."""
         now, paces = self._now(), self._all(keys.PACE)
         return alive_in(self._all(keys.WORKERS), paces, now)
 

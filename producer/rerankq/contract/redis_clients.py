@@ -16,11 +16,7 @@ _NEVER_RESEND = Retry(NoBackoff(), 0)  # a call that timed out may have been car
 
 
 def redis_client(url: str, timeout_seconds: float) -> "Redis":
-    """A client for any number of threads, whose every call ends within `timeout_seconds`.
-
-    Args:
-        url: as in the settings; see `rerankq.contract.address`.
-    """
+    """A client for any number of threads, whose every call ends within `timeout_seconds`."""
     address, limits = read_address(url), asked_once(timeout_seconds)
     options: dict[str, Any] = {**address.for_redis_py(), **limits, "max_connections": _ANY_NUMBER}
     if address.is_sentinel:
@@ -51,11 +47,7 @@ def asked_once(timeout_seconds: float) -> dict[str, Any]:
 
 
 def reply_or(reply: Any, otherwise: Any) -> Any:
-    """A reply of a pipeline that was told not to raise; `otherwise` where the key holds something of another type.
-
-    Raises:
-        RedisError: any other that came as the reply.
-    """
+    """A reply of a pipeline that was told not to raise; `otherwise` where the key holds something of another type."""
     if isinstance(reply, RedisError) and is_of_another_type(reply):
         return otherwise
     if isinstance(reply, RedisError):

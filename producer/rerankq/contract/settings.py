@@ -25,11 +25,7 @@ DOTENV_ENCODING = "utf-8-sig"  # with the mark that editors on Windows put befor
 
 
 def secrets_directory() -> str | None:
-    """Where secrets lie as files named like variables, if there is such a place.
-
-    Raises:
-        InvalidSettings: the place that was named is none.
-    """
+    """Where secrets lie as files named like variables, if there is such a place; one that was named must be there."""
     directory = os.environ.get("RERANKQ_SECRETS_DIR")
     if directory and not Path(directory).is_dir():
         raise InvalidSettings(f"RERANKQ_SECRETS_DIR: expected a directory, got {directory}")
@@ -104,11 +100,7 @@ class SharedSettings(BaseSettings):
 
 
 def read_dotenv() -> Mapping[str, str | None]:
-    """What `.env` says; nothing where there is none, or a directory, as a virtual environment may be.
-
-    Raises:
-        InvalidSettings: it cannot be read, or not as UTF-8, or a line of ours not as a setting.
-    """
+    """What `.env` says; nothing where there is none, or a directory, as a virtual environment may be."""
     try:
         _refuse_unread_lines()
         return dotenv_values(DOTENV, encoding=DOTENV_ENCODING)

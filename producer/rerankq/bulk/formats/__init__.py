@@ -187,11 +187,7 @@ def types_of(reader: Reader) -> Types:
 
 
 def known_format(name: str) -> Format:
-    """The format of that name.
-
-    Raises:
-        InvalidRequest: there is none.
-    """
+    """The format of that name; one that there is none of is refused."""
     if name not in FORMATS:
         raise InvalidRequest(f"expected a format of {', '.join(FORMATS)}, got {name}", {"field": "format"})
     return FORMATS[name]

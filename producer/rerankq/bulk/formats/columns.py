@@ -33,10 +33,6 @@ class ColumnRows:
     """The rows of record batches as requests: each by itself, or in long form those of a query together."""
 
     def __init__(self, schema: Any, names: FieldNames, *, is_long: bool) -> None:
-        """
-        Raises:
-            InvalidRequest: a column is doubled, or one is missing.
-        """
         doubled = next((name for name in schema.names if schema.names.count(name) > 1), None)
         if doubled is not None:
             raise InvalidRequest(f"the column {doubled} stands there twice", {"field": doubled})

@@ -227,9 +227,6 @@ def _are_by_place(path: str, value: list[Any], keys: list[str], *, has_ids: bool
     """Whether a list of numbers grades the documents one by one, rather than names the relevant ones.
 
     As many places as there are documents would call all of them relevant: such a list is none of places.
-
-    Raises:
-        InvalidRequest: it may be either.
     """
     are_grades = all(grade in PLAIN_GRADES for grade in value if grade)
     is_repeated = len(set(value)) < len(value)  # as no list of ids is

@@ -96,11 +96,6 @@ class InputFile:
     """One file of an input. It can be read several times; a pipe (`-`, /dev/stdin, <(...)) once."""
 
     def __init__(self, path: str, encoding: str = "utf-8") -> None:
-        """
-        Raises:
-            InvalidRequest: there is no such file.
-            InvalidSettings: what reads its scheme is not installed.
-        """
         self.path = path
         self._encoding = encoding
         self._pipe: _Pipe | None = None

@@ -209,11 +209,7 @@ class RankLlmWriter(Writer):
 def ranked_lines(
     given: Given, *, understood: Callable[[Mapping[str, Any], FieldNames], Ranked]
 ) -> Iterator[Ranked]:
-    """The rankings of an output in one of the dialects.
-
-    Raises:
-        InvalidRequest: a line is no answer.
-    """
+    """The rankings of an output in one of the dialects."""
     for line in given.input.lines():
         try:
             yield understood(decoded(line), given.names)
@@ -243,11 +239,7 @@ def ranked_batch(fields: Mapping[str, Any], names: FieldNames) -> Ranked:
 
 
 def ranked_candidates(given: Given) -> Iterator[Ranked]:
-    """Lines of rank_llm's, as they came but for the order of their candidates; nothing tells the one they came in.
-
-    Raises:
-        InvalidRequest: a line is none.
-    """
+    """Lines of rank_llm's, as they came but for the order of their candidates; nothing tells the one they came in."""
     reader = RankLlmReader(given)
     for record in reader.records():
         row = reader.row(record)

@@ -55,11 +55,7 @@ class SeenIds(_Scratch):
         super().__init__("CREATE TABLE seen (id TEXT PRIMARY KEY) WITHOUT ROWID")
 
     def refuse_repeated(self, name: str, way_out: str) -> None:
-        """Note an id.
-
-        Raises:
-            InvalidRequest: it was there before.
-        """
+        """Note an id."""
         try:
             self._database.execute("INSERT INTO seen VALUES (?)", (name,))
         except sqlite3.IntegrityError as error:

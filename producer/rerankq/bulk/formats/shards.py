@@ -27,11 +27,7 @@ _DIGITS = re.compile(r"([0-9]+)")
 
 
 def files_of(path: str) -> list[str]:
-    """The files that a path names; `part-2` before `part-10`.
-
-    Raises:
-        InvalidRequest: a directory or glob has no data.
-    """
+    """The files that a path names; `part-2` before `part-10`."""
     if path == STANDARD_STREAM:
         return [path]
     if len(links := files_through(path)) == 1:

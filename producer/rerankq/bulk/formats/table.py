@@ -163,11 +163,7 @@ def ranked_table(given: Given, *, delimiter: str, is_quoted: bool) -> Iterator[R
 
 
 def ranked_lines(queries: Iterable[Sequence[Line]], given: Given) -> Iterator[Ranked]:
-    """The rankings of such lines, a query's together.
-
-    Raises:
-        InvalidRequest: they are in another order.
-    """
+    """The rankings of such lines, a query's together."""
     for lines in queries:
         query = str(lines[0][_QUERY_ID])
         if [str(line[_RANK]) for line in lines] != [str(rank) for rank in range(1, len(lines) + 1)]:

@@ -119,10 +119,6 @@ def _slices_of_pandas(given: Any) -> Iterator[Any]:
 
 
 def _of_pandas(given: Any) -> Any:
-    """
-    Raises:
-        InvalidRequest: a column has values of several types.
-    """
     arrow = pyarrow()
     try:
         return arrow.RecordBatch.from_pandas(given, preserve_index=False)

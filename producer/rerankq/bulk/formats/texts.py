@@ -43,11 +43,7 @@ class Naming:
 
 
 def texts_of(input_: Input, naming: Naming) -> Iterator[tuple[str, str]]:
-    """Id and text, one by one.
-
-    Raises:
-        InvalidRequest: naming the line that has none.
-    """
+    """Id and text, one by one."""
     is_json = (input_.first_line() or b"{").startswith(b"{")
     for place, fields in _objects(input_) if is_json else _between_tabs(input_, naming):
         name, text = id_at(fields, naming.id), naming.read_text(fields, naming.text)

@@ -24,10 +24,6 @@ class TrecReader(Reader):
     """The candidates of each query of a run, best first, up to `depth` of them."""
 
     def __init__(self, given: Given) -> None:
-        """
-        Raises:
-            InvalidRequest: no texts were named, or their files are missing.
-        """
         task = given.task
         if task.queries is None or task.corpus is None:
             raise InvalidRequest(
@@ -107,11 +103,7 @@ def ranked_run(given: Given) -> Iterator[Ranked]:
 
 
 def _split(run: Input) -> Iterator[list[str]]:
-    """The columns of each line.
-
-    Raises:
-        InvalidRequest: a line is none of a run.
-    """
+    """The columns of each line; one of no run is refused."""
     for line in run.lines():
         columns = line.decode(errors="replace").split()
         if len(columns) != len(COLUMNS) or not columns[3].lstrip("-").isdigit():

@@ -17,9 +17,6 @@ WINDOW_BYTES = 32_000_000
 ALIKE_ROWS = 100
 Item = TypeVar("Item")
 _DIGITS = re.compile(r"\d+")  # places and columns differ where the reason does not
-_ROW_OPTIONS = tuple(
-    name for name in RerankRequest.model_fields if name not in ("query", "documents", "lane")
-)
 
 
 @dataclass(slots=True)
@@ -54,11 +51,7 @@ def validated(position: int, row: InputRow, client: RerankClient, options: Mappi
 
 
 def request_of(row: InputRow, client: RerankClient, options: Mapping[str, Any]) -> RerankRequest:
-    """The row's request on the bulk lane; what the row sets for itself goes before the run's options.
-
-    Raises:
-        InvalidRequest: naming the field and what is wrong with it.
-    """
+    """The row's request on the bulk lane; what the row sets for itself goes before the run's options."""
     for name, value in (("query", row.query), ("documents", row.documents)):
         if value is None:
             raise InvalidRequest(f"{name}: is missing{seen(row.source)}", {"field": name})
@@ -67,11 +60,7 @@ def request_of(row: InputRow, client: RerankClient, options: Mapping[str, Any]) 
 
 
 def of_some_use(entries: Iterable[Entry], path: str) -> Iterator[Entry]:
-    """The entries, unless the first hundred all fail alike: then the input has another shape than it is read in.
-
-    Raises:
-        InvalidRequest: the reason, the fields that were seen, and the options that map them.
-    """
+    """The entries, unless the first hundred all fail alike: then the input has another shape than it is read in."""
     reasons: set[str] = set()
     for count, entry in enumerate(entries, start=1):
         if count <= ALIKE_ROWS:

@@ -143,11 +143,7 @@ def bury(
     ttl_seconds: int = DEAD_LETTER_TTL_SECONDS,
     prefix: str = "",
 ) -> bool:
-    """Move a held message to the dead letters. False when another worker has it by now.
-
-    Args:
-        untold: what whoever waits for the job must still be told; see `DeadLetters.untold`.
-    """
+    """Move a held message to the dead letters, noting what must still be told. False when another worker has it now."""
     payload = payload_key(headers)
     touched = [leases.held_key, leases.leases_key, *_keys_of(letter.id, prefix), prefix + keys.UNTOLD]
     error = {"error": wire.encode(to_wire(untold)).decode()} if untold else {}
