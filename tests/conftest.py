@@ -7,6 +7,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,29 +36,17 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-ONE_SERVICE_EACH = {
-    "idle_service": [
-        "client/test_event_loops.py",
-        "neighbours/test_stock_celery.py",
-        "neighbours/test_unlike_celery.py",
-        "testing/test_fakes.py",
-        "worker/test_flower.py",
-    ],
-    "the service of tests/faults": [
-        "faults/test_control.py",
-        "faults/test_deaths.py",
-        "faults/test_stopping.py",
-        "faults/test_time.py",
-    ],
-    "the same once more, for one would be long": [
-        "faults/test_engine_faults.py",
-        "faults/test_hostile_input.py",
-        "faults/test_lanes_and_copies.py",
-        "faults/test_refusals.py",
-        "faults/test_vanished.py",
-    ],
-}
-"""Files that ask one session's service: in one process, or every process would start its own."""
+IDLE_SERVICE = ["client/test_event_loops.py", "testing/test_fakes.py", "worker/test_flower.py"]
+FAULTS = ["control", "deaths", "stopping", "time"]
+OTHER_FAULTS = ["engine_faults", "hostile_input", "lanes_and_copies", "refusals", "vanished"]
+TOGETHER = [
+    [*IDLE_SERVICE, "neighbours/test_stock_celery.py", "neighbours/test_unlike_celery.py"],
+    [f"faults/test_{name}.py" for name in FAULTS],
+    [f"faults/test_{name}.py" for name in OTHER_FAULTS],
+    [f"http/test_{name}.py" for name in ("batch", "documents", "jobs", "server")],
+    ["engine/*", "small_model/*", "process/test_commands.py"],
+]
+"""Files that ask one session's service, or load transformers' models: in one process, or each would pay for it."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -71,17 +60,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A file in one process, and files that share a service in the same."""
+    """A file in one process, and what belongs together in the same."""
     from xdist.scheduler import LoadScopeScheduling
 
-    service_of = {f"tests/{file}": name for name, files in ONE_SERVICE_EACH.items() for file in files}
-
-    class ByService(LoadScopeScheduling):
+    class Together(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return service_of.get(file, file)
+            here = file.removeprefix("tests/")
+            return next((str(group) for group in TOGETHER if any(fnmatch(here, it) for it in group)), file)
 
-    return ByService(config, log)
+    return Together(config, log)
 
 
 @pytest.fixture(scope="session")

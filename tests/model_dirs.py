@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import transformers  # its models are loaded when one is named: every process of a test run collects this
 from safetensors.torch import save_model
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import XLMRobertaConfig, XLMRobertaForSequenceClassification
+from transformers import XLMRobertaConfig
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
 CORPUS = [
@@ -59,7 +60,7 @@ def build_model_dir(
     (directory / "tokenizer_config.json").write_text(json.dumps(TOKENIZER_CONFIG))
     config = xlmr_config(SHAPES[shape], tokenizer.get_vocab_size())
     torch.manual_seed(seed)
-    model = XLMRobertaForSequenceClassification(config)
+    model = transformers.XLMRobertaForSequenceClassification(config)
     randomize_biases(model)
     config.save_pretrained(directory)
     save_model(model, str(directory / "model.safetensors"), metadata={"format": "pt"})

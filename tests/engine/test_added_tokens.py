@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from sentence_transformers import CrossEncoder
 from transformers import AutoTokenizer
 
 from rerankq_worker.engine import Engine
@@ -251,5 +250,7 @@ def test_ids_that_no_reading_makes_right_are_refused(
 
 
 def cross_encoder_logits(directory: Path, pairs: list[tuple[str, str]]) -> Any:
+    from sentence_transformers import CrossEncoder  # not at collection, which every process does
+
     encoder = CrossEncoder(str(directory), device="cpu", local_files_only=True)
     return encoder.predict(pairs, activation_fn=lambda logit: logit, show_progress_bar=False)

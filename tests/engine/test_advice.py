@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from sentence_transformers import CrossEncoder
 
 from rerankq_worker.engine import Engine
 from rerankq_worker.model.files import ModelBroken, ModelNotFound, find_model
@@ -192,6 +191,8 @@ def test_a_tokenizer_that_transformers_reads_otherwise_is_served_once_that_is_se
         (model_dir / "tokenizer_config.json").write_text(json.dumps(config | json.loads(f"{{{said}}}")))
     else:
         follow(message, model_dir)
+
+    from sentence_transformers import CrossEncoder  # not at collection, which every process does
 
     reference = CrossEncoder(str(model_dir), device="cpu", local_files_only=True)
     expected = reference.predict(PAIRS, activation_fn=lambda logit: logit, show_progress_bar=False)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from sentence_transformers import CrossEncoder
 
 from rerankq_worker.engine import Engine, EngineBroken, EngineError, load_engine
 from rerankq_worker.model.files import ModelBroken
@@ -179,6 +178,8 @@ def test_any_number_of_pairs_agrees_with_sentence_transformers(tiny: Engine, tin
     logits = tiny.score_pairs(pairs)
 
     some = range(0, len(pairs), 97)
+    from sentence_transformers import CrossEncoder  # not at collection, which every process does
+
     encoder = CrossEncoder(str(tiny_dir), device="cpu", local_files_only=True)
     expected = encoder.predict([pairs[n] for n in some], activation_fn=lambda x: x, show_progress_bar=False)
     np.testing.assert_allclose(logits[list(some)], expected, atol=1e-4)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import XLMRobertaForSequenceClassification
+import transformers
 
 from rerankq_worker.engine import Engine, attention
 from rerankq_worker.engine.linears import choose_linear
@@ -142,7 +142,9 @@ def test_the_true_shape_scores_32_pairs_of_512_tokens_in_2_gb() -> None:
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     held = torch.cuda.memory_allocated()
-    source = XLMRobertaForSequenceClassification(xlmr_config(SHAPES["true-shape"], XLMR_VOCABULARY)).eval()
+    source = transformers.XLMRobertaForSequenceClassification(
+        xlmr_config(SHAPES["true-shape"], XLMR_VOCABULARY)
+    ).eval()
     precision = choose_precision("fp16", CUDA)
     model = PackedModel(
         source,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from transformers import XLMRobertaForSequenceClassification
+import transformers
 
 from rerankq_worker.engine import Engine
 from rerankq_worker.engine.attention import per_row
@@ -45,7 +45,7 @@ def test_a_batch_of_mixed_lengths_scores_as_in_transformers(engine_and_plain: tu
 
 def test_the_true_shape_scores_as_in_transformers() -> None:
     """24 layers of 1,024, random weights; `benchmarks.exactness` goes on to 8,192 tokens, which takes minutes."""
-    source = XLMRobertaForSequenceClassification(xlmr_config(SHAPES["true-shape"], VOCABULARY))
+    source = transformers.XLMRobertaForSequenceClassification(xlmr_config(SHAPES["true-shape"], VOCABULARY))
     randomize_biases(source)
     rows = random_rows([1, 2, 17, 60, 60, 190])
     expected = plain_model(source)(rows)
