@@ -17,7 +17,7 @@ from celery.worker import state as celery_state
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 
-from rerankq.contract.transport.channel import Channel, LeasedTransport, Poller
+from rerankq.contract.transport.channel import LeasedChannel, LeasedTransport, Poller
 from rerankq.contract.transport.qos import QoS
 
 
@@ -133,6 +133,6 @@ def test_kombu_still_counts_a_missing_key_as_a_lost_connection():
 
 
 def test_our_classes_are_the_ones_kombu_will_use():
-    assert LeasedTransport.Channel is Channel
-    assert Channel.QoS is QoS
+    assert LeasedTransport.Channel is LeasedChannel
+    assert LeasedChannel.QoS is QoS
     assert issubclass(Poller, kombu_redis.MultiChannelPoller)
