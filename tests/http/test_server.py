@@ -219,10 +219,10 @@ def serving(service: Service) -> Iterator[tuple["subprocess.Popen[str]", int]]:
 
 
 def test_what_nobody_waits_for_any_more_is_not_scored_to_its_end(witnessed: Service) -> None:
-    scored, begun = rows_scored(witnessed), len(witnessed.testimony().begun)
+    scored, begun = rows_scored(witnessed), rows_begun(witnessed)
     with serving(witnessed) as (_, port):
         with connected(port, post(asked("left", MANY))):
-            witnessed.wait_until(lambda: len(witnessed.testimony().begun) > begun)
+            witnessed.wait_until(lambda: rows_begun(witnessed) > begun)
         witnessed.wait_until(lambda: all(worker.state == "ready" for worker in witnessed.client.workers()))
         witnessed.client.rerank("after", ["a"])
 
@@ -231,7 +231,11 @@ def test_what_nobody_waits_for_any_more_is_not_scored_to_its_end(witnessed: Serv
 
 
 def rows_scored(service: Service) -> int:
-    return sum(map(len, service.testimony().scored.values()))
+    return sum(rows.total() for rows in service.testimony().scored.values())
+
+
+def rows_begun(service: Service) -> int:
+    return sum(rows.total() for rows in service.testimony().begun.values())
 
 
 def test_told_to_stop_it_answers_what_is_under_way_takes_nothing_new_and_ends_well(
