@@ -50,6 +50,10 @@ def as_arrow(values: Iterable[Any], kind: Any) -> Any:
         ValueError, TypeError, OverflowError: one does not fit; the message may hold it.
     """
     arrow, values = pyarrow(), list(values)
+    if arrow.types.is_dictionary(kind):
+        encoded = as_arrow(values, kind.value_type).dictionary_encode()
+        places = encoded.indices.cast(kind.index_type)
+        return arrow.DictionaryArray.from_arrays(places, encoded.dictionary, ordered=kind.ordered)
     if _is_text_in_json(kind) and not arrow.types.is_time(kind):
         return arrow.array(values, type=arrow.string()).cast(kind)
     if not _has_fields(kind):  # of which pyarrow would leave out what the type lacks
@@ -203,8 +207,6 @@ def _fitting(kind: Any) -> Callable[[Any], Any]:
 def _fitting_one(kind: Any) -> Callable[[Any], Any]:
     arrow = pyarrow()
     types = arrow.types
-    if types.is_dictionary(kind):
-        return _fitting_one(kind.value_type)
     if isinstance(kind, arrow.BaseExtensionType):
         return (lambda value: UUID(value).bytes) if _is_uuid(kind) else _fitting_one(kind.storage_type)
     if types.is_struct(kind):
