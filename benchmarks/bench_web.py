@@ -112,19 +112,24 @@ async def measure(url: str, callers: int, seconds: float, timeout: float) -> dic
     return row
 
 
-def over_http(model_name: str, callers: list[int], seconds: float, timeout: float) -> list[dict[str, Any]]:
-    """Both servers with one model, in turns."""
-    from benchmarks.bench_engine import lognormal_pairs, model_directory
+def search_jobs(count: int) -> list[tuple[str, list[str]]]:
+    """Queries with ten snippets each, as a search page has them."""
+    from benchmarks.bench_engine import lognormal_pairs
 
-    model = model_directory(model_name, Path(tempfile.gettempdir()) / "rerankq-bench-models")
     pairs = [
         (query, f"{n} {text}"[:SNIPPET_CHARACTERS])
-        for n, (query, text) in enumerate(lognormal_pairs(HTTP_JOBS, DOCUMENTS))
+        for n, (query, text) in enumerate(lognormal_pairs(count, DOCUMENTS))
     ]
-    jobs = [
-        (pairs[at][0], [text for _, text in pairs[at : at + DOCUMENTS]])
-        for at in range(0, len(pairs), DOCUMENTS)
-    ]
+    starts = range(0, len(pairs), DOCUMENTS)
+    return [(pairs[at][0], [text for _, text in pairs[at : at + DOCUMENTS]]) for at in starts]
+
+
+def over_http(model_name: str, callers: list[int], seconds: float, timeout: float) -> list[dict[str, Any]]:
+    """Both servers with one model, in turns."""
+    from benchmarks.bench_engine import model_directory
+
+    model = model_directory(model_name, Path(tempfile.gettempdir()) / "rerankq-bench-models")
+    jobs = search_jobs(HTTP_JOBS)
     rows: list[dict[str, Any]] = []
     with ExitStack() as running:
         service = running.enter_context(
