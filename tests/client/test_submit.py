@@ -49,14 +49,6 @@ def test_a_submitted_job_is_queued_and_known(client: RerankClient, redis_server:
     assert queued(redis_server) == 1
 
 
-def test_a_promise_is_picked_up_again_by_its_id(client: RerankClient, redis_server: RedisServer) -> None:
-    job = client.submit("q", ["a"], lane="bulk")
-
-    with RerankClient(redis_server.url) as other:
-        assert other.job(job.job_id).status().state == "queued"
-    assert client.lanes() == {"interactive": 0, "bulk": 1}
-
-
 def test_what_was_sent_with_a_priority_is_counted_before_it_is_moved(
     client: RerankClient, redis_server: RedisServer
 ) -> None:
@@ -131,16 +123,6 @@ def test_a_wait_that_runs_out_says_so_and_leaves_the_job(
         job.result(timeout=0.1)
     assert queued(redis_server) == 1
     assert job.status().state == "queued"
-
-
-def test_a_cancelled_job_is_cancelled_for_whoever_asks(client: RerankClient) -> None:
-    job = client.submit("q", ["a"])
-
-    job.cancel()
-
-    assert job.status().state == "cancelled"
-    with pytest.raises(Cancelled):
-        job.result(timeout=5)
 
 
 def test_whoever_waits_while_another_thread_closes_the_client_is_answered_and_leaves_no_connection(

@@ -20,16 +20,6 @@ def _no_reload(service: Service) -> Iterator[None]:
     assert service.engine().pid == before
 
 
-def test_at_its_deadline_a_job_may_answer_with_what_is_scored(client: RerankClient) -> None:
-    ranking = client.rerank("partial", TOO_LONG, timeout=3, on_deadline="partial")
-
-    assert not ranking.complete
-    assert 0 < ranking.scored < ranking.total == len(ranking.results) == 1500
-    assert [result.scored for result in ranking.results] == [True] * ranking.scored + [False] * (
-        1500 - ranking.scored
-    )
-
-
 def test_a_job_that_ignores_its_limits_is_killed_and_the_next_is_served(
     service: Service, client: RerankClient
 ) -> None:

@@ -1,9 +1,19 @@
 """Somebody else's Celery application, with nothing of ours in it: `celery -A tests.neighbours.stock worker`."""
 
+import contextlib
+import gc
 import os
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
 
 from celery import Celery
 
+REPOSITORY = Path(__file__).parent.parent.parent
 URL = os.environ.get("STOCK_URL", "redis://127.0.0.1:1/0")
 
 app = Celery("shop", broker=URL, backend=URL, set_as_current=False)
@@ -51,3 +61,34 @@ def refuse(text: str) -> None:
 def note(*given: object) -> None:
     """What is called where a job failed: leaves a trace."""
     app.backend.client.rpush("shop:noted", repr(given))
+
+
+@contextlib.contextmanager
+def working(url: str) -> Iterator[Path]:
+    """Its worker on this Redis, begun; the file of its log."""
+    command = f"{sys.executable} -m celery -A {__name__} worker -n stock@%h -l INFO".split()
+    environment = {**os.environ, "STOCK_URL": url, "PYTHONPATH": str(REPOSITORY)}
+    with tempfile.TemporaryDirectory() as directory, (Path(directory) / "log").open("wb") as file:
+        log = Path(file.name)
+        process = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=file, stderr=file)
+        try:
+            give_up_at = time.monotonic() + 60
+            while "ready." not in log.read_text() and process.poll() is None:
+                assert time.monotonic() < give_up_at, log.read_text()
+                time.sleep(0.05)
+            yield log
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+@contextlib.contextmanager
+def asking(url: str) -> Iterator[Celery]:
+    """The application as its own producers have it."""
+    with Celery("shop", broker=url, backend=url, set_as_current=False) as shop:
+        shop.conf.update(broker_transport_options={"socket_timeout": 10})
+        yield shop
+        with warnings.catch_warnings(action="ignore"):
+            # A result that is let go once Redis has ended tries for 20 s to say so.
+            shop.backend._pending_results.concrete.clear()
+            gc.collect()

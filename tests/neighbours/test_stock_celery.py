@@ -1,10 +1,5 @@
 """A stock Celery application on the database of our service: neither disturbs the other, and their tasks join hands."""
 
-import gc
-import os
-import subprocess
-import sys
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,7 +10,7 @@ from celery.exceptions import ChordError
 from kombu.utils.uuid import uuid
 
 import rerankq.celery
-from tests.conftest import REPOSITORY
+from tests.neighbours import stock
 from tests.service import Service
 
 RERANK = {"queue": "rerankq.interactive"}
@@ -28,43 +23,17 @@ def service(idle_service: Service) -> Service:
 
 
 @pytest.fixture(scope="module")
-def stock_log(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def stock_log(service: Service) -> Iterator[Path]:
     """A stock worker's log; it has started beside ours."""
-    log = tmp_path_factory.mktemp("stock") / "log"
-    environment = {**os.environ, "STOCK_URL": service.redis.url, "PYTHONPATH": str(REPOSITORY)}
-    command = [
-        sys.executable,
-        "-m",
-        "celery",
-        "-A",
-        "tests.neighbours.stock",
-        "worker",
-        "-n",
-        "stock@%h",
-        "-l",
-        "INFO",
-    ]
-    with log.open("wb") as file:
-        process = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=file, stderr=file)
-    try:
-        service.wait_until(lambda: "ready." in log.read_text() or process.poll() is not None, 60)
+    with stock.working(service.redis.url) as log:
         yield log
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 @pytest.fixture(scope="module")
 def shop(service: Service, stock_log: Path) -> Iterator[Celery]:
     """The stock application, as its own producers have it."""
-    url = service.redis.url
-    with Celery("shop", broker=url, backend=url, set_as_current=False) as app:
-        app.conf.update(broker_transport_options={"socket_timeout": 10})
+    with stock.asking(service.redis.url) as app:
         yield app
-        with warnings.catch_warnings(action="ignore"):
-            # A result that is let go once Redis has ended tries for 20 s to say so.
-            app.backend._pending_results.concrete.clear()
-            gc.collect()
 
 
 def ranked(shop: Celery, **fields: object) -> Signature:
@@ -112,14 +81,6 @@ def test_ours_stay_as_they_are_whatever_an_operator_tells_all_workers(
     assert sorted(list(reply) for reply in replies) == sorted([name] for name in ours)
     assert all("error" in answer for reply in replies for answer in reply.values())
     assert service.client.rerank("panda", ["a"]).complete
-
-
-def test_a_chain_leads_from_a_stock_task_through_ours_to_the_callers_own_queue(shop: Celery) -> None:
-    retrieve, consume = shop.signature("shop.retrieve", args=("panda",)), shop.signature("shop.consume")
-
-    scored = chain(retrieve, rerank(shop, top_n=1), consume).apply_async().get(PATIENCE_SECONDS)
-
-    assert scored == 3
 
 
 CANVASES: dict[str, Callable[[Celery], Signature]] = {
