@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, NamedTuple, Unpack
 
 from rerankq.bulk.formats.arrow_types import as_arrow, pyarrow
@@ -167,7 +167,7 @@ def _requested(requests: Any, names: Mapping[str, str | None]) -> Iterator[tuple
             {"field": "requests"},
         )
     all_of_them = iter(requests)
-    first = list(_next(all_of_them))
+    first = list(islice(all_of_them, 1))
     columns = list(first[0]) if first and isinstance(first[0], Mapping) else []
     if is_long_form(columns, names):
         form = LongForm(asked_names(TABLE_NAMES, names), columns)
@@ -176,11 +176,6 @@ def _requested(requests: Any, names: Mapping[str, str | None]) -> Iterator[tuple
         return
     fields = asked_names(USUAL_NAMES, names)
     yield from ((request, _row_of(request, fields)) for request in chain(first, all_of_them))
-
-
-def _next(iterator: Iterator[Any]) -> Iterator[Any]:
-    with suppress(StopIteration):
-        yield next(iterator)
 
 
 def _row_of(request: Any, names: FieldNames) -> InputRow:

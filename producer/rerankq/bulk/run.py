@@ -109,7 +109,8 @@ class BulkRun:
         sidecar = self._begin_or_go_on(out, earlier)
         with FileLedger(out, self._plan.lines_path, sidecar, self._plan.writer().header()) as ledger:
             state.save(out, sidecar)
-            self._remove_gathered(out)
+            if self._plan.gather:  # the output of a run that goes on is there only once it is whole
+                out.unlink(missing_ok=True)
             before = ledger.tally.model_copy(deep=True)
             if not sidecar.is_complete:
                 self._first_round(ledger)
@@ -247,11 +248,6 @@ class BulkRun:
         if self._plan.gather and is_due:
             self._plan.gather(self._plan.lines_path, out)
         return is_due
-
-    def _remove_gathered(self, out: Path) -> None:
-        """The output of a run that goes on is there only once it is whole."""
-        if self._plan.gather:
-            out.unlink(missing_ok=True)
 
     def _to_stream(self) -> Summary:
         workers = wait_for_workers(self._client)

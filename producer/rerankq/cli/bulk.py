@@ -235,7 +235,8 @@ def _told_how_to_go_on(task: "Task") -> Generator[None]:
         _end_in_order_when_told_to()
         yield
     except KeyboardInterrupt as interrupt:
-        raise _end(_code_of(interrupt), "interrupted", task) from None
+        code = 128 + interrupt.number if isinstance(interrupt, _Told) else INTERRUPTED
+        raise _end(code, "interrupted", task) from None
     except RerankError as error:
         raise _end(UNAVAILABLE if error.retryable else exit_code(error), in_words(error), task) from error
     except BrokenPipeError:
@@ -270,10 +271,6 @@ def _end_in_order_when_told_to() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` has SIGHUP ignored, and means it
             signal.signal(number, end)
-
-
-def _code_of(interrupt: KeyboardInterrupt) -> int:
-    return 128 + interrupt.number if isinstance(interrupt, _Told) else INTERRUPTED
 
 
 def _show_findings(task: "Task", pairs_per_second: float | None, summary_json: Path | None) -> None:

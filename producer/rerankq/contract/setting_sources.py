@@ -47,9 +47,9 @@ def _source(variable: str, settings: SharedSettings, field: str) -> str:
     if _has(read_dotenv(), variable):
         return DOTENV
     secrets = secrets_directory()
-    file = _file_named(variable, Path(secrets)) if secrets else None
-    if file is not None:
-        return str(file)
+    for file in Path(secrets).iterdir() if secrets else ():
+        if file.name.upper() == variable:
+            return str(file)
     is_default = getattr(settings, field) == type(settings).model_fields[field].default
     return "default" if is_default else "a running `rerankq up`"
 
@@ -57,7 +57,3 @@ def _source(variable: str, settings: SharedSettings, field: str) -> str:
 def _has(names: Mapping[str, str | None], variable: str) -> bool:
     """Names are taken in any case; an empty value counts as none."""
     return any(name.upper() == variable and value for name, value in names.items())
-
-
-def _file_named(variable: str, directory: Path) -> Path | None:
-    return next((file for file in directory.iterdir() if file.name.upper() == variable), None)

@@ -79,7 +79,10 @@ class LocalStack:
 
     def client(self) -> RerankClient:
         """A client of this service; the caller closes it."""
-        return RerankClient(settings=self._client_settings())
+        # A laptop that loads a model at the same time may answer late; half a second is for web requests.
+        patient = {} if os.environ.get("RERANKQ_REDIS_TIMEOUT_SECONDS") else {"redis_timeout_seconds": 10.0}
+        urls = {"broker_url": self.broker_url, "result_url": self.broker_url}
+        return RerankClient(settings=ClientSettings.load(**urls, **patient))
 
     def start_child(self, name: str, command: list[str]) -> LocalProcess:
         """Run one more process beside the worker, in its environment, for as long as the stack stands."""
@@ -148,11 +151,6 @@ class LocalStack:
         while lines and until not in lines[-1]:
             lines.pop()
         return "\n".join([f"{message}; its last lines:", *(f"  {line}" for line in lines[-_SHOWN_LINES:])])
-
-    def _client_settings(self) -> ClientSettings:
-        # A laptop that loads a model at the same time may answer late; half a second is for web requests.
-        patient = {} if os.environ.get("RERANKQ_REDIS_TIMEOUT_SECONDS") else {"redis_timeout_seconds": 10.0}
-        return ClientSettings.load(broker_url=self.broker_url, result_url=self.broker_url, **patient)
 
     def _keep(self, child: LocalProcess, grace_seconds: float) -> None:
         self.children.append(child)

@@ -169,10 +169,6 @@ def _is_uuid(kind: Any) -> bool:
     return getattr(kind, "extension_name", "") == "arrow.uuid"
 
 
-def _is_binary(kind: Any) -> bool:
-    return _is_any(kind, "binary", "large_binary", "fixed_size_binary", "binary_view")
-
-
 def _is_same_in_json(kind: Any) -> bool:
     """Whether all values of that type go to JSON and back as they are."""
     types = pyarrow().types
@@ -217,7 +213,7 @@ def _fitting_one(kind: Any) -> Callable[[Any], Any]:
     if _is_list(kind):
         part = _fitting(kind.value_type)
         return lambda values: [part(value) for value in values]
-    if _is_binary(kind):
+    if _is_any(kind, "binary", "large_binary", "fixed_size_binary", "binary_view"):
         return lambda value: value.encode() if isinstance(value, str) else base64.b64decode(value["base64"])
     if types.is_time(kind):
         moment = arrow.timestamp(kind.unit)

@@ -77,7 +77,7 @@ class RemoteFile:
             self._files, self._path = _found(url)
             told = self._files.info(self._path)
         self.size: int | None = told.get("size")
-        self.version = _version(told)
+        self.version = next((str(told[name]) for name in _VERSIONS if told.get(name) is not None), None)
         self.name = url.partition("?")[0] if url.startswith(_LINKED) else url
         """Without what follows a `?`: a signature there is another one each time, and a secret."""
 
@@ -129,10 +129,6 @@ def _found(url: str) -> tuple[Any, str]:
         return core.url_to_fs(url)
     except ImportError as error:
         raise InvalidSettings(f"{scheme}:// needs a driver that is not installed: {error}") from error
-
-
-def _version(told: Mapping[str, Any]) -> str | None:
-    return next((str(told[name]) for name in _VERSIONS if told.get(name) is not None), None)
 
 
 @contextmanager

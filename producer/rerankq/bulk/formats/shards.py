@@ -60,16 +60,15 @@ def _local_names(path: str) -> list[str]:
 def _below(directory: str) -> Iterator[str]:
     """Every file in a directory and below; none that is hidden, or empty as Spark leaves them."""
     for entry in os.scandir(directory):
-        if entry.name[0] in "._" or (entry.is_symlink() and _is_above(entry.path, directory)):
+        leads_above = entry.is_symlink() and Path(directory).resolve().is_relative_to(
+            Path(entry.path).resolve()
+        )
+        if entry.name[0] in "._" or leads_above:
             continue
         if entry.is_dir():
             yield from _below(entry.path)
         elif not _is_empty(entry.path):
             yield entry.path
-
-
-def _is_above(link: str, directory: str) -> bool:
-    return Path(directory).resolve().is_relative_to(Path(link).resolve())
 
 
 def _is_empty(path: str) -> bool:
