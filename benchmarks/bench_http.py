@@ -157,13 +157,31 @@ def adds(asked: argparse.Namespace) -> list[Row]:
     rows: list[Row] = []
     for name, engine in ENGINES.items():
         with Service(engine=engine) as service, rerankq(service) as server:
-            load = partial(under_load, asked=jobs(), seconds=PATIENT_SECONDS, requests=asked.requests)
-            loads = asyncio.run(client_and_http(service, server, 1, PATIENT_SECONDS, load, asked.rounds))
-        p50 = {by: [statistics.median(each.took_seconds) for each in found] for by, found in loads.items()}
+            p50 = asyncio.run(_p50_in_turns(service, server, asked.rounds, asked.requests))
         row = {by: round(1000 * statistics.median(found), 2) for by, found in p50.items()}
         rows.append({"engine": name, "unit": "p50 ms", **row, **ratio(p50["http"], p50["client"])})
         show(rows[-1])
     return rows
+
+
+async def _p50_in_turns(
+    service: Service, server: Server, rounds: int, requests: int
+) -> dict[str, list[float]]:
+    """Of each round, in seconds. Asked by client and by HTTP in turns, so that both meet the same machine."""
+    connection, asked = server.connection(PATIENT_SECONDS), jobs()
+    p50: dict[str, list[float]] = {"client": [], "http": []}
+    async with AsyncRerankClient(service.redis.url) as client:
+        askers = {"client": by_client(client, PATIENT_SECONDS), "http": connection.ask}
+        for round_number in range(rounds + 1):
+            loads = {by: Load(0.0) for by in askers}
+            for number in range(requests):
+                for by in sorted(askers, reverse=bool(number % 2)):
+                    job, began = next(asked), time.perf_counter()
+                    loads[by].count((await askers[by](*job)).status, began)
+            for by, load in loads.items() if round_number else ():  # the first warms up
+                p50[by].append(statistics.median(load.took_seconds))
+    connection.close()
+    return p50
 
 
 def callers(asked: argparse.Namespace) -> list[Row]:

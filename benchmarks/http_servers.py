@@ -19,12 +19,11 @@ from urllib.parse import quote
 import psutil
 
 from rerankq import AsyncRerankClient, RerankError
-from rerankq.contract import leash
 from rerankq.web import http_status
 from tests.conftest import REPOSITORY
 from tests.neighbours.side import side_environment
 from tests.redis_server import free_port
-from tests.service import Service
+from tests.service import TIED, Service
 
 STARTS_WITHIN_SECONDS = 120
 MAX_LENGTH_TOKENS = 1024
@@ -121,7 +120,7 @@ class Server:
     def start(self) -> None:
         """Start it; it answers some time later."""
         words = [word.format(port=self.port) for word in self.command]
-        tied = [sys.executable, "-I", "-S", leash.__file__, str(os.getpid()), *words]
+        tied = [*TIED, str(os.getpid()), *words]
         quiet = subprocess.DEVNULL
         self._process = subprocess.Popen(
             tied, cwd=tempfile.gettempdir(), env=self.environment, stdout=quiet, stderr=quiet
