@@ -1,1 +1,1 @@
-"""One device's process: who waits for which rows, the next batch, a watch over itself."""
+"""One device's process: who waits for which rows, the next batch, a watchdog over it."""

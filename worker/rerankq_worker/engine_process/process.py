@@ -29,7 +29,7 @@ import numpy as np
 
 from rerankq.contract.errors import InvalidSettings
 from rerankq_worker.engine_process.desk import Client, Desk, Part
-from rerankq_worker.engine_process.watch import BROKEN, Watch
+from rerankq_worker.engine_process.watchdog import BROKEN, Watchdog
 from rerankq_worker.link import health
 from rerankq_worker.link.frames import BadFrame, Hello, Leaving
 from rerankq_worker.link.health import EngineStatus
@@ -73,20 +73,20 @@ def serve(settings: WorkerSettings, device: str, *, starts: int = 1, parent_pid:
             starts=starts,
             started_monotonic=time.monotonic(),
         )
-        watch = Watch(health.status_file(socket_path), status, settings.stuck_after_seconds, parent_pid)
-        watch.start()
-        engine = _load(settings, device, watch)
-        EngineProcess(engine, watch, settings.drain_seconds).run(socket_path)
-        watch.stop()  # not after an error: the file of a process that is dead tells that its engine is broken
+        watchdog = Watchdog(health.status_file(socket_path), status, settings.stuck_after_seconds, parent_pid)
+        watchdog.start()
+        engine = _load(settings, device, watchdog)
+        EngineProcess(engine, watchdog, settings.drain_seconds).run(socket_path)
+        watchdog.stop()  # not after an error: the file of a process that is dead tells that its engine is broken
     return os.EX_OK
 
 
 class EngineProcess:
     """A loaded engine, and the loop that is its life."""
 
-    def __init__(self, engine: ScoringEngine, watch: Watch, drain_seconds: float) -> None:
+    def __init__(self, engine: ScoringEngine, watchdog: Watchdog, drain_seconds: float) -> None:
         self._engine = engine
-        self._watch = watch
+        self._watchdog = watchdog
         self._drain_seconds = drain_seconds
         self._leave_at: float | None = None
         self._info = info = engine.info
@@ -108,7 +108,7 @@ class EngineProcess:
         threading.Thread(target=self._accept, args=(listener,), name="accept", daemon=True).start()
         while not self._is_over():
             self._score(self._desk.next_batch(IDLE_WAIT_SECONDS))
-            if self._watch.is_orphaned and self._leave_at is None:
+            if self._watchdog.is_orphaned and self._leave_at is None:
                 self._leave()
             if self._leave_at is not None:
                 with suppress(FileNotFoundError):
@@ -118,18 +118,18 @@ class EngineProcess:
 
     @property
     def _device(self) -> str:
-        return self._watch.status.device
+        return self._watchdog.status.device
 
     def _report_ready(self) -> None:
         known = self._info
-        self._watch.queue = self._desk.queue
+        self._watchdog.queue = self._desk.queue
         held = asdict(known) | {"device": self._device, "device_name": known.device}
-        self._watch.status = replace(self._watch.status, state="ready", **held)
-        self._watch.report()
+        self._watchdog.status = replace(self._watchdog.status, state="ready", **held)
+        self._watchdog.report()
         log.info(
             "engine %s: ready after %.1f s, %s (%s) in %s on %s, at most %d pairs and %d tokens a batch",
             self._device,
-            time.monotonic() - self._watch.status.started_monotonic,
+            time.monotonic() - self._watchdog.status.started_monotonic,
             known.model,
             known.revision,
             known.dtype,
@@ -145,7 +145,7 @@ class EngineProcess:
         """Go when nobody waits any more, at the latest after the grace; asked twice, go now."""
         grace_seconds = self._drain_seconds if self._leave_at is None else 0.0
         self._leave_at = time.monotonic() + grace_seconds
-        self._watch.status = replace(self._watch.status, state="leaving")
+        self._watchdog.status = replace(self._watchdog.status, state="leaving")
 
     def _is_over(self) -> bool:
         if self._leave_at is None:
@@ -167,7 +167,7 @@ class EngineProcess:
     def _attend(self, client: Client) -> None:
         self._desk.admit(client)
         try:
-            client.send(Hello(self._watch.status.boot, self._info))
+            client.send(Hello(self._watchdog.status.boot, self._info))
             while True:
                 self._desk.submit(client, client.receive())
         except (EOFError, OSError):
@@ -192,7 +192,7 @@ class EngineProcess:
 
     def _one_pass(self, batch: Sequence[Part]) -> Logits:
         rows = [row for part in batch for row in part.rows]
-        with self._watch.forward_pass(len(rows), sum(part.tokens for part in batch)):
+        with self._watchdog.forward_pass(len(rows), sum(part.tokens for part in batch)):
             logits = self._engine.score(rows)
         if len(logits) != len(rows):
             raise RuntimeError(
@@ -204,24 +204,24 @@ class EngineProcess:
     def _recover(self, batch: Sequence[Part], error: Exception) -> None:
         reason = _first_line(error)
         if isinstance(error, EngineBroken):
-            self._watch.end("broken", BROKEN, reason)
+            self._watchdog.end("broken", BROKEN, reason)
         if isinstance(error, MemoryError):
-            self._watch.tally.count(out_of_memory=1)
+            self._watchdog.tally.count(out_of_memory=1)
         clients = list(dict.fromkeys(part.client for part in batch))
         if len(clients) == 1:
             log.warning("engine %s: a job was refused: %s", self._device, reason)
-            self._watch.tally.count(refused_jobs=1)
+            self._watchdog.tally.count(refused_jobs=1)
             self._desk.refuse(clients[0], reason)
             return
         for client in clients:
             self._score([part for part in batch if part.client is client])
 
     def _obey_budget(self) -> None:
-        tokens, before = self._engine.info.max_batch_tokens, self._watch.status.max_batch_tokens
+        tokens, before = self._engine.info.max_batch_tokens, self._watchdog.status.max_batch_tokens
         if tokens == before:
             return
-        self._watch.tally.count(out_of_memory=tokens < before)
-        self._watch.status = replace(self._watch.status, max_batch_tokens=tokens)
+        self._watchdog.tally.count(out_of_memory=tokens < before)
+        self._watchdog.status = replace(self._watchdog.status, max_batch_tokens=tokens)
         self._desk.limit(tokens)
 
 
@@ -240,15 +240,15 @@ def make_engine(settings: WorkerSettings, device: str) -> ScoringEngine:
     return factory(settings, device, **{name: _number(value) for name, value in parse_qsl(query)})
 
 
-def _load(settings: WorkerSettings, device: str, watch: Watch) -> ScoringEngine:
+def _load(settings: WorkerSettings, device: str, watchdog: Watchdog) -> ScoringEngine:
     log.info("engine %s: loading %s", device, settings.model)
-    with watch.loading(settings.load_timeout_seconds):
+    with watchdog.loading(settings.load_timeout_seconds):
         try:
             engine = make_engine(settings, device)
             engine.warm_up()
         except Exception as error:
             if isinstance(error, EngineBroken):  # no matter of configuration: another start may find it well
-                watch.end("broken", BROKEN, _first_line(error))
+                watchdog.end("broken", BROKEN, _first_line(error))
             raise
     return engine
 

@@ -39,7 +39,7 @@ class _Work:
         return time.monotonic() - self.since
 
 
-class Watch:
+class Watchdog:
     """The heartbeat of one engine, and its end when it hangs."""
 
     def __init__(
@@ -63,7 +63,7 @@ class Watch:
         self._is_stopped = threading.Event()
         self._writing = threading.Lock()
         self._is_mute = False
-        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
 
     def start(self) -> None:
         """Report at once, and with every heartbeat from now on.
