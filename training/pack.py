@@ -21,7 +21,7 @@ WORDS = "roberta.embeddings.word_embeddings.weight"
 
 
 def main() -> None:
-    """Write the file named on the command line, and print the hash that `shelf.py` pins."""
+    """Write the file named on the command line, and print the hash that `unpacking.py` pins."""
     weights = as_safetensors(trained_weights())
     Path(sys.argv[1]).write_bytes(lzma.compress(weights, preset=9 | lzma.PRESET_EXTREME))
     sys.stdout.write(f"sha256 {hashlib.sha256(weights).hexdigest()}\n")

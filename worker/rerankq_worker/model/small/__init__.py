@@ -4,6 +4,6 @@ Word overlap whose last layer was trained (`training/`). `materialise()` gives a
 who loads it can tell. Needs nothing beside Python.
 """
 
-from rerankq_worker.model.small.shelf import WEIGHTS_SHA256, SmallModelBroken, materialise
+from rerankq_worker.model.small.unpacking import WEIGHTS_SHA256, SmallModelBroken, materialise
 
 __all__ = ["WEIGHTS_SHA256", "SmallModelBroken", "materialise"]
