@@ -48,7 +48,7 @@ from rerankq_worker.queue.answers import NO_ANSWER, AnsweringTask, AnswerNotStor
 from rerankq_worker.queue.canvas import fields_of
 from rerankq_worker.queue.consumer import AttemptPolicy, consumer_with
 from rerankq_worker.queue.control import keep_shape, replace_revoke
-from rerankq_worker.queue.heartbeat import Presence
+from rerankq_worker.queue.heartbeat import Heartbeat
 from rerankq_worker.queue.risk_log import RiskLog
 from rerankq_worker.settings import WorkerSettings
 
@@ -97,7 +97,7 @@ def build_app(settings: WorkerSettings) -> Celery:
     )
     app.conf.broker_transport_options |= {"max_deliveries": settings.max_attempts}
     steps: Any = app.steps
-    steps["worker"].add(Presence)
+    steps["worker"].add(Heartbeat)
     steps["worker"].add(RiskLog)
     _add_tasks(app)
     app.amqp.queues.select(

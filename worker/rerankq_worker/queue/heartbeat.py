@@ -1,4 +1,4 @@
-"""A Celery worker's presence: its heartbeat in Redis, and the gate that keeps it from taking jobs it cannot run.
+"""A Celery worker's heartbeat in Redis, and the gate that keeps it from taking jobs it cannot run.
 
 Runs in the worker's main process, which never computes, so a busy device cannot make it look dead.
 """
@@ -41,7 +41,7 @@ def _name_uniquely(instance: Any, **_: object) -> None:
         instance.hostname += unique_ending()
 
 
-class Presence(bootsteps.StartStopStep):
+class Heartbeat(bootsteps.StartStopStep):
     """Beats while the worker runs; takes its name off the list when it stops."""
 
     requires: ClassVar[set[str]] = {"celery.worker.components:Timer"}
