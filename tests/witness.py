@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from rerankq_worker.doubles import DoubleEngine, Temper
+from rerankq_worker.doubles import Behaviour, DoubleEngine
 from rerankq_worker.model.files import ModelBroken
 from rerankq_worker.model.small import materialise
 from rerankq_worker.model.tokenizer import PairTokenizer
@@ -30,8 +30,8 @@ END_OF_QUERY = 2  # `</s>`
 class Witness(DoubleEngine):
     """A double under oath."""
 
-    def __init__(self, settings: WorkerSettings, device: str, temper: Temper) -> None:
-        super().__init__(settings, device, temper)
+    def __init__(self, settings: WorkerSettings, device: str, behaviour: Behaviour) -> None:
+        super().__init__(settings, device, behaviour)
         self._ledger = open_ledger()
 
     def score(self, rows: Sequence[TokenIds]) -> Logits:
@@ -44,9 +44,9 @@ class Witness(DoubleEngine):
         note(self._ledger, what, rows)
 
 
-def engine(settings: WorkerSettings, device: str, **temper: Any) -> Witness:
-    """The factory; takes the words of a `Temper`."""
-    return Witness(settings, device, Temper(**temper))
+def engine(settings: WorkerSettings, device: str, **behaviour: Any) -> Witness:
+    """The factory; takes the words of a `Behaviour`."""
+    return Witness(settings, device, Behaviour(**behaviour))
 
 
 def open_ledger() -> int:

@@ -17,9 +17,9 @@ LEASE_SECONDS = 3.0
 @pytest.fixture(scope="session")
 def service() -> Iterator[Service]:
     words = {"die": KILLS_THE_ENGINE, "hang": HANGS_THE_ENGINE, "out_of_memory": FILLS_THE_MEMORY}
-    temper = "&".join(f"{what}={token_of(word)}" for what, word in words.items())
+    behaviour = "&".join(f"{what}={token_of(word)}" for what, word in words.items())
     with Service(
-        engine=f"tests.witness:engine?batch_ms=20&pair_ms=2&load_ms=1000&{temper}",
+        engine=f"tests.witness:engine?batch_ms=20&pair_ms=2&load_ms=1000&{behaviour}",
         max_batch_pairs=8,
         stuck_after_seconds=2,
         drain_seconds=1,

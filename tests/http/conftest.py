@@ -43,8 +43,8 @@ def http(face: Face) -> TestClient:
 @pytest.fixture(scope="session")
 def witnessed() -> Iterator[Service]:
     """A service whose engine writes down what it scores, and dies of one word."""
-    temper = f"pair_ms=2&die={token_of(KILLS_THE_ENGINE)}"
-    with Service(engine=f"tests.witness:engine?{temper}", appendonly=True, max_attempts=2) as running:
+    behaviour = f"pair_ms=2&die={token_of(KILLS_THE_ENGINE)}"
+    with Service(engine=f"tests.witness:engine?{behaviour}", appendonly=True, max_attempts=2) as running:
         yield running
 
 

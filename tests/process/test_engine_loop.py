@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rerankq_worker.doubles import DoubleEngine, Temper
+from rerankq_worker.doubles import Behaviour, DoubleEngine
 from rerankq_worker.engine_process import process as engine_process
 from rerankq_worker.engine_process.process import EngineProcess
 from rerankq_worker.engine_process.watchdog import BROKEN, Watchdog
@@ -36,7 +36,7 @@ class Breathing(DoubleEngine):
 
 
 def test_batches_follow_the_budget_down_and_up_again(watchdog: Watchdog) -> None:
-    process = EngineProcess(Breathing(WorkerSettings(), "gpu0", Temper()), watchdog, drain_seconds=0)
+    process = EngineProcess(Breathing(WorkerSettings(), "gpu0", Behaviour()), watchdog, drain_seconds=0)
     process._report_ready()
     seen: list[tuple[int, int]] = []
     part: Any = type("Part", (), {"rows": [np.zeros(3, dtype=np.int32)], "tokens": 3})
@@ -59,7 +59,7 @@ def test_a_device_lost_while_warming_up_ends_the_process_as_broken(
     ended: list[object] = []
     monkeypatch.setattr(watchdog, "end", lambda *how: ended.append(how))
     monkeypatch.setattr(
-        engine_process, "make_engine", lambda settings, device: Lost(settings, device, Temper())
+        engine_process, "make_engine", lambda settings, device: Lost(settings, device, Behaviour())
     )
 
     with pytest.raises(EngineBroken):

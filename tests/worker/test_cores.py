@@ -2,7 +2,7 @@
 
 import pytest
 
-from rerankq_worker.doubles import DoubleEngine, Temper
+from rerankq_worker.doubles import Behaviour, DoubleEngine
 from rerankq_worker.settings import WorkerSettings
 from tests.service import Service
 
@@ -10,7 +10,7 @@ DOCUMENTS = [f"some words in document {number}" for number in range(200)]
 
 
 def on_a_gpu(settings: WorkerSettings, _device: str) -> DoubleEngine:
-    return DoubleEngine(settings, "cuda:0 a GPU", Temper())
+    return DoubleEngine(settings, "cuda:0 a GPU", Behaviour())
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ FOR_EVER_SECONDS = 1e6
 
 
 @dataclass(frozen=True, slots=True)
-class Temper:
+class Behaviour:
     """How long a pass takes, and the token ids at which the engine misbehaves."""
 
     batch_ms: float = 0.0
@@ -51,7 +51,7 @@ class Temper:
 class DoubleEngine:
     """Scores by length, after the time a real engine would take."""
 
-    def __init__(self, settings: WorkerSettings, device: str, temper: Temper) -> None:
+    def __init__(self, settings: WorkerSettings, device: str, behaviour: Behaviour) -> None:
         self.info = EngineInfo(
             model="double",
             revision="0",
@@ -61,50 +61,50 @@ class DoubleEngine:
             max_batch_pairs=settings.max_batch_pairs,
             max_batch_tokens=settings.max_batch_tokens or 32 * settings.max_length_tokens,
         )
-        self._temper = temper
+        self._behaviour = behaviour
 
     def warm_up(self) -> None:
         """Takes as long as loading a model would."""
-        time.sleep(self._temper.load_ms / 1000)
+        time.sleep(self._behaviour.load_ms / 1000)
 
     def score(self, rows: Sequence[TokenIds]) -> Logits:
         """Minus the length of each row, unless one of its tokens asks for trouble."""
-        time.sleep((self._temper.batch_ms + self._temper.pair_ms * len(rows)) / 1000)
-        if self._temper.is_bad:
+        time.sleep((self._behaviour.batch_ms + self._behaviour.pair_ms * len(rows)) / 1000)
+        if self._behaviour.is_bad:
             self._misbehave(np.concatenate(rows))
         logits = np.array([-len(row) for row in rows], dtype=np.float32)
-        if self._temper.nan is not None:
-            logits[[self._temper.nan in row for row in rows]] = math.nan
+        if self._behaviour.nan is not None:
+            logits[[self._behaviour.nan in row for row in rows]] = math.nan
         return logits
 
     def _misbehave(self, tokens: npt.NDArray[np.int32]) -> None:
-        temper, present = self._temper, set(tokens.tolist())
-        if temper.die in present:
+        behaviour, present = self._behaviour, set(tokens.tolist())
+        if behaviour.die in present:
             os._exit(DIED)
-        if temper.hang in present:
+        if behaviour.hang in present:
             time.sleep(FOR_EVER_SECONDS)
-        if temper.freeze in present:
+        if behaviour.freeze in present:
             ctypes.PyDLL(None).sleep(int(FOR_EVER_SECONDS))
-        if temper.out_of_memory in present:
+        if behaviour.out_of_memory in present:
             raise MemoryError("a batch of the double does not fit")
-        if temper.broken in present:
+        if behaviour.broken in present:
             raise EngineBroken("the double's device is lost")
-        if temper.fail in present:
+        if behaviour.fail in present:
             raise RuntimeError("the double was asked to fail")
 
 
 def noop(settings: WorkerSettings, device: str) -> DoubleEngine:
     """Scores at once."""
-    return DoubleEngine(settings, device, Temper())
+    return DoubleEngine(settings, device, Behaviour())
 
 
 def slow(
     settings: WorkerSettings, device: str, batch_ms: float = 10.0, pair_ms: float = 0.3, load_ms: float = 0.0
 ) -> DoubleEngine:
     """Takes its time, by default about that of a GPU."""
-    return DoubleEngine(settings, device, Temper(batch_ms, pair_ms, load_ms))
+    return DoubleEngine(settings, device, Behaviour(batch_ms, pair_ms, load_ms))
 
 
-def treacherous(settings: WorkerSettings, device: str, **temper: Any) -> DoubleEngine:
-    """Dies, hangs or raises at the token ids of a `Temper`."""
-    return DoubleEngine(settings, device, Temper(**temper))
+def treacherous(settings: WorkerSettings, device: str, **behaviour: Any) -> DoubleEngine:
+    """Dies, hangs or raises at the token ids of a `Behaviour`."""
+    return DoubleEngine(settings, device, Behaviour(**behaviour))
