@@ -40,7 +40,7 @@ from rerankq.contract.transport.envelope import deliveries
 from rerankq.contract.transport.hooks import hooks
 from rerankq.contract.wire import PACK_TASK, RERANK_TASK
 from rerankq_worker.job.runner import Job, JobRunner, Superseded, stop_time
-from rerankq_worker.job.store import JobStore, Known
+from rerankq_worker.job.store import JobRecord, JobStore
 from rerankq_worker.link.client import EngineAway, EngineClient
 from rerankq_worker.model.files import ModelError, find_model
 from rerankq_worker.model.tokenizer import PairTokenizer
@@ -171,8 +171,8 @@ def _add_tasks(app: Celery) -> None:
 def rerank(task: "Task[..., Any]", /, *extra: object, **fields: Any) -> Any:
     """The task of one request: its fields are those of `RerankRequest`."""
 
-    def answer(known: Known) -> wire.Summarized:
-        ranking = _run(task, known, [_unpacked(extra, fields)])[0]
+    def answer(record: JobRecord) -> wire.Summarized:
+        ranking = _run(task, record, [_unpacked(extra, fields)])[0]
         if isinstance(ranking, RerankError):
             raise ranking
         return wire.Summarized(ranking.model_dump(), ranking.summary())
@@ -183,8 +183,8 @@ def rerank(task: "Task[..., Any]", /, *extra: object, **fields: Any) -> Any:
 def rerank_pack(task: "Task[..., Any]", /, *extra: object, **fields: Any) -> Any:
     """The task of a pack: `requests`, a list of what `rerank` takes."""
 
-    def answer(known: Known) -> wire.Summarized:
-        answers = _run(task, known, _requests_of(_unpacked(extra, fields)))
+    def answer(record: JobRecord) -> wire.Summarized:
+        answers = _run(task, record, _requests_of(_unpacked(extra, fields)))
         failed = sum(isinstance(answer, RerankError) for answer in answers)
         body = {"answers": [_to_wire(answer) for answer in answers]}
         return wire.Summarized(body, f"pack={len(answers)} failed={failed}")
@@ -192,12 +192,12 @@ def rerank_pack(task: "Task[..., Any]", /, *extra: object, **fields: Any) -> Any
     return _guarded(task, answer)
 
 
-def _guarded(task: "Task[..., Any]", answer: Callable[[Known], wire.Summarized]) -> Any:
+def _guarded(task: "Task[..., Any]", answer: Callable[[JobRecord], wire.Summarized]) -> Any:
     """The answer, or a named error: the one boundary, whatever happens."""
     job_id = str(task.request.id)
     try:
-        known = _store().look_up(job_id)
-        return (known.is_answered and _earlier_answer(task, job_id)) or answer(known)
+        record = _store().look_up(job_id)
+        return (record.is_answered and _earlier_answer(task, job_id)) or answer(record)
     except RerankError:
         raise
     except Superseded as error:
@@ -233,8 +233,8 @@ def _earlier_answer(task: "Task[..., Any]", job_id: str) -> Any:
     return told if status == "SUCCESS" else None
 
 
-def _run(task: "Task[..., Any]", known: Known, requests: Sequence[Any]) -> list[Ranking | RerankError]:
-    return _runner().run(_job_of(task, known, requests), [_as_mapping(request) for request in requests])
+def _run(task: "Task[..., Any]", record: JobRecord, requests: Sequence[Any]) -> list[Ranking | RerankError]:
+    return _runner().run(_job_of(task, record, requests), [_as_mapping(request) for request in requests])
 
 
 def _unpacked(extra: Sequence[object], fields: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -272,7 +272,7 @@ def _to_wire(answer: Ranking | RerankError) -> dict[str, Any]:
     return {"ranking": answer.model_dump()}
 
 
-def _job_of(task: "Task[..., Any]", known: Known, requests: Sequence[Any]) -> Job:
+def _job_of(task: "Task[..., Any]", record: JobRecord, requests: Sequence[Any]) -> Job:
     message = task.request
     lane = lane_of((message.delivery_info or {}).get("routing_key", ""))
     deadlines = [_deadline_of(request) for request in requests]
@@ -283,8 +283,8 @@ def _job_of(task: "Task[..., Any]", known: Known, requests: Sequence[Any]) -> Jo
         lane=lane,
         attempt=_attempt_of(task),
         worker=str(message.hostname),
-        queued_seconds=0.0 if known.submitted is None else max(now - known.submitted, 0.0),
-        is_cancelled=known.is_cancelled,
+        queued_seconds=0.0 if record.submitted is None else max(now - record.submitted, 0.0),
+        is_cancelled=record.is_cancelled,
         limit_seconds=limit_seconds,
         stop_at=stop_time(deadlines, limit_seconds, now),
     )

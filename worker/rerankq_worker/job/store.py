@@ -36,8 +36,8 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """What its record says of a job before it runs."""
+class JobRecord:
+    """What is recorded of a job before it runs."""
 
     submitted: float | None
     """Unix seconds, by Redis's clock."""
@@ -86,8 +86,8 @@ class JobStore:
             )
         return fields  # pyright: ignore[reportUnknownVariableType] - JSON
 
-    def look_up(self, job_id: str) -> Known:
-        """What is known of a job before it runs; for a producer that keeps no record, nothing."""
+    def look_up(self, job_id: str) -> JobRecord:
+        """What is recorded of a job before it runs; for a producer that keeps no record, nothing."""
         pipeline = self._broker.pipeline(transaction=False)
         pipeline.hmget(keys.job(job_id), "submitted", "answered")
         pipeline.exists(keys.cancel(job_id))
@@ -96,7 +96,7 @@ class JobStore:
         (submitted, answered), cancelled, now = self._ask(pipeline, ((None, None), 0, None))
         if now is not None:
             self.clock.learn(now, asked_at)
-        return Known(
+        return JobRecord(
             submitted=number_in(submitted),
             is_answered=number_in(answered) is not None,
             is_cancelled=bool(cancelled),
