@@ -19,11 +19,11 @@ from rerankq.contract.messages import LANES
 from rerankq_worker.engine_process.scheduler import Scheduler
 from rerankq_worker.link import frames
 from rerankq_worker.link.frames import (
+    Ask,
     BadFrame,
     Failed,
     Frame,
     Indices,
-    Rows,
     Running,
     Scores,
 )
@@ -31,7 +31,7 @@ from rerankq_worker.link.health import Queue
 from rerankq_worker.scoring import Logits, TokenIds
 
 
-class Client:
+class Asker:
     """One connection, and the tickets of what it still waits for."""
 
     def __init__(self, connection: "Connection[Any, Any]") -> None:
@@ -41,26 +41,26 @@ class Client:
         self._lock = threading.Lock()
         self._is_open = True
 
-    def receive(self) -> Rows:
+    def receive(self) -> Ask:
         """The next rows to score; waits for them.
 
         Raises:
-            EOFError, OSError: the client hung up.
+            EOFError, OSError: the asker hung up.
             BadFrame: it said something else.
         """
         frame = frames.decode(self._connection.recv_bytes(frames.MAX_FRAME_BYTES))
-        if not isinstance(frame, Rows):
+        if not isinstance(frame, Ask):
             raise BadFrame(f"expected rows, got {type(frame).__name__}")
         return frame
 
     def send(self, frame: Frame) -> bool:
-        """Whether the frame went out. Never waits: a client that does not read is hung up on."""
+        """Whether the frame went out. Never waits: an asker that does not read is hung up on."""
         with self._lock:
             if not self._is_open:
                 return False
             try:
                 if not _has_room(self._connection.fileno()):
-                    raise BlockingIOError("the client does not read")
+                    raise BlockingIOError("the asker does not read")
                 self._connection.send_bytes(frames.encode(frame))
             except OSError:
                 self._shut_down()
@@ -80,17 +80,17 @@ class Client:
 
 
 @dataclass(slots=True, eq=False)
-class _Request:
-    client: Client
-    rows: Rows
+class _OpenAsk:
+    asker: Asker
+    ask: Ask
     left: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Part:
-    """What one client has in a batch."""
+class Share:
+    """What one asker has in a batch."""
 
-    client: Client
+    asker: Asker
     ticket: int
     indices: Indices
     rows: Sequence[TokenIds]
@@ -103,14 +103,14 @@ class Part:
 
 @dataclass(slots=True)
 class Desk:
-    """Takes requests in, gives batches out, hands scores back."""
+    """Takes rows in, gives batches out, hands scores back."""
 
     max_pairs: int
     max_tokens: int
     max_length_tokens: int
     _jobs: dict[str, int] = field(default_factory=lambda: dict.fromkeys(LANES, 0))
-    _requests: dict[int, _Request] = field(default_factory=dict[int, _Request])
-    _clients: set[Client] = field(default_factory=set[Client])
+    _open_asks: dict[int, _OpenAsk] = field(default_factory=dict[int, _OpenAsk])
+    _askers: set[Asker] = field(default_factory=set[Asker])
     _tickets: "itertools.count[int]" = field(default_factory=itertools.count)
     _changed: threading.Condition = field(default_factory=threading.Condition)
     _scheduler: Scheduler = field(init=False)
@@ -118,74 +118,74 @@ class Desk:
     def __post_init__(self) -> None:
         self._scheduler = Scheduler(self.max_pairs, self.max_tokens)
 
-    def admit(self, client: Client) -> None:
-        """Know a client from now on."""
+    def admit(self, asker: Asker) -> None:
+        """Know an asker from now on."""
         with self._changed:
-            self._clients.add(client)
+            self._askers.add(asker)
 
-    def submit(self, client: Client, rows: Rows) -> None:
+    def submit(self, asker: Asker, ask: Ask) -> None:
         """Queue rows; ones that the model cannot read are refused, and with them the job."""
-        longest = max(map(len, rows.rows))
+        longest = max(map(len, ask.rows))
         if longest > self.max_length_tokens:
-            self.refuse(client, f"expected rows of at most {self.max_length_tokens} tokens, got {longest}")
+            self.refuse(asker, f"expected rows of at most {self.max_length_tokens} tokens, got {longest}")
             return
         with self._changed:
-            if not client.has_asked:
-                client.has_asked = True
-                self._jobs[rows.lane] += 1
+            if not asker.has_asked:
+                asker.has_asked = True
+                self._jobs[ask.lane] += 1
             ticket = next(self._tickets)
-            client.tickets.add(ticket)
-            self._requests[ticket] = _Request(client, rows, left=len(rows.rows))
-            self._scheduler.add(ticket, list(map(len, rows.rows)), rows.lane, is_suspect=rows.suspect)
+            asker.tickets.add(ticket)
+            self._open_asks[ticket] = _OpenAsk(asker, ask, left=len(ask.rows))
+            self._scheduler.add(ticket, list(map(len, ask.rows)), ask.lane, is_suspect=ask.suspect)
             self._changed.notify()
 
-    def next_batch(self, wait_seconds: float) -> list[Part]:
+    def next_batch(self, wait_seconds: float) -> list[Share]:
         """The next batch; empty when none came in time."""
         with self._changed:
             batch = self._scheduler.next_batch()
             if not batch and self._changed.wait(wait_seconds):
                 batch = self._scheduler.next_batch()
-            return [self._part(piece.ticket, piece.positions) for piece in batch]
+            return [self._share(piece.ticket, piece.positions) for piece in batch]
 
-    def announce(self, parts: Sequence[Part]) -> list[Part]:
-        """The parts whose clients now know that their rows go onto the device; the others are gone."""
-        heard = [part for part in parts if part.client.send(Running(part.indices))]
-        for part in parts:
-            if part not in heard:
-                self.forget(part.client)
+    def announce(self, shares: Sequence[Share]) -> list[Share]:
+        """The shares whose askers now know that their rows go onto the device; the others are gone."""
+        heard = [share for share in shares if share.asker.send(Running(share.indices))]
+        for share in shares:
+            if share not in heard:
+                self.forget(share.asker)
         return heard
 
-    def deliver(self, part: Part, logits: Logits) -> None:
-        """Hand a client its scores."""
+    def deliver(self, share: Share, logits: Logits) -> None:
+        """Hand an asker its scores."""
         with self._changed:
-            request = self._requests.get(part.ticket)
-            if request is None:  # called off meanwhile
+            open_ask = self._open_asks.get(share.ticket)
+            if open_ask is None:  # called off meanwhile
                 return
-            request.left -= len(part.rows)
-            if request.left == 0:
-                del self._requests[part.ticket]
-                part.client.tickets.discard(part.ticket)
-        if not part.client.send(Scores(part.indices, logits)):
-            self.forget(part.client)
+            open_ask.left -= len(share.rows)
+            if open_ask.left == 0:
+                del self._open_asks[share.ticket]
+                share.asker.tickets.discard(share.ticket)
+        if not share.asker.send(Scores(share.indices, logits)):
+            self.forget(share.asker)
 
-    def refuse(self, client: Client, reason: str) -> None:
-        """Tell a client that its job cannot be scored, and forget the job."""
-        self.forget(client)
-        client.send(Failed(reason))
+    def refuse(self, asker: Asker, reason: str) -> None:
+        """Tell an asker that its job cannot be scored, and forget the job."""
+        self.forget(asker)
+        asker.send(Failed(reason))
 
-    def forget(self, client: Client) -> None:
-        """Drop what a client still waits for: it left, or was refused."""
+    def forget(self, asker: Asker) -> None:
+        """Drop what an asker still waits for: it left, or was refused."""
         with self._changed:
-            for ticket in client.tickets:
+            for ticket in asker.tickets:
                 self._scheduler.cancel(ticket)
-                self._requests.pop(ticket, None)
-            client.tickets.clear()
+                self._open_asks.pop(ticket, None)
+            asker.tickets.clear()
 
-    def dismiss(self, client: Client) -> None:
-        """Forget the client itself."""
-        self.forget(client)
+    def dismiss(self, asker: Asker) -> None:
+        """Forget the asker itself."""
+        self.forget(asker)
         with self._changed:
-            self._clients.discard(client)
+            self._askers.discard(asker)
 
     def limit(self, max_tokens: int) -> None:
         """Cut batches of at most this many tokens from now on: the engine found out what fits."""
@@ -193,27 +193,27 @@ class Desk:
             self._scheduler.max_tokens = max_tokens
 
     def tell_all(self, frame: Frame) -> None:
-        """Send a frame to every client there is."""
+        """Send a frame to every asker there is."""
         with self._changed:
-            clients = list(self._clients)
-        for client in clients:
-            client.send(frame)
+            askers = list(self._askers)
+        for asker in askers:
+            asker.send(frame)
 
     @property
     def is_idle(self) -> bool:
         """Nobody waits for anything."""
         with self._changed:
-            return not self._requests
+            return not self._open_asks
 
     def queue(self) -> Queue:
         """What has been asked for, for the heartbeat."""
         with self._changed:
             return Queue({lane: self._scheduler.waiting_rows(lane) for lane in LANES}, dict(self._jobs))
 
-    def _part(self, ticket: int, positions: list[int]) -> Part:
-        request = self._requests[ticket]
-        rows = [request.rows.rows[position] for position in positions]
-        return Part(request.client, ticket, request.rows.indices[np.array(positions)], rows)
+    def _share(self, ticket: int, positions: list[int]) -> Share:
+        open_ask = self._open_asks[ticket]
+        rows = [open_ask.ask.rows[position] for position in positions]
+        return Share(open_ask.asker, ticket, open_ask.ask.indices[np.array(positions)], rows)
 
 
 def _has_room(descriptor: int) -> bool:

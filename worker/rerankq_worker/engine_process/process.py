@@ -1,11 +1,11 @@
 """One device's engine in a process of its own: holds the model, serves rows over a unix socket, watches itself.
 
-The life of a pass: a batch is cut; each client concerned is told which of its rows go onto the device; one forward
-pass; each client gets its logits. The main thread alone calls the model; a thread per connection reads.
+The life of a pass: a batch is cut; each one concerned is told which of its rows go onto the device; one forward
+pass; each gets its logits. The main thread alone calls the model; a thread per connection reads.
 
-The life of a failing job: a batch that raises is run again, each job's part alone; the job that fails alone is told
-so. A pass that outlives `stuck_after_seconds`, or a device that is lost, ends this process; clients keep what they
-have and ask the next one, suspects alone.
+The life of a failing job: a batch that raises is run again, each job's share alone; the job that fails alone is told
+so. A pass that outlives `stuck_after_seconds`, or a device that is lost, ends this process; whoever asked keeps
+what there is and asks the next one, suspects alone.
 
 Knows no Celery and no Redis; torch only behind the factory that the settings name.
 """
@@ -28,7 +28,7 @@ from urllib.parse import parse_qsl
 import numpy as np
 
 from rerankq.contract.errors import InvalidSettings
-from rerankq_worker.engine_process.desk import Client, Desk, Part
+from rerankq_worker.engine_process.desk import Asker, Desk, Share
 from rerankq_worker.engine_process.watchdog import BROKEN, Watchdog
 from rerankq_worker.link import health
 from rerankq_worker.link.frames import BadFrame, Hello, Leaving
@@ -155,30 +155,30 @@ class EngineProcess:
     def _accept(self, listener: Listener) -> None:
         while True:
             try:
-                client = Client(listener.accept())
+                asker = Asker(listener.accept())
             except OSError as error:  # it hung up in the doorway, or descriptors ran out
                 if self._leave_at is not None:
                     return
                 log.warning("engine %s: a connection was not accepted (%s)", self._device, error)
                 time.sleep(IDLE_WAIT_SECONDS)
                 continue
-            threading.Thread(target=self._attend, args=(client,), name="client", daemon=True).start()
+            threading.Thread(target=self._attend, args=(asker,), name="asker", daemon=True).start()
 
-    def _attend(self, client: Client) -> None:
-        self._desk.admit(client)
+    def _attend(self, asker: Asker) -> None:
+        self._desk.admit(asker)
         try:
-            client.send(Hello(self._watchdog.status.boot, self._info))
+            asker.send(Hello(self._watchdog.status.boot, self._info))
             while True:
-                self._desk.submit(client, client.receive())
+                self._desk.submit(asker, asker.receive())
         except (EOFError, OSError):
             pass  # it has what it wanted, or wants it no more
         except BadFrame as error:
             log.warning("engine %s: hung up on a client: %s", self._device, error)
         finally:
-            self._desk.dismiss(client)
-            client.close()
+            self._desk.dismiss(asker)
+            asker.close()
 
-    def _score(self, batch: Sequence[Part]) -> None:
+    def _score(self, batch: Sequence[Share]) -> None:
         batch = self._desk.announce(batch)
         if not batch:
             return
@@ -187,12 +187,12 @@ class EngineProcess:
         except Exception as error:  # noqa: BLE001 - one job's trouble, whatever it is, must not reach the next
             self._recover(batch, error)
             return
-        for part, part_logits in zip(batch, _split(logits, batch), strict=True):
-            self._desk.deliver(part, part_logits)
+        for share, share_logits in zip(batch, _split(logits, batch), strict=True):
+            self._desk.deliver(share, share_logits)
 
-    def _one_pass(self, batch: Sequence[Part]) -> Logits:
-        rows = [row for part in batch for row in part.rows]
-        with self._watchdog.forward_pass(len(rows), sum(part.tokens for part in batch)):
+    def _one_pass(self, batch: Sequence[Share]) -> Logits:
+        rows = [row for share in batch for row in share.rows]
+        with self._watchdog.forward_pass(len(rows), sum(share.tokens for share in batch)):
             logits = self._engine.score(rows)
         if len(logits) != len(rows):
             raise RuntimeError(
@@ -201,20 +201,20 @@ class EngineProcess:
         self._obey_budget()
         return logits
 
-    def _recover(self, batch: Sequence[Part], error: Exception) -> None:
+    def _recover(self, batch: Sequence[Share], error: Exception) -> None:
         reason = _first_line(error)
         if isinstance(error, EngineBroken):
             self._watchdog.end("broken", BROKEN, reason)
         if isinstance(error, MemoryError):
             self._watchdog.tally.count(out_of_memory=1)
-        clients = list(dict.fromkeys(part.client for part in batch))
-        if len(clients) == 1:
+        askers = list(dict.fromkeys(share.asker for share in batch))
+        if len(askers) == 1:
             log.warning("engine %s: a job was refused: %s", self._device, reason)
             self._watchdog.tally.count(refused_jobs=1)
-            self._desk.refuse(clients[0], reason)
+            self._desk.refuse(askers[0], reason)
             return
-        for client in clients:
-            self._score([part for part in batch if part.client is client])
+        for asker in askers:
+            self._score([share for share in batch if share.asker is asker])
 
     def _obey_budget(self) -> None:
         tokens, before = self._engine.info.max_batch_tokens, self._watchdog.status.max_batch_tokens
@@ -257,8 +257,8 @@ def _number(text: str) -> float:
     return int(text) if text.isdigit() else float(text)
 
 
-def _split(logits: Logits, batch: Sequence[Part]) -> list[Logits]:
-    return np.split(logits, np.cumsum([len(part.rows) for part in batch])[:-1])
+def _split(logits: Logits, batch: Sequence[Share]) -> list[Logits]:
+    return np.split(logits, np.cumsum([len(share.rows) for share in batch])[:-1])
 
 
 def _first_line(error: Exception) -> str:

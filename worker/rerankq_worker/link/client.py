@@ -21,11 +21,11 @@ import numpy.typing as npt
 from rerankq.contract.messages import Lane
 from rerankq_worker.link import frames
 from rerankq_worker.link.frames import (
+    Ask,
     BadFrame,
     Failed,
     Hello,
     Leaving,
-    Rows,
     Running,
     Scores,
 )
@@ -153,8 +153,8 @@ class _Job:
     def ask(self, connection: EngineConnection) -> Iterator[Scored]:
         """Send what is unscored and yield what comes, until all is scored or the connection ends."""
         with contextlib.suppress(*_LOST):
-            for request in self._requests():
-                connection.send_bytes(frames.encode(request))
+            for ask in self._asks():
+                connection.send_bytes(frames.encode(ask))
             while not self.is_done:
                 if not connection.poll(TICK_SECONDS):
                     yield NOTHING_YET
@@ -172,14 +172,14 @@ class _Job:
                     case other:
                         raise BadFrame(f"expected scores, got {type(other).__name__}. This is a bug.")
 
-    def _requests(self) -> list[Rows]:
+    def _asks(self) -> list[Ask]:
         innocent = np.flatnonzero(~self._is_scored & ~self._is_suspect)
         suspect = np.flatnonzero(~self._is_scored & self._is_suspect)
         return [*self._frames(innocent, is_suspect=False), *self._frames(suspect, is_suspect=True)]
 
-    def _frames(self, indices: npt.NDArray[np.intp], *, is_suspect: bool) -> list[Rows]:
+    def _frames(self, indices: npt.NDArray[np.intp], *, is_suspect: bool) -> list[Ask]:
         rows = [self.rows[index] for index in indices]
-        return frames.rows_frames(
+        return frames.asks_for(
             self.job_id, self.lane, suspect=is_suspect, indices=indices.astype(np.int32), rows=rows
         )
 
