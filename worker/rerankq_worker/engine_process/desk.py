@@ -27,7 +27,7 @@ from rerankq_worker.link.frames import (
     Running,
     Scores,
 )
-from rerankq_worker.link.health import Queue
+from rerankq_worker.link.health import Demand
 from rerankq_worker.scoring import Logits, TokenIds
 
 
@@ -205,10 +205,10 @@ class Desk:
         with self._changed:
             return not self._open_asks
 
-    def queue(self) -> Queue:
+    def demand(self) -> Demand:
         """What has been asked for, for the heartbeat."""
         with self._changed:
-            return Queue({lane: self._scheduler.waiting_rows(lane) for lane in LANES}, dict(self._jobs))
+            return Demand({lane: self._scheduler.waiting_rows(lane) for lane in LANES}, dict(self._jobs))
 
     def _share(self, ticket: int, positions: list[int]) -> Share:
         open_ask = self._open_asks[ticket]

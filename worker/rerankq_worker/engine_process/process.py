@@ -122,7 +122,7 @@ class EngineProcess:
 
     def _report_ready(self) -> None:
         known = self._info
-        self._watchdog.queue = self._desk.queue
+        self._watchdog.demand = self._desk.demand
         held = asdict(known) | {"device": self._device, "device_name": known.device}
         self._watchdog.status = replace(self._watchdog.status, state="ready", **held)
         self._watchdog.report()

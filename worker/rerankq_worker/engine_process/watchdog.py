@@ -18,7 +18,7 @@ from typing import NoReturn
 
 from rerankq.contract.errors import InvalidSettings
 from rerankq_worker.link import health
-from rerankq_worker.link.health import EngineStatus, Queue, State, Tally
+from rerankq_worker.link.health import Demand, EngineStatus, State, Tally
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class Watchdog:
         """
         self.tally = Tally({counter: getattr(status, counter) for counter in health.COUNTERS})
         self.status = status
-        self.queue: Callable[[], Queue] = Queue
+        self.demand: Callable[[], Demand] = Demand
         self.is_orphaned = False
         self._file = file
         self._stuck_after_seconds = stuck_after_seconds
@@ -152,14 +152,14 @@ class Watchdog:
             self.end("broken", BROKEN, "the launcher is gone")
 
     def _status_now(self) -> EngineStatus:
-        queue, work, tally = self.queue(), self._work, self.tally
-        is_busy = work is not None or any(queue.waiting_rows.values())
+        demand, work, tally = self.demand(), self._work, self.tally
+        is_busy = work is not None or any(demand.waiting_rows.values())
         return replace(
             self.status,
             state="busy" if self.status.state == "ready" and is_busy else self.status.state,
             heartbeat_monotonic=time.monotonic(),
             pass_age_seconds=None if work is None else work.age_seconds,
             pairs_per_second=tally.pairs_per_second,
-            **asdict(queue),
+            **asdict(demand),
             **tally.counts,
         )

@@ -107,7 +107,7 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
-class Queue:
+class Demand:
     """What the engine has been asked for."""
 
     waiting_rows: dict[str, int] = field(default_factory=dict[str, int])
