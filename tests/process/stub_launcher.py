@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 
-from rerankq_worker.host.launcher import Child, Launcher
+from rerankq_worker.host.launcher import KeptProcess, Launcher
 
 # Says its name and each signal it gets; ends at the ones it is told to end at.
 STUB = """
@@ -26,8 +26,8 @@ time.sleep(600)
 """
 
 
-def stub(name: str, *ends_at: str, code: str = STUB) -> Child:
-    return Child(name, lambda _: [sys.executable, "-c", code, name, *ends_at], os.environ)
+def stub(name: str, *ends_at: str, code: str = STUB) -> KeptProcess:
+    return KeptProcess(name, lambda _: [sys.executable, "-c", code, name, *ends_at], os.environ)
 
 
 def main(worker_ends_at: list[str]) -> int:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from rerankq.contract.errors import InvalidSettings
 
 GPU_NAME = re.compile(r"\d+|(GPU|MIG)-[\w/-]+")
-DRIVER_PATIENCE_SECONDS = 30.0  # a driver that is just waking up takes its time
+DRIVER_TIMEOUT_SECONDS = 30.0  # a driver that is just waking up takes its time
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ def _from_nvidia_smi() -> list[Gpu]:
     query = [program, "--query-gpu=index,uuid", "--format=csv,noheader"]
     try:
         done = subprocess.run(  # noqa: S603 - the driver's own tool, found on the PATH
-            query, capture_output=True, text=True, check=True, timeout=DRIVER_PATIENCE_SECONDS
+            query, capture_output=True, text=True, check=True, timeout=DRIVER_TIMEOUT_SECONDS
         )
     except (OSError, subprocess.SubprocessError):
         return []

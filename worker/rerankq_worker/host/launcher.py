@@ -49,8 +49,8 @@ CELERY = (sys.executable, "-m", "celery", "--quiet", "-A", "rerankq_worker.app:a
 
 
 @dataclass(slots=True)
-class Child:
-    """One process that is to run for ever."""
+class KeptProcess:
+    """One process that is kept running."""
 
     name: str
     command: Callable[[int], Sequence[str]]
@@ -158,8 +158,8 @@ class Child:
 class Launcher:
     """The processes of one host, kept running until told to stop."""
 
-    engines: Sequence[Child]
-    celery_workers: Sequence[Child]
+    engines: Sequence[KeptProcess]
+    celery_workers: Sequence[KeptProcess]
     drain_seconds: float
     stuck_after_seconds: float
     load_timeout_seconds: float
@@ -190,30 +190,30 @@ class Launcher:
     def _beat_files(self) -> list[Path]:
         return [worker.beat_file for worker in self.celery_workers if worker.beat_file is not None]
 
-    def _tend(self, children: Iterable[Child]) -> int:
+    def _tend(self, processes: Iterable[KeptProcess]) -> int:
         """One look at each; `EX_CONFIG` when nothing can run as configured."""
         if time.monotonic() - self._looked_at > SLEPT_AFTER_SECONDS:
             self._awake_since = time.monotonic()
         self._looked_at = time.monotonic()
-        for child in children:
-            self._kill_if_frozen(child)
-            if child.tend() is None or not child.has_given_up:
+        for process in processes:
+            self._kill_if_frozen(process)
+            if process.tend() is None or not process.has_given_up:
                 continue
             if not all(engine.has_given_up for engine in self.engines):
                 # what is configured is the same for all: where another can run, this one's device is to blame
-                log.error("%s cannot run as configured (it says why above); the others go on", child.name)
+                log.error("%s cannot run as configured (it says why above); the others go on", process.name)
                 continue
-            log.error("%s cannot run as configured (it says why above); stopping", child.name)
+            log.error("%s cannot run as configured (it says why above); stopping", process.name)
             return os.EX_CONFIG
         return os.EX_OK
 
-    def _kill_if_frozen(self, child: Child) -> None:
+    def _kill_if_frozen(self, process: KeptProcess) -> None:
         """End a process that no longer tells that it lives: stopped from outside, it cannot end itself.
 
         Silence counts from when we were awake to hear it: frozen together and thawed, nobody is at fault.
         """
-        silence_seconds, limit_seconds = child.silence_seconds(), health.BEAT_SILENT_AFTER_SECONDS
-        if (status := child.last_words()) is not None:
+        silence_seconds, limit_seconds = process.silence_seconds(), health.BEAT_SILENT_AFTER_SECONDS
+        if (status := process.last_words()) is not None:
             silence_seconds = time.monotonic() - status.heartbeat_monotonic
             limit_seconds = (
                 self.load_timeout_seconds if status.state == "loading" else self.stuck_after_seconds
@@ -221,36 +221,36 @@ class Launcher:
         if silence_seconds is None or time.monotonic() - self._awake_since < SILENCE_BEYOND_LIMIT_SECONDS:
             return
         if silence_seconds > limit_seconds + SILENCE_BEYOND_LIMIT_SECONDS:
-            log.error("%s: silent for %.0f s, killed", child.name, silence_seconds)
-            child.send(signal.SIGKILL)
+            log.error("%s: silent for %.0f s, killed", process.name, silence_seconds)
+            process.send(signal.SIGKILL)
 
     def _stop(self) -> None:
         """Drain, hand back, end; each further signal skips one wait."""
         workers, engines = self.celery_workers, self.engines
         log.info("stopping: running jobs have %g s", self.drain_seconds)
-        self._ask(workers, signal.SIGTERM, self.drain_seconds, patience=1, meanwhile=self._keep_engines)
-        self._ask(workers, signal.SIGQUIT, HANDING_BACK_SECONDS, patience=2, meanwhile=self._keep_engines)
-        self._ask(workers, signal.SIGKILL, HANDING_BACK_SECONDS, patience=3)
-        self._ask(engines, signal.SIGTERM, ENGINE_STOP_SECONDS, patience=3)
-        self._ask(engines, signal.SIGKILL, ENGINE_STOP_SECONDS, patience=4)
+        self._ask(workers, signal.SIGTERM, self.drain_seconds, signal_limit=1, meanwhile=self._keep_engines)
+        self._ask(workers, signal.SIGQUIT, HANDING_BACK_SECONDS, signal_limit=2, meanwhile=self._keep_engines)
+        self._ask(workers, signal.SIGKILL, HANDING_BACK_SECONDS, signal_limit=3)
+        self._ask(engines, signal.SIGTERM, ENGINE_STOP_SECONDS, signal_limit=3)
+        self._ask(engines, signal.SIGKILL, ENGINE_STOP_SECONDS, signal_limit=4)
         log.info("stopped")
 
     def _ask(
         self,
-        children: Sequence[Child],
+        processes: Sequence[KeptProcess],
         number: signal.Signals,
         wait_seconds: float,
         *,
-        patience: int,
+        signal_limit: int,
         meanwhile: Callable[[], None] = lambda: None,
     ) -> None:
-        """Send a signal and wait for the end of all, unless more than `patience` stop signals come."""
-        asked = [child for child in children if child.is_running]
-        for child in asked:
-            child.send(number)
+        """Send a signal and wait for the end of all, unless more than `signal_limit` stop signals come."""
+        asked = [process for process in processes if process.is_running]
+        for process in asked:
+            process.send(number)
         give_up_at = time.monotonic() + wait_seconds
-        while asked and time.monotonic() < give_up_at and self._stop_signals <= patience:
-            asked = [child for child in asked if child.notice_end() is None]
+        while asked and time.monotonic() < give_up_at and self._stop_signals <= signal_limit:
+            asked = [process for process in asked if process.notice_end() is None]
             meanwhile()
             time.sleep(TICK_SECONDS / 2)
 
@@ -313,7 +313,7 @@ def _room_in(runtime_dir: Path) -> Generator[None]:
         ) from error
 
 
-def _engine(settings: WorkerSettings, device: Device) -> Child:
+def _engine(settings: WorkerSettings, device: Device) -> KeptProcess:
     name = device.name
     socket_path = settings.socket_of(name)
 
@@ -322,10 +322,10 @@ def _engine(settings: WorkerSettings, device: Device) -> Child:
         return [*program, "--starts", str(starts), "--parent-pid", str(os.getpid())]
 
     environment = _environment(settings, device)
-    return Child(f"engine {name}", command, environment, status_file=health.status_file(socket_path))
+    return KeptProcess(f"engine {name}", command, environment, status_file=health.status_file(socket_path))
 
 
-def _celery_workers(settings: WorkerSettings, device: Device) -> list[Child]:
+def _celery_workers(settings: WorkerSettings, device: Device) -> list[KeptProcess]:
     interactive, bulk = queue_of("interactive"), queue_of("bulk")
     bulk_workers = settings.bulk_workers
     if bulk_workers is None:
@@ -343,11 +343,15 @@ def _celery_workers(settings: WorkerSettings, device: Device) -> list[Child]:
     ]
 
 
-def _celery_worker(settings: WorkerSettings, device: Device, name: str, node: str, queues: str) -> Child:
+def _celery_worker(
+    settings: WorkerSettings, device: Device, name: str, node: str, queues: str
+) -> KeptProcess:
     command = [*CELERY, "worker", "--pool", "prefork", "--concurrency", "1", "-n", node, "-Q", queues]
     command += ["--without-gossip", "--without-mingle", "-E", "--loglevel", "INFO"]
     beat_file = health.beat_file(settings.runtime_path, node)
-    return Child(f"worker {name}", lambda _: command, _environment(settings, device), beat_file=beat_file)
+    return KeptProcess(
+        f"worker {name}", lambda _: command, _environment(settings, device), beat_file=beat_file
+    )
 
 
 def _numbered(name: str, count: int) -> list[str]:
