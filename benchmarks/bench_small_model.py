@@ -39,7 +39,7 @@ Tokens = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class JudgedJob:
     """One question, its documents in the order they were found, and their grades."""
 
     query: str
@@ -47,7 +47,7 @@ class Job:
     grades: list[int]
 
 
-Ranker = Callable[[Job], Sequence[float]]
+Ranker = Callable[[JudgedJob], Sequence[float]]
 
 
 def main() -> None:
@@ -74,7 +74,7 @@ def main() -> None:
 # --- the jobs -----------------------------------------------------------------------------------------------
 
 
-def job_sets(data: Path) -> Iterator[tuple[str, list[Job]]]:
+def job_sets(data: Path) -> Iterator[tuple[str, list[JudgedJob]]]:
     """The job files; the mixed one in two: same language, and an answer in the other language."""
     for path in sorted((data / "jobs").glob("*.jsonl.gz")):
         lines = list(read_lines(path))
@@ -87,14 +87,14 @@ def job_sets(data: Path) -> Iterator[tuple[str, list[Job]]]:
         yield "xquad_other_language", [as_job(line) for line in lines if line not in same]
 
 
-def as_job(line: dict) -> Job:
+def as_job(line: dict) -> JudgedJob:
     """A job of a job file's line."""
     documents = line["documents"]
     grades = [line["relevant"].get(document["id"], 0) for document in documents]
-    return Job(line["query"], [document["text"] for document in documents], grades)
+    return JudgedJob(line["query"], [document["text"] for document in documents], grades)
 
 
-def ordinary_sets(data: Path, count: int) -> Iterator[tuple[str, list[Job]]]:
+def ordinary_sets(data: Path, count: int) -> Iterator[tuple[str, list[JudgedJob]]]:
     """Per corpus a fixed draw of questions whose paragraph is held out, no job's answer and among the 30 found."""
     gold = set(gold_texts(data))
     for path in sorted((data / "train").glob("*.questions.jsonl.gz")):
@@ -107,7 +107,9 @@ def ordinary_sets(data: Path, count: int) -> Iterator[tuple[str, list[Job]]]:
         yield (
             f"ordinary_{name.split('_')[0]}",
             [
-                Job(q["query"], [passages[i] for i in q["bm25"]], [int(i == q["gold"]) for i in q["bm25"]])
+                JudgedJob(
+                    q["query"], [passages[i] for i in q["bm25"]], [int(i == q["gold"]) for i in q["bm25"]]
+                )
                 for q in found[:count]
             ],
         )
@@ -150,17 +152,17 @@ class Overlap:
         self.tokenizer = Tokenizer.from_file(str(model_dir / "tokenizer.json"))
         self.piece_weights = np.frombuffer(PIECE_IDF.read_bytes(), dtype=np.uint8) / 255
 
-    def whole(self, job: Job) -> list[float]:
+    def whole(self, job: JudgedJob) -> list[float]:
         """The share in the whole document."""
         query, documents, weights = self._read(job)
         return [float(weights @ np.isin(query, document)) for document in documents]
 
-    def best_window(self, job: Job) -> list[float]:
+    def best_window(self, job: JudgedJob) -> list[float]:
         """The largest share in any window of 40 pieces."""
         query, documents, weights = self._read(job)
         return [best_window(query, document, weights) for document in documents]
 
-    def _read(self, job: Job) -> tuple[Tokens, list[Tokens], npt.NDArray[np.float64]]:
+    def _read(self, job: JudgedJob) -> tuple[Tokens, list[Tokens], npt.NDArray[np.float64]]:
         query, *documents = (
             np.array(encoding.ids, dtype=np.int32)
             for encoding in self.tokenizer.encode_batch([job.query, *job.documents], add_special_tokens=False)
@@ -187,7 +189,7 @@ class Small:
         self.tokenizer.enable_truncation(1024, strategy="only_second")
         self.model = XLMRobertaForSequenceClassification.from_pretrained(model_dir, dtype=dtype).eval()
 
-    def __call__(self, job: Job) -> list[float]:
+    def __call__(self, job: JudgedJob) -> list[float]:
         """One logit per document."""
         rows = self.tokenizer.encode_batch([(job.query, document) for document in job.documents])
         order = sorted(range(len(rows)), key=lambda index: len(rows[index].ids))
@@ -209,7 +211,7 @@ class Small:
 # --- the measures -------------------------------------------------------------------------------------------
 
 
-def measure(jobs: list[Job], rank: Ranker) -> dict[str, tuple[float, float]]:
+def measure(jobs: list[JudgedJob], rank: Ranker) -> dict[str, tuple[float, float]]:
     """Mean and standard error of MRR@10 and nDCG@10."""
     ranked = [sorted_grades(job, rank(job)) for job in jobs]
     return {
@@ -218,7 +220,7 @@ def measure(jobs: list[Job], rank: Ranker) -> dict[str, tuple[float, float]]:
     }
 
 
-def sorted_grades(job: Job, scores: Sequence[float]) -> list[int]:
+def sorted_grades(job: JudgedJob, scores: Sequence[float]) -> list[int]:
     """The grades, best score first, ties in the given order."""
     order = sorted(range(len(scores)), key=lambda index: -scores[index])
     return [job.grades[index] for index in order]

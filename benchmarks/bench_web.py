@@ -43,7 +43,7 @@ THREADS = 2  # of the processor, for either model
 
 
 @dataclass
-class Tally:
+class Outcomes:
     """What became of the calls."""
 
     ends: Counter[str] = field(default_factory=Counter[str])
@@ -65,7 +65,7 @@ class Tally:
 
 
 async def caller(
-    client: AsyncRerankClient, numbers: "itertools.count[int]", timeout: float, tally: Tally
+    client: AsyncRerankClient, numbers: "itertools.count[int]", timeout: float, outcomes: Outcomes
 ) -> None:
     """Ask for ever."""
     while True:
@@ -74,36 +74,41 @@ async def caller(
         try:
             await client.rerank("query", texts, timeout=timeout)
         except RerankError as error:
-            tally.failed_seconds.append(time.perf_counter() - began)
-            tally.ends[type(error).__name__] += 1
+            outcomes.failed_seconds.append(time.perf_counter() - began)
+            outcomes.ends[type(error).__name__] += 1
             if isinstance(error, QueueFull):
                 await asyncio.sleep(error.retry_after_seconds)
         else:
-            tally.answered_seconds.append(time.perf_counter() - began)
-            tally.ends["answered"] += 1
+            outcomes.answered_seconds.append(time.perf_counter() - began)
+            outcomes.ends["answered"] += 1
 
 
-async def watch_the_loop(tally: Tally) -> None:
+async def watch_the_loop(outcomes: Outcomes) -> None:
     """Note how late it comes back to what is due."""
     while True:
         began = time.perf_counter()
         await asyncio.sleep(LAG_PERIOD_SECONDS)
-        tally.lags_seconds.append(time.perf_counter() - began - LAG_PERIOD_SECONDS)
+        outcomes.lags_seconds.append(time.perf_counter() - began - LAG_PERIOD_SECONDS)
 
 
 async def measure(url: str, callers: int, seconds: float, timeout: float) -> dict[str, Any]:
     """One load for so many seconds, after a second of it that does not count."""
-    tally, numbers = Tally(), itertools.count()
+    outcomes, numbers = Outcomes(), itertools.count()
     async with AsyncRerankClient(url) as client:
         for _ in range(WARM_UP_JOBS):
             await client.rerank("warm up", [f"document {next(numbers)}" for _ in range(DOCUMENTS)])
-        asking = [asyncio.create_task(caller(client, numbers, timeout, tally)) for _ in range(callers)]
-        asking.append(asyncio.create_task(watch_the_loop(tally)))
+        asking = [asyncio.create_task(caller(client, numbers, timeout, outcomes)) for _ in range(callers)]
+        asking.append(asyncio.create_task(watch_the_loop(outcomes)))
         await asyncio.sleep(timeout)
-        for counted in (tally.answered_seconds, tally.failed_seconds, tally.lags_seconds, tally.ends):
+        for counted in (
+            outcomes.answered_seconds,
+            outcomes.failed_seconds,
+            outcomes.lags_seconds,
+            outcomes.ends,
+        ):
             counted.clear()
         await asyncio.sleep(seconds)
-        row = tally.told(callers, seconds)
+        row = outcomes.told(callers, seconds)
         for task in asking:
             task.cancel()
         await asyncio.gather(*asking, return_exceptions=True)
@@ -170,7 +175,7 @@ def measure_site(
     site: Site, jobs: list[tuple[str, list[str]]], callers: int, seconds: float, timeout: float
 ) -> dict[str, Any]:
     """One load for so many seconds, after as long as one call may take, which does not count."""
-    tally, numbers = Tally(), itertools.count()
+    outcomes, numbers = Outcomes(), itertools.count()
     counted_from, over_at = time.perf_counter() + timeout, time.perf_counter() + timeout + seconds
 
     def call() -> None:
@@ -182,7 +187,7 @@ def measure_site(
             except TimeoutError:
                 end = "hung"
             if began > counted_from:
-                _count(tally, end, time.perf_counter() - began, timeout)
+                _count(outcomes, end, time.perf_counter() - began, timeout)
             time.sleep(retry_after)
 
     asking = [threading.Thread(target=call) for _ in range(callers)]
@@ -191,14 +196,14 @@ def measure_site(
         thread.start()
     for thread in asking:
         thread.join()
-    tally.lags_seconds = site.get("/lags").body
-    return tally.told(callers, seconds)
+    outcomes.lags_seconds = site.get("/lags").body
+    return outcomes.told(callers, seconds)
 
 
-def _count(tally: Tally, end: str, took: float, timeout: float) -> None:
+def _count(outcomes: Outcomes, end: str, took: float, timeout: float) -> None:
     in_time = end == "200" and took <= timeout
-    (tally.answered_seconds if in_time else tally.failed_seconds).append(took)
-    tally.ends["answered" if in_time else "late" if end == "200" else end] += 1
+    (outcomes.answered_seconds if in_time else outcomes.failed_seconds).append(took)
+    outcomes.ends["answered" if in_time else "late" if end == "200" else end] += 1
 
 
 def _ms(values: list[float], share: float) -> float | None:

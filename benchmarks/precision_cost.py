@@ -26,18 +26,18 @@ CUTOFF = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class JudgedJob:
     query: str
     documents: list[str]
     grades: list[float]
 
 
-def jobs_of(file: Path, count: int) -> Iterator[Job]:
+def jobs_of(file: Path, count: int) -> Iterator[JudgedJob]:
     with gzip.open(file, "rt", encoding="utf-8") as lines:
         for job in map(json.loads, itertools.islice(lines, count)):
             documents = job["documents"]
             grades = [float(job["relevant"].get(document["id"], 0)) for document in documents]
-            yield Job(job["query"], [document["text"] for document in documents], grades)
+            yield JudgedJob(job["query"], [document["text"] for document in documents], grades)
 
 
 def ndcg(logits: np.ndarray[Any, Any], grades: list[float]) -> float:
@@ -51,7 +51,7 @@ def discounted(grades: list[float]) -> float:
     return sum((2**grade - 1) / math.log2(rank + 2) for rank, grade in enumerate(grades[:CUTOFF]))
 
 
-def measure(engine: Engine, jobs: list[Job]) -> tuple[float, np.ndarray[Any, Any]]:
+def measure(engine: Engine, jobs: list[JudgedJob]) -> tuple[float, np.ndarray[Any, Any]]:
     """Mean nDCG@10 and all logits."""
     logits = [engine.score_pairs([(job.query, document) for document in job.documents]) for job in jobs]
     quality = [ndcg(scored, job.grades) for scored, job in zip(logits, jobs, strict=True)]
@@ -84,7 +84,7 @@ def main() -> None:
 
 
 def costs(
-    asked: argparse.Namespace, jobs: list[Job], quality: float, logits: np.ndarray[Any, Any]
+    asked: argparse.Namespace, jobs: list[JudgedJob], quality: float, logits: np.ndarray[Any, Any]
 ) -> Iterator[dict[str, Any]]:
     for dtype in ("fp16", "bf16", "int8"):
         try:

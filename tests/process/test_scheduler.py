@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerankq.contract.messages import Lane
-from rerankq_worker.engine_process.scheduler import Batch, Scheduler
+from rerankq_worker.engine_process.scheduler import Scheduler, Slice
 
 
 @dataclass(frozen=True)
-class Job:
+class JobRows:
     lengths: list[int]
     lane: Lane
     is_suspect: bool
@@ -19,7 +19,7 @@ class Job:
 
 JOBS = st.lists(
     st.builds(
-        Job,
+        JobRows,
         lengths=st.lists(st.integers(1, 40), min_size=1, max_size=30),
         lane=st.sampled_from(["interactive", "bulk"]),
         is_suspect=st.sampled_from([False, False, False, True]),
@@ -30,26 +30,28 @@ MAX_PAIRS = st.integers(1, 9)
 MAX_TOKENS = st.integers(1, 100)
 
 
-def filled(jobs: list[Job], max_pairs: int = 8, max_tokens: int = 100) -> Scheduler:
+def filled(jobs: list[JobRows], max_pairs: int = 8, max_tokens: int = 100) -> Scheduler:
     scheduler = Scheduler(max_pairs, max_tokens)
     for ticket, job in enumerate(jobs):
         scheduler.add(ticket, job.lengths, job.lane, is_suspect=job.is_suspect)
     return scheduler
 
 
-def drained(scheduler: Scheduler) -> list[Batch]:
-    batches: list[Batch] = []
+def drained(scheduler: Scheduler) -> list[list[Slice]]:
+    batches: list[list[Slice]] = []
     while batch := scheduler.next_batch():
         batches.append(batch)
     return batches
 
 
-def lengths_in(batch: Batch, jobs: list[Job]) -> list[int]:
+def lengths_in(batch: list[Slice], jobs: list[JobRows]) -> list[int]:
     return [jobs[piece.ticket].lengths[position] for piece in batch for position in piece.positions]
 
 
 @given(JOBS, MAX_PAIRS, MAX_TOKENS)
-def test_every_row_is_cut_into_exactly_one_batch(jobs: list[Job], max_pairs: int, max_tokens: int) -> None:
+def test_every_row_is_cut_into_exactly_one_batch(
+    jobs: list[JobRows], max_pairs: int, max_tokens: int
+) -> None:
     batches = drained(filled(jobs, max_pairs, max_tokens))
 
     cut = [(piece.ticket, position) for batch in batches for piece in batch for position in piece.positions]
@@ -61,7 +63,7 @@ def test_every_row_is_cut_into_exactly_one_batch(jobs: list[Job], max_pairs: int
 
 @given(JOBS, MAX_PAIRS, MAX_TOKENS)
 def test_a_batch_keeps_both_limits_unless_one_row_alone_is_over(
-    jobs: list[Job], max_pairs: int, max_tokens: int
+    jobs: list[JobRows], max_pairs: int, max_tokens: int
 ) -> None:
     batches = drained(filled(jobs, max_pairs, max_tokens))
 
@@ -72,7 +74,7 @@ def test_a_batch_keeps_both_limits_unless_one_row_alone_is_over(
 
 
 @given(JOBS, MAX_PAIRS, MAX_TOKENS)
-def test_a_suspect_never_shares_a_batch(jobs: list[Job], max_pairs: int, max_tokens: int) -> None:
+def test_a_suspect_never_shares_a_batch(jobs: list[JobRows], max_pairs: int, max_tokens: int) -> None:
     batches = drained(filled(jobs, max_pairs, max_tokens))
 
     for batch in batches:
@@ -82,9 +84,9 @@ def test_a_suspect_never_shares_a_batch(jobs: list[Job], max_pairs: int, max_tok
 
 @given(JOBS, st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(0, 5))
 def test_an_interactive_job_is_in_the_very_next_batch_whatever_bulk_waits(
-    jobs: list[Job], lengths: list[int], batches_before: int
+    jobs: list[JobRows], lengths: list[int], batches_before: int
 ) -> None:
-    bulk = [Job(job.lengths, "bulk", job.is_suspect) for job in jobs]
+    bulk = [JobRows(job.lengths, "bulk", job.is_suspect) for job in jobs]
     scheduler = filled(bulk)
     for _ in range(batches_before):
         scheduler.next_batch()
@@ -96,7 +98,7 @@ def test_an_interactive_job_is_in_the_very_next_batch_whatever_bulk_waits(
 
 @given(JOBS, MAX_PAIRS, MAX_TOKENS)
 def test_bulk_leads_a_batch_only_when_no_interactive_row_waits(
-    jobs: list[Job], max_pairs: int, max_tokens: int
+    jobs: list[JobRows], max_pairs: int, max_tokens: int
 ) -> None:
     scheduler = filled(jobs, max_pairs, max_tokens)
 
@@ -106,7 +108,7 @@ def test_bulk_leads_a_batch_only_when_no_interactive_row_waits(
 
 @given(JOBS, MAX_PAIRS, MAX_TOKENS)
 def test_bulk_rows_at_most_double_a_pass_that_answers_an_interactive_job(
-    jobs: list[Job], max_pairs: int, max_tokens: int
+    jobs: list[JobRows], max_pairs: int, max_tokens: int
 ) -> None:
     for batch in drained(filled(jobs, max_pairs, max_tokens)):
         by_lane = {
@@ -118,9 +120,9 @@ def test_bulk_rows_at_most_double_a_pass_that_answers_an_interactive_job(
 
 @given(JOBS, MAX_PAIRS, MAX_TOKENS)
 def test_jobs_of_a_lane_are_finished_in_order_unless_they_fill_a_gap(
-    jobs: list[Job], max_pairs: int, max_tokens: int
+    jobs: list[JobRows], max_pairs: int, max_tokens: int
 ) -> None:
-    scheduler = filled([Job(job.lengths, "bulk", False) for job in jobs], max_pairs, max_tokens)
+    scheduler = filled([JobRows(job.lengths, "bulk", False) for job in jobs], max_pairs, max_tokens)
 
     leads = [batch[0].ticket for batch in drained(scheduler)]
 
@@ -129,7 +131,7 @@ def test_jobs_of_a_lane_are_finished_in_order_unless_they_fill_a_gap(
 
 @given(JOBS, st.sets(st.integers(0, 11)), st.integers(0, 5))
 def test_a_cancelled_job_is_in_no_later_batch(
-    jobs: list[Job], cancelled: set[int], batches_before: int
+    jobs: list[JobRows], cancelled: set[int], batches_before: int
 ) -> None:
     scheduler = filled(jobs)
     for _ in range(batches_before):

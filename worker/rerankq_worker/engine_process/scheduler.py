@@ -20,9 +20,6 @@ class Slice:
     """Which of the ticket's rows, counted from 0 in the order they were given."""
 
 
-Batch = list[Slice]
-
-
 @dataclass(slots=True)
 class _Waiting:
     """Rows of one ticket that no batch has taken yet, the shortest first: the longest are cheap to take."""
@@ -84,7 +81,7 @@ class Scheduler:
         for tickets in self._lanes.values():
             tickets.pop(ticket, None)
 
-    def next_batch(self) -> Batch:
+    def next_batch(self) -> list[Slice]:
         """The next rows for the device, at most `max_pairs` and `max_tokens`; empty when nothing waits."""
         lane: Lane = "interactive" if self._lanes["interactive"] else "bulk"
         if not self._lanes[lane]:
@@ -105,8 +102,8 @@ class Scheduler:
     def _innocent(self, lane: Lane) -> Iterable[_Waiting]:
         return [waiting for waiting in self._lanes[lane].values() if not waiting.is_suspect]
 
-    def _cut(self, candidates: Iterable[_Waiting], room: _Room) -> Batch:
-        batch: Batch = []
+    def _cut(self, candidates: Iterable[_Waiting], room: _Room) -> list[Slice]:
+        batch: list[Slice] = []
         for waiting in candidates:
             if room.pairs < 1 or (room.tokens < 1 and not room.is_untouched):
                 break
