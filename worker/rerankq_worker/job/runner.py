@@ -61,14 +61,13 @@ class Member:
     request: RerankRequest | None
     rows: list[Row] = field(default_factory=list[Row])
     error: RerankError | None = None
+    first_row: int = 0
+    """Among those of the whole job."""
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Part:
-    """One request of a pack, and which of the pack's rows are its."""
-
-    member: Member
-    positions: npt.NDArray[np.intp]
+    @property
+    def positions(self) -> npt.NDArray[np.intp]:
+        """Which of the job's rows are its own."""
+        return np.arange(self.first_row, self.first_row + len(self.rows))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -151,7 +150,10 @@ class JobRunner:
     ) -> list[Ranking | RerankError]:
         members = [self._prepare(fields) for fields in requests]
         tokenized = time.perf_counter()
-        rows = [row for member in members for row in member.rows]
+        rows: list[Row] = []
+        for member in members:
+            member.first_row = len(rows)
+            rows += member.rows
         sheet = Sheet.of(rows, self._store.start(job.id, job.lane, job.worker, job.attempt, rows))
         in_time = self._score_members(job, members, sheet)
         timings = _timings(job, started, tokenized)
@@ -196,14 +198,14 @@ class JobRunner:
         try:
             return self._score(job, sheet, whole)
         except JobFailed:
-            return all(self._score_alone(job, part, sheet) for part in _parts(members))
+            return all(self._score_alone(job, member, sheet) for member in members)
 
-    def _score_alone(self, job: Job, part: "Part", sheet: Sheet) -> bool:
+    def _score_alone(self, job: Job, member: Member, sheet: Sheet) -> bool:
         try:
-            return self._score(job, sheet, part.positions)
+            return self._score(job, sheet, member.positions)
         except JobFailed as error:
-            part.member.error = JobFailed(error.message, {**error.details, "dead": False})
-            part.member.request = None
+            member.error = JobFailed(error.message, {**error.details, "dead": False})
+            member.request = None
             return True
 
     def _score(self, job: Job, sheet: Sheet, positions: npt.NDArray[np.intp]) -> bool:
@@ -219,8 +221,8 @@ class JobRunner:
             return False
         try:
             rows = [sheet.rows[index].token_ids for index in asked.tolist()]
-            with closing(self._engine.scores(rows, job_id=job.id, lane=job.lane)) as parts:
-                return self._take(job, parts, sheet, asked)
+            with closing(self._engine.scores(rows, job_id=job.id, lane=job.lane)) as answers:
+                return self._take(job, answers, sheet, asked)
         except SoftTimeLimitExceeded:
             return False
         except EngineKilledTwice as error:
@@ -236,11 +238,11 @@ class JobRunner:
             self._store.save_checkpoint(job.id, sheet.rows, sheet.logits)
             raise
 
-    def _take(self, job: Job, parts: Iterable[Scored], sheet: Sheet, asked: npt.NDArray[np.intp]) -> bool:
+    def _take(self, job: Job, answers: Iterable[Scored], sheet: Sheet, asked: npt.NDArray[np.intp]) -> bool:
         """Write down what comes, and keep an eye on the clock and on whether anybody still wants it."""
         is_time_to_save, is_time_to_ask = Every(CHECKPOINT_PERIOD_SECONDS), Every(WANTED_PERIOD_SECONDS)
-        for part in parts:
-            sheet.write(asked[part.indices], part.logits)
+        for scored in answers:
+            sheet.write(asked[scored.indices], scored.logits)
             if time.monotonic() >= job.stop_at:
                 return not np.isnan(sheet.logits[asked]).any()
             if is_time_to_ask():
@@ -263,14 +265,14 @@ class JobRunner:
     ) -> list[Ranking | RerankError]:
         names = [job.id] if len(members) == 1 else [f"{job.id}.{number}" for number in range(len(members))]
         return [
-            self._answer(job, name, part, sheet, timings, in_time)
-            for name, part in zip(names, _parts(members), strict=True)
+            self._answer(job, name, member, sheet, timings, in_time)
+            for name, member in zip(names, members, strict=True)
         ]
 
     def _answer(
-        self, job: Job, name: str, part: Part, sheet: Sheet, timings: Timings, in_time: bool
+        self, job: Job, name: str, member: Member, sheet: Sheet, timings: Timings, in_time: bool
     ) -> Ranking | RerankError:
-        member, logits = part.member, sheet.logits[part.positions]
+        logits = sheet.logits[member.positions]
         if member.request is None:
             return member.error or JobFailed("This is a bug: a member without request or error.")
         scored, total = int(np.count_nonzero(~np.isnan(logits))), len(logits)
@@ -291,8 +293,8 @@ class JobRunner:
             usage=Usage(
                 pairs=total,
                 tokens=sum(len(row.token_ids) for row in member.rows),
-                cached_pairs=int(np.count_nonzero(sheet.was_known[part.positions])),
-                duplicate_pairs=int(np.count_nonzero(sheet.is_duplicate[part.positions])),
+                cached_pairs=int(np.count_nonzero(sheet.was_known[member.positions])),
+                duplicate_pairs=int(np.count_nonzero(sheet.is_duplicate[member.positions])),
                 truncated_documents=sum(truncated),
             ),
             timings=timings,
@@ -357,14 +359,6 @@ def stop_time(deadlines: Sequence[float | None], soft_limit_seconds: float, now:
 
 def _cancelled(job: Job) -> Cancelled:
     return Cancelled(f"job {job.id} was cancelled")
-
-
-def _parts(members: Sequence[Member]) -> list[Part]:
-    ends = np.cumsum([len(member.rows) for member in members]).tolist()
-    return [
-        Part(member, np.arange(end - len(member.rows), end))
-        for member, end in zip(members, ends, strict=True)
-    ]
 
 
 def _timings(job: Job, started: float, tokenized: float) -> Timings:
