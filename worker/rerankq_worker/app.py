@@ -39,7 +39,7 @@ from rerankq.contract.redis_clients import redis_client
 from rerankq.contract.transport.envelope import deliveries
 from rerankq.contract.transport.hooks import hooks
 from rerankq.contract.wire import PACK_TASK, RERANK_TASK
-from rerankq_worker.job.runner import Job, JobRunner, Superseded, stop_time
+from rerankq_worker.job.runner import Attempt, JobRunner, Superseded, stop_time
 from rerankq_worker.job.store import JobRecord, JobStore
 from rerankq_worker.link.client import EngineAway, EngineClient
 from rerankq_worker.model.files import ModelError, find_model
@@ -212,7 +212,7 @@ def _guarded(task: "Task[..., Any]", answer: Callable[[JobRecord], wire.Summariz
         logger.error("job %s: unexpected %s\n%s", job_id, type(error).__name__, where)
         raise JobFailed(
             f"job {job_id} failed with an unexpected {type(error).__name__}; the worker's log has the traceback",
-            {"where": "worker", "attempts": _attempt_of(task)},
+            {"where": "worker", "attempts": _attempt_number(task)},
         ) from None
 
 
@@ -234,7 +234,7 @@ def _earlier_answer(task: "Task[..., Any]", job_id: str) -> Any:
 
 
 def _run(task: "Task[..., Any]", record: JobRecord, requests: Sequence[Any]) -> list[Ranking | RerankError]:
-    return _runner().run(_job_of(task, record, requests), [_as_mapping(request) for request in requests])
+    return _runner().run(_attempt(task, record, requests), [_as_mapping(request) for request in requests])
 
 
 def _unpacked(extra: Sequence[object], fields: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -272,16 +272,16 @@ def _to_wire(answer: Ranking | RerankError) -> dict[str, Any]:
     return {"ranking": answer.model_dump()}
 
 
-def _job_of(task: "Task[..., Any]", record: JobRecord, requests: Sequence[Any]) -> Job:
+def _attempt(task: "Task[..., Any]", record: JobRecord, requests: Sequence[Any]) -> Attempt:
     message = task.request
     lane = lane_of((message.delivery_info or {}).get("routing_key", ""))
     deadlines = [_deadline_of(request) for request in requests]
     now = _store().clock.now()
     limit_seconds = _settings().time_limits(lane)[0]
-    return Job(
-        id=str(message.id),
+    return Attempt(
+        job_id=str(message.id),
         lane=lane,
-        attempt=_attempt_of(task),
+        number=_attempt_number(task),
         worker=str(message.hostname),
         queued_seconds=0.0 if record.submitted is None else max(now - record.submitted, 0.0),
         is_cancelled=record.is_cancelled,
@@ -290,7 +290,7 @@ def _job_of(task: "Task[..., Any]", record: JobRecord, requests: Sequence[Any]) 
     )
 
 
-def _attempt_of(task: "Task[..., Any]") -> int:
+def _attempt_number(task: "Task[..., Any]") -> int:
     return deliveries(vars(task.request))
 
 

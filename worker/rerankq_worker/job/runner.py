@@ -32,6 +32,8 @@ from rerankq_worker.link.client import EngineAway, EngineClient, EngineKilledTwi
 from rerankq_worker.model.tokenizer import DocumentTooLong, PairTokenizer, QueryTooLong, Row
 from rerankq_worker.scoring import EngineInfo, Logits
 
+Positions = npt.NDArray[np.intp]
+
 CHECKPOINT_PERIOD_SECONDS = 1.0  # a shorter job is cheaper to score again than to save
 WANTED_PERIOD_SECONDS = 0.25  # between two looks at whether anybody still wants the answer
 DEAD_AFTER_ENGINE_DEATHS = 2
@@ -39,12 +41,12 @@ PACE_WEIGHT = 0.1  # of the newest job in the moving average
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """What the message says of itself, whatever it carries."""
+class Attempt:
+    """One attempt at a job: what its message says of itself, whatever it carries."""
 
-    id: str
+    job_id: str
     lane: Lane
-    attempt: int
+    number: int
     worker: str
     queued_seconds: float
     is_cancelled: bool
@@ -65,25 +67,25 @@ class Member:
     """Among those of the whole job."""
 
     @property
-    def positions(self) -> npt.NDArray[np.intp]:
+    def positions(self) -> Positions:
         """Which of the job's rows are its own."""
         return np.arange(self.first_row, self.first_row + len(self.rows))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sheet:
+class ScoreSheet:
     """The rows of a job, of all its requests, and what is known of their scores. Equal rows are scored once."""
 
     rows: list[Row]
     logits: Logits
     """NaN where there is none yet; equal rows have equal ones."""
-    firsts: npt.NDArray[np.intp]
+    firsts: Positions
     """For each row the first that equals it."""
     was_known: npt.NDArray[np.bool_]
     """Which scores an earlier attempt left behind."""
 
     @classmethod
-    def of(cls, rows: list[Row], logits: Logits) -> "Sheet":
+    def of(cls, rows: list[Row], logits: Logits) -> "ScoreSheet":
         """The sheet of rows of which an earlier attempt left these logits."""
         firsts = first_equals([row.token_ids for row in rows])
         logits = logits[firsts]
@@ -94,12 +96,12 @@ class Sheet:
         """Which rows get the score that was made here for an earlier one."""
         return ~self.was_known & (self.firsts != np.arange(len(self.rows)))
 
-    def to_ask(self, positions: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+    def to_ask(self, positions: Positions) -> Positions:
         """The rows whose scores are missing for those at these positions to have one."""
         firsts = np.unique(self.firsts[positions])
         return firsts[np.isnan(self.logits[firsts])]
 
-    def write(self, positions: npt.NDArray[np.intp], logits: Logits) -> None:
+    def write(self, positions: Positions, logits: Logits) -> None:
         """Note the scores of rows that `to_ask` named, for all that equal them."""
         self.logits[positions] = logits
         self.logits[:] = self.logits[self.firsts]
@@ -127,7 +129,7 @@ class JobRunner:
         self._limits = limits
         self._pace = Pace()
 
-    def run(self, job: Job, requests: Sequence[Mapping[str, Any]]) -> list[Ranking | RerankError]:
+    def run(self, attempt: Attempt, requests: Sequence[Mapping[str, Any]]) -> list[Ranking | RerankError]:
         """One ranking or error for each request, in order.
 
         Raises:
@@ -136,17 +138,19 @@ class JobRunner:
             EngineAway: the engine did not come back; the job is best tried elsewhere.
         """
         started = time.perf_counter()
-        if job.is_cancelled:
-            raise _cancelled(job)
-        if time.monotonic() >= job.stop_at:
-            raise DeadlineExceeded(f"job {job.id} was not started before its deadline", {"started": False})
-        answers = self._run(job, requests, started)
-        self._pace.note(job.lane, time.perf_counter() - started, _scored_pairs(answers))
-        self._store.tell_pace(job.worker, self._pace.seconds_per_job, self._pace.pairs_per_second("bulk"))
+        if attempt.is_cancelled:
+            raise _cancelled(attempt)
+        if time.monotonic() >= attempt.stop_at:
+            raise DeadlineExceeded(
+                f"job {attempt.job_id} was not started before its deadline", {"started": False}
+            )
+        answers = self._run(attempt, requests, started)
+        self._pace.note(attempt.lane, time.perf_counter() - started, _scored_pairs(answers))
+        self._store.tell_pace(attempt.worker, self._pace.seconds_per_job, self._pace.pairs_per_second("bulk"))
         return answers
 
     def _run(
-        self, job: Job, requests: Sequence[Mapping[str, Any]], started: float
+        self, attempt: Attempt, requests: Sequence[Mapping[str, Any]], started: float
     ) -> list[Ranking | RerankError]:
         members = [self._prepare(fields) for fields in requests]
         tokenized = time.perf_counter()
@@ -154,10 +158,11 @@ class JobRunner:
         for member in members:
             member.first_row = len(rows)
             rows += member.rows
-        sheet = Sheet.of(rows, self._store.start(job.id, job.lane, job.worker, job.attempt, rows))
-        in_time = self._score_members(job, members, sheet)
-        timings = _timings(job, started, tokenized)
-        return self._answers(job, members, sheet, timings, in_time)
+        earlier = self._store.start(attempt.job_id, attempt.lane, attempt.worker, attempt.number, rows)
+        sheet = ScoreSheet.of(rows, earlier)
+        in_time = self._score_members(attempt, members, sheet)
+        timings = _timings(attempt, started, tokenized)
+        return self._answers(attempt, members, sheet, timings, in_time)
 
     def _prepare(self, fields: Mapping[str, Any]) -> Member:
         try:
@@ -190,25 +195,25 @@ class JobRunner:
                 str(error), {"field": "documents", "indices": list(error.indices)}
             ) from error
 
-    def _score_members(self, job: Job, members: Sequence[Member], sheet: Sheet) -> bool:
+    def _score_members(self, attempt: Attempt, members: Sequence[Member], sheet: ScoreSheet) -> bool:
         """Fill the sheet in one go, and in a pack that fails so, request by request; False when time was up first."""
         whole = np.arange(len(sheet.rows))
         if len(members) == 1:
-            return self._score(job, sheet, whole)
+            return self._score(attempt, sheet, whole)
         try:
-            return self._score(job, sheet, whole)
+            return self._score(attempt, sheet, whole)
         except JobFailed:
-            return all(self._score_alone(job, member, sheet) for member in members)
+            return all(self._score_alone(attempt, member, sheet) for member in members)
 
-    def _score_alone(self, job: Job, member: Member, sheet: Sheet) -> bool:
+    def _score_alone(self, attempt: Attempt, member: Member, sheet: ScoreSheet) -> bool:
         try:
-            return self._score(job, sheet, member.positions)
+            return self._score(attempt, sheet, member.positions)
         except JobFailed as error:
             member.error = JobFailed(error.message, {**error.details, "dead": False})
             member.request = None
             return True
 
-    def _score(self, job: Job, sheet: Sheet, positions: npt.NDArray[np.intp]) -> bool:
+    def _score(self, attempt: Attempt, sheet: ScoreSheet, positions: Positions) -> bool:
         """Fill the sheet at these positions; False when the job's time was up first.
 
         Raises:
@@ -217,60 +222,62 @@ class JobRunner:
         asked = sheet.to_ask(positions)
         if not len(asked):
             return True
-        if time.monotonic() >= job.stop_at:
+        if time.monotonic() >= attempt.stop_at:
             return False
         try:
             rows = [sheet.rows[index].token_ids for index in asked.tolist()]
-            with closing(self._engine.scores(rows, job_id=job.id, lane=job.lane)) as answers:
-                return self._take(job, answers, sheet, asked)
+            with closing(self._engine.scores(rows, job_id=attempt.job_id, lane=attempt.lane)) as answers:
+                return self._take(attempt, answers, sheet, asked)
         except SoftTimeLimitExceeded:
             return False
         except EngineKilledTwice as error:
             raise JobFailed(
-                f"job {job.id} was on the device {DEAD_AFTER_ENGINE_DEATHS} times when the engine died; given up",
+                f"job {attempt.job_id} was on the device {DEAD_AFTER_ENGINE_DEATHS} times when the engine died; "
+                "given up",
                 {"where": "engine", "attempts": DEAD_AFTER_ENGINE_DEATHS, "dead": True},
             ) from error
         except EngineRefused as error:
             raise JobFailed(
-                f"the engine could not score job {job.id}: {error}", {"where": "engine"}
+                f"the engine could not score job {attempt.job_id}: {error}", {"where": "engine"}
             ) from error
         except EngineAway:
-            self._store.save_checkpoint(job.id, sheet.rows, sheet.logits)
+            self._store.save_checkpoint(attempt.job_id, sheet.rows, sheet.logits)
             raise
 
-    def _take(self, job: Job, answers: Iterable[Scored], sheet: Sheet, asked: npt.NDArray[np.intp]) -> bool:
+    def _take(self, attempt: Attempt, answers: Iterable[Scored], sheet: ScoreSheet, asked: Positions) -> bool:
         """Write down what comes, and keep an eye on the clock and on whether anybody still wants it."""
         is_time_to_save, is_time_to_ask = Every(CHECKPOINT_PERIOD_SECONDS), Every(WANTED_PERIOD_SECONDS)
         for scored in answers:
             sheet.write(asked[scored.indices], scored.logits)
-            if time.monotonic() >= job.stop_at:
+            if time.monotonic() >= attempt.stop_at:
                 return not np.isnan(sheet.logits[asked]).any()
             if is_time_to_ask():
-                self._refuse_to_go_on(job)
+                self._refuse_to_go_on(attempt)
             if is_time_to_save():
-                self._store.save_checkpoint(job.id, sheet.rows, sheet.logits)
+                self._store.save_checkpoint(attempt.job_id, sheet.rows, sheet.logits)
         return True
 
-    def _refuse_to_go_on(self, job: Job) -> None:
-        match self._store.why_stop(job.id, job.attempt):
+    def _refuse_to_go_on(self, attempt: Attempt) -> None:
+        match self._store.why_stop(attempt.job_id, attempt.number):
             case "cancelled":
-                raise _cancelled(job)
+                raise _cancelled(attempt)
             case "superseded":
-                raise Superseded(f"job {job.id}: another worker runs it by now")
+                raise Superseded(f"job {attempt.job_id}: another worker runs it by now")
             case None:
                 pass
 
     def _answers(
-        self, job: Job, members: Sequence[Member], sheet: Sheet, timings: Timings, in_time: bool
+        self, attempt: Attempt, members: Sequence[Member], sheet: ScoreSheet, timings: Timings, in_time: bool
     ) -> list[Ranking | RerankError]:
-        names = [job.id] if len(members) == 1 else [f"{job.id}.{number}" for number in range(len(members))]
+        job_id = attempt.job_id
+        names = [job_id] if len(members) == 1 else [f"{job_id}.{number}" for number in range(len(members))]
         return [
-            self._answer(job, name, member, sheet, timings, in_time)
+            self._answer(attempt, name, member, sheet, timings, in_time)
             for name, member in zip(names, members, strict=True)
         ]
 
     def _answer(
-        self, job: Job, name: str, member: Member, sheet: Sheet, timings: Timings, in_time: bool
+        self, attempt: Attempt, name: str, member: Member, sheet: ScoreSheet, timings: Timings, in_time: bool
     ) -> Ranking | RerankError:
         logits = sheet.logits[member.positions]
         if member.request is None:
@@ -279,7 +286,7 @@ class JobRunner:
         if scored < total and not in_time and member.request.on_deadline == "fail":
             return DeadlineExceeded(
                 f"{scored} of {total} documents were scored before the time was up: the job's own deadline, or the "
-                f'{job.limit_seconds:g} s of the {job.lane} lane; split it, or ask for on_deadline="partial"',
+                f'{attempt.limit_seconds:g} s of the {attempt.lane} lane; split it, or ask for on_deadline="partial"',
                 {"scored": scored, "total": total},
             )
         truncated = [row.truncated for row in member.rows]
@@ -298,7 +305,7 @@ class JobRunner:
                 truncated_documents=sum(truncated),
             ),
             timings=timings,
-            worker=WorkerInfo(name=job.worker, device=self._served.device, dtype=self._served.dtype),
+            worker=WorkerInfo(name=attempt.worker, device=self._served.device, dtype=self._served.dtype),
         )
 
 
@@ -357,15 +364,15 @@ def stop_time(deadlines: Sequence[float | None], soft_limit_seconds: float, now:
     return time.monotonic() + max(now, min(by_limit, last)) - now  # NaN is smaller than nothing
 
 
-def _cancelled(job: Job) -> Cancelled:
-    return Cancelled(f"job {job.id} was cancelled")
+def _cancelled(attempt: Attempt) -> Cancelled:
+    return Cancelled(f"job {attempt.job_id} was cancelled")
 
 
-def _timings(job: Job, started: float, tokenized: float) -> Timings:
+def _timings(attempt: Attempt, started: float, tokenized: float) -> Timings:
     now = time.perf_counter()
     return Timings(
-        queued_seconds=job.queued_seconds,
+        queued_seconds=attempt.queued_seconds,
         tokenize_seconds=tokenized - started,
         score_seconds=now - tokenized,
-        total_seconds=job.queued_seconds + now - started,
+        total_seconds=attempt.queued_seconds + now - started,
     )

@@ -94,15 +94,15 @@ class EngineClient:
         Raises:
             EngineAway, EngineRefused, EngineKilledTwice: what was yielded before stays true.
         """
-        job = _Job(job_id, lane, rows)
+        asked = _AskedRows(job_id, lane, rows)
         boot = None
-        while not job.is_done:
+        while not asked.is_done:
             connection, hello = yield from self._connect()
             with connection:
                 if hello.boot != boot:
-                    job.blame_rows_on_device()
+                    asked.blame_rows_on_device()
                 boot = hello.boot
-                yield from job.ask(connection)
+                yield from asked.ask(connection)
 
     def _connect(self) -> Generator[Scored, None, tuple[EngineConnection, Hello]]:
         give_up_at = time.monotonic() + self._wait_seconds
@@ -124,7 +124,7 @@ class EngineClient:
 
 
 @dataclass(slots=True)
-class _Job:
+class _AskedRows:
     """One job's rows, and what has become of each."""
 
     job_id: str

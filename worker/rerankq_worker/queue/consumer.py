@@ -73,8 +73,8 @@ def consumer_with(policy: AttemptPolicy) -> type["Consumer"]:
     return type("Consumer", (Consumer,), {"policy": policy})
 
 
-class Request(celery_request.Request):
-    """A task in the parent. One whose answer could not be stored has not been answered and is tried again.
+class JobInParent(celery_request.Request):
+    """A job as Celery's parent sees it, a request in its words. Where its answer could not be stored it is tried again.
 
     Celery acknowledges such a task all the same, or raises out of its event loop and leaves the child alive.
     """
@@ -175,7 +175,7 @@ class Consumer(celery_consumer.Consumer):
     def update_strategies(self) -> None:
         Answers.in_parent(self.app)
         for task in self.app.tasks.values():
-            task.Request = Request
+            task.Request = JobInParent
         super().update_strategies()
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Any:

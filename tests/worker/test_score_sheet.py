@@ -2,19 +2,19 @@
 
 import numpy as np
 
-from rerankq_worker.job.runner import Sheet
+from rerankq_worker.job.runner import ScoreSheet
 from rerankq_worker.model.tokenizer import Row
 
 NAN = float("nan")
 
 
-def sheet_of(*tokens: int, logits: list[float] | None = None) -> Sheet:
+def sheet_of(*tokens: int, logits: list[float] | None = None) -> ScoreSheet:
     """Rows of one token each, and what an earlier attempt left of their scores."""
     rows = [Row(np.array([0, token], dtype=np.int32), truncated=False) for token in tokens]
-    return Sheet.of(rows, np.array(logits or [NAN] * len(rows), dtype=np.float32))
+    return ScoreSheet.of(rows, np.array(logits or [NAN] * len(rows), dtype=np.float32))
 
 
-def asked(sheet: Sheet, *positions: int) -> list[int]:
+def asked(sheet: ScoreSheet, *positions: int) -> list[int]:
     return sheet.to_ask(np.array(positions)).tolist()
 
 
