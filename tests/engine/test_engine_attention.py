@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from rerankq_worker.engine.attention import VariableLength, padded, per_row
-from rerankq_worker.engine.packing import Packed, pack
+from rerankq_worker.engine.batch import Batch, lay_out
 
 LENGTHS = [(3, 3, 3), (9, 4, 4, 1), (1,), (1, 1), (2, 7)]
 
 
-def packed_of(lengths: tuple[int, ...]) -> Packed:
+def batch_of(lengths: tuple[int, ...]) -> Batch:
     """Without the fillers that a batch on a CPU ends with."""
-    packed = pack([np.arange(4, 4 + n, dtype=np.int32) for n in lengths], torch.device("cpu"))
+    batch = lay_out([np.arange(4, 4 + n, dtype=np.int32) for n in lengths], torch.device("cpu"))
     tokens = sum(lengths)
-    return replace(packed, token_ids=packed.token_ids[:tokens], positions=packed.positions[:tokens])
+    return replace(batch, token_ids=batch.token_ids[:tokens], positions=batch.positions[:tokens])
 
 
 def projections(lengths: tuple[int, ...], queries: int) -> list[torch.Tensor]:
@@ -24,9 +24,9 @@ def projections(lengths: tuple[int, ...], queries: int) -> list[torch.Tensor]:
     return [torch.randn(n, 2, 8) for n in (queries, sum(lengths), sum(lengths))]
 
 
-def by_definition(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, packed: Packed) -> torch.Tensor:
+def by_definition(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, batch: Batch) -> torch.Tensor:
     """Softmax(q k / sqrt d) v over the whole batch, everything outside the own row forbidden."""
-    rows = torch.repeat_interleave(torch.arange(len(packed.lengths)), torch.tensor(packed.lengths))
+    rows = torch.repeat_interleave(torch.arange(len(batch.lengths)), torch.tensor(batch.lengths))
     asking = rows if len(q) == len(k) else torch.arange(len(q))
     logits = torch.einsum("qhd,khd->hqk", q, k) / q.shape[-1] ** 0.5
     logits = logits.masked_fill(asking[:, None] != rows[None, :], float("-inf"))
@@ -61,22 +61,22 @@ def kernel_double(
     ids=["per row", "padded", "variable length"],
 )
 def test_attention_stays_within_each_row(attention, only_firsts: bool, lengths: tuple[int, ...]) -> None:
-    packed = packed_of(lengths)
+    batch = batch_of(lengths)
     q, k, v = projections(lengths, queries=len(lengths) if only_firsts else sum(lengths))
 
-    torch.testing.assert_close(
-        attention(q, k, v, packed), by_definition(q, k, v, packed), atol=1e-5, rtol=1e-5
-    )
+    torch.testing.assert_close(attention(q, k, v, batch), by_definition(q, k, v, batch), atol=1e-5, rtol=1e-5)
 
 
 def test_positions_start_anew_in_every_row() -> None:
-    assert packed_of((3, 1, 2)).positions.tolist() == [0, 1, 2, 0, 0, 1]
+    assert batch_of((3, 1, 2)).positions.tolist() == [0, 1, 2, 0, 0, 1]
 
 
 def test_neighbours_of_one_length_share_a_run() -> None:
-    runs = packed_of((4, 4, 2, 4)).runs
+    stretches = batch_of((4, 4, 2, 4)).stretches
 
-    assert [(run.first_row, run.rows, run.length_tokens, run.first_token) for run in runs] == [
+    assert [
+        (stretch.first_row, stretch.rows, stretch.length_tokens, stretch.first_token) for stretch in stretches
+    ] == [
         (0, 2, 4, 0),
         (2, 1, 2, 8),
         (3, 1, 4, 10),
@@ -86,7 +86,7 @@ def test_neighbours_of_one_length_share_a_run() -> None:
 def test_batches_on_a_cpu_have_few_different_sizes() -> None:
     """oneDNN keeps compiled code for every number of tokens: that is memory, and a wait whenever a number is new."""
     sizes = {
-        len(pack([np.zeros(n, dtype=np.int32)], torch.device("cpu")).token_ids) for n in range(1, 8193, 7)
+        len(lay_out([np.zeros(n, dtype=np.int32)], torch.device("cpu")).token_ids) for n in range(1, 8193, 7)
     }
 
     assert len(sizes) <= 88
@@ -94,8 +94,8 @@ def test_batches_on_a_cpu_have_few_different_sizes() -> None:
 
 @pytest.mark.parametrize("length", [1, 31, 32, 33, 1024, 1025])
 def test_fillers_follow_the_last_row_and_belong_to_none(length: int) -> None:
-    packed = pack([np.full(length, 5, dtype=np.int32)], torch.device("cpu"))
+    batch = lay_out([np.full(length, 5, dtype=np.int32)], torch.device("cpu"))
 
-    assert packed.offsets.tolist() == [0, length]
-    assert packed.token_ids.tolist() == [5] * length + [0] * (len(packed.token_ids) - length)
-    assert len(packed.positions) == len(packed.token_ids)
+    assert batch.offsets.tolist() == [0, length]
+    assert batch.token_ids.tolist() == [5] * length + [0] * (len(batch.token_ids) - length)
+    assert len(batch.positions) == len(batch.token_ids)

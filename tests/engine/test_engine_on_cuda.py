@@ -12,10 +12,10 @@ import torch
 import transformers
 
 from rerankq_worker.engine import Engine, attention
+from rerankq_worker.engine.batch import Batch, lay_out
 from rerankq_worker.engine.linears import choose_linear
-from rerankq_worker.engine.packed_model import PackedModel
-from rerankq_worker.engine.packing import Packed, pack
 from rerankq_worker.engine.precision import choose_precision
+from rerankq_worker.engine.unpadded_model import UnpaddedModel
 from tests.engine.definition import Plain, random_rows
 from tests.model_dirs import SHAPES, build_model_dir, xlmr_config
 
@@ -82,17 +82,17 @@ def test_batches_begun_ahead_give_the_scores_of_batches_awaited(half: Engine) ->
 def test_attention_agrees_with_the_cpu(chosen: bool, only_firsts: bool) -> None:
     """In fp16, on slices of one projection, as the model hands them over."""
     way = attention.choose_attention(CUDA, torch.float16) if chosen else attention.padded
-    packed: Packed = pack(random_rows(LENGTHS), CUDA)
+    batch: Batch = lay_out(random_rows(LENGTHS), CUDA)
     torch.manual_seed(0)
     both = torch.randn(sum(LENGTHS), 3, 4, 64, device=CUDA, dtype=torch.float16)
     queries, keys, values = both.unbind(1)
     if only_firsts:
-        queries = queries.index_select(0, packed.firsts)
+        queries = queries.index_select(0, batch.firsts)
 
-    got = way(queries, keys, values, packed).float().cpu()
+    got = way(queries, keys, values, batch).float().cpu()
 
     expected = attention.per_row(
-        *(x.float().cpu() for x in (queries, keys, values)), pack(random_rows(LENGTHS), CUDA)
+        *(x.float().cpu() for x in (queries, keys, values)), lay_out(random_rows(LENGTHS), CUDA)
     )
     torch.testing.assert_close(got, expected, atol=4e-3, rtol=0)
 
@@ -146,7 +146,7 @@ def test_the_true_shape_scores_32_pairs_of_512_tokens_in_2_gb() -> None:
         xlmr_config(SHAPES["true-shape"], XLMR_VOCABULARY)
     ).eval()
     precision = choose_precision("fp16", CUDA)
-    model = PackedModel(
+    model = UnpaddedModel(
         source,
         CUDA,
         precision,

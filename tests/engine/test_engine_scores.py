@@ -8,8 +8,8 @@ import transformers
 from rerankq_worker.engine import Engine
 from rerankq_worker.engine.attention import per_row
 from rerankq_worker.engine.linears import choose_linear
-from rerankq_worker.engine.packed_model import PackedModel
 from rerankq_worker.engine.precision import EXACT
+from rerankq_worker.engine.unpadded_model import UnpaddedModel
 from tests.engine.definition import PAIRS, VOCABULARY, Plain, plain_model, random_rows
 from tests.model_dirs import SHAPES, randomize_biases, xlmr_config
 
@@ -52,7 +52,7 @@ def test_the_true_shape_scores_as_in_transformers() -> None:
     assert np.std(expected) > 0.01  # or any score would do
 
     cpu = torch.device("cpu")
-    model = PackedModel(source, cpu, EXACT, choose_linear(cpu, EXACT.weights, EXACT.body), per_row)
+    model = UnpaddedModel(source, cpu, EXACT, choose_linear(cpu, EXACT.weights, EXACT.body), per_row)
 
     np.testing.assert_allclose(model(rows).numpy(), expected, atol=1e-4, rtol=0)
 

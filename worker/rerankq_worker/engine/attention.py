@@ -1,4 +1,4 @@
-"""Attention within each row of a packed batch. Three ways to the same numbers; knows no weights.
+"""Attention within each row of a batch. Three ways to the same numbers; knows no weights.
 
 Every way takes `queries` [Q, H, D], `keys` and `values` [T, H, D], and gives [Q, H, D]. Either each token asks
 (Q = T) or, in the last layer, only each row's first (Q = n).
@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rerankq_worker.engine.packing import Packed
+from rerankq_worker.engine.batch import Batch
 
 SM80 = (8, 0)  # Ampere: what flash attention's variable-length kernels need
 
 
 class Attention(Protocol):
-    def __call__(self, queries: Tensor, keys: Tensor, values: Tensor, packed: Packed) -> Tensor: ...
+    def __call__(self, queries: Tensor, keys: Tensor, values: Tensor, batch: Batch) -> Tensor: ...
 
 
 def choose_attention(device: torch.device, body: torch.dtype) -> Attention:
@@ -32,31 +32,34 @@ def choose_attention(device: torch.device, body: torch.dtype) -> Attention:
     return padded
 
 
-def per_row(queries: Tensor, keys: Tensor, values: Tensor, packed: Packed) -> Tensor:
-    """One call per run of equal lengths: on a CPU the calls cost little and padding costs much."""
+def per_row(queries: Tensor, keys: Tensor, values: Tensor, batch: Batch) -> Tensor:
+    """One call per stretch of equal lengths: on a CPU the calls cost little and padding costs much."""
     out = torch.zeros_like(queries, memory_format=torch.contiguous_format)  # zeros for the fillers
     all_ask = len(queries) == len(keys)
-    for run in packed.runs:
-        asking = run.tokens if all_ask else slice(run.first_row, run.first_row + run.rows)
-        q = _heads_first(queries[asking], run.rows)
-        k, v = _heads_first(keys[run.tokens], run.rows), _heads_first(values[run.tokens], run.rows)
+    for stretch in batch.stretches:
+        asking = stretch.tokens if all_ask else slice(stretch.first_row, stretch.first_row + stretch.rows)
+        q = _heads_first(queries[asking], stretch.rows)
+        k, v = (
+            _heads_first(keys[stretch.tokens], stretch.rows),
+            _heads_first(values[stretch.tokens], stretch.rows),
+        )
         out[asking] = _tokens_first(functional.scaled_dot_product_attention(q, k, v))
     return out
 
 
-def padded(queries: Tensor, keys: Tensor, values: Tensor, packed: Packed) -> Tensor:
+def padded(queries: Tensor, keys: Tensor, values: Tensor, batch: Batch) -> Tensor:
     """One call on rows padded to the longest, the padding masked: for GPUs without a variable-length kernel.
 
     For batches without fillers, as they are on CUDA.
     """
-    rows, longest = len(packed.lengths), max(packed.lengths)
-    lengths, columns = packed.offsets.diff(), torch.arange(longest, device=queries.device)
+    rows, longest = len(batch.lengths), max(batch.lengths)
+    lengths, columns = batch.offsets.diff(), torch.arange(longest, device=queries.device)
     mask = columns < lengths[:, None]  # [n, longest]
     every_row = torch.arange(rows, device=queries.device)
     row_of = torch.repeat_interleave(
-        every_row, lengths, output_size=sum(packed.lengths)
+        every_row, lengths, output_size=sum(batch.lengths)
     )  # size given: no waiting
-    slots = row_of * longest + packed.positions  # [T]
+    slots = row_of * longest + batch.positions  # [T]
     all_ask = len(queries) == len(keys)
     q = _spread(queries, slots, rows, longest) if all_ask else _heads_first(queries, rows)
     k, v = _spread(keys, slots, rows, longest), _spread(values, slots, rows, longest)
@@ -65,19 +68,19 @@ def padded(queries: Tensor, keys: Tensor, values: Tensor, packed: Packed) -> Ten
 
 
 class VariableLength:
-    """One call on the packed tokens: flash attention told where the rows begin. No padding, no mask."""
+    """One call on the tokens as they lie: flash attention told where the rows begin. No padding, no mask."""
 
     def __init__(self, kernel: Callable[..., Any]) -> None:
         self._kernel = kernel
 
-    def __call__(self, queries: Tensor, keys: Tensor, values: Tensor, packed: Packed) -> Tensor:
-        longest = max(packed.lengths)
+    def __call__(self, queries: Tensor, keys: Tensor, values: Tensor, batch: Batch) -> Tensor:
+        longest = max(batch.lengths)
         if len(queries) == len(keys):
-            offsets, longest_asking = packed.offsets, longest
+            offsets, longest_asking = batch.offsets, longest
         else:
             offsets = torch.arange(len(queries) + 1, dtype=torch.int32, device=queries.device)
             longest_asking = 1
-        answer: Tensor = self._kernel(queries, keys, values, offsets, packed.offsets, longest_asking, longest)
+        answer: Tensor = self._kernel(queries, keys, values, offsets, batch.offsets, longest_asking, longest)
         return answer
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from rerankq_worker.engine.errors import first_line, is_device_lost, is_out_of_memory
 from rerankq_worker.engine.loading import Forward, load_forward, refuse_other_rows
-from rerankq_worker.engine.memory import PROBE_TOKENS, Budget, CudaMemory, Memory, filler_rows
+from rerankq_worker.engine.memory import PROBE_TOKENS, Budget, CudaMemory, Memory, warm_up_rows
 from rerankq_worker.engine.planner import plan
 from rerankq_worker.engine.precision import choose_device, choose_precision
 from rerankq_worker.model.files import find_model, read_config
@@ -120,22 +120,22 @@ class Engine:
             max_batch_pairs=max_batch_pairs,
             max_batch_tokens=_asked_batch_tokens(max_batch_tokens, length),
         )
-        packed = _or_broken(lambda: load_forward(files.path, where, precision))
-        if packed is None:
+        forward = _or_broken(lambda: load_forward(files.path, where, precision))
+        if forward is None:
             raise EngineBroken(
                 f"{files.name} in {precision.name} does not fit into what is free of {info.device}; "
                 "free it, or choose another device"
             )
         on_cuda = where.type == "cuda"
         return cls(
-            forward=packed,
+            forward=forward,
             info=info,
             tokenizer=tokenizer,
             vocabulary_size=int(config["vocab_size"]),
             # A CPU computes in fp32, or in bf16 that reaches as far: what is not finite there is so exactly.
-            load_exact=(lambda: exact_forward(packed.exactly, where)) if on_cuda else None,
+            load_exact=(lambda: exact_forward(forward.exactly, where)) if on_cuda else None,
             memory=where if on_cuda and max_batch_tokens is None else None,
-            pads=packed.pads,
+            pads=forward.pads,
         )
 
     def warm_up(self) -> None:
@@ -145,14 +145,14 @@ class Engine:
             EngineBroken: the device is lost.
         """
         length = self.info.max_length_tokens
-        self.score(filler_rows(FIRST_TOKENS, min(length, FIRST_TOKENS)))
+        self.score(warm_up_rows(FIRST_TOKENS, min(length, FIRST_TOKENS)))
         if self._memory is None:
             return
         self._budget.bytes_per_token = self._bytes_per_token(self._memory)
         self._budget.fit(self._free_bytes())
         self._tell_budget()
         # takes the memory now: what does not fit is halved before any job
-        self.score(filler_rows(self._budget.tokens, length))
+        self.score(warm_up_rows(self._budget.tokens, length))
         log.info("engine: %d tokens fit into one batch on %s", self.info.max_batch_tokens, self.info.device)
 
     def score_pairs(self, pairs: Sequence[Pair]) -> Logits:
@@ -274,7 +274,7 @@ class Engine:
 
     def _bytes_per_token(self, memory: Memory) -> float:
         """What a probe takes at its peak, halved until it fits; 0 where nothing could be measured."""
-        rows = filler_rows(PROBE_TOKENS, self.info.max_length_tokens)
+        rows = warm_up_rows(PROBE_TOKENS, self.info.max_length_tokens)
         while rows:
             growth = _or_broken(lambda rows=rows: memory.growth_bytes(lambda: self._forward(rows).cpu()))
             if growth is not None:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from rerankq_worker.engine.attention import choose_attention
 from rerankq_worker.engine.errors import first_line, is_out_of_memory
 from rerankq_worker.engine.linears import choose_linear
-from rerankq_worker.engine.packed_model import PackedModel
 from rerankq_worker.engine.precision import Precision
-from rerankq_worker.engine.tensor_names import refuse_unfit
+from rerankq_worker.engine.unfit_weights import refuse_unfit
+from rerankq_worker.engine.unpadded_model import UnpaddedModel
 from rerankq_worker.model.added_tokens import READ_AS_IT_IS
 from rerankq_worker.model.files import ModelBroken, family_of, reading
 from rerankq_worker.model.tokenizer import PairTokenizer
@@ -33,12 +33,12 @@ PROBES = (
 """Texts that tell normalizers and pre-tokenizers apart: case, width, accents, ligatures, blanks, scripts."""
 
 
-def load_forward(directory: Path, device: torch.device, precision: Precision) -> PackedModel:
-    """The model, packed, resident on its device in its precision."""
+def load_forward(directory: Path, device: torch.device, precision: Precision) -> UnpaddedModel:
+    """The model, batch, resident on its device in its precision."""
     source = load_reference(directory)
     make_linear = choose_linear(device, precision.weights, precision.body)
     attention = choose_attention(device, precision.body)
-    return PackedModel(source, device, precision, make_linear, attention)
+    return UnpaddedModel(source, device, precision, make_linear, attention)
 
 
 def load_reference(directory: Path) -> nn.Module:

@@ -61,7 +61,7 @@ class Budget:
     def fit(self, free_bytes: int) -> None:
         """As many tokens as free memory holds.
 
-        Linear: packed attention keeps no length-by-length matrix.
+        Linear: attention without padding keeps no length-by-length matrix.
         """
         fitting_tokens = self._fitting_tokens(free_bytes)
         self.tokens = max(self.least_tokens, min(fitting_tokens, self.most_tokens))
@@ -88,7 +88,7 @@ class Budget:
         return int(free_bytes * SHARE_OF_FREE / self.bytes_per_token)
 
 
-def filler_rows(total_tokens: int, longest_tokens: int) -> list[TokenIds]:
+def warm_up_rows(total_tokens: int, longest_tokens: int) -> list[TokenIds]:
     """Rows of `<s>` only, as long as allowed, about `total_tokens` together: for warming up and measuring."""
     count = max(1, total_tokens // longest_tokens)
     return [np.zeros(longest_tokens, dtype=np.int32) for _ in range(count)]

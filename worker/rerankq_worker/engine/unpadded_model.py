@@ -1,4 +1,4 @@
-"""XLM-RoBERTa with a one-label head, computed on packed tokens. Equal to transformers' own, without its padding.
+"""XLM-RoBERTa with a one-label head, computed without padding: the scores are those of transformers' own.
 
 Knows weights and tensors; no text, no files, no batches that do not fit. What it does differently from
 `XLMRobertaForSequenceClassification`, with the same result: query, key and value in one product; the last layer
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rerankq_worker.engine.attention import Attention, padded, per_row
+from rerankq_worker.engine.batch import Batch, lay_out
 from rerankq_worker.engine.linears import Linear, MakeLinear, as_in
-from rerankq_worker.engine.packing import Packed, pack
 from rerankq_worker.engine.precision import Precision
 from rerankq_worker.model.family import XLM_ROBERTA
 from rerankq_worker.scoring import TokenIds
@@ -23,7 +23,7 @@ from rerankq_worker.scoring import TokenIds
 Norm = Callable[[Tensor], Tensor]
 
 
-class PackedModel:
+class UnpaddedModel:
     """Rows in, one fp32 logit per row out, on the model's device."""
 
     def __init__(
@@ -51,7 +51,7 @@ class PackedModel:
     @torch.inference_mode()
     def __call__(self, rows: Sequence[TokenIds]) -> Tensor:
         """Logits, fp32, [n]; on CUDA they may not have been computed yet when this returns."""
-        return self._forward(pack(rows, self._device), self._body, self._attention)
+        return self._forward(lay_out(rows, self._device), self._body, self._attention)
 
     @torch.inference_mode()
     def exactly(self, device: torch.device, rows: Sequence[TokenIds]) -> Tensor:
@@ -59,13 +59,13 @@ class PackedModel:
 
         For models whose linears are plain: those on CUDA.
         """
-        return self._forward(pack(rows, device), torch.float32, per_row)
+        return self._forward(lay_out(rows, device), torch.float32, per_row)
 
-    def _forward(self, packed: Packed, body: torch.dtype, attention: Attention) -> Tensor:
-        hidden = self._embeddings(packed, body)
+    def _forward(self, batch: Batch, body: torch.dtype, attention: Attention) -> Tensor:
+        hidden = self._embeddings(batch, body)
         for layer in self._layers[:-1]:
-            hidden = layer(hidden, packed, attention)
-        firsts = self._layers[-1].firsts(hidden, packed, attention)
+            hidden = layer(hidden, batch, attention)
+        firsts = self._layers[-1].firsts(hidden, batch, attention)
         return self._head(firsts)
 
 
@@ -85,10 +85,10 @@ class _Embeddings:
         norm = _norm(source.LayerNorm, eps, device, precision.body)
         return cls(words, positions.to(device, precision.body), norm)
 
-    def __call__(self, packed: Packed, body: torch.dtype) -> Tensor:
-        where = packed.token_ids.device
-        words = functional.embedding(packed.token_ids, self.words.to(where)).to(body)
-        positions = functional.embedding(packed.positions, self.positions.to(where))
+    def __call__(self, batch: Batch, body: torch.dtype) -> Tensor:
+        where = batch.token_ids.device
+        words = functional.embedding(batch.token_ids, self.words.to(where)).to(body)
+        positions = functional.embedding(batch.positions, self.positions.to(where))
         return self.norm(words.add_(positions))
 
 
@@ -105,18 +105,18 @@ class _Layer:
     shrink: Linear
     output_norm: Norm
 
-    def __call__(self, hidden: Tensor, packed: Packed, attention: Attention) -> Tensor:
+    def __call__(self, hidden: Tensor, batch: Batch, attention: Attention) -> Tensor:
         queries, keys, values = self._split(self.projections(hidden), 3)
-        return self._finish(hidden, attention(queries, keys, values, packed))
+        return self._finish(hidden, attention(queries, keys, values, batch))
 
-    def firsts(self, hidden: Tensor, packed: Packed, attention: Attention) -> Tensor:
+    def firsts(self, hidden: Tensor, batch: Batch, attention: Attention) -> Tensor:
         """[n, hidden]: this layer's output for each row's first token."""
         if self.query is None:
             raise TypeError("only the last layer computes firsts. This is a bug.")
-        asking = hidden.index_select(0, packed.firsts)
+        asking = hidden.index_select(0, batch.firsts)
         (queries,) = self._split(self.query(asking), 1)
         keys, values = self._split(self.projections(hidden), 2)
-        return self._finish(asking, attention(queries, keys, values, packed))
+        return self._finish(asking, attention(queries, keys, values, batch))
 
     def _split(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
         return projected.unflatten(1, (parts, self.heads, -1)).unbind(1)

@@ -14,7 +14,7 @@ LONG_STEP = 128
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class Stretch:
     """Neighbouring rows of one length, which attention can take in one call: rows `first_row` .. + `rows`."""
 
     first_row: int
@@ -28,7 +28,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Packed:
+class Batch:
     """A batch: T tokens, those of n rows and perhaps a few fillers after them, and the offsets that tell them apart."""
 
     token_ids: torch.Tensor
@@ -39,7 +39,7 @@ class Packed:
     """int32, [n + 1], on the device: row i is tokens offsets[i] .. offsets[i + 1]."""
     lengths: list[int]
     """Tokens of each row, on the host."""
-    runs: list[Run]
+    stretches: list[Stretch]
 
     @property
     def firsts(self) -> torch.Tensor:
@@ -47,7 +47,7 @@ class Packed:
         return self.offsets[:-1]
 
 
-def pack(rows: Sequence[TokenIds], device: torch.device) -> Packed:
+def lay_out(rows: Sequence[TokenIds], device: torch.device) -> Batch:
     """The rows as one batch on the device, in the order given; one copy to the device.
 
     On a CPU up to 31 tokens (127 in long batches) that belong to no row follow the last one: oneDNN keeps compiled
@@ -63,12 +63,12 @@ def pack(rows: Sequence[TokenIds], device: torch.device) -> Packed:
         on_host = on_host.pin_memory()
     tokens = len(positions) + len(filler)
     on_device = on_host.to(device, non_blocking=True)
-    return Packed(
+    return Batch(
         token_ids=on_device[:tokens],
         positions=on_device[tokens : 2 * tokens],
         offsets=on_device[2 * tokens :],
         lengths=lengths,
-        runs=_runs(lengths),
+        stretches=_stretches(lengths),
     )
 
 
@@ -76,14 +76,14 @@ def _filler_tokens(tokens: int) -> int:
     return -tokens % (SHORT_STEP if tokens <= SHORT_BATCH_TOKENS else LONG_STEP)
 
 
-def _runs(lengths: Sequence[int]) -> list[Run]:
-    runs: list[Run] = []
+def _stretches(lengths: Sequence[int]) -> list[Stretch]:
+    stretches: list[Stretch] = []
     token = 0
     for row, length in enumerate(lengths):
-        if runs and runs[-1].length_tokens == length:
-            last = runs.pop()
-            runs.append(Run(last.first_row, last.rows + 1, length, last.first_token))
+        if stretches and stretches[-1].length_tokens == length:
+            last = stretches.pop()
+            stretches.append(Stretch(last.first_row, last.rows + 1, length, last.first_token))
         else:
-            runs.append(Run(row, 1, length, token))
+            stretches.append(Stretch(row, 1, length, token))
         token += length
-    return runs
+    return stretches
