@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -26,9 +26,11 @@ from rerankq.settings import ClientSettings
 
 _RECONNECT_SECONDS = 0.1
 _SILENCE_SECONDS = 5.0  # after which the listener asks whether anybody is there
+_LATE_SECONDS = 0.05  # a timer that comes so late says that the loop was held up
 _SETTLING_TURNS = 5  # of the loop: until whoever is woken or cancelled with it has said their last word
 
 Replies = list[Any]
+T = TypeVar("T")
 
 
 class SharedConnection:
@@ -55,11 +57,7 @@ class SharedConnection:
 
     async def ask(self, commands: tuple[Command, ...]) -> Replies:
         """The replies, in order; a refused command's is its error, and none in time is raised."""
-        try:
-            async with asyncio.timeout(self._timeout_seconds):
-                return await self.tell(commands)
-        except TimeoutError:
-            raise RedisTimeoutError("Redis did not answer in time") from None
+        return await _in_time(self.tell(commands), self._timeout_seconds)
 
     async def close(self) -> None:
         """Carry out what was asked, and hang up."""
@@ -101,7 +99,12 @@ class SharedConnection:
         pipeline = self.redis.pipeline(transaction=False)
         for command in commands:
             pipeline.execute_command(*command)
-        return await pipeline.execute(raise_on_error=False)
+        executing = asyncio.ensure_future(pipeline.execute(raise_on_error=False))
+        try:
+            return await _in_time(executing, self._timeout_seconds)
+        finally:
+            if executing.cancel():  # then its connection hangs up, for what comes there now is an old reply
+                await asyncio.wait({executing})
 
 
 class Watch:
@@ -265,6 +268,23 @@ class LoopConnections:
                     await close()
 
 
+async def _in_time(asked: "asyncio.Future[T]", seconds: float) -> T:
+    """What was asked of Redis. While somebody holds the loop up, time does not count: the reply may lie there unread.
+
+    Raises:
+        redis.exceptions.TimeoutError: it is not there within so many seconds.
+    """
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + seconds
+        done, _ = await asyncio.wait({asked}, timeout=seconds)
+        if done:
+            return asked.result()
+        seconds = min(loop.time() - due, seconds)
+        if seconds < _LATE_SECONDS:
+            raise RedisTimeoutError("Redis did not answer in time")
+
+
 def _encoded(argument: RedisArgument) -> RedisArgument:
     return argument.encode() if isinstance(argument, str) else argument
 
@@ -281,7 +301,7 @@ def _settle(future: "asyncio.Future[Replies]", outcome: Replies | Exception) -> 
 
 def _async_redis(url: str, timeout_seconds: float | None) -> "Redis":
     limits: dict[str, Any] = {
-        "socket_timeout": timeout_seconds,
+        "socket_timeout": None,  # whoever asks has a limit of its own; redis-py's counts while the loop is held up
         "socket_connect_timeout": timeout_seconds,
         "retry": Retry(NoBackoff(), 0),  # by itself redis-py tries for eight seconds
         "protocol": 2,  # with the third, announcements are no replies
@@ -289,7 +309,8 @@ def _async_redis(url: str, timeout_seconds: float | None) -> "Redis":
     address = read_address(url)
     options = address.for_redis_py() | limits
     if address.is_sentinel:
-        sentinel = Sentinel(address.hosts, sentinel_kwargs=limits)
+        asked = limits | {"socket_timeout": timeout_seconds}  # or a silent one would keep us from the others
+        sentinel = Sentinel(address.hosts, sentinel_kwargs=asked)
         return sentinel.master_for(address.master_name, redis_class=_Master, **options)
     return Redis(**options)
 

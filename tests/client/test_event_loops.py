@@ -300,3 +300,19 @@ def test_workers_lanes_and_progress_are_those_of_the_sync_client(service: Servic
 
     with RerankClient(service.redis.url) as client:
         assert ask(service, look) == ({w.name for w in client.workers()}, client.lanes(), (2, 2))
+
+
+def test_a_loop_that_was_held_up_is_not_taken_for_a_silent_redis(service: Service) -> None:
+    settings = ClientSettings.of(service.redis.url, None).model_copy(update={"redis_timeout_seconds": 0.2})
+
+    async def held_up() -> list[WorkerStatus]:
+        async with AsyncRerankClient(settings=settings) as client:
+            asked = asyncio.create_task(client.status("never-asked"))
+            while not client._connections:  # pyright: ignore[reportPrivateUsage] - until the question is on its way
+                await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            time.sleep(0.5)  # as a body of many MB does
+            await asked
+            return await client.workers()
+
+    assert asyncio.run(held_up())
