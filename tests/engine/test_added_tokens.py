@@ -114,10 +114,10 @@ FORMS: dict[str, Callable[[Path], object]] = {
     "tokenizer_config.json, extra": lambda d: change(
         d, "tokenizer_config.json", extra_special_tokens=["new york", EOT]
     ),
-    "tokenizer_config.json, by part": lambda d: change(
+    "tokenizer_config.json, by role": lambda d: change(
         d, "tokenizer_config.json", extra_special_tokens={"eot_token": EOT}
     ),
-    "tokenizer_config.json, a part of its own": lambda d: change(d, "tokenizer_config.json", eot_token=EOT),
+    "tokenizer_config.json, a role of its own": lambda d: change(d, "tokenizer_config.json", eot_token=EOT),
     "added_tokens_decoder": lambda d: change(
         d, "tokenizer_config.json", added_tokens_decoder=decoder_of(d, lstrip=True)
     ),

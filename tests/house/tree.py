@@ -20,7 +20,7 @@ DATA = {
     "golden.json": "Published scores that a known model must meet",
     "config.json": "The small model's shape",
     "model.safetensors.xz": "The small model's weights, packed",
-    "special_tokens_map.json": "The small model's tokens with a part to play",
+    "special_tokens_map.json": "The small model's tokens with a role",
     "tokenizer.json": "The small model's tokenizer",
     "tokenizer_config.json": "How the small model's tokenizer is to be read",
 }

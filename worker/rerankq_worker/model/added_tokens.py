@@ -2,7 +2,7 @@
 
 Years of transformers have named them in five places; read here as its `AutoTokenizer`, and so CrossEncoder, reads them:
 `added_tokens_decoder` of tokenizer_config.json, or without it added_tokens.json; `added_tokens` of tokenizer.json; then
-the tokens with a part to play (`sep_token`, ...) and the additional ones of tokenizer_config.json and, without a
+the tokens with a role (`sep_token`, ...) and the additional ones of tokenizer_config.json and, without a
 decoder, of special_tokens_map.json.
 """
 
@@ -17,8 +17,8 @@ from tokenizers import AddedToken
 from rerankq_worker.model.family import Family
 from rerankq_worker.model.files import ModelBroken, read_json_object
 
-PARTS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-"""The parts that tokens can play in a row, as transformers calls them."""
+ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+"""The roles that tokens can have in a row, as transformers calls them."""
 
 READ_AS_IT_IS = ("PreTrainedTokenizerFast", "TokenizersBackend")
 """Classes for which transformers takes tokenizer.json whole; for others it builds the tokenizer anew."""
@@ -35,10 +35,10 @@ class AddedTokens:
     """By content, in the order in which they get their ids."""
     ids: tuple[tuple[str, int], ...]
     """Every id that a file gives to a content; files may contradict each other."""
-    parts: Mapping[str, str]
-    """The content of the token for each part."""
+    roles: Mapping[str, str]
+    """The content of the token for each role."""
     frame: frozenset[str]
-    """The contents of all tokens with a part, here and in the family, which no text may produce."""
+    """The contents of all tokens with a role, here and in the family, which no text may produce."""
     splits_special: bool
     """Whether special tokens in a text are to be read as characters."""
 
@@ -63,14 +63,14 @@ def read_added_tokens(directory: Path, definition: Mapping[str, Any], family: Fa
         numbered = own | listed if is_built_anew else listed | own
         if is_built_anew:
             _refuse_unlisted(directory, own, listed, sources)
-    parts = _parts(sources)
+    roles = _roles(sources)
     in_order = [numbered[index] for index in sorted(numbered)]
-    unnumbered = [_special(entry) for entry in (*parts.values(), *_additional(sources))]
+    unnumbered = [_special(entry) for entry in (*roles.values(), *_additional(sources))]
     return AddedTokens(
         tokens=_first_of_each([*in_order, *unnumbered]),
         ids=tuple((token.content, index) for found in (listed, own) for index, token in found.items()),
-        parts={part: _content(entry) for part, entry in parts.items()},
-        frame=frozenset(map(_content, (*family.tokens.values(), *parts.values()))),
+        roles={role: _content(entry) for role, entry in roles.items()},
+        frame=frozenset(map(_content, (*family.tokens.values(), *roles.values()))),
         splits_special=bool(config.get("split_special_tokens")),
     )
 
@@ -79,14 +79,14 @@ def _read_if_there(file: Path) -> dict[str, Any]:
     return read_json_object(file) if file.is_file() else {}
 
 
-def _parts(sources: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The token for each of `PARTS`, as text or with its flags; a later source wins."""
-    said = [{part: source[part] for part in PARTS if source.get(part)} for source in sources]
+def _roles(sources: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The token for each of `ROLES`, as text or with its flags; a later source wins."""
+    said = [{role: source[role] for role in ROLES if source.get(role)} for source in sources]
     return dict(ChainMap(*reversed(said)))
 
 
 def _additional(sources: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
-    """Tokens with a part that only this model knows, then tokens with none."""
+    """Tokens with a role that only this model knows, then tokens with none."""
     lists = [
         source[name]
         for source in sources
@@ -95,7 +95,7 @@ def _additional(sources: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
     ]
     for source in sources:
         for key, value in source.items():
-            if key.endswith("_token") and key not in PARTS and isinstance(value, str | dict):
+            if key.endswith("_token") and key not in ROLES and isinstance(value, str | dict):
                 yield value
     for several in lists:
         if isinstance(several, dict):
@@ -107,7 +107,7 @@ def _additional(sources: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
 
 def _legacy(ids: Mapping[str, Any], sources: Sequence[Mapping[str, Any]]) -> dict[int, AddedToken]:
     """added_tokens.json: ids alone; whether a token is special is for other mentions of it to say."""
-    special = {_content(entry) for entry in (*_parts(sources).values(), *_additional(sources))}
+    special = {_content(entry) for entry in (*_roles(sources).values(), *_additional(sources))}
     return {int(index): AddedToken(content, special=content in special) for content, index in ids.items()}
 
 
@@ -118,7 +118,7 @@ def _refuse_unlisted(
     sources: Sequence[Mapping[str, Any]],
 ) -> None:
     """A token of tokenizer.json that the decoder lacks: transformers 4 matches it, transformers 5 does not."""
-    mentioned = (*_parts(sources).values(), *_additional(sources))
+    mentioned = (*_roles(sources).values(), *_additional(sources))
     known = {token.content for token in listed.values()} | {_content(entry) for entry in mentioned}
     for token in own.values():
         if token.content not in known:

@@ -24,9 +24,9 @@ class Family:
     first_position: int
     """From where positions are counted: the rows of the position table before it are never used."""
     tokens: Mapping[str, str]
-    """The parts that tokens play in a row, and the family's own tokens for them; a directory may name others."""
+    """The roles that tokens have in a row, and the family's own tokens for them; a directory may name others."""
     frame: tuple[Sequence[str], Sequence[str], Sequence[str]]
-    """The parts before the query, between query and document, and behind the document."""
+    """The roles before the query, between query and document, and behind the document."""
     weights: tuple[str, ...]
     """How names of tensors begin that are a part of the score; others belong to a training."""
     head: tuple[str, ...]
@@ -41,7 +41,7 @@ class Family:
 
     def framed(self, query: str, document: str) -> str:
         """A pair as the family reads it, in its own tokens."""
-        before, between, behind = ("".join(self.tokens[part] for part in parts) for parts in self.frame)
+        before, between, behind = ("".join(self.tokens[role] for role in roles) for roles in self.frame)
         return " ".join(filter(None, (before, query, between, document, behind)))
 
 

@@ -104,7 +104,7 @@ class PairTokenizer:
             config = read_config(path)
             _check_ids(path, family, tokenizer, added, ids, config.get("vocab_size"))
             length = min(max_length_tokens, family.usable_length_tokens(config))
-        frame = [[ids[added.parts[part]] for part in parts] for parts in family.frame]
+        frame = [[ids[added.roles[role]] for role in roles] for roles in family.frame]
         return cls(tokenizer, frame, length, max(map(len, added.tokens)))
 
     def rows(
@@ -211,7 +211,7 @@ def _check_ids(
     """Refuse ids other than those the files give, which other rows of the embedding table were trained for."""
     vocabulary = tokenizer.get_vocab_size(with_added_tokens=False)
     declared = {content for content, _ in added.ids}
-    for content in [added.parts[part] for parts in family.frame for part in parts]:
+    for content in [added.roles[role] for roles in family.frame for role in roles]:
         if ids[content] >= vocabulary and content not in declared:
             raise ModelBroken(
                 f"{directory}: the tokenizer has no {content} token; it is none of {family.model_type}"
