@@ -188,7 +188,7 @@ class Service:
 
     def engine_state(self) -> str:
         """What the engine's status file comes to."""
-        status = health.read(Path(self.environment["RERANKQ_RUNTIME_DIR"]) / "cpu0.json")
+        status = health.read_status(Path(self.environment["RERANKQ_RUNTIME_DIR"]) / "cpu0.json")
         return "away" if status is None else health.judged(status).state
 
     def celery_worker(self, lane: str) -> psutil.Process:

@@ -58,7 +58,7 @@ class EngineUnderTest:
 
     @property
     def status(self) -> EngineStatus:
-        status = health.read(health.status_file(self.socket_path))
+        status = health.read_status(health.status_file(self.socket_path))
         assert status is not None
         return health.judged(status)
 

@@ -269,7 +269,7 @@ def test_an_engine_whose_parent_was_killed_ends_by_itself(tmp_path: Path) -> Non
     )
     parent = subprocess.Popen([sys.executable, "-c", parent_code], env=environment)
     EngineClient(tmp_path / "cpu0.sock", PATIENCE_SECONDS).describe()
-    status = health.read(tmp_path / "cpu0.json")
+    status = health.read_status(tmp_path / "cpu0.json")
     assert status is not None
 
     parent.kill()

@@ -89,7 +89,7 @@ def test_a_killed_engine_is_started_anew(start: Start, tmp_path: Path) -> None:
     engine.wait(PATIENCE_SECONDS)
 
     assert one_score(tmp_path) == [-3]
-    status = health.read(tmp_path / "cpu0.json")
+    status = health.read_status(tmp_path / "cpu0.json")
     assert status is not None
     assert (status.starts, status.pid == engine.pid) == (2, False)
 
@@ -372,10 +372,10 @@ def test_settings_tell_values_and_sources_and_hide_passwords(environment: dict[s
 def test_telling_that_one_lives_makes_no_new_file(start: Start, tmp_path: Path) -> None:
     start("-m", "rerankq_worker", "--engine-only")
     one_score(tmp_path)
-    file, before = tmp_path / "cpu0.json", health.read(tmp_path / "cpu0.json")
+    file, before = tmp_path / "cpu0.json", health.read_status(tmp_path / "cpu0.json")
     made = file.stat().st_ino, tmp_path.stat().st_mtime_ns
 
-    eventually(lambda: health.read(file) != before)
+    eventually(lambda: health.read_status(file) != before)
 
     assert (file.stat().st_ino, tmp_path.stat().st_mtime_ns) == made
 
@@ -411,10 +411,10 @@ def test_a_disk_that_fills_up_leaves_a_healthy_engine_in_service(start: Start, s
     )
     one_score(small_disk)
     fill(small_disk)
-    before = health.read(small_disk / "cpu0.json")
+    before = health.read_status(small_disk / "cpu0.json")
     assert before is not None
     later = before.heartbeat_monotonic + 2
-    eventually(lambda: (health.read(small_disk / "cpu0.json") or before).heartbeat_monotonic > later)
+    eventually(lambda: (health.read_status(small_disk / "cpu0.json") or before).heartbeat_monotonic > later)
 
     assert one_score(small_disk) == [-3]
     assert [engine.pid for engine in children_of(launcher)] == [before.pid]

@@ -112,7 +112,7 @@ class KeptProcess:
         """What this very process, an engine, last said of itself; None for any other and for one that is new."""
         if self.status_file is None or self._process is None:
             return None
-        status = health.read(self.status_file)
+        status = health.read_status(self.status_file)
         return status if status is not None and status.pid == self._process.pid else None
 
     def silence_seconds(self) -> float | None:
@@ -144,7 +144,7 @@ class KeptProcess:
 
     def _was_in_service(self, pid: int) -> bool:
         """Whether an engine had its model loaded: then a job ended it, and others wait for the next one."""
-        status = None if self.status_file is None else health.read(self.status_file)
+        status = None if self.status_file is None else health.read_status(self.status_file)
         return status is not None and status.pid == pid and bool(status.model)
 
     def _plan_restart(self, has_lasted: bool) -> None:
@@ -381,7 +381,7 @@ def _clear_away_the_dead(runtime_dir: Path) -> None:
         if beat is None or not beat.pid or not health.is_alive(beat.pid):
             file.unlink(missing_ok=True)
     for file in runtime_dir.glob("*.json"):
-        status = health.read(file)
+        status = health.read_status(file)
         if status is None or not health.is_alive(status.pid):
             file.unlink(missing_ok=True)
             file.with_suffix(".sock").unlink(missing_ok=True)

@@ -133,7 +133,7 @@ def write(file: Path, told: "EngineStatus | Beat") -> None:
         os.close(descriptor)
 
 
-def read(file: Path) -> EngineStatus | None:
+def read_status(file: Path) -> EngineStatus | None:
     """The engine's last words, or None where there are none that can be read."""
     return _read(file, EngineStatus)
 
@@ -211,7 +211,7 @@ def status_file(socket_path: Path) -> Path:
 
 def engines(runtime_dir: Path) -> list[EngineStatus]:
     """Every engine that has reported in this directory, judged, by device."""
-    read_statuses = (read(file) for file in sorted(runtime_dir.glob("*.json")))
+    read_statuses = (read_status(file) for file in sorted(runtime_dir.glob("*.json")))
     return [judged(status) for status in read_statuses if status is not None]
 
 
@@ -232,5 +232,5 @@ def is_alive(pid: int) -> bool:
     return True
 
 
-NOBODY = EngineStatus(state="loading", pid=0, device="", boot="")
+NO_ENGINE = EngineStatus(state="loading", pid=0, device="", boot="")
 """Stands for an engine that has not reported yet."""

@@ -130,10 +130,10 @@ class Heartbeat(bootsteps.StartStopStep):
 
     def _engine(self) -> health.EngineStatus:
         try:
-            status = health.read(health.status_file(self._settings.find_engine_socket()))
+            status = health.read_status(health.status_file(self._settings.find_engine_socket()))
         except InvalidSettings:  # no engine has been started yet, or more than one
             status = None
-        return health.NOBODY if status is None else health.judged(status)
+        return health.NO_ENGINE if status is None else health.judged(status)
 
     def _tell(self, parent: Any) -> None:
         try:
