@@ -18,15 +18,7 @@ import numpy as np
 from rerankq.contract.messages import LANES
 from rerankq_worker.engine_process.scheduler import Scheduler
 from rerankq_worker.link import frames
-from rerankq_worker.link.frames import (
-    Ask,
-    BadFrame,
-    Failed,
-    Frame,
-    Indices,
-    Running,
-    Scores,
-)
+from rerankq_worker.link.frames import Ask, BadFrame, Failed, Frame, Indices, Running, Scores
 from rerankq_worker.link.health import Demand
 from rerankq_worker.scoring import Logits, TokenIds
 

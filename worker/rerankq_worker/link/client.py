@@ -20,15 +20,7 @@ import numpy.typing as npt
 
 from rerankq.contract.messages import Lane
 from rerankq_worker.link import frames
-from rerankq_worker.link.frames import (
-    Ask,
-    BadFrame,
-    Failed,
-    Hello,
-    Leaving,
-    Running,
-    Scores,
-)
+from rerankq_worker.link.frames import Ask, BadFrame, Failed, Hello, Leaving, Running, Scores
 from rerankq_worker.scoring import EngineInfo, Logits, TokenIds
 
 TICK_SECONDS = 0.25  # how long a caller may have to wait for a look at its clock
