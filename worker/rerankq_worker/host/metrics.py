@@ -36,6 +36,12 @@ REDIS_TIMEOUT_SECONDS = 1.0  # a scrape must not hang; Prometheus itself gives u
 STATES: tuple[State, ...] = get_args(State)
 Sample = tuple[str, list[str], float]
 """Name, values of its labels, value."""
+ENGINE_GAUGES: Mapping[str, tuple[str, list[str]]] = {
+    "rerankq_engine_up": ("1: the engine is in service.", ["device"]),
+    "rerankq_engine_state": ("1 for the engine's present state.", ["device", "state"]),
+    "rerankq_engine_pairs_per_second": ("Of late, while the device was at work.", ["device"]),
+    "rerankq_engine_waiting_rows": ("Rows at the engine that no batch has taken.", ["device", "lane"]),
+}
 GAUGES: Mapping[str, tuple[str, list[str]]] = {
     "rerankq_lane_jobs": ("Jobs that wait.", ["lane"]),
     "rerankq_lane_oldest_seconds": ("Age of the next job in line.", ["lane"]),
@@ -78,22 +84,23 @@ class EngineMetrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """All engine metrics, freshly read."""
         statuses = {status.device: status for status in health.engines(self._runtime_dir)}
-        yield self._up(statuses)
-        yield _states(statuses.values())
+        yield from _gauges(ENGINE_GAUGES, self._samples(statuses))
         for name, what in health.COUNTERS.items():
             counter = CounterMetricFamily(f"rerankq_engine_{name}", what, labels=["device"])
             for status in statuses.values():
                 counter.add_metric([status.device], getattr(status, name))
             yield counter
-        yield _speed(statuses.values())
-        yield _waiting(statuses.values())
 
-    def _up(self, statuses: dict[str, EngineStatus]) -> Metric:
-        up = GaugeMetricFamily("rerankq_engine_up", "1: the engine is in service.", labels=["device"])
+    def _samples(self, statuses: dict[str, EngineStatus]) -> Iterator[Sample]:
+        in_service = [device for device, status in statuses.items() if status.state in health.IN_SERVICE]
         for device in self._devices:
-            status = statuses.get(device)
-            up.add_metric([device], float(status is not None and status.state in health.IN_SERVICE))
-        return up
+            yield "rerankq_engine_up", [device], float(device in in_service)
+        for device, status in statuses.items():
+            for state in STATES:
+                yield "rerankq_engine_state", [device, state], float(status.state == state)
+            yield "rerankq_engine_pairs_per_second", [device], status.pairs_per_second
+            for lane, rows in status.waiting_rows.items():
+                yield "rerankq_engine_waiting_rows", [device, lane], rows
 
 
 class RedisMetrics(Collector):
@@ -108,12 +115,7 @@ class RedisMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """All metrics of the queue, freshly read; what cannot be read is left out, counted and said."""
-        gauges = {
-            name: GaugeMetricFamily(name, what, labels=labels) for name, (what, labels) in GAUGES.items()
-        }
-        for name, labels, value in self._samples():
-            gauges[name].add_metric(labels, value)
-        yield from (gauge for gauge in gauges.values() if gauge.samples)
+        yield from (gauge for gauge in _gauges(GAUGES, self._samples()) if gauge.samples)
         errors = CounterMetricFamily(
             "rerankq_scrape_errors", "Parts of a scrape that could not be read.", labels=["part"]
         )
@@ -135,35 +137,13 @@ class RedisMetrics(Collector):
                 log.warning("metrics: %s not read: %s", part, type(error).__name__)
 
 
-def _states(statuses: Iterable[EngineStatus]) -> Metric:
-    told = GaugeMetricFamily(
-        "rerankq_engine_state", "1 for the engine's present state.", labels=["device", "state"]
-    )
-    for status in statuses:
-        for state in STATES:
-            told.add_metric([status.device, state], float(status.state == state))
-    return told
-
-
-def _speed(statuses: Iterable[EngineStatus]) -> Metric:
-    speed = GaugeMetricFamily(
-        "rerankq_engine_pairs_per_second", "Of late, while the device was at work.", labels=["device"]
-    )
-    for status in statuses:
-        speed.add_metric([status.device], status.pairs_per_second)
-    return speed
-
-
-def _waiting(statuses: Iterable[EngineStatus]) -> Metric:
-    waiting = GaugeMetricFamily(
-        "rerankq_engine_waiting_rows",
-        "Rows at the engine that no batch has taken.",
-        labels=["device", "lane"],
-    )
-    for status in statuses:
-        for lane, rows in status.waiting_rows.items():
-            waiting.add_metric([status.device, lane], rows)
-    return waiting
+def _gauges(
+    known: Mapping[str, tuple[str, list[str]]], samples: Iterable[Sample]
+) -> Iterable[GaugeMetricFamily]:
+    gauges = {name: GaugeMetricFamily(name, what, labels=labels) for name, (what, labels) in known.items()}
+    for name, labels, value in samples:
+        gauges[name].add_metric(labels, value)
+    return gauges.values()
 
 
 def _waiting_jobs(lane: Lane, redis: "Redis") -> Iterator[Sample]:
