@@ -224,7 +224,7 @@ def _compare_with_published(engine: Any) -> int:
     for result in results:
         verdict = "ok" if result.ok else "WRONG"
         print(
-            f"{verdict:5} expected {result.expected:9.4f}, got {result.got:9.4f}: {result.pair.query[:40]!r}"
+            f"{verdict:5} expected {result.pair.logit:9.4f}, got {result.got:9.4f}: {result.pair.query[:40]!r}"
         )
     wrong = sum(not result.ok for result in results)
     print(f"{len(results) - wrong} of {len(results)} published scores were met")

@@ -57,9 +57,7 @@ class GoldenResult:
     """One published logit beside the engine's."""
 
     pair: GoldenPair
-    expected: float
     got: float
-    difference: float
     ok: bool
 
 
@@ -80,7 +78,10 @@ def verify(engine: Scorer, short: bool = False) -> list[GoldenResult]:
     pairs = golden_pairs(engine.info.model)[: SHORT_FORM if short else None]
     logits = engine.score_pairs([(pair.query, pair.document) for pair in pairs]).tolist()
     dtype = engine.info.dtype
-    return [_result(pair, got, pair.tolerance[dtype]) for pair, got in zip(pairs, logits, strict=True)]
+    return [
+        GoldenResult(pair, got, ok=abs(got - pair.logit) <= pair.tolerance[dtype])  # NaN is not ok
+        for pair, got in zip(pairs, logits, strict=True)
+    ]
 
 
 def is_known(info: EngineInfo) -> bool:
@@ -110,8 +111,8 @@ def refuse_drift(engine: Scorer) -> None:
     wrong = [result for result in results if not result.ok]
     if not wrong:
         return
-    worst = max(wrong, key=lambda result: abs(result.difference))
-    off = f"{info.model} in {info.dtype} gives {worst.got:.4f} where {worst.expected:.4f}"
+    worst = max(wrong, key=lambda result: abs(result.got - result.pair.logit))
+    off = f"{info.model} in {info.dtype} gives {worst.got:.4f} where {worst.pair.logit:.4f}"
     if is_known(info):
         raise EngineDrifted(f"{off} is known; check the weights, or choose another RERANKQ_DTYPE")
     log.warning("%s is published; at commit %s nobody has compared yet, so it is served", off, info.revision)
@@ -130,8 +131,3 @@ def _by_precision(exact: float) -> dict[str, float]:
 
 def _read(package: str) -> dict[str, Any]:
     return json.loads(files(package).joinpath("golden.json").read_text(encoding="utf-8"))
-
-
-def _result(pair: GoldenPair, got: float, tolerance: float) -> GoldenResult:
-    difference = got - pair.logit
-    return GoldenResult(pair, pair.logit, got, difference, ok=abs(difference) <= tolerance)  # NaN is not ok

@@ -36,11 +36,8 @@ def sigmoid(logit: float) -> float:
 
 
 def _result(index: int, logit: float, truncated: bool, document_id: str | None, raw: bool) -> RankedDocument:
-    if math.isnan(logit):
-        return RankedDocument(
-            index=index, relevance_score=None, logit=None, truncated=truncated, id=document_id
-        )
-    score = logit if raw else sigmoid(logit)
+    known = None if math.isnan(logit) else logit
+    score = known if raw or known is None else sigmoid(known)
     return RankedDocument(
-        index=index, relevance_score=score, logit=logit, truncated=truncated, id=document_id
+        index=index, relevance_score=score, logit=known, truncated=truncated, id=document_id
     )

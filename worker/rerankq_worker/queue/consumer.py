@@ -50,18 +50,11 @@ CONNECT_AGAIN_SECONDS = 0.5
 TELL_FOR_SECONDS = 1.0
 
 
-_LIMITS_UNSET = (None, None)
-
-
-def _no_limits(queue: str) -> TimeLimits:  # noqa: ARG001 - the default of AttemptPolicy.time_limits
-    return _LIMITS_UNSET
-
-
 @dataclass(frozen=True, slots=True)
 class AttemptPolicy:
     """For how long a job may be tried each time, and how large it may be; how often is for the transport."""
 
-    time_limits: Callable[[str], TimeLimits] = _no_limits
+    time_limits: Callable[[str], TimeLimits] = lambda _: (None, None)
     """(soft, hard) seconds for a message from this queue; one that brings limits of its own can only lower them."""
     max_body_bytes: float = math.inf
     on_failure: Callable[[str], None] | None = None

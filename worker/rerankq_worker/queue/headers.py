@@ -3,7 +3,7 @@
 Pure; knows no message and no consumer.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -52,13 +52,15 @@ def wrong_header(headers: Mapping[str, Any]) -> str | None:
     """The first header that Celery would trip over, by name; None if all are fit to use."""
     if "task" not in headers:
         return None  # no task at all; Celery says so
-    is_fit = {
+    is_fit: dict[str, Callable[[Any], bool]] = {
         "id": is_id,
-        "task": _is_text,
+        "task": lambda value: isinstance(value, str),
         "timelimit": _is_pair_of_limits,
         "stamped_headers": _is_list_of_text,
-        "stamps": _is_table_or_none,
-        **dict.fromkeys(("eta", "expires", "root_id", "parent_id", "shadow"), _is_text_or_none),
+        "stamps": lambda value: isinstance(value, dict | None),
+        **dict.fromkeys(
+            ("eta", "expires", "root_id", "parent_id", "shadow"), lambda value: isinstance(value, str | None)
+        ),
     }
     return next((name for name, fits in is_fit.items() if not fits(headers.get(name))), None)
 
@@ -74,20 +76,8 @@ def is_task_body(body: Any) -> bool:
     return isinstance(args, list | tuple) and isinstance(kwargs, dict) and isinstance(embed, dict | None)
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_text_or_none(value: Any) -> bool:
-    return value is None or isinstance(value, str)
-
-
-def _is_table_or_none(value: Any) -> bool:
-    return value is None or isinstance(value, dict)
-
-
 def _is_list_of_text(value: Any) -> bool:
-    return value is None or (isinstance(value, list) and all(map(_is_text, value)))
+    return value is None or (isinstance(value, list) and all(isinstance(each, str) for each in value))
 
 
 def _is_pair_of_limits(value: Any) -> bool:
