@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from rerankq_worker.job.runner import ScoreSheet
+from rerankq_worker.job.score_sheet import ScoreSheet
 from rerankq_worker.model.tokenizer import Row
 
 NAN = float("nan")

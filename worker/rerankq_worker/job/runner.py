@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from rerankq.contract.errors import Cancelled, DeadlineExceeded, InvalidRequest, JobFailed, RerankError
@@ -25,14 +24,12 @@ from rerankq.contract.messages import (
     WorkerInfo,
     parse_request,
 )
-from rerankq_worker.job.equal_rows import first_equals
 from rerankq_worker.job.ranking import rank
+from rerankq_worker.job.score_sheet import Positions, ScoreSheet
 from rerankq_worker.job.store import JobStore
 from rerankq_worker.link.client import EngineAway, EngineClient, EngineKilledTwice, EngineRefused, Scored
 from rerankq_worker.model.tokenizer import DocumentTooLong, PairTokenizer, QueryTooLong, Row
-from rerankq_worker.scoring import EngineInfo, Logits
-
-Positions = npt.NDArray[np.intp]
+from rerankq_worker.scoring import EngineInfo
 
 CHECKPOINT_PERIOD_SECONDS = 1.0  # a shorter job is cheaper to score again than to save
 WANTED_PERIOD_SECONDS = 0.25  # between two looks at whether anybody still wants the answer
@@ -70,41 +67,6 @@ class Member:
     def positions(self) -> Positions:
         """Which of the job's rows are its own."""
         return np.arange(self.first_row, self.first_row + len(self.rows))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ScoreSheet:
-    """The rows of a job, of all its requests, and what is known of their scores. Equal rows are scored once."""
-
-    rows: list[Row]
-    logits: Logits
-    """NaN where there is none yet; equal rows have equal ones."""
-    firsts: Positions
-    """For each row the first that equals it."""
-    was_known: npt.NDArray[np.bool_]
-    """Which scores an earlier attempt left behind."""
-
-    @classmethod
-    def of(cls, rows: list[Row], logits: Logits) -> "ScoreSheet":
-        """The sheet of rows of which an earlier attempt left these logits."""
-        firsts = first_equals([row.token_ids for row in rows])
-        logits = logits[firsts]
-        return cls(rows, logits, firsts, ~np.isnan(logits))
-
-    @property
-    def is_duplicate(self) -> npt.NDArray[np.bool_]:
-        """Which rows get the score that was made here for an earlier one."""
-        return ~self.was_known & (self.firsts != np.arange(len(self.rows)))
-
-    def to_ask(self, positions: Positions) -> Positions:
-        """The rows whose scores are missing for those at these positions to have one."""
-        firsts = np.unique(self.firsts[positions])
-        return firsts[np.isnan(self.logits[firsts])]
-
-    def write(self, positions: Positions, logits: Logits) -> None:
-        """Note the scores of rows that `to_ask` named, for all that equal them."""
-        self.logits[positions] = logits
-        self.logits[:] = self.logits[self.firsts]
 
 
 class Superseded(Exception):
