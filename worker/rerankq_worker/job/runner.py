@@ -159,12 +159,11 @@ class JobRunner:
 
     def _score_members(self, attempt: Attempt, members: Sequence[Member], sheet: ScoreSheet) -> bool:
         """Fill the sheet in one go, and in a pack that fails so, request by request; False when time was up first."""
-        whole = np.arange(len(sheet.rows))
-        if len(members) == 1:
-            return self._score(attempt, sheet, whole)
         try:
-            return self._score(attempt, sheet, whole)
+            return self._score(attempt, sheet, np.arange(len(sheet.rows)))
         except JobFailed:
+            if len(members) == 1:
+                raise
             return all(self._score_alone(attempt, member, sheet) for member in members)
 
     def _score_alone(self, attempt: Attempt, member: Member, sheet: ScoreSheet) -> bool:
