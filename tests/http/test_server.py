@@ -128,6 +128,17 @@ def test_a_body_that_dawdles_is_refused_and_leaves_its_place(
     assert ask(port, b"{")[0] == 400
 
 
+def test_whoever_offers_another_protocol_is_answered_in_this_one(start: Start) -> None:
+    offer = (
+        b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAA\r\nContent-Length"
+    )
+    body = b'{"query": "q", "documents": []}'
+    with connected(start(), b"") as java:
+        for _ in range(2):
+            java.sendall(post(body).replace(b"Content-Length", offer))
+            assert b"documents: list of documents must not be empty" in answer(java)[1]
+
+
 @pytest.mark.parametrize(
     "sent",
     [b"GET /health HTTP/1.1\r\nX: " + b"x" * 300_000, b"GET /" + b"x" * 300_000, b"X: y\r\n" * 50_000],

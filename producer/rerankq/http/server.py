@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import re
 import signal
 import socket
 from collections.abc import Callable
@@ -19,6 +20,7 @@ KEEP_ALIVE_SECONDS = 75  # longer than proxies and pools hold an idle connection
 LEAVE_SECONDS = 30  # what is under way when told to stop may be answered still
 MAX_HEAD_BYTES = 65_536  # a request's line and headers
 HEAD_WITHIN_SECONDS = 10.0
+_UPGRADE = re.compile(rb"\r\nupgrade:[^\r\n]*", re.IGNORECASE)
 
 
 def serve(settings: HttpSettings, on_start: Callable[[str], None]) -> None:
@@ -55,9 +57,14 @@ def configured(settings: HttpSettings) -> uvicorn.Config:
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """uvicorn's protocol, which waits for ever for headers of any length, with a bound to both."""
+    """uvicorn's protocol, which waits for ever for headers of any length, with a bound to both.
+
+    Java's HttpClient offers to go on in HTTP/2 with every request (`Upgrade: h2c`), and uvicorn's then loses its body:
+    here no such offer is heard.
+    """
 
     _head_bytes = 0
+    _is_at_head = True
     _patience: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -69,14 +76,19 @@ class BoundedHttp(HttpToolsProtocol):
         self._await_head()
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
+        super().data_received(_without_upgrade(data) if self._is_at_head else data)
         self._head_bytes = 0 if self._patience is None else self._head_bytes + len(data)
         if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             self.send_400_response(f"expected at most {MAX_HEAD_BYTES:,} bytes of headers")
 
     def on_headers_complete(self) -> None:
+        self._is_at_head = False
         self._await_nothing()
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._is_at_head = True
+        super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._await_nothing()
@@ -90,6 +102,11 @@ class BoundedHttp(HttpToolsProtocol):
         if self._patience is not None:
             self._patience.cancel()
             self._patience = None
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    head, end, rest = data.partition(b"\r\n\r\n")
+    return _UPGRADE.sub(b"", head) + end + rest
 
 
 def _listen(host: str, port: int) -> socket.socket:
