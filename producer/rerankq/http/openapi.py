@@ -441,6 +441,7 @@ def _schemas() -> dict[str, Schema]:
                 "auto_truncate": {"type": "boolean"},
                 "tokenization_workers": COUNT,
                 "version": TEXT,
+                **dict.fromkeys(("sha", "docker_label", "max_batch_requests"), NOTHING),
             }
         ),
         "State": _object(

@@ -86,6 +86,7 @@ async def info(request: Request) -> Response:
             "auto_truncate": True,
             "tokenization_workers": len(workers),
             "version": __version__,
+            **dict.fromkeys(("sha", "docker_label", "max_batch_requests")),  # TEI's own are null, not absent
         }
     )
 
