@@ -4,6 +4,10 @@ import subprocess
 import sys
 
 import pytest
+from pydantic import ValidationError
+
+from rerankq import InvalidSettings
+from rerankq.integrations.asking import Asks
 
 
 @pytest.mark.parametrize(
@@ -20,3 +24,17 @@ def test_an_adapter_without_its_framework_names_the_extra(module: str, framework
 
     assert done.stderr.splitlines()[-1].startswith("ImportError: ")
     assert f"pip install '{extra}'" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("url", ["localhost:8787", "ftp://host", "host"])
+def test_an_address_of_neither_kind_is_refused_with_both(url: str) -> None:
+    with pytest.raises(InvalidSettings, match=r"^url: .*redis://.*http://"):
+        Asks(url=url)
+
+
+def test_an_argument_that_nobody_knows_is_refused_without_its_value() -> None:
+    with pytest.raises(ValidationError) as refused:
+        Asks(apikey="a-secret")  # type: ignore[call-arg]
+
+    assert "apikey" in str(refused.value)
+    assert "a-secret" not in str(refused.value)

@@ -41,7 +41,7 @@ class _Clients:
 class Asks(BaseModel):
     """The fields of every adapter, and how it asks."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)  # it may be a password
 
     url: str | None = Field(default=None, repr=False)
     """Where to ask: `redis://…` (`rediss`, `unix`, `sentinel`) is the queue, `http://…` or `https://…` a `rerankq
@@ -53,7 +53,7 @@ class Asks(BaseModel):
     max_tokens_per_doc: Count | None = None
     """Read only this many tokens of each."""
     model: str | None = None
-    """Refuse unless this model is the one served."""
+    """Refuse unless this model is the one served; over HTTP a name without a slash is a label, for whichever is."""
     timeout: float | None = Field(default=None, gt=0)
     """Seconds to wait; RERANKQ_INTERACTIVE_TIMEOUT_SECONDS when absent."""
 
@@ -68,7 +68,11 @@ class Asks(BaseModel):
                 "api_key: is for an http:// or https:// url; a Redis URL carries its own password"
             )
         elif self.url is not None:
-            ClientSettings.of(self.url, None)
+            try:
+                ClientSettings.of(self.url, None)
+            except InvalidSettings as error:
+                told = error.message.removeprefix("RERANKQ_BROKER_URL: ")
+                raise InvalidSettings(f"url: {told}; or with http:// for a `rerankq serve`") from error
         return self
 
     def close(self) -> None:
