@@ -24,7 +24,7 @@ install: $(VENV)/installed-dev ## make .venv and install everything, the tools o
 demo: $(VENV)/installed-demo ## three jobs through a real queue, worker and model; nothing to set up
 	@$(BIN)/rerankq demo $(ARGS)
 
-up: $(VENV)/installed-demo ## the same service and Flower, kept running until Ctrl-C
+up: $(VENV)/installed-demo ## the same service with an HTTP address and Flower, kept running until Ctrl-C
 	@$(BIN)/rerankq up $(ARGS)
 
 test: $(VENV)/installed-dev ## the whole suite against a real Redis, and beside it the checks
