@@ -195,14 +195,12 @@ def _verify(options: argparse.Namespace) -> int:
 
     settings = WorkerSettings.load()
     model, revision = _model_of(options, settings)
-    find_model(
-        model, revision, settings.offline
-    )  # refuses in a moment what torch would take seconds to reach
+    # refuses in a moment what torch would take seconds to reach
+    find_model(model, revision, settings.offline)
     device = chosen_devices(settings.devices)[0]
     os.environ["CUDA_VISIBLE_DEVICES"] = device.cuda_visible_devices  # before torch looks
-    unchecked = (
-        "rerankq_worker.engine.from_settings:load_unchecked"  # here a wrong score is shown, not refused
-    )
+    # here a wrong score is shown, not refused
+    unchecked = "rerankq_worker.engine.from_settings:load_unchecked"
     asked = settings.model_copy(
         update={"model": model, "model_revision": revision, "engine_factory": unchecked}
     )

@@ -100,9 +100,8 @@ def build_app(settings: WorkerSettings) -> Celery:
     steps["worker"].add(Heartbeat)
     steps["worker"].add(RiskLog)
     _add_tasks(app)
-    app.amqp.queues.select(
-        [queue_of(lane) for lane in LANES]
-    )  # a queue that a callback names is not ours to read
+    # a queue that a callback names is not ours to read
+    app.amqp.queues.select([queue_of(lane) for lane in LANES])
     return app
 
 

@@ -56,9 +56,8 @@ def padded(queries: Tensor, keys: Tensor, values: Tensor, batch: Batch) -> Tenso
     lengths, columns = batch.offsets.diff(), torch.arange(longest, device=queries.device)
     mask = columns < lengths[:, None]  # [n, longest]
     every_row = torch.arange(rows, device=queries.device)
-    row_of = torch.repeat_interleave(
-        every_row, lengths, output_size=sum(batch.lengths)
-    )  # size given: no waiting
+    # size given: no waiting
+    row_of = torch.repeat_interleave(every_row, lengths, output_size=sum(batch.lengths))
     slots = row_of * longest + batch.positions  # [T]
     all_ask = len(queries) == len(keys)
     q = _spread(queries, slots, rows, longest) if all_ask else _heads_first(queries, rows)

@@ -33,9 +33,8 @@ log = logging.getLogger(__name__)
 
 Pair = tuple[str, str]
 
-FIRST_TOKENS = (
-    1_024  # of one batch; on CUDA until memory was measured. A CPU is slower with more: caches (docs)
-)
+# of one batch; on CUDA until memory was measured. A CPU is slower with more: caches (docs)
+FIRST_TOKENS = 1_024
 WINDOW_PAIRS = 2_048  # of score_pairs: sorted and batched together; the next window is tokenized meanwhile
 CPU = torch.device("cpu")
 _T = TypeVar("_T")
@@ -106,9 +105,8 @@ class Engine:
         where = choose_device(device)
         precision = choose_precision(dtype, where)
         config = read_config(files.path)
-        tokenizer = PairTokenizer.from_model_dir(
-            files.path, max_length_tokens
-        )  # refuses sooner than the weights
+        # refuses sooner than the weights
+        tokenizer = PairTokenizer.from_model_dir(files.path, max_length_tokens)
         refuse_other_rows(files.path, tokenizer)
         length = tokenizer.max_length_tokens
         info = EngineInfo(

@@ -70,9 +70,8 @@ def visible_gpus() -> list[Gpu]:
 
 def _named(name: str, position: int, gpus: Sequence[Gpu]) -> Device:
     if name.startswith("MIG-"):
-        return Device(
-            f"gpu{position}", name
-        )  # a slice of a GPU: only CUDA itself can say whether it is there
+        # a slice of a GPU: only CUDA itself can say whether it is there
+        return Device(f"gpu{position}", name)
     found = _called(name, gpus)
     if found is None:
         raise InvalidSettings(f"RERANKQ_DEVICES asks for GPU {name}, and only {_listed(gpus)} can be seen")

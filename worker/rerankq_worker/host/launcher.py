@@ -36,9 +36,8 @@ log = logging.getLogger(__name__)
 TICK_SECONDS = 0.1
 FIRST_BACK_OFF_SECONDS = 1.0
 LONGEST_BACK_OFF_SECONDS = 30.0
-LASTING_AFTER_SECONDS = (
-    10.0  # one that lived this long did not fail to start; its next start need not wait long
-)
+# one that lived this long did not fail to start; its next start need not wait long
+LASTING_AFTER_SECONDS = 10.0
 BULK_WORKERS_ON_CPU, BULK_WORKERS_BESIDE_GPU = 1, 2
 HANDING_BACK_SECONDS = 10.0  # for a Celery worker to give its job back to the queue
 ENGINE_STOP_SECONDS = 10.0
@@ -126,16 +125,9 @@ class KeptProcess:
 
     def _start(self) -> None:
         self.starts += 1
-        tied = [
-            sys.executable,
-            "-I",
-            "-S",
-            die_with_parent.__file__,
-            str(os.getpid()),
-            *self.command(self.starts),
-        ]
+        tie = [sys.executable, "-I", "-S", die_with_parent.__file__, str(os.getpid())]
         self._process = subprocess.Popen(  # noqa: S603 - our own programs
-            tied,
+            [*tie, *self.command(self.starts)],
             env=dict(self.environment),
             process_group=0,  # a terminal's Ctrl-C reaches us alone, and we stop them in order
         )
@@ -334,9 +326,8 @@ def _celery_workers(settings: WorkerSettings, device: Device) -> list[KeptProces
         **dict.fromkeys(_numbered(f"{device.name}-interactive", settings.interactive_workers), interactive),
         **dict.fromkeys(_numbered(f"{device.name}-bulk", bulk_workers), f"{interactive},{bulk}"),
     }
-    node_ending = (
-        unique_ending()
-    )  # one for the life of this launcher: a worker that is started anew keeps its name
+    # one for the life of this launcher: a worker that is started anew keeps its name
+    node_ending = unique_ending()
     return [
         _celery_worker(settings, device, name, f"{name}@{socket.gethostname()}{node_ending}", queues)
         for name, queues in names.items()

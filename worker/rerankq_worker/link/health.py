@@ -29,9 +29,8 @@ READ_ATTEMPTS = 5
 READ_AGAIN_SECONDS = 0.002
 BEAT_SUFFIX = ".beat"
 BEAT_SECONDS = 1.0
-BEAT_SILENT_AFTER_SECONDS = (
-    40.0  # a call to a Redis that hangs may take 5 s, and more than four came in a row
-)
+# a call to a Redis that hangs may take 5 s, and more than four came in a row
+BEAT_SILENT_AFTER_SECONDS = 40.0
 CUT_OFF_AFTER_SECONDS = 12.0  # and a frozen worker is not ready from here on
 SILENT_AFTER_SECONDS = 10.0  # frozen, or inside a C call that never gives the interpreter back
 SPEED_MEMORY_SECONDS = 60.0  # device time after which an old pass counts a third
