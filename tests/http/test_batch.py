@@ -44,6 +44,25 @@ def test_what_is_said_for_all_holds_where_a_request_says_nothing(live: TestClien
     assert [len(each["ranking"]["results"]) for each in reply.json()["data"]] == [1, 2, 1]
 
 
+def test_what_a_request_says_in_another_apis_words_goes_before_what_is_said_for_all(live: TestClient) -> None:
+    requests = [{"query": "a", "documents": DOCUMENTS}, {"query": "b", "input": ["x", "y", "z"], "top_k": 3}]
+
+    reply = live.post(PATH, json={"requests": requests, "texts": ["for all"], "top_n": 2})
+
+    assert [each["ranking"]["total"] for each in reply.json()["data"]] == [2, 3]
+    assert [len(each["ranking"]["results"]) for each in reply.json()["data"]] == [2, 3]
+
+
+def test_what_is_said_for_all_counts_for_each(witnessed: Service) -> None:
+    settings = HttpSettings.load(broker_url=witnessed.redis.url, http_max_body_bytes=10_000)
+    with TestClient(create_app(settings=settings), base_url="http://127.0.0.1") as small:
+        body = {"documents": ["x" * 2_000], "requests": [{"query": "a"}] * 6}
+        refused, again = small.post(PATH, json=body), small.post(PATH, json={**body, "documents": ["x"]})
+
+    assert (refused.status_code, refused.json()["error"]["param"]) == (413, "requests")
+    assert again.status_code == 200
+
+
 REFUSED: dict[str, tuple[Any, int, str]] = {
     "nothing": ([], 400, "requests"),
     "no list": ({"requests": "all"}, 422, "requests"),

@@ -84,6 +84,7 @@ REFUSED: dict[str, tuple[dict[str, Any], int, str]] = {
     "cut at the other end, vllm": ({"truncation_side": "left"}, 422, "truncation_side"),
     "ranked by no field": ({"rank_fields": "title"}, 422, "rank_fields"),
     "no such thing at the deadline": ({"on_deadline": "sometimes"}, 422, "on_deadline"),
+    "names beyond number": ({"rank_fields": [str(number) for number in range(101)]}, 422, "rank_fields"),
 }
 
 
@@ -163,6 +164,25 @@ def test_fields_to_rank_by_are_joined_in_their_order(http: TestClient, fake: Asy
 
     assert fake.calls[0].texts == ["1999\nPanda"]
     assert told["results"][0]["document"] == {"text": "1999\nPanda", **document}
+
+
+def test_a_field_to_rank_by_is_read_once(http: TestClient, fake: AsyncFakeRerankClient) -> None:
+    http.post("/v1/rerank", json={"query": "q", "documents": [{"a": "panda"}], "rank_fields": ["a"] * 50})
+
+    assert fake.calls[0].texts == ["panda"]
+
+
+def test_what_cannot_be_written_again_is_refused_before_it_is_scored(
+    http: TestClient, fake: AsyncFakeRerankClient
+) -> None:
+    nested = b"[" * 500 + b"]" * 500
+    asked = b'{"query": "q", "documents": ["a", {"text": "b", "more": %s}], "return_documents": %s}'
+
+    refused = http.post("/v1/rerank", content=asked % (nested, b"true"))
+    scored = http.post("/v1/rerank", content=asked % (nested, b"false"))
+
+    assert (refused.status_code, refused.json()["error"]["param"]) == (422, "documents[1]")
+    assert (scored.status_code, len(fake.calls)) == (200, 1)
 
 
 def test_coheres_second_version_returns_no_documents(http: TestClient) -> None:

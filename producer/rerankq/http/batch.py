@@ -19,6 +19,7 @@ from rerankq.contract.errors import (
     JobFailed,
     JobUnknown,
     NoWorkers,
+    PayloadTooLarge,
     QueueFull,
     RerankError,
     ResultTimeout,
@@ -27,7 +28,7 @@ from rerankq.contract.heartbeats import WorkerStatus
 from rerankq.contract.messages import LANES, Lane, Ranking, RerankRequest
 from rerankq.http import dialects
 from rerankq.http.asking import as_request
-from rerankq.http.bodies import read_json
+from rerankq.http.bodies import hold, read_json
 from rerankq.http.dialects import Asked, Fields
 from rerankq.http.errors import Refusal, problem, refusal
 from rerankq.http.patience import LONGEST_SECONDS, deadline_of, timeout_seconds
@@ -39,6 +40,7 @@ from rerankq.web import unless_gone
 
 PATH = "/v1/rerank/batch"
 MAX_REQUESTS = 1_000
+MAX_PAIRS = 200_000  # reading and packing as many takes a second of the process that serves all others, too
 _OF_THE_BATCH = ("requests", "deadline", "timeout")  # whoever sent it has them, not each member
 
 T = TypeVar("T")
@@ -73,7 +75,7 @@ async def batch(request: Request) -> Response:
         body = await read_json(request, service.settings.http_max_body_bytes)
         bodies, shared = _bodies(body)
         until = _until(request, shared, service.settings.http_timeout_seconds)
-        read = [await _member(service, place, each, until) for place, each in enumerate(bodies)]
+        read = await _members(request, bodies, until)
         members = [each for each in read if isinstance(each, Member)]
         request.state.documents = sum(member.pairs for member in members)
         answers = await unless_gone(request, _answers(service.client, members, until))
@@ -94,11 +96,9 @@ def _bodies(body: Any) -> tuple[list[Any], Fields]:
         message = f"requests: expected at most {MAX_REQUESTS:,}, got {len(requests):,}; send them in parts"
         raise InvalidRequest(message, {"field": "requests"})
     for_each = {name: value for name, value in shared.items() if name not in _OF_THE_BATCH}
-    return [for_each | _told_fields(each) if isinstance(each, dict) else each for each in requests], shared
-
-
-def _told_fields(body: Fields) -> dict[str, Any]:
-    return {name: value for name, value in body.items() if value is not None}
+    return [
+        dialects.completed(each, for_each) if isinstance(each, dict) else each for each in requests
+    ], shared
 
 
 def _until(request: Request, shared: Fields, default: float) -> float:
@@ -107,6 +107,31 @@ def _until(request: Request, shared: Fields, default: float) -> float:
     if told == math.inf or "x-timeout-seconds" in request.headers:
         told = time.time() + timeout_seconds(request, default)
     return min(told, time.time() + LONGEST_SECONDS)
+
+
+async def _members(
+    request: Request, bodies: list[Any], until: float
+) -> "list[Member | RerankError | Refusal]":
+    """Each as it was understood, or why it was not.
+
+    Raises:
+        PayloadTooLarge: with what is said for all, said once, they are larger than any body may be, or too many pairs.
+        QueueFull: with those of others they are more than this process should hold.
+    """
+    service, read, size_bytes, pairs = service_of(request), [], 0, 0
+    limit = service.settings.http_max_body_bytes
+    for place, body in enumerate(bodies):
+        member = await _member(service, place, body, until)
+        if isinstance(member, Member):
+            size_bytes, pairs = size_bytes + member.size_bytes, pairs + member.pairs
+            hold(request, member.size_bytes)
+        if size_bytes > limit or pairs > MAX_PAIRS:
+            message = f"requests: expected at most {limit:,} bytes and {MAX_PAIRS:,} documents in all"
+            raise PayloadTooLarge(
+                f"{message}, those for all counted in each; send them in parts", {"field": "requests"}
+            )
+        read.append(member)
+    return read
 
 
 async def _member(service: Service, place: int, body: Any, until: float) -> "Member | RerankError | Refusal":

@@ -37,19 +37,28 @@ async def read_json(request: Request, max_bytes: int) -> Any:
         raise InvalidRequest("body: expected JSON in UTF-8", {"field": "body", "malformed": True}) from None
 
 
+def hold(request: Request, count: int) -> None:
+    """Hold so many more bytes until this request is over.
+
+    Raises:
+        QueueFull: with those of all others they are more than this process should hold.
+    """
+    service_of(request).hold(count)
+    request.state.held_bytes = getattr(request.state, "held_bytes", 0) + count
+
+
 async def _read(request: Request, max_bytes: int) -> bytes:
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > max_bytes:
         raise _too_large(max_bytes)
-    body, service = bytearray(), service_of(request)
+    body = bytearray()
     try:
         async with asyncio.timeout(ARRIVES_WITHIN_SECONDS):
             async for part in request.stream():
                 if len(body) + len(part) > max_bytes:
                     raise _too_large(max_bytes)
-                service.hold(len(part))
+                hold(request, len(part))
                 body += part
-                request.state.held_bytes = len(body)
     except ClientDisconnect:
         raise Cancelled("the caller hung up", {"hung_up": True}) from None
     except TimeoutError:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from rerankq.contract import wire
 from rerankq.contract.errors import InvalidRequest
 from rerankq.contract.messages import RankedDocument, Ranking, RequestOptions
 
@@ -23,6 +24,15 @@ Fields = Mapping[str, Any]
 TEXT_FIELDS = ("text", "content", "page_content", "passage", "body")
 """Where a document that is an object has its text, the first that is there."""
 
+_DOCUMENTS = ("texts", "input", "documents")
+_TOP = ("top_n", "top_k")
+_MOST_TOKENS = ("max_tokens_per_doc", "max_doc_length", "truncate_prompt_tokens")
+_RETURN = ("return_documents", "return_input", "return_text")
+_TRUNCATE = ("truncation", "truncate", "parameters")
+_ACTIVATE = ("use_activation", "activation")
+_SYNONYMS = (_DOCUMENTS, _TOP, _MOST_TOKENS, _RETURN, _TRUNCATE, ("raw_scores", *_ACTIVATE))
+
+MOST_RANK_FIELDS = 100
 DOCUMENTS_PER_SEARCH_UNIT = 100  # docs.cohere.com, "How does pricing work"
 _NO_DOCUMENT_HAS_SO_MANY_TOKENS = 1_000_000_000
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
@@ -67,7 +77,9 @@ def read(body: Any, *, may_return_documents: bool = True) -> Asked:
     fields: dict[str, Any] = {name: value for name, value in body.items() if value is not None}
     given = _documents(fields, dialect)
     rank_fields = _names(fields, "rank_fields")
-    wants_documents = any(_flag(fields, name) for name in ("return_documents", "return_input", "return_text"))
+    wants_documents = any(_flag(fields, name) for name in _RETURN) and may_return_documents
+    if wants_documents:
+        _refuse_what_cannot_come_back(given)
     return Asked(
         dialect=dialect,
         query=_query(fields),
@@ -76,7 +88,7 @@ def read(body: Any, *, may_return_documents: bool = True) -> Asked:
         options=_options(fields, len(given)),
         model=_string(fields, "model"),
         score_threshold=_number(fields, "score_threshold"),
-        return_documents=wants_documents and may_return_documents,
+        return_documents=wants_documents,
     )
 
 
@@ -108,6 +120,13 @@ def reply(asked: Asked, ranking: Ranking) -> Any:
     }
 
 
+def completed(own: Fields, shared: Fields) -> Fields:
+    """A request's own fields, and of those that are said for several what it has no word for, this or another API's."""
+    told = {name: value for name, value in own.items() if value is not None}
+    for_one_thing = {name for names in _SYNONYMS if not told.keys().isdisjoint(names) for name in names}
+    return {name: value for name, value in shared.items() if name not in for_one_thing} | told
+
+
 def is_called(asked: str, model: str, revision: str) -> bool:
     """Whether a name, or `name@revision`, means this model: by all of its name or by its last part, in any case."""
     name, _, wanted = asked.casefold().partition("@")
@@ -125,6 +144,19 @@ def _documents(fields: Fields, dialect: Dialect) -> list[Any]:
     if not given:
         raise InvalidRequest(f"{name}: list of documents must not be empty", {"field": name, "empty": True})
     return given
+
+
+def _refuse_what_cannot_come_back(given: list[Any]) -> None:
+    """JSON is read a thousand levels deep, and written 254."""
+    for index, document in enumerate(given):
+        try:
+            wire.encode([[[[[[[[document]]]]]]]] if isinstance(document, dict) else None)
+        except TypeError:
+            field = f"documents[{index}]"
+            message = (
+                f"{field}: is nested too deeply to come back; send less of it, or do without return_documents"
+            )
+            raise InvalidRequest(message, {"field": field}) from None
 
 
 def _query(fields: Fields) -> Any:
@@ -172,16 +204,14 @@ def _told_in_text(value: Any) -> str:
 def _options(fields: Fields, documents: int) -> RequestOptions:
     _refuse_cutting_from_the_left(fields)
     options: RequestOptions = {}
-    if top_n := _first(fields, ("top_n", "top_k"), _count):  # vLLM's 0 means all
+    if top_n := _first(fields, _TOP, _count):  # vLLM's 0 means all
         options["top_n"] = min(top_n, documents)
     # Each a limit to what is read of a document; vLLM's counts the query too, and its -1 is the model's own.
-    if most := _first(fields, ("max_tokens_per_doc", "max_doc_length", "truncate_prompt_tokens"), _limit):
+    if most := _first(fields, _MOST_TOKENS, _limit):
         options["max_tokens_per_doc"] = min(most, _NO_DOCUMENT_HAS_SO_MANY_TOKENS)
     if _may_not_cut(fields):
         options["truncation"] = False
-    if _flag(fields, "raw_scores") or any(
-        _flag(fields, name) is False for name in ("use_activation", "activation")
-    ):
+    if _flag(fields, "raw_scores") or any(_flag(fields, name) is False for name in _ACTIVATE):
         options["raw_scores"] = True
     if fields.get("on_deadline") is not None:
         options["on_deadline"] = fields["on_deadline"]
@@ -269,7 +299,10 @@ def _names(fields: Fields, name: str) -> list[str]:
     value = fields.get(name, [])
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
         raise InvalidRequest(f"{name}: expected a list of names", {"field": name})
-    return value
+    if len(value) > MOST_RANK_FIELDS:  # each is looked for in each document
+        message = f"{name}: expected at most {MOST_RANK_FIELDS} names, got {len(value):,}"
+        raise InvalidRequest(message, {"field": name})
+    return list(dict.fromkeys(value))  # the same text many times would be larger than any body
 
 
 def _row(asked: Asked, row: RankedDocument) -> dict[str, Any]:
