@@ -2,7 +2,9 @@
 
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +19,7 @@ DOCUMENTS = sorted(
     ]
 )
 _LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)#\s]+)(?:#[^)]*)?\)")
+_PATH = re.compile(r"(?<![\w/])((?:[pw]|tests|deploy|docs)/[\w./-]*\w)")
 _VERB = re.compile(r"`make ([a-z-]+)")
 _MODULE = re.compile(r"python -m ((?:benchmarks|tests|training)[\w.]*)")
 _COMMAND = re.compile(r"`rerankq ((?:model |dead )?[a-z][a-z-]*)")
@@ -53,12 +56,51 @@ def test_every_program_that_a_document_names_can_be_run(document: Path) -> None:
     ] == []
 
 
+def test_who_is_new_is_led_to_what_is_there() -> None:
+    """What CONTRIBUTING.md says to open, by the short names that it gives the rooms."""
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rooms = {"p/": "producer/rerankq/", "w/": "worker/rerankq_worker/"}
+    named = [rooms.get(path[:2], path[:2]) + path[2:] for path in _PATH.findall(text)]
+
+    assert [path for path in named if not (REPOSITORY / path).exists()] == []
+    assert {"CONTRIBUTING.md", "docs/decisions.md"} <= set(
+        _LINK.findall((REPOSITORY / "README.md").read_text())
+    )
+
+
+def test_every_format_is_in_the_help_and_in_the_manual() -> None:
+    from rerankq.bulk.formats import FORMATS
+    from rerankq.cli.bulk import FORMATS_TOLD
+
+    manual = (REPOSITORY / "docs" / "bulk.md").read_text(encoding="utf-8")
+
+    assert set(re.findall(r"[a-z]+(?:-[a-z]+)*", FORMATS_TOLD)) >= FORMATS.keys()
+    assert [name for name in FORMATS if f"`{name}`" not in manual] == []
+
+
+def test_every_command_has_an_example_in_its_help() -> None:
+    from typer.main import get_command
+
+    from rerankq.cli.app import app
+
+    assert [name for name, help_ in _helps(get_command(app)) if "Example" not in help_] == []
+
+
 def test_make_alone_lists_every_verb() -> None:
     listed = subprocess.run(
         ["make", "--no-print-directory"], cwd=REPOSITORY, capture_output=True, text=True, check=True
     ).stdout
 
     assert {line.split()[1] for line in listed.splitlines()} == _verbs()
+
+
+def _helps(command: Any) -> Iterator[tuple[str, str]]:
+    """Every command below this one, and what its help says."""
+    for name, below in getattr(command, "commands", {}).items():
+        if hasattr(below, "commands"):
+            yield from _helps(below)
+        else:
+            yield name, below.help or ""
 
 
 def _verbs() -> set[str]:

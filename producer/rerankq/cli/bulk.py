@@ -34,7 +34,7 @@ _input, _rows, _output, _run = (
 Text = str | None
 _IN = "JSONL, CSV, TSV, Parquet, Arrow, a TREC run; a directory, a quoted glob, s3://…; `-` is stdin."
 _OUT = "Where the rankings go; `-` is stdout, a pipe or device will do."
-_FORMATS = (
+FORMATS_TOLD = (
     "jsonl, openai-batch, rank-llm, csv, tsv, trec, parquet, arrow or (a row per document) long-parquet, long-arrow; "
     "told by IN."
 )
@@ -44,7 +44,7 @@ def bulk(
     context: typer.Context,
     input_: Annotated[str, typer.Argument(metavar="IN", help=_IN)],
     output: Annotated[str, typer.Argument(metavar="OUT", help=_OUT)],
-    format_: Annotated[Text, _input("--format", help=_FORMATS)] = None,
+    format_: Annotated[Text, _input("--format", help=FORMATS_TOLD)] = None,
     query_field: Annotated[
         Text, _input(help="What the input calls the query; may be a path, `data.question`.")
     ] = None,

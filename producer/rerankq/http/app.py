@@ -22,8 +22,6 @@ from rerankq.http.page import page
 from rerankq.http.service import Service
 from rerankq.http.settings import HttpSettings
 
-RERANK_PATHS = ("/v1/rerank", "/v2/rerank", "/rerank", "/v1/reranking")
-
 
 def create_app(client: AsyncRerankClient | None = None, settings: HttpSettings | None = None) -> Starlette:
     """The HTTP face as an ASGI application, to be served alone or mounted in another.
@@ -45,7 +43,7 @@ def create_app(client: AsyncRerankClient | None = None, settings: HttpSettings |
 
     routes = [
         Route("/", page),
-        *(Route(path, ranking.rerank, methods=["POST"]) for path in RERANK_PATHS),
+        *(Route(path, ranking.rerank, methods=["POST"]) for path in ranking.PATHS),
         Route(batch.PATH, batch.batch, methods=["POST"]),
         Route(jobs.PATH, jobs.submit, methods=["POST"]),
         Route(f"{jobs.PATH}/{{job_id}}", jobs.one, methods=["GET", "DELETE"]),

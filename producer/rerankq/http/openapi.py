@@ -11,6 +11,7 @@ from starlette.responses import Response
 from rerankq import __version__
 from rerankq.contract import wire
 from rerankq.contract.messages import LANES
+from rerankq.http import ranking
 from rerankq.http.batch import MAX_REQUESTS
 from rerankq.http.dialects import TEXT_FIELDS
 from rerankq.http.jobs import LONGEST_WAIT_SECONDS
@@ -84,12 +85,11 @@ _HEADERS = {
 
 
 def _paths() -> dict[str, Any]:
-    rerank = ("/v1/rerank", "/v2/rerank", "/rerank", "/v1/reranking")
     paths: dict[str, Any] = {
         "/": {
             "get": _open(_plain("A page to try it on.", TEXT, "text/html")),
         },
-        **{path: {"post": _rerank(path)} for path in rerank},
+        **{path: {"post": _rerank(path)} for path in ranking.PATHS},
         "/v1/rerank/batch": {"post": _BATCH},
         "/v1/jobs": {"post": _SUBMIT},
         "/v1/jobs/{job_id}": {"parameters": [_JOB_ID], "get": _ASK, "delete": _CALL_OFF},

@@ -15,6 +15,8 @@ from rerankq.http.patience import timeout_seconds
 from rerankq.http.service import Service, service_of
 from rerankq.web import unless_gone
 
+PATHS = ("/v1/rerank", "/v2/rerank", "/rerank", "/v1/reranking")
+
 
 async def rerank(request: Request) -> Response:
     """The ranking of one query's documents, in the words of whoever asks."""

@@ -10,7 +10,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from rerankq.http.app import RERANK_PATHS
+from rerankq.http import ranking
 from tests.neighbours.side import side_environment
 from tests.redis_server import free_port
 from tests.service import TIED, Service
@@ -18,7 +18,7 @@ from tests.service import TIED, Service
 KEY = "secret"
 PACKAGES = ["schemathesis>=4.32,<5", "openapi-spec-validator>=0.7"]
 ENDS_WITHIN_SECONDS = 500
-RERANK = [word for path in RERANK_PATHS for word in ("--include-path", path)]
+RERANK = [word for path in ranking.PATHS for word in ("--include-path", path)]
 CHOSEN = {
     # A schema's corners cost a thousand requests, and a job's has all that these have.
     "the names of rerank": [*RERANK, "--phases", "examples,fuzzing", "--max-examples", "15"],
