@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.house.tree import MAP, tree, tree_in
+from tests.house.tree import MAP, ROOMS, tree, tree_in
 
 DOCUMENTS = sorted(
     [
@@ -27,6 +27,13 @@ _COMMAND = re.compile(r"`rerankq ((?:model |dead )?[a-z][a-z-]*)")
 
 def test_the_tree_of_the_map_is_the_tree_of_the_files() -> None:
     assert tree_in(MAP.read_text(encoding="utf-8")) == tree(), "`make map` draws it anew"
+
+
+def test_every_room_is_in_the_picture_of_the_house() -> None:
+    picture = MAP.read_text(encoding="utf-8").split("```")[1]
+    rooms = [path.parent.name for side in ROOMS for path in (REPOSITORY / side).glob("*/__init__.py")]
+
+    assert [room for room in rooms if not re.search(rf"\b{room}\b", picture)] == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
