@@ -14,9 +14,9 @@ from starlette.routing import Route
 
 from rerankq.aio import AsyncRerankClient
 from rerankq.http import batch, jobs, ranking, state
-from rerankq.http.door import Door
 from rerankq.http.keys import Keys
 from rerankq.http.metrics import Metrics
+from rerankq.http.middleware import RequestMiddleware
 from rerankq.http.openapi import openapi
 from rerankq.http.page import page
 from rerankq.http.service import Service
@@ -57,7 +57,7 @@ def create_app(client: AsyncRerankClient | None = None, settings: HttpSettings |
     ]
     app = Starlette(
         routes=routes,
-        middleware=[Middleware(Door, service=service, routes=routes)],
+        middleware=[Middleware(RequestMiddleware, service=service, routes=routes)],
         lifespan=lifespan,
         exception_handlers={HTTPException: _pass_on},
     )
@@ -66,7 +66,7 @@ def create_app(client: AsyncRerankClient | None = None, settings: HttpSettings |
 
 
 async def _pass_on(_request: Request, error: Exception) -> Response:
-    """To the door, which tells every failure in one shape."""
+    """To the middleware, which tells every failure in one shape."""
     raise error
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from rerankq.contract.messages import RequestOptions, RerankRequest
 from rerankq.http import dialects
+from rerankq.http.deadlines import deadline_of
 from rerankq.http.dialects import Asked
-from rerankq.http.patience import deadline_of
 from rerankq.http.ranking import served_model
 from rerankq.http.service import Service
 

@@ -29,9 +29,9 @@ from rerankq.contract.messages import LANES, Lane, Ranking, RerankRequest
 from rerankq.http import dialects
 from rerankq.http.asking import as_request
 from rerankq.http.bodies import hold, read_json
+from rerankq.http.deadlines import LONGEST_SECONDS, deadline_of, timeout_seconds
 from rerankq.http.dialects import Asked, Fields
 from rerankq.http.errors import Refusal, problem, refusal
-from rerankq.http.patience import LONGEST_SECONDS, deadline_of, timeout_seconds
 from rerankq.http.ranking import json_response
 from rerankq.http.service import Service, service_of
 from rerankq.packing import PackSize, pairs_for, runs_within
@@ -201,15 +201,15 @@ async def _sent(
         RerankError: it failed as a whole.
     """
     pack = await client.send_pack([member.request for member in members])
-    patience = until - time.time()
+    left_seconds = until - time.time()
     try:
-        return await pack.answers(patience + ANSWER_GRACE_SECONDS)
+        return await pack.answers(left_seconds + ANSWER_GRACE_SECONDS)
     except BaseException as error:
         if may_leave_a_job(error):
             with contextlib.suppress(RerankError):
                 await pack.cancel()
         if isinstance(error, ResultTimeout):
-            raise given_up(pack.job_id, patience) from error
+            raise given_up(pack.job_id, left_seconds) from error
         raise
 
 

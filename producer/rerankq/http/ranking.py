@@ -10,8 +10,8 @@ from rerankq.contract.errors import InvalidRequest
 from rerankq.contract.messages import Ranking, RequestOptions
 from rerankq.http import dialects
 from rerankq.http.bodies import read_json
+from rerankq.http.deadlines import timeout_seconds
 from rerankq.http.errors import Refusal
-from rerankq.http.patience import timeout_seconds
 from rerankq.http.service import Service, service_of
 from rerankq.web import unless_gone
 

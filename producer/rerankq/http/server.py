@@ -65,7 +65,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     _head_bytes = 0
     _is_at_head = True
-    _patience: asyncio.TimerHandle | None = None
+    _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -77,7 +77,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(_without_upgrade(data) if self._is_at_head else data)
-        self._head_bytes = 0 if self._patience is None else self._head_bytes + len(data)
+        self._head_bytes = 0 if self._head_timer is None else self._head_bytes + len(data)
         if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             self.send_400_response(f"expected at most {MAX_HEAD_BYTES:,} bytes of headers")
 
@@ -95,13 +95,13 @@ class BoundedHttp(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def _await_head(self) -> None:
-        if self._patience is None:
-            self._patience = self.loop.call_later(HEAD_WITHIN_SECONDS, self.transport.close)
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_WITHIN_SECONDS, self.transport.close)
 
     def _await_nothing(self) -> None:
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
 
 def _without_upgrade(data: bytes) -> bytes:

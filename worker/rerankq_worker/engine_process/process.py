@@ -93,7 +93,7 @@ class EngineProcess:
         self._desk = Desk(info.max_batch_pairs, info.max_batch_tokens, info.max_length_tokens)
 
     def run(self, socket_path: Path) -> None:
-        """Open the door, score until told to stop and nobody waits any more, and go."""
+        """Open the socket, score until told to stop and nobody waits any more, and go."""
         signal.signal(signal.SIGTERM, self._on_stop_signal)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the launcher decides
         socket_path.unlink(missing_ok=True)  # of a predecessor that was killed

@@ -29,7 +29,7 @@ _SLASHES = re.compile("/{2,}")
 _TWICE = re.compile("^(?:/v1(?=/v[12]/)|(?:/v[12])?/rerank(?=(?:/v[12])?/rerank$))")
 
 
-class Door:
+class RequestMiddleware:
     """An application, seen from outside."""
 
     def __init__(self, app: ASGIApp, service: Service, routes: Sequence[BaseRoute]) -> None:
