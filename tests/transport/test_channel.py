@@ -13,8 +13,10 @@ import redis
 from celery import Celery
 from kombu import Connection, Exchange, Producer, Queue
 
+from rerankq.contract.transport.channel import LeasedChannel
 from rerankq.contract.transport.dead_letters import DeadLetters
 from rerankq.contract.transport.envelope import PAYLOAD_KEY_PREFIX, deliveries
+from rerankq.contract.transport.leases import Leases
 from rerankq.contract.transport.outage import carry_over
 from rerankq.contract.transport.scripts import ACK, FETCH, PUSH, PUT_BACK, RENEW, SWEEP
 from tests.redis_server import RedisServer
@@ -128,6 +130,12 @@ def test_nobody_is_judged_by_a_worker_that_was_out_of_touch_itself(connect: Call
     returning.default_channel.qos.restore_visible()
 
     assert get(returning) is None
+
+
+def test_as_shipped_the_first_repetition_comes_at_once_and_later_ones_after_a_second():
+    leases = Leases("held", "leases", "delayed", 15.0, LeasedChannel.backoff_seconds)
+
+    assert [leases.delay_before(delivery) for delivery in (2, 3, 9)] == [0.0, 1.0, 1.0]
 
 
 def test_the_second_repetition_waits(server: RedisServer, connect: Callable[..., Connection]):
