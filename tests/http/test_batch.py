@@ -53,13 +53,17 @@ def test_what_a_request_says_in_another_apis_words_goes_before_what_is_said_for_
     assert [len(each["ranking"]["results"]) for each in reply.json()["data"]] == [2, 3]
 
 
-def test_what_is_said_for_all_counts_for_each(witnessed: Service) -> None:
+def test_what_is_said_for_all_counts_for_each(witnessed: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rerankq.http.batch.MAX_PAIRS", 10)
     settings = HttpSettings.load(broker_url=witnessed.redis.url, http_max_body_bytes=10_000)
     with TestClient(create_app(settings=settings), base_url="http://127.0.0.1") as small:
         body = {"documents": ["x" * 2_000], "requests": [{"query": "a"}] * 6}
-        refused, again = small.post(PATH, json=body), small.post(PATH, json={**body, "documents": ["x"]})
+        too_large = small.post(PATH, json=body)
+        too_many = small.post(PATH, json={**body, "documents": ["x", "y"]})
+        again = small.post(PATH, json={**body, "documents": ["x"]})
 
-    assert (refused.status_code, refused.json()["error"]["param"]) == (413, "requests")
+    for refused in (too_large, too_many):
+        assert (refused.status_code, refused.json()["error"]["param"]) == (413, "requests")
     assert again.status_code == 200
 
 
