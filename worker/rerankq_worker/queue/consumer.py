@@ -139,16 +139,15 @@ class JobInParent(celery_request.Request):
     def _set_aside(self, error: JobFailed) -> None:
         """Keep the message of a job that was given up while it ran; its caller has been answered already."""
         if not self.acknowledged:
-            self.message.channel.set_aside(self.message.delivery_tag, _letter(self.message, error))
+            self.message.set_aside(_letter(self.message, error))
             self.acknowledged = True
 
 
 def _give_back(message: Any, reason: AnswerNotStored) -> None:
     if reason.is_passing:
-        message.channel.hand_back(message.delivery_tag, ANSWER_AGAIN_SECONDS)
-    else:
-        message.channel.basic_reject(message.delivery_tag, requeue=True)
-    message._state = "REQUEUED"
+        message.hand_back(ANSWER_AGAIN_SECONDS)
+    elif not message.acknowledged:  # of one that is, kombu raises
+        message.requeue()
 
 
 def _raised(exc_info: Any) -> BaseException:
@@ -270,8 +269,7 @@ class Consumer(celery_consumer.Consumer):
             logger.debug("a message from another application is left unread: %s", error)
             return
         untold = error if job_id(_as_envelope(message)) else None
-        message.channel.set_aside(message.delivery_tag, _letter(message, error), untold)
-        message._state = "REJECTED"
+        message.set_aside(_letter(message, error), untold)
 
     def _tell_the_untold(self) -> None:
         """Tell who could not be told when their jobs were set aside, by this worker or another."""
@@ -323,8 +321,7 @@ def _is_put_off(message: Any) -> bool:
         raise _unusable(message, "its eta lies further ahead than a job is kept for")
     message.headers = {**message.headers, "eta": None}
     if seconds > 0:
-        message._state = "REQUEUED"
-        message.channel.hand_back(message.delivery_tag, seconds)
+        message.hand_back(seconds)
     return seconds > 0
 
 

@@ -11,6 +11,7 @@ from time import monotonic
 from typing import Any, Literal
 
 from kombu.transport import redis as kombu_redis
+from kombu.transport import virtual
 from kombu.utils.json import dumps
 from kombu.utils.uuid import uuid
 from redis.exceptions import NoScriptError, ResponseError
@@ -45,9 +46,26 @@ OUR_OPTIONS = ("delayed_key", "backoff_seconds", "dead_letter_ttl_seconds", "max
 logger = logging.getLogger(__name__)
 
 
+class LeasedMessage(virtual.Message):
+    """A message under a lease, with the two ends that kombu's has not."""
+
+    channel: Any
+
+    def hand_back(self, delay_seconds: float = 0.0) -> None:
+        """Return it uncounted, at once or after a while."""
+        self.channel.hand_back(self.delivery_tag, delay_seconds)
+        self._state = "REQUEUED"
+
+    def set_aside(self, letter: DeadLetter, untold: RerankError | None = None) -> None:
+        """Move it to the dead letters; `untold` is what its caller must still be told."""
+        self.channel.set_aside(self.delivery_tag, letter, untold)
+        self._state = "REJECTED"
+
+
 class LeasedChannel(kombu_redis.Channel):
     """A channel whose messages are held by leases."""
 
+    Message = LeasedMessage
     QoS = QoS
 
     unacked_key = keys.HELD
