@@ -43,6 +43,16 @@ def test_a_documented_request_is_answered_as_it_says(address: str, request_line:
     assert shape_of(json.loads(shown or "{}")) <= shape_of(told)
 
 
+def test_the_documented_job_is_accepted_and_its_answer_waited_for(address: str) -> None:
+    written = re.search(r"^```bash\n(curl .*?)^```", HTTP.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert written is not None
+
+    done = subprocess.run(["sh", "-c", written[1].replace(_ADDRESS, address)], capture_output=True, text=True)
+
+    assert "202 Accepted" in done.stdout
+    assert '"state":"done"' in done.stdout
+
+
 def test_the_documented_start_beyond_loopback_asks_for_the_key(tmp_path: Path) -> None:
     started = re.search(r"^```sh\n(mkdir.*?)^```", HTTP.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     assert started is not None

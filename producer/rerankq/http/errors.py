@@ -28,10 +28,6 @@ _SAYINGS = {
 _TEI_TYPES = {400: "Empty", 422: "Validation", 413: "Validation", 429: "Overloaded", 503: "Unhealthy"}
 """TEI's `error_type`s; any other failure is its `Backend`."""
 
-_TRIPS_OVER_AN_ERROR = (
-    "Voyage/"  # the User-Agent of voyageai: before 0.5 an object there is an AttributeError to it
-)
-
 
 @dataclass(eq=False)
 class Refusal(Exception):
@@ -73,7 +69,7 @@ def problem(refusal: Refusal) -> dict[str, Any]:
     }
 
 
-def refused(refusal: Refusal, dialect: Dialect, request_id: str, user_agent: str = "") -> Response:
+def refused(refusal: Refusal, dialect: Dialect, request_id: str) -> Response:
     """The reply to a request that is refused, in the words of its dialect."""
     content: dict[str, Any]
     if dialect == "tei":
@@ -81,8 +77,6 @@ def refused(refusal: Refusal, dialect: Dialect, request_id: str, user_agent: str
     else:
         message = refusal.message
         content = {"message": message, "detail": message, "error": problem(refusal), "id": request_id}
-        if user_agent.startswith(_TRIPS_OVER_AN_ERROR):
-            del content["error"]
     return Response(wire.encode(content), refusal.status, refusal.headers, "application/json")
 
 

@@ -110,8 +110,7 @@ class _Visitor:
         """The same for a request that gets none; where an answer has begun, it ends there."""
         self.refused = refusal.type
         if not self.status:
-            agent = self.request.headers.get("user-agent", "")
-            reply = refused(refusal, getattr(self.request.state, "dialect", "cohere"), self.name, agent)
+            reply = refused(refusal, getattr(self.request.state, "dialect", "cohere"), self.name)
             await reply(self.request.scope, self.request.receive, self.send)
 
 
