@@ -7,10 +7,12 @@ from typing import Any
 from starlette.requests import Request
 
 from rerankq.contract.errors import InvalidRequest
-from rerankq.http.dialects import Fields
+from rerankq.http.dialects import Fields, field_of, finite
 
 LONGEST_SECONDS = 300.0
 """No request waits longer, whatever it says: what takes longer is a job to come back for."""
+
+_SECONDS = "a number of seconds, more than 0"
 
 
 def timeout_seconds(request: Request, default: float) -> float:
@@ -19,8 +21,8 @@ def timeout_seconds(request: Request, default: float) -> float:
     Raises:
         InvalidRequest: `X-Timeout-Seconds` is no number of seconds.
     """
-    given = request.headers.get("x-timeout-seconds")
-    return default if given is None else min(_seconds(given, "X-Timeout-Seconds"), LONGEST_SECONDS)
+    told = field_of(request.headers, "X-Timeout-Seconds", _SECONDS, _more_than_none)
+    return default if told is None else min(told, LONGEST_SECONDS)
 
 
 def deadline_of(fields: Fields) -> float:
@@ -29,27 +31,17 @@ def deadline_of(fields: Fields) -> float:
     Raises:
         InvalidRequest: `deadline` or `timeout` is no number, or both are told.
     """
-    deadline, timeout = fields.get("deadline"), fields.get("timeout")
+    deadline = field_of(fields, "deadline", "Unix seconds", finite)
+    timeout = field_of(fields, "timeout", _SECONDS, _more_than_none)
     if timeout is None:
-        return math.inf if deadline is None else _number(deadline, "deadline", "Unix seconds")
+        return math.inf if deadline is None else deadline
     if deadline is not None:
         raise InvalidRequest("timeout: expected either it or deadline, got both", {"field": "timeout"})
-    return time.time() + _seconds(timeout, "timeout")
+    return time.time() + timeout
 
 
-def _seconds(given: Any, field: str) -> float:
-    expected = "a number of seconds, more than 0"
-    number = _number(given, field, expected)
-    if number <= 0:
-        raise InvalidRequest(f"{field}: expected {expected}", {"field": field})
-    return number
-
-
-def _number(given: Any, field: str, expected: str) -> float:
-    try:
-        number = math.nan if isinstance(given, bool) else float(given)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise InvalidRequest(f"{field}: expected {expected}", {"field": field})
-    return number
+def _more_than_none(value: Any) -> float:
+    seconds = finite(value)
+    if seconds <= 0:
+        raise ValueError
+    return seconds

@@ -12,7 +12,7 @@ names for one thing the first that is there holds.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from rerankq.contract import wire
 from rerankq.contract.errors import InvalidRequest
@@ -20,6 +20,7 @@ from rerankq.contract.messages import RankedDocument, Ranking, RequestOptions
 
 Dialect = Literal["tei", "mixedbread", "cohere"]
 Fields = Mapping[str, Any]
+T = TypeVar("T")
 
 TEXT_FIELDS = ("text", "content", "page_content", "passage", "body")
 """Where a document that is an object has its text, the first that is there."""
@@ -125,6 +126,31 @@ def completed(own: Fields, shared: Fields) -> Fields:
     told = {name: value for name, value in own.items() if value is not None}
     for_one_thing = {name for names in _SYNONYMS if not told.keys().isdisjoint(names) for name in names}
     return {name: value for name, value in shared.items() if name not in for_one_thing} | told
+
+
+def field_of(fields: Fields, name: str, expected: str, kind: Callable[[Any], T]) -> T | None:
+    """A field as what it should be; None where it is not there.
+
+    Args:
+        expected: what that is, in words.
+        kind: makes it so, or raises TypeError or ValueError.
+
+    Raises:
+        InvalidRequest: it is something else.
+    """
+    value = fields.get(name)
+    try:
+        return None if value is None else kind(value)
+    except (TypeError, ValueError):
+        raise InvalidRequest(f"{name}: expected {expected}", {"field": name}) from None
+
+
+def finite(value: Any) -> float:
+    """A number, or its digits; neither true nor endless."""
+    number = math.nan if isinstance(value, bool) else float(value)
+    if not math.isfinite(number):
+        raise ValueError
+    return number
 
 
 def is_called(asked: str, model: str, revision: str) -> bool:
@@ -252,7 +278,7 @@ def _flag(fields: Fields, name: str) -> bool | None:
 
 
 def _count(fields: Fields, name: str) -> int | None:
-    return _read(fields, name, "a whole number, 0 or more", _whole)
+    return field_of(fields, name, "a whole number, 0 or more", _whole)
 
 
 def _limit(fields: Fields, name: str) -> int | None:
@@ -260,33 +286,18 @@ def _limit(fields: Fields, name: str) -> int | None:
 
 
 def _number(fields: Fields, name: str) -> float | None:
-    return _read(fields, name, "a number", _finite)
+    return field_of(fields, name, "a number", finite)
 
 
 def _string(fields: Fields, name: str) -> str | None:
-    return _read(fields, name, "a string", _plain)
-
-
-def _read(fields: Fields, name: str, expected: str, kind: Callable[[Any], Any]) -> Any:
-    value = fields.get(name)
-    try:
-        return None if value is None else kind(value)
-    except (TypeError, ValueError):
-        raise InvalidRequest(f"{name}: expected {expected}", {"field": name}) from None
+    return field_of(fields, name, "a string", _plain)
 
 
 def _whole(value: Any) -> int:
-    number = _finite(value)
+    number = finite(value)
     if number < 0 or number != int(number):
         raise ValueError
     return int(number)
-
-
-def _finite(value: Any) -> float:
-    number = math.nan if isinstance(value, bool) else float(value)
-    if not math.isfinite(number):
-        raise ValueError
-    return number
 
 
 def _plain(value: Any) -> str:
