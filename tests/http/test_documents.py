@@ -44,7 +44,9 @@ def test_a_documented_request_is_answered_as_it_says(address: str, request_line:
 
 
 def test_the_documented_job_is_accepted_and_its_answer_waited_for(address: str) -> None:
-    written = re.search(r"^```bash\n(curl .*?)^```", HTTP.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    written = re.search(
+        r"^```bash\n(curl .*?)^```", HTTP.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
     assert written is not None
 
     done = subprocess.run(["sh", "-c", written[1].replace(_ADDRESS, address)], capture_output=True, text=True)

@@ -163,16 +163,6 @@ def test_every_failure_has_its_status_and_one_shape_that_all_clients_read(
     assert "10.0.0.1" not in reply.text
 
 
-def test_voyages_client_is_told_without_the_object_that_its_older_versions_trip_over(
-    http: TestClient,
-) -> None:
-    bindings = {"User-Agent": "Voyage/v1 PythonBindings/0.3.7"}
-
-    told = http.post("/v1/rerank", json={"query": "panda", "documents": []}, headers=bindings).json()
-
-    assert told.keys() == {"message", "detail", "id"}
-
-
 @pytest.mark.parametrize(("error", "status", "kind"), FAILURES, ids=[kind for _, _, kind in FAILURES])
 def test_teis_clients_are_refused_in_teis_words(
     http: TestClient, fake: AsyncFakeRerankClient, error: RerankError, status: int, kind: str
