@@ -112,7 +112,7 @@ def test_a_lane_may_be_chosen_for_each(live: TestClient, witnessed: Service) -> 
         live.post(
             PATH,
             json=[asked("of now", lane="interactive"), asked("of later")],
-            headers={"X-Timeout-Seconds": "0.2"},
+            headers={"X-Timeout-Seconds": "1"},
         )
         lanes = {redis.hget(record, "lane") for record in set(redis.keys(keys.job("*"))) - before}
 
