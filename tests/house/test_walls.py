@@ -17,6 +17,7 @@ NO_QUEUE = "Computing knows no Celery, kombu or redis"
 TORCH = "Only the engine imports torch and transformers"
 ASKING = "The asking side is layered: command line, service, client, contract"
 ANSWERING = "The answering side is layered: launcher, processes, their parts"
+STRANGERS = "Processes know nothing of each other: they meet in link, model and Redis"
 NEW = "producer/rerankq/http/a_new_one.py"
 
 WALLS = [
@@ -43,6 +44,7 @@ WALLS = [
     ("worker/rerankq_worker/job/runner.py", "rerankq_worker.engine.precision", ANSWERING),
     ("worker/rerankq_worker/job/ranking.py", "rerankq_worker.queue.consumer", ANSWERING),
     ("worker/rerankq_worker/queue/headers.py", "rerankq_worker.host.metrics", ANSWERING),
+    ("worker/rerankq_worker/host/a_new_one.py", "rerankq_worker.queue.consumer", STRANGERS),
     ("worker/rerankq_worker/settings.py", "rerankq_worker.engine.planner", ANSWERING),
     ("worker/rerankq_worker/a_new_one.py", "os", ANSWERING),
 ]
