@@ -22,6 +22,7 @@ from rerankq.contract.errors import InvalidRequest, JobFailed, PayloadTooLarge
 from rerankq.contract.heartbeats import Heartbeats
 from rerankq.contract.messages import Lane
 from rerankq.contract.redis_clients import is_of_another_type, number_in, reply_or
+from rerankq.contract.transport.dead_letters import DeadLetters
 from rerankq_worker.model.tokenizer import Row
 from rerankq_worker.scoring import Logits
 
@@ -108,7 +109,7 @@ class JobStore:
         Raises:
             RedisError
         """
-        return self._broker.zscore(keys.UNTOLD, job_id) is not None
+        return DeadLetters(self._broker).is_untold(job_id)
 
     def start(self, job_id: str, lane: str, worker: str, attempt: int, rows: Sequence[Row]) -> Logits:
         """Note that the job runs, and where; the scores an earlier attempt left behind, NaN where there is none."""

@@ -213,6 +213,10 @@ class DeadLetters:
         ids: Any = self._client.zrange(key, start, start + limit - 1)
         return [(job.decode(), self._error_of(job.decode())) for job in ids]
 
+    def is_untold(self, letter_id: str) -> bool:
+        """Whether the job was set aside and its caller is still to be told."""
+        return self._client.zscore(self._prefix + keys.UNTOLD, letter_id) is not None
+
     def settle(self, letter_id: str) -> None:
         """Note that the caller has been told."""
         self._client.zrem(self._prefix + keys.UNTOLD, letter_id)
