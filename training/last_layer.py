@@ -29,6 +29,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
+    if not arguments.checkpoint.is_file():
+        sys.exit(f"{arguments.checkpoint} is not there; training/train.py --free last-layer writes one")
     torch.set_num_threads(arguments.threads)
     model = Model.load()
     model.network.load_state_dict(torch.load(arguments.checkpoint))
