@@ -54,7 +54,7 @@ LARGE_CHARACTERS = 500_000  # from here on packing takes milliseconds, in which 
 LONGEST_HOLD_SECONDS = 5.0  # a full lane is asked again at least this often
 
 T = TypeVar("T")
-Asked = TypeVar("Asked", RerankRequest, Sequence[RerankRequest])
+Sent = TypeVar("Sent", RerankRequest, Sequence[RerankRequest])
 
 _packers = ThreadPoolExecutor(1, "rerankq-pack")  # of our own: asyncio's are for the application
 
@@ -246,15 +246,15 @@ class AsyncRerankClient:
 
     async def _answer_in_the_end(self, request: RerankRequest) -> Ranking:
         """The ranking, however long the lane is."""
-        patience = self.settings.bulk_patience_seconds
+        budget_seconds = self.settings.bulk_patience_seconds
         await self._run("asking for workers", self._admission.surroundings())
         message, connections = await self._packed(job_submission, request, None), self._here
         with connections.watching(message.job_id) as watch:
             try:
-                await self._deliver_in_the_end(message, time.monotonic() + patience)
+                await self._deliver_in_the_end(message, time.monotonic() + budget_seconds)
                 while True:
                     with contextlib.suppress(ResultTimeout):
-                        return await self._promise(message).wait(watch, patience)
+                        return await self._promise(message).wait(watch, budget_seconds)
                     await self._require_workers()
             except BaseException as error:
                 await self._take_back(connections, message, error)
@@ -275,7 +275,7 @@ class AsyncRerankClient:
         await self._run("asking for workers", self._admission.require_workers())
 
     async def _packed(
-        self, pack: Callable[[Asked, str | None, RedisClock], Submission], asked: Asked, job_id: str | None
+        self, pack: Callable[[Sent, str | None, RedisClock], Submission], asked: Sent, job_id: str | None
     ) -> Submission:
         requests = [asked] if isinstance(asked, RerankRequest) else asked
         if sum(request.characters for request in requests) < LARGE_CHARACTERS:

@@ -113,9 +113,9 @@ def answer_of(
         ResultTimeout: it was not there in time.
         JobUnknown, Cancelled, RedisError
     """
-    patience = math.inf if timeout is None else as_seconds(timeout)
+    allowed_seconds = math.inf if timeout is None else as_seconds(timeout)
     began_at = time.monotonic()
-    give_up_at, wait = began_at + patience, 0.0
+    give_up_at, wait = began_at + allowed_seconds, 0.0
     away_until = give_up_at - grace_seconds
     while True:
         try:
@@ -128,13 +128,13 @@ def answer_of(
             if step == "take the answer" and standing.meta is not None:
                 return standing.meta
             if step == "give up":
-                raise _no_answer(standing.status, patience)
+                raise _no_answer(standing.status, allowed_seconds)
             if standing.meta is None and time.monotonic() - began_at > POLL_SECONDS / 2:
                 yield from keep_open(job_id, standing.record)
             wait = min(left, POLL_SECONDS)
             if left > grace_seconds:  # look when it begins, to notice by then that Redis is away
                 wait = min(wait, left - grace_seconds)
-        except RedisError:  # a restarting Redis is ridden out within the caller's own patience
+        except RedisError:  # a restarting Redis is ridden out within the time the caller gave
             if time.monotonic() + RECONNECT_SECONDS > away_until:
                 raise
             yield Pause(RECONNECT_SECONDS)

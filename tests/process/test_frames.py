@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from rerankq_worker.link import frames
 from rerankq_worker.link.frames import (
-    Ask,
     BadFrame,
     Failed,
     Hello,
     Leaving,
+    RowsToScore,
     Running,
     Scores,
     decode,
@@ -38,9 +38,9 @@ def test_rows_come_out_as_they_went_in(lengths: list[int], is_suspect: bool) -> 
     rows = [np.arange(length, dtype=np.int32) for length in lengths]
     indices = np.arange(len(rows), dtype=np.int32) + 7
 
-    out = decode(encode(Ask("job", "bulk", is_suspect, indices, rows)))
+    out = decode(encode(RowsToScore("job", "bulk", is_suspect, indices, rows)))
 
-    assert isinstance(out, Ask)
+    assert isinstance(out, RowsToScore)
     assert (out.job_id, out.lane, out.suspect) == ("job", "bulk", is_suspect)
     assert out.indices.tolist() == indices.tolist()
     assert [row.tolist() for row in out.rows] == [row.tolist() for row in rows]
@@ -64,18 +64,20 @@ def test_random_bytes_are_refused_as_no_frame(data: bytes) -> None:
 
 @given(st.data())
 def test_a_frame_with_a_wrong_byte_is_a_frame_or_refused_but_nothing_else(data: st.DataObject) -> None:
-    good = bytearray(encode(Ask("job", "bulk", False, np.arange(3, dtype=np.int32), rows_of(2, 3, 4))))
+    good = bytearray(
+        encode(RowsToScore("job", "bulk", False, np.arange(3, dtype=np.int32), rows_of(2, 3, 4)))
+    )
     good[data.draw(st.integers(0, len(good) - 1))] = data.draw(st.integers(0, 255))
 
     try:
         frame = decode(bytes(good))
     except BadFrame:
         return
-    assert isinstance(frame, Ask | Running | Scores | Failed | Leaving)
+    assert isinstance(frame, RowsToScore | Running | Scores | Failed | Leaving)
 
 
 def test_rows_whose_lengths_contradict_their_tokens_are_refused() -> None:
-    good = encode(Ask("job", "bulk", False, np.arange(2, dtype=np.int32), rows_of(2, 3)))
+    good = encode(RowsToScore("job", "bulk", False, np.arange(2, dtype=np.int32), rows_of(2, 3)))
 
     with pytest.raises(BadFrame):
         decode(good[:-4])

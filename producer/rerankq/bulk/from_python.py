@@ -29,7 +29,7 @@ _OWN_FIELDS = [name for name in RerankRequest.model_fields if name not in ("quer
 _OURS = ("index", "rank", "relevance_score", "logit", "text", "error")
 
 
-class Asked(NamedTuple):
+class AnsweredRequest(NamedTuple):
     """A request as the caller gave it, in its place, with its answer."""
 
     given: Any
@@ -128,7 +128,7 @@ def _asked(
     name: str | None,
     pack_size: PackSize | None,
     is_ordered: bool,
-) -> Iterator[Asked]:
+) -> Iterator[AnsweredRequest]:
     given: dict[int, Any] = {}
     sender, window = PackSender(client, name or new_job_id()), Window()
     try:
@@ -139,7 +139,7 @@ def _asked(
         for one in answered_packs:
             window.release(one.pack.size_bytes)
             for entry, answer in one.pairs:
-                yield Asked(given.pop(entry.position), entry, answer)
+                yield AnsweredRequest(given.pop(entry.position), entry, answer)
             sender.clear(one.job_ids)
     finally:
         sender.close()
@@ -234,7 +234,7 @@ class _RankedTable:
         self._parts: dict[str, list[Any]] = {name: [] for name in self._kinds}
         self._lines: list[dict[str, Any]] = []
 
-    def add(self, asked: Asked) -> None:
+    def add(self, asked: AnsweredRequest) -> None:
         """The lines of one request."""
         named = {self._id: asked.entry.row.id if self._has_id else asked.entry.position}
         if isinstance(asked.answer, RerankError):

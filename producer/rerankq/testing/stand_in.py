@@ -33,7 +33,7 @@ _REFUSALS = (InvalidRequest, QueueFull, NoWorkers, BrokerUnavailable, InvalidSet
 
 
 @dataclass(frozen=True, slots=True)
-class _Held:
+class _AnsweredJob:
     """A job that was answered."""
 
     message: Submission
@@ -49,7 +49,7 @@ class StandIn:
         self.failures: deque[RerankError] = deque()
         self._settings = settings
         self._clock = clock
-        self._held: dict[str, _Held] = {}
+        self._held: dict[str, _AnsweredJob] = {}
         self._late: dict[str, ResultTimeout] = {}
         self._called_off: set[str] = set()
 
@@ -96,7 +96,7 @@ class StandIn:
         known = self._held.get(job_id)
         if known is None or is_lost(known.meta):  # what Redis lost is made anew
             self._called_off.discard(job_id)
-            self._held[job_id] = _Held(message, self._answered(message, failure))
+            self._held[job_id] = _AnsweredJob(message, self._answered(message, failure))
         elif known.message.fingerprint != message.fingerprint:
             raise of_another_request(job_id)
 

@@ -18,7 +18,7 @@ import numpy as np
 from rerankq.contract.messages import LANES
 from rerankq_worker.engine_process.scheduler import Scheduler
 from rerankq_worker.link import frames
-from rerankq_worker.link.frames import Ask, BadFrame, Failed, Frame, Indices, Running, Scores
+from rerankq_worker.link.frames import BadFrame, Failed, Frame, Indices, RowsToScore, Running, Scores
 from rerankq_worker.link.health import Demand
 from rerankq_worker.scoring import Logits, TokenIds
 
@@ -33,7 +33,7 @@ class Asker:
         self._lock = threading.Lock()
         self._is_open = True
 
-    def receive(self) -> Ask:
+    def receive(self) -> RowsToScore:
         """The next rows to score; waits for them.
 
         Raises:
@@ -41,7 +41,7 @@ class Asker:
             BadFrame: it said something else.
         """
         frame = frames.decode(self._connection.recv_bytes(frames.MAX_FRAME_BYTES))
-        if not isinstance(frame, Ask):
+        if not isinstance(frame, RowsToScore):
             raise BadFrame(f"expected rows, got {type(frame).__name__}")
         return frame
 
@@ -74,7 +74,7 @@ class Asker:
 @dataclass(slots=True, eq=False)
 class _OpenAsk:
     asker: Asker
-    ask: Ask
+    ask: RowsToScore
     left: int
 
 
@@ -115,7 +115,7 @@ class Desk:
         with self._changed:
             self._askers.add(asker)
 
-    def submit(self, asker: Asker, ask: Ask) -> None:
+    def submit(self, asker: Asker, ask: RowsToScore) -> None:
         """Queue rows; ones that the model cannot read are refused, and with them the job."""
         longest = max(map(len, ask.rows))
         if longest > self.max_length_tokens:

@@ -1,6 +1,6 @@
 """Hold the rows of several jobs and cut the next batch from them.
 
-Interactive before bulk, first come first served within a lane; what room is left goes to whoever comes next. A
+Interactive before bulk, first come first served within a lane; what left is left goes to whoever comes next. A
 suspect never shares a batch. Knows tickets, lanes and lengths: no text, no tensors, no clock, no socket.
 """
 
@@ -29,26 +29,26 @@ class _Waiting:
     lengths: list[int]
     positions: list[int]
 
-    def take(self, room: "_Room") -> list[int]:
+    def take(self, left: "_BatchLeft") -> list[int]:
         """The longest rows that fit, until nothing fits; they are no longer here afterwards."""
         taken: list[int] = []
-        while self.lengths and (place := self._longest_that_fits(room)) is not None:
-            room.fill(self.lengths.pop(place))
+        while self.lengths and (place := self._longest_that_fits(left)) is not None:
+            left.fill(self.lengths.pop(place))
             taken.append(self.positions.pop(place))
         return taken
 
-    def _longest_that_fits(self, room: "_Room") -> int | None:
-        if room.pairs < 1:
+    def _longest_that_fits(self, left: "_BatchLeft") -> int | None:
+        if left.pairs < 1:
             return None
-        if room.is_untouched:
+        if left.is_untouched:
             return len(self.lengths) - 1  # a row over the whole budget travels alone rather than never
-        place = bisect_left(self.lengths, room.tokens + 1) - 1
+        place = bisect_left(self.lengths, left.tokens + 1) - 1
         return place if place >= 0 else None
 
 
 @dataclass(slots=True)
-class _Room:
-    """What is left of a batch."""
+class _BatchLeft:
+    """Pairs and tokens that a batch may still take."""
 
     pairs: int
     tokens: int
@@ -87,12 +87,12 @@ class Scheduler:
         if not self._lanes[lane]:
             return []
         lead = next(iter(self._lanes[lane].values()))
-        room = _Room(self.max_pairs, self.max_tokens)
+        left = _BatchLeft(self.max_pairs, self.max_tokens)
         if lead.is_suspect:
-            return self._cut([lead], room)
-        batch = self._cut(self._innocent(lane), room)
+            return self._cut([lead], left)
+        batch = self._cut(self._innocent(lane), left)
         if lane == "interactive":
-            batch += self._cut(self._innocent("bulk"), self._room_to_ride_along(room))
+            batch += self._cut(self._innocent("bulk"), self._left_to_ride_along(left))
         return batch
 
     def waiting_rows(self, lane: Lane) -> int:
@@ -102,20 +102,20 @@ class Scheduler:
     def _innocent(self, lane: Lane) -> Iterable[_Waiting]:
         return [waiting for waiting in self._lanes[lane].values() if not waiting.is_suspect]
 
-    def _cut(self, candidates: Iterable[_Waiting], room: _Room) -> list[Slice]:
+    def _cut(self, candidates: Iterable[_Waiting], left: _BatchLeft) -> list[Slice]:
         batch: list[Slice] = []
         for waiting in candidates:
-            if room.pairs < 1 or (room.tokens < 1 and not room.is_untouched):
+            if left.pairs < 1 or (left.tokens < 1 and not left.is_untouched):
                 break
-            positions = waiting.take(room)
+            positions = waiting.take(left)
             if positions:
                 batch.append(Slice(waiting.ticket, positions))
             if not waiting.positions:
                 self.cancel(waiting.ticket)
         return batch
 
-    def _room_to_ride_along(self, room: _Room) -> _Room:
+    def _left_to_ride_along(self, left: _BatchLeft) -> _BatchLeft:
         """Bulk rows may at most double a pass that answers an interactive job: on a GPU they ride for nothing,
         on a CPU every token costs the caller who waits."""
-        used_tokens = self.max_tokens - room.tokens
-        return _Room(room.pairs, min(room.tokens, used_tokens), is_untouched=False)
+        used_tokens = self.max_tokens - left.tokens
+        return _BatchLeft(left.pairs, min(left.tokens, used_tokens), is_untouched=False)

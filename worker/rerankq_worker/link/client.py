@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from rerankq.contract.messages import Lane
 from rerankq_worker.link import frames
-from rerankq_worker.link.frames import Ask, BadFrame, Failed, Hello, Leaving, Running, Scores
+from rerankq_worker.link.frames import BadFrame, Failed, Hello, Leaving, RowsToScore, Running, Scores
 from rerankq_worker.scoring import EngineInfo, Logits, TokenIds
 
 TICK_SECONDS = 0.25  # how long a caller may have to wait for a look at its clock
@@ -164,12 +164,12 @@ class _AskedRows:
                     case other:
                         raise BadFrame(f"expected scores, got {type(other).__name__}. This is a bug.")
 
-    def _asks(self) -> list[Ask]:
+    def _asks(self) -> list[RowsToScore]:
         innocent = np.flatnonzero(~self._is_scored & ~self._is_suspect)
         suspect = np.flatnonzero(~self._is_scored & self._is_suspect)
         return [*self._frames(innocent, is_suspect=False), *self._frames(suspect, is_suspect=True)]
 
-    def _frames(self, indices: npt.NDArray[np.intp], *, is_suspect: bool) -> list[Ask]:
+    def _frames(self, indices: npt.NDArray[np.intp], *, is_suspect: bool) -> list[RowsToScore]:
         rows = [self.rows[index] for index in indices]
         return frames.asks_for(
             self.job_id, self.lane, suspect=is_suspect, indices=indices.astype(np.int32), rows=rows

@@ -2,7 +2,7 @@
 
     client                          engine
                     ◀── Hello       who I am and what I hold
-    Ask ──▶                         score these; several frames for a large job
+    RowsToScore ──▶                 these, in tokens; several frames for a large job
                     ◀── Running     these rows go onto the device now
                     ◀── Scores      and these are their logits
                     ◀── Failed      the job cannot be scored, nobody else is concerned
@@ -48,7 +48,7 @@ class Hello:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Ask:
+class RowsToScore:
     """Rows to score, each under an index of the client's choosing. Suspect rows never share a batch."""
 
     job_id: str
@@ -85,7 +85,7 @@ class Leaving:
     """The engine stops in good order; no row of this connection is on the device."""
 
 
-Frame = Hello | Ask | Running | Scores | Failed | Leaving
+Frame = Hello | RowsToScore | Running | Scores | Failed | Leaving
 
 
 def encode(frame: Frame) -> bytes:
@@ -93,7 +93,7 @@ def encode(frame: Frame) -> bytes:
     match frame:
         case Hello():
             return _join({"kind": "hello", "boot": frame.boot, "description": asdict(frame.description)})
-        case Ask():
+        case RowsToScore():
             lengths = np.array([len(row) for row in frame.rows], dtype=np.int32)
             header = {
                 "kind": "rows",
@@ -130,18 +130,18 @@ def decode(data: bytes) -> Frame:
 
 def asks_for(
     job_id: str, lane: Lane, *, suspect: bool, indices: Indices, rows: Sequence[TokenIds]
-) -> list[Ask]:
+) -> list[RowsToScore]:
     """Ask for `rows` (one per index) in as many frames as they take."""
-    asks: list[Ask] = []
+    asks: list[RowsToScore] = []
     first, tokens = 0, 0
     for position, row in enumerate(rows):
         is_full = tokens + len(row) > MAX_ROW_TOKENS_PER_FRAME or position - first == MAX_ROWS_PER_FRAME
         if is_full and position > first:
-            asks.append(Ask(job_id, lane, suspect, indices[first:position], rows[first:position]))
+            asks.append(RowsToScore(job_id, lane, suspect, indices[first:position], rows[first:position]))
             first, tokens = position, 0
         tokens += len(row)
     if first < len(rows):
-        asks.append(Ask(job_id, lane, suspect, indices[first:], rows[first:]))
+        asks.append(RowsToScore(job_id, lane, suspect, indices[first:], rows[first:]))
     return asks
 
 
@@ -166,7 +166,7 @@ def _build(header: dict[str, Any], body: memoryview) -> Frame:
         case "hello":
             return Hello(_text(header["boot"]), EngineInfo(**header["description"]))
         case "rows":
-            return _ask(header, _integers(body))
+            return _rows_to_score(header, _integers(body))
         case "running":
             return Running(_integers(body))
         case "scores":
@@ -179,7 +179,7 @@ def _build(header: dict[str, Any], body: memoryview) -> Frame:
             raise ValueError("unknown kind")
 
 
-def _ask(header: dict[str, Any], numbers: Indices) -> Ask:
+def _rows_to_score(header: dict[str, Any], numbers: Indices) -> RowsToScore:
     lane, suspect, count = header["lane"], header["suspect"], header["rows"]
     if lane not in LANES or not isinstance(suspect, bool) or not 1 <= count <= MAX_ROWS_PER_FRAME:
         raise ValueError("unknown lane or suspicion, or no rows")
@@ -187,7 +187,7 @@ def _ask(header: dict[str, Any], numbers: Indices) -> Ask:
     if len(lengths) != count or int(lengths.min()) < 1 or int(lengths.sum(dtype=np.int64)) != len(tokens):
         raise ValueError("lengths contradict the tokens")
     rows = np.split(tokens, np.cumsum(lengths, dtype=np.int64)[:-1])
-    return Ask(_text(header["job_id"]), lane, suspect, indices, rows)
+    return RowsToScore(_text(header["job_id"]), lane, suspect, indices, rows)
 
 
 def _scores(body: memoryview) -> Scores:
