@@ -9,14 +9,14 @@ import pytest
 
 import rerankq
 
-AT_THE_DOOR = (
+EXPORTED = (
     *("AsyncJob", "AsyncRerankClient", "AsyncReranker", "BrokerUnavailable", "Cancelled", "DeadlineExceeded"),
     *("Document", "InvalidRequest", "InvalidSettings", "Job", "JobFailed", "JobStatus", "JobUnknown"),
     *("NoWorkers", "PayloadTooLarge", "QueueFull", "RankedDocument", "Ranking", "RerankClient"),
     *("RerankError", "RerankRequest", "Reranker", "ResultTimeout"),
 )
 PUBLIC = {
-    "rerankq": (*AT_THE_DOOR, "__version__"),
+    "rerankq": (*EXPORTED, "__version__"),
     "rerankq.bulk": ("BulkRun", "Summary", "Task", "rerank_many", "rerank_table"),
     "rerankq.celery": ("route", "signature"),
     "rerankq.cli": ("main",),
@@ -40,5 +40,5 @@ def test_a_public_path_has_its_names(path: str) -> None:
     assert [name for name in PUBLIC[path] if not hasattr(module, name)] == []
 
 
-def test_no_name_comes_to_the_door_unnoticed() -> None:
-    assert sorted(rerankq.__all__) == sorted(AT_THE_DOOR)
+def test_no_name_is_exported_unnoticed() -> None:
+    assert sorted(rerankq.__all__) == sorted(EXPORTED)
