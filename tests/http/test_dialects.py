@@ -397,7 +397,9 @@ def test_a_limit_of_the_service_is_told_without_the_name_of_its_setting() -> Non
         create_app(AsyncFakeRerankClient(settings=settings), settings), base_url="http://127.0.0.1"
     )
 
-    many = http.post("/v1/rerank", json={**ASKED, "documents": ["a"] * 3})
+    many = http.post(
+        "/v1/rerank", json={**ASKED, "documents": [{}] * 3}
+    )  # counted before any of them is read
     large = http.post("/v1/rerank", json={**ASKED, "documents": ["a" * 4096]})
 
     assert (many.status_code, large.status_code) == (413, 413)

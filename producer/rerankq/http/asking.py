@@ -21,7 +21,7 @@ async def as_request(service: Service, body: Any, latest: float = math.inf) -> t
         InvalidRequest: naming the field and what is wrong with it.
         Refusal: the model that is meant is not served.
     """
-    asked = dialects.read(body)
+    asked = dialects.read(body, max_documents=service.settings.max_documents)
     deadline = min(deadline_of(body), latest)
     options: RequestOptions = {
         **asked.options,

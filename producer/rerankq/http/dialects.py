@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from rerankq.contract import wire
-from rerankq.contract.errors import InvalidRequest
+from rerankq.contract.errors import InvalidRequest, PayloadTooLarge
 from rerankq.contract.messages import RankedDocument, Ranking, RequestOptions
 
 Dialect = Literal["tei", "mixedbread", "cohere"]
@@ -63,20 +63,27 @@ def dialect_of(body: Any) -> Dialect:
     return "mixedbread" if fields.get("input") is not None else "cohere"
 
 
-def read(body: Any, *, may_return_documents: bool = True) -> Asked:
+def read(body: Any, *, max_documents: int, may_return_documents: bool = True) -> Asked:
     """What a body asks for.
 
     Args:
+        max_documents: as many are read; of more each would hold up whoever else is served.
         may_return_documents: Cohere's second version has no such field, yet LiteLLM sends it with every request.
 
     Raises:
         InvalidRequest: it is no object, or a field of it is wrong.
+        PayloadTooLarge: there are more documents.
     """
     if not isinstance(body, dict):
         raise InvalidRequest("body: expected a JSON object", {"field": "body"})
     dialect = dialect_of(body)
     fields: dict[str, Any] = {name: value for name, value in body.items() if value is not None}
     given = _documents(fields, dialect)
+    if len(given) > max_documents:
+        raise PayloadTooLarge(
+            f"expected at most {max_documents:,} documents, got {len(given):,}; split the request",
+            {"limit": max_documents, "value": len(given)},
+        )
     rank_fields = _names(fields, "rank_fields")
     wants_documents = any(_flag(fields, name) for name in _RETURN) and may_return_documents
     if wants_documents:

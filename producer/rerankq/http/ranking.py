@@ -25,7 +25,11 @@ async def rerank(request: Request) -> Response:
         timeout = timeout_seconds(request, service.settings.http_timeout_seconds)
         body = await read_json(request, service.settings.http_max_body_bytes)
         request.state.dialect = dialects.dialect_of(body)
-        asked = dialects.read(body, may_return_documents=not request.url.path.endswith("/v2/rerank"))
+        asked = dialects.read(
+            body,
+            max_documents=service.settings.max_documents,
+            may_return_documents=not request.url.path.endswith("/v2/rerank"),
+        )
         request.state.documents = len(asked.documents)
         ranking = await unless_gone(request, _ranking(service, asked, timeout))
     return json_response(dialects.reply(asked, ranking))
