@@ -83,6 +83,18 @@ def test_what_is_no_batch_is_refused_as_a_whole(live: TestClient, body: Any, sta
     assert (refused.status_code, refused.json()["error"]["param"]) == (status, field)
 
 
+def test_what_is_not_done_in_time_is_called_off_and_told_for_each(
+    live: TestClient, witnessed: Service
+) -> None:
+    with nothing_scored(witnessed):
+        late = live.post(
+            PATH, json={"requests": [asked("late"), asked("later")], "lane": "interactive", "timeout": 2}
+        )
+
+    assert late.status_code == 200
+    assert [each["error"]["type"] for each in late.json()["data"]] == ["deadline_exceeded"] * 2
+
+
 def test_one_that_kills_the_engine_takes_no_neighbour_along(live: TestClient, witnessed: Service) -> None:
     poison = {"query": "poison", "documents": [KILLS_THE_ENGINE]}
 
@@ -107,28 +119,12 @@ def test_many_travel_in_few_messages_on_the_bulk_lane(live: TestClient, witnesse
 
 
 def test_a_lane_may_be_chosen_for_each(live: TestClient, witnessed: Service) -> None:
-    with nothing_scored(witnessed), witnessed.redis.client() as redis:
+    with witnessed.redis.client() as redis:
         before = set(redis.keys(keys.job("*")))
-        live.post(
-            PATH,
-            json=[asked("of now", lane="interactive"), asked("of later")],
-            headers={"X-Timeout-Seconds": "1"},
-        )
+        live.post(PATH, json=[asked("of now", lane="interactive"), asked("of later")])
         lanes = {redis.hget(record, "lane") for record in set(redis.keys(keys.job("*"))) - before}
 
     assert lanes == {b"bulk", b"interactive"}
-
-
-def test_what_is_not_done_in_time_is_called_off_and_told_for_each(
-    live: TestClient, witnessed: Service
-) -> None:
-    with nothing_scored(witnessed):
-        late = live.post(
-            PATH, json={"requests": [asked("late"), asked("later")], "lane": "interactive", "timeout": 1}
-        )
-
-    assert late.status_code == 200
-    assert [each["error"]["type"] for each in late.json()["data"]] == ["deadline_exceeded"] * 2
 
 
 def test_a_caller_who_leaves_calls_all_of_it_off(witnessed: Service) -> None:

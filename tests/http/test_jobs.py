@@ -80,8 +80,8 @@ def test_a_body_of_any_dialect_is_a_job(live: TestClient) -> None:
 
 
 KEYS = {
-    "that can be an id": "search-17",
-    "in the standard's quotes": '"search-18"',
+    "that can be an id": "resent-17",
+    "in the standard's quotes": '"resent-18"',
     "that can be none": "搜索 / 17".encode(),
     "of dots": "..",
     "as long as may be": "k" * LONGEST_KEY_CHARACTERS,
