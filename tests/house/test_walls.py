@@ -14,6 +14,8 @@ KNOWS_THE_CONTRACT = "The worker knows the contract and nothing else of the aski
 COMPUTES_NOTHING = "The asking side never sees the worker nor anything that computes"
 NO_CELERY = "Who asks needs no Celery"
 NO_QUEUE = "Computing knows no Celery, kombu or redis"
+HTTP = "Only the HTTP face needs its extra"
+CELERY = "Only Celery's parent, its child and the application know Celery"
 TORCH = "Only the engine imports torch and transformers"
 ASKING = "The asking side is layered: command line, service, client, contract"
 ANSWERING = "The answering side is layered: launcher, processes, their parts"
@@ -29,6 +31,8 @@ WALLS = [
     ("producer/rerankq/contract/transport/dead_letters.py", "rerankq.contract.transport.leases", NO_CELERY),
     ("producer/rerankq/contract/transport/a_new_one.py", "kombu", NO_CELERY),
     (NEW, "rerankq.contract.broker", NO_CELERY),
+    ("producer/rerankq/cli/a_new_one.py", "starlette", HTTP),
+    ("worker/rerankq_worker/host/a_new_one.py", "celery", CELERY),
     ("worker/rerankq_worker/engine/planner.py", "redis", NO_QUEUE),
     ("worker/rerankq_worker/link/a_new_one.py", "rerankq.contract.redis_clients", NO_QUEUE),
     ("worker/rerankq_worker/model/tokenizer.py", "transformers", TORCH),
