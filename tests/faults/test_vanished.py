@@ -138,11 +138,13 @@ def test_a_job_whose_record_vanished_is_waited_for_and_answered(
 def test_a_job_that_vanished_from_its_workers_hands_has_one_end(
     service: Service, client: RerankClient
 ) -> None:
-    job = behind_a_long_one(client, "held", 0)[0]
+    job, engine = behind_a_long_one(client, "held", 0)[0], service.engine()
     with service.redis.client() as redis:
+        engine.suspend()  # so that the worker has not answered by the time that somebody looks
         redis.delete(keys_of_held := "rerankq:held")
         with pytest.raises(JobFailed, match="vanished"):
             client.job(job.job_id).result(ENDS_WITHIN_SECONDS)
+        engine.resume()
         service.wait_until(lambda: f"[{job.job_id}] ignored" in service.log())
         assert redis.hlen(keys_of_held) == 0
 
