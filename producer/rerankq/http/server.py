@@ -67,7 +67,7 @@ class BoundedHttp(HttpToolsProtocol):
     _is_at_head = True
     _head_timer: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] - as uvicorn narrows it
         super().connection_made(transport)
         self._await_head()
 
