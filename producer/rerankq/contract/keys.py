@@ -20,6 +20,9 @@
 | rerankq:workers          | hash   | worker name -> its last heartbeat as JSON    | pruned by age        |
 | rerankq:pace             | hash   | worker name -> seconds a job takes, by lane  | with its worker      |
 
+A job's record has of its sender fingerprint, lane, total, submitted and deadline, of the transport published, of its
+workers lane, total, worker, attempts, started, scored and answered. `rerankq dead retry` forgets the last three.
+
 Celery's own: `celery-task-meta-<id>`, `_kombu.*`.
 """
 
