@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -157,7 +157,10 @@ def served(
         yield site
     finally:
         process.terminate()
-        process.wait(ENDS_WITHIN_SECONDS)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(ENDS_WITHIN_SECONDS)
+        process.kill()
+        process.wait()
 
 
 def _wait_until_it_answers(site: Site) -> None:
