@@ -165,7 +165,10 @@ class Server:
 def rerankq(service: Service) -> Server:
     """`rerankq serve` before a running service."""
     command = [sys.executable, "-m", "rerankq.cli", "serve", "--port", "{port}"]
-    queue = lambda: [psutil.Process(service.redis.pid), service.launcher(), *service.processes()]  # noqa: E731
+
+    def queue() -> list[psutil.Process]:
+        return [psutil.Process(service.redis.pid), service.launcher(), *service.processes()]
+
     return Server("rerankq", command, _documents, service.environment, queue)
 
 
