@@ -33,6 +33,7 @@ import torch
 from benchmarks.contestants import BASELINE, Pair, contestants, end_children
 from rerankq_worker.engine.precision import bf16_pays
 from rerankq_worker.model.files import find_model, read_config
+from rerankq_worker.model.reading import Reading
 from rerankq_worker.model.tokenizer import PairTokenizer
 from tests.model_dirs import CORPUS, SHAPES, build_model_dir
 
@@ -72,7 +73,10 @@ def workload(name: str, jobs: int, documents: int, model: Path) -> Workload:
             lognormal_pairs(jobs, documents) if name == "lognormal" else job_pairs(name, jobs, documents)
         )
     tokenizer = PairTokenizer.from_model_dir(model, length)
-    lengths = [len(tokenizer.rows(query, [document])[0].token_ids) for query, document in pairs]
+    lengths = [
+        len(tokenizer.read(Reading(query=query, documents=[document]))[0].token_ids)
+        for query, document in pairs
+    ]
     return Workload(name, pairs, length, sum(lengths), flops(read_config(model), lengths))
 
 

@@ -20,6 +20,7 @@ from transformers import AutoModelForSequenceClassification
 
 from benchmarks.bench_engine import model_directory
 from rerankq_worker.engine import Engine
+from rerankq_worker.model.reading import Reading
 from tests.engine.definition import PAIRS, Rows, plain_model, random_rows
 
 TOLERANCE = 1e-4  # logits
@@ -33,7 +34,10 @@ def cases(engine: Engine) -> Iterator[tuple[str, Rows]]:
         yield f"a row of {length:,} tokens", random_rows([length])
     yield "a batch of mixed lengths", random_rows(MIXED)
     for name, (query, document) in PAIRS.items():
-        yield name, [row.token_ids for row in engine.tokenizer.rows(query, [document])]
+        yield (
+            name,
+            [row.token_ids for row in engine.tokenizer.read(Reading(query=query, documents=[document]))],
+        )
 
 
 def compare(directory: Path, device: str) -> list[dict[str, Any]]:

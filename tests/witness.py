@@ -19,6 +19,7 @@ import numpy as np
 
 from rerankq_worker.doubles import Behaviour, DoubleEngine
 from rerankq_worker.model.files import ModelBroken
+from rerankq_worker.model.reading import Reading
 from rerankq_worker.model.small import materialise
 from rerankq_worker.model.tokenizer import PairTokenizer
 from rerankq_worker.scoring import Logits, TokenIds
@@ -112,8 +113,8 @@ def testimony(ledger: Path) -> Testimony:
 
 def token_of(word: str) -> int:
     """A token id that is in texts with this word and hardly elsewhere: the poison of a double."""
-    row = _tokenizer().rows("a", [word])[0].token_ids
-    plain = set(_tokenizer().rows("a", ["a"])[0].token_ids.tolist())
+    row = _tokenizer().read(Reading(query="a", documents=[word]))[0].token_ids
+    plain = set(_tokenizer().read(Reading(query="a", documents=["a"]))[0].token_ids.tolist())
     return max(set(row.tolist()) - plain)
 
 
@@ -127,4 +128,4 @@ def _tokenizer() -> PairTokenizer:
 
 
 def _name_of(query: str) -> str:
-    return query_name(_tokenizer().rows(query, ["a"])[0].token_ids)
+    return query_name(_tokenizer().read(Reading(query=query, documents=["a"]))[0].token_ids)

@@ -122,7 +122,7 @@ BAD = {
     ),
     "unknown lane": ({"lane": "fast"}, "lane: expected 'interactive' or 'bulk'"),
     "unknown way at the deadline": ({"on_deadline": "guess"}, "on_deadline: expected 'fail' or 'partial'"),
-    "another contract": ({"version": 99}, "version: expected contract version 1, got 99"),
+    "another contract": ({"version": 99}, "version: expected contract version 1 to 2, got 99"),
 }
 
 

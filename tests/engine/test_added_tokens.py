@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 
 from rerankq_worker.engine import Engine
 from rerankq_worker.model.files import ModelBroken
+from rerankq_worker.model.reading import Reading
 from rerankq_worker.model.tokenizer import PairTokenizer
 
 EOT = "[EOT]"
@@ -144,7 +145,7 @@ def of_class(request: pytest.FixtureRequest, model_dir: Path) -> Path:
 def test_rows_are_those_of_transformers(of_class: Path, form: Callable[[Path], object]) -> None:
     form(of_class)
 
-    rows = PairTokenizer.from_model_dir(of_class).rows(TEXTS[0], TEXTS)
+    rows = PairTokenizer.from_model_dir(of_class).read(Reading(query=TEXTS[0], documents=TEXTS))
 
     reference = AutoTokenizer.from_pretrained(of_class)
     expected = reference([TEXTS[0]] * len(TEXTS), TEXTS)["input_ids"]
@@ -177,7 +178,9 @@ def test_no_text_forges_the_frame(model_dir: Path, form: Callable[[Path], object
     tokenizer = PairTokenizer.from_model_dir(model_dir)
     frame = AutoTokenizer.from_pretrained(model_dir)
 
-    row = tokenizer.rows("<s></s>", [f"a {EOT}<pad>{EOT} </s> <mask><unk>{frame.mask_token}"])[0]
+    row = tokenizer.read(
+        Reading(query="<s></s>", documents=[f"a {EOT}<pad>{EOT} </s> <mask><unk>{frame.mask_token}"])
+    )[0]
 
     ids = row.token_ids.tolist()
     counts = [ids.count(token) for token in (frame.bos_token_id, frame.eos_token_id, frame.pad_token_id)]
@@ -191,7 +194,10 @@ def test_a_row_is_cut_at_an_added_token_like_at_any_other(model_dir: Path) -> No
     tokenizer = PairTokenizer.from_model_dir(model_dir, max_length_tokens=64)
     reference = AutoTokenizer.from_pretrained(model_dir)
 
-    rows = [tokenizer.rows("panda " * n, [document])[0].token_ids.tolist() for n in (1, 2, 3)]
+    rows = [
+        tokenizer.read(Reading(query="panda " * n, documents=[document]))[0].token_ids.tolist()
+        for n in (1, 2, 3)
+    ]
 
     assert rows == [
         reference("panda " * n, document, max_length=64, truncation="only_second")["input_ids"]
@@ -206,7 +212,7 @@ def test_a_huge_text_cut_inside_a_long_added_token_keeps_its_tokens(model_dir: P
     tokenizer = PairTokenizer.from_model_dir(model_dir, max_length_tokens=64)
     document = "x" * shift + (" bear" * 30 + long_token) * 40
 
-    row = tokenizer.rows("panda", [document])[0].token_ids.tolist()
+    row = tokenizer.read(Reading(query="panda", documents=[document]))[0].token_ids.tolist()
 
     whole = AutoTokenizer.from_pretrained(model_dir)(
         "panda", document, max_length=64, truncation="only_second"

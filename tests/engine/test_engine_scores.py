@@ -10,6 +10,7 @@ from rerankq_worker.engine.attention import per_row
 from rerankq_worker.engine.linears import choose_linear
 from rerankq_worker.engine.precision import EXACT
 from rerankq_worker.engine.unpadded_model import UnpaddedModel
+from rerankq_worker.model.reading import Reading
 from tests.engine.definition import PAIRS, VOCABULARY, Plain, plain_model, random_rows
 from tests.model_dirs import SHAPES, randomize_biases, xlmr_config
 
@@ -19,7 +20,7 @@ def test_a_pair_scores_as_in_transformers(
     engine_and_plain: tuple[Engine, Plain], query: str, document: str
 ) -> None:
     engine, plain = engine_and_plain
-    rows = [row.token_ids for row in engine.tokenizer.rows(query, [document])]
+    rows = [row.token_ids for row in engine.tokenizer.read(Reading(query=query, documents=[document]))]
 
     got = engine.score(rows)
 

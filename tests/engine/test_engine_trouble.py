@@ -16,6 +16,7 @@ from rerankq_worker.engine.loading import load_reference
 from rerankq_worker.engine.memory import GROWS_AFTER_BATCHES, SHARE_OF_FREE
 from rerankq_worker.engine.precision import Precision
 from rerankq_worker.engine.unpadded_model import UnpaddedModel
+from rerankq_worker.model.reading import Reading
 from rerankq_worker.model.tokenizer import PairTokenizer
 from rerankq_worker.scoring import TokenIds
 from tests.engine.definition import plain_model, random_rows
@@ -210,7 +211,8 @@ def test_equal_pairs_are_scored_once(tiny: Engine) -> None:
     logits = engine.score_pairs([pair, other, pair, pair])
 
     assert len(set(logits[[0, 2, 3]].tolist())) == 1
-    assert sum(device.batches) == sum(len(tiny.tokenizer.rows(q, [d])[0].token_ids) for q, d in (pair, other))
+    read = [tiny.tokenizer.read(Reading(query=q, documents=[d]))[0] for q, d in (pair, other)]
+    assert sum(device.batches) == sum(len(row.token_ids) for row in read)
 
 
 def test_batches_are_begun_before_the_last_one_is_fetched(tokenizer: PairTokenizer) -> None:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from rerankq_worker.model.family import XLM_ROBERTA
-from rerankq_worker.model.tokenizer import DocumentTooLong, PairTokenizer, QueryTooLong
+from rerankq_worker.model.reading import DocumentTooLong, QueryTooLong, Reading
+from rerankq_worker.model.tokenizer import PairTokenizer
 from tests.model_dirs import CORPUS
 
 TEXTS = st.text(alphabet=st.sampled_from("pandaeatsbmoo 大熊猫是什么，。\n\t?パン"), max_size=60)
@@ -42,7 +43,7 @@ def xlmr(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> PairTokenize
 
 
 def ids(tokenizer: PairTokenizer, query: str, document: str) -> list[int]:
-    return tokenizer.rows(query, [document])[0].token_ids.tolist()
+    return tokenizer.read(Reading(query=query, documents=[document]))[0].token_ids.tolist()
 
 
 @given(query=TEXTS, document=TEXTS)
@@ -88,14 +89,14 @@ def test_a_document_is_cut_at_its_end_and_the_query_is_kept(
 ) -> None:
     query, document = "What is a panda?", "bamboo " * 200
 
-    row = tokenizer.rows(query, [document])[0]
+    row = tokenizer.read(Reading(query=query, documents=[document]))[0]
 
     assert row.token_ids.tolist() == reference(query, document, max_length=64, truncation="only_second")
     assert row.truncated
 
 
 def test_a_query_is_cut_to_three_quarters_so_that_documents_keep_room(tokenizer: PairTokenizer) -> None:
-    row = tokenizer.rows("panda " * 300, ["bamboo " * 300])[0]
+    row = tokenizer.read(Reading(query="panda " * 300, documents=["bamboo " * 300]))[0]
 
     end_of_query = row.token_ids.tolist().index(2)
     assert end_of_query - 1 == 48
@@ -104,24 +105,31 @@ def test_a_query_is_cut_to_three_quarters_so_that_documents_keep_room(tokenizer:
 
 
 def test_every_document_says_for_itself_whether_it_was_cut(tokenizer: PairTokenizer) -> None:
-    rows = tokenizer.rows("panda", ["bear", "bear " * 300, ""])
+    rows = tokenizer.read(Reading(query="panda", documents=["bear", "bear " * 300, ""]))
 
     assert [row.truncated for row in rows] == [False, True, False]
 
 
 def test_a_cap_on_document_tokens_is_kept(tokenizer: PairTokenizer) -> None:
-    plain, capped = (tokenizer.rows("panda", ["bear " * 9], max_tokens_per_doc=cap)[0] for cap in (None, 5))
+    plain, capped = (
+        tokenizer.read(Reading(query="panda", documents=["bear " * 9], max_tokens_per_doc=cap))[0]
+        for cap in (None, 5)
+    )
 
     assert capped.truncated
     assert not plain.truncated
     assert capped.token_ids.tolist()[:-1] == plain.token_ids.tolist()[: len(capped.token_ids) - 1]
-    document_tokens = len(capped.token_ids) - len(tokenizer.rows("panda", [""])[0].token_ids)
+    document_tokens = len(capped.token_ids) - len(
+        tokenizer.read(Reading(query="panda", documents=[""]))[0].token_ids
+    )
     assert document_tokens == 5
 
 
 def test_without_truncation_documents_that_are_too_long_are_named(tokenizer: PairTokenizer) -> None:
     with pytest.raises(DocumentTooLong) as caught:
-        tokenizer.rows("panda", ["bear", "bear " * 300, "x", "bamboo " * 300], truncation=False)
+        tokenizer.read(
+            Reading(query="panda", documents=["bear", "bear " * 300, "x", "bamboo " * 300], truncation=False)
+        )
 
     assert caught.value.indices == [1, 3]
     assert str(caught.value.limit) in str(caught.value)
@@ -129,18 +137,22 @@ def test_without_truncation_documents_that_are_too_long_are_named(tokenizer: Pai
 
 def test_without_truncation_a_query_that_is_too_long_is_refused(tokenizer: PairTokenizer) -> None:
     with pytest.raises(QueryTooLong, match="longer than 48 tokens"):
-        tokenizer.rows("panda " * 300, ["bear"], truncation=False)
+        tokenizer.read(Reading(query="panda " * 300, documents=["bear"], truncation=False))
 
 
 def test_a_row_exactly_at_the_limit_is_not_cut(tokenizer: PairTokenizer) -> None:
-    frame = len(tokenizer.rows("a", [""])[0].token_ids)
+    frame = len(tokenizer.read(Reading(query="a", documents=[""]))[0].token_ids)
     fitting = next(
-        "bear " * n for n in range(1, 99) if len(tokenizer.rows("a", ["bear " * n])[0].token_ids) >= 62
+        "bear " * n
+        for n in range(1, 99)
+        if len(tokenizer.read(Reading(query="a", documents=["bear " * n]))[0].token_ids) >= 62
     )
-    room = len(tokenizer.rows("a", [fitting])[0].token_ids) - frame
+    room = len(tokenizer.read(Reading(query="a", documents=[fitting]))[0].token_ids) - frame
 
-    assert not tokenizer.rows("a", [fitting], max_tokens_per_doc=room, truncation=False)[0].truncated
-    assert tokenizer.rows("a", [fitting], max_tokens_per_doc=room - 1)[0].truncated
+    assert not tokenizer.read(
+        Reading(query="a", documents=[fitting], max_tokens_per_doc=room, truncation=False)
+    )[0].truncated
+    assert tokenizer.read(Reading(query="a", documents=[fitting], max_tokens_per_doc=room - 1))[0].truncated
 
 
 @pytest.mark.parametrize(
@@ -152,9 +164,9 @@ def test_a_huge_document_keeps_the_tokens_it_would_keep_whole(tokenizer: PairTok
     document = unit * (200_000 // len(unit))
     whole = tokenizer._tokenizer.encode(document, add_special_tokens=False).ids
 
-    row = tokenizer.rows("panda", [document])[0].token_ids.tolist()
+    row = tokenizer.read(Reading(query="panda", documents=[document]))[0].token_ids.tolist()
 
-    head = len(tokenizer.rows("panda", [""])[0].token_ids) - 1
+    head = len(tokenizer.read(Reading(query="panda", documents=[""]))[0].token_ids) - 1
     assert row[head:-1] == whole[: 64 - head - 1]
 
 
@@ -172,8 +184,8 @@ def test_a_chinese_document_cut_in_mid_sentence_keeps_the_tokens_of_the_real_voc
         ]
     assert all(len(text) > 3 * 320 * 8 for text in texts), "long enough to be cut before tokenizing"
 
-    for text, row in zip(texts, xlmr.rows("熊猫", texts), strict=True):
-        head = len(xlmr.rows("熊猫", [""])[0].token_ids) - 1
+    for text, row in zip(texts, xlmr.read(Reading(query="熊猫", documents=texts)), strict=True):
+        head = len(xlmr.read(Reading(query="熊猫", documents=[""]))[0].token_ids) - 1
         whole = xlmr._tokenizer.encode(text, add_special_tokens=False).ids
         assert row.token_ids.tolist()[head:-1] == whole[: 256 - head - 1]
 
@@ -204,14 +216,14 @@ def test_a_family_is_read_in_its_own_frame(
 @pytest.mark.parametrize("cap", [0, -1])
 def test_a_cap_below_one_token_is_refused(tokenizer: PairTokenizer, cap: int) -> None:
     with pytest.raises(ValueError, match="max_tokens_per_doc"):
-        tokenizer.rows("panda", ["bear"], max_tokens_per_doc=cap)
+        tokenizer.read(Reading(query="panda", documents=["bear"], max_tokens_per_doc=cap))
 
 
 def test_threads_share_one_tokenizer(tokenizer: PairTokenizer) -> None:
-    jobs = [(f"panda {n}", [f"bear {n} " * (n % 7 + 1), "大熊猫"]) for n in range(64)]
-    alone = [[row.token_ids.tolist() for row in tokenizer.rows(*job)] for job in jobs]
+    jobs = [Reading(query=f"panda {n}", documents=[f"bear {n} " * (n % 7 + 1), "大熊猫"]) for n in range(64)]
+    alone = [[row.token_ids.tolist() for row in tokenizer.read(job)] for job in jobs]
 
     with ThreadPoolExecutor(max_workers=8) as threads:
-        together = list(threads.map(lambda job: tokenizer.rows(*job), jobs))
+        together = list(threads.map(lambda job: tokenizer.read(job), jobs))
 
     assert [[row.token_ids.tolist() for row in rows] for rows in together] == alone

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 TokenIds = npt.NDArray[np.int32]
+"""A row: token ids, special tokens included; one of a second segment (BERT's token type 1) as its complement, `~id`."""
 Logits = npt.NDArray[np.float32]
 
 
@@ -33,6 +34,12 @@ class EngineInfo:
     max_length_tokens: int
     max_batch_pairs: int
     max_batch_tokens: int
+    engine: str = "packed"
+    """Or `sentence-transformers`: then whoever asks sends texts, and has them read into rows by the engine."""
+    family: str = ""
+    """`model_type` of config.json."""
+    scale: str = "sigmoid"
+    """How a logit becomes a `relevance_score`: a name of `model/scales.py`."""
 
 
 class ScoringEngine(Protocol):

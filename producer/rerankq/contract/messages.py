@@ -37,13 +37,15 @@ from rerankq.contract.errors import InvalidRequest, PayloadTooLarge
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-CONTRACT_VERSION = 1
+CONTRACT_VERSION = 2
+_SINCE_VERSION_2 = ("instruction", "score_threshold", "long_documents", "max_windows_per_doc")
 
 _SHOWN = 10  # results in a ranking's repr, and of each text so many characters
 _SHOWN_CHARACTERS = 40
 
 Lane = Literal["interactive", "bulk"]
 LANES: tuple[Lane, ...] = ("interactive", "bulk")
+LongDocuments = Literal["truncate", "windows"]
 
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
 _ANSWER = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
@@ -165,6 +167,10 @@ class RequestOptions(TypedDict, total=False):
     deadline: float | None
     on_deadline: Literal["fail", "partial"]
     lane: Lane
+    instruction: str | None
+    score_threshold: float | None
+    long_documents: LongDocuments
+    max_windows_per_doc: int | None
 
 
 class RerankRequest(BaseModel):
@@ -185,14 +191,24 @@ class RerankRequest(BaseModel):
     raw_scores: bool = False
     """`relevance_score` is the logit itself rather than its sigmoid."""
     model: str | None = None
-    """Refuse the job unless this model is the one served."""
+    """Its name, or `name@revision`: the job waits for a worker of this model; any worker's will do when absent."""
     deadline: Annotated[float, BeforeValidator(_real), Field(allow_inf_nan=False)] | None = None
     """Unix seconds after which the answer is of no use: by the caller's own clock where a request is made, by Redis's
     in the message."""
     on_deadline: Literal["fail", "partial"] = "fail"
     """At the deadline: fail, or answer with what has been scored."""
     lane: Lane = "interactive"
-    version: int = CONTRACT_VERSION
+    instruction: Text | None = None
+    """What makes a document relevant, for models that read one (Qwen3-Reranker); refused by those that do not."""
+    score_threshold: Annotated[float, BeforeValidator(_real), Field(allow_inf_nan=False)] | None = None
+    """Leave out results whose `relevance_score` is below this; `scored` and `total` still count them."""
+    long_documents: LongDocuments = "truncate"
+    """Of a document that is longer than the model reads: the beginning, or all of it in overlapping windows, the best
+    of which gives the document its score."""
+    max_windows_per_doc: Count | None = None
+    """Read at most this many windows of each document, from its beginning; all when absent."""
+    version: int | None = None
+    """Of the contract; absent: the least that can read the request."""
 
     @field_validator("query")
     @classmethod
@@ -210,10 +226,10 @@ class RerankRequest(BaseModel):
 
     @field_validator("version")
     @classmethod
-    def _version_is_spoken(cls, version: int) -> int:
-        if version != CONTRACT_VERSION:
+    def _version_is_spoken(cls, version: int | None) -> int | None:
+        if version is not None and not 1 <= version <= CONTRACT_VERSION:
             raise ValueError(
-                f"expected contract version {CONTRACT_VERSION}, got {version}; upgrade the older side"
+                f"expected contract version 1 to {CONTRACT_VERSION}, got {version}; upgrade the older side"
             )
         return version
 
@@ -238,8 +254,10 @@ class RerankRequest(BaseModel):
         return f"docs={len(self.documents)} chars={thousands(self.characters)} top_n={top_n}"
 
     def to_wire(self) -> dict[str, Any]:
-        """As plain JSON; what is at its default stays at home."""
-        return self.model_dump(exclude_defaults=True, exclude={"return_documents"})
+        """As plain JSON; what is at its default stays at home, and a version that every worker speaks."""
+        fields = self.model_dump(exclude_defaults=True, exclude={"return_documents", "version"})
+        is_new = any(name in fields for name in _SINCE_VERSION_2)
+        return {**fields, "version": CONTRACT_VERSION} if is_new else fields
 
 
 def thousands(count: int) -> str:
@@ -283,6 +301,21 @@ class Limits:
             )
 
 
+class Window(BaseModel):
+    """The part of a long document that its score is of."""
+
+    model_config = _ANSWER
+
+    index: int
+    """Counted from 0."""
+    total: int
+    """How many windows of the document were read."""
+    start: int
+    """The first of its characters."""
+    end: int
+    """The one behind its last."""
+
+
 class RankedDocument(BaseModel):
     """One document's place in the ranking."""
 
@@ -296,6 +329,8 @@ class RankedDocument(BaseModel):
     """Raw float32 logit; None when unscored."""
     truncated: bool = False
     """The model read only the beginning of this document."""
+    window: Window | None = None
+    """Where the document was read in several windows: the best one."""
     id: str | None = None
     document: str | None = None
 
@@ -321,6 +356,7 @@ class Usage(BaseModel):
     model_config = _ANSWER
 
     pairs: int = 0
+    """Rows that the model reads: one per document, more where one is read in windows."""
     tokens: int = 0
     cached_pairs: int = 0
     """Pairs whose score was known already (an earlier attempt's checkpoint)."""
@@ -348,6 +384,8 @@ class WorkerInfo(BaseModel):
     name: str
     device: str
     dtype: str
+    engine: str = ""
+    """`packed` or `sentence-transformers`; empty in the words of an older worker."""
 
 
 class ModelInfo(BaseModel):

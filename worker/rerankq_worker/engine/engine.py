@@ -26,6 +26,7 @@ from rerankq_worker.engine.memory import PROBE_TOKENS, Budget, CudaMemory, Memor
 from rerankq_worker.engine.planner import plan
 from rerankq_worker.engine.precision import choose_device, choose_precision
 from rerankq_worker.model.files import find_model, read_config
+from rerankq_worker.model.reading import Reader, Reading
 from rerankq_worker.model.tokenizer import PairTokenizer
 from rerankq_worker.scoring import EngineBroken, EngineError, EngineInfo, Logits, TokenIds
 
@@ -47,7 +48,7 @@ class Engine:
         self,
         forward: Forward,
         info: EngineInfo,
-        tokenizer: PairTokenizer,
+        tokenizer: Reader,
         vocabulary_size: int,
         load_exact: Callable[[], Forward] | None = None,
         memory: Memory | torch.device | None = None,
@@ -198,7 +199,8 @@ class Engine:
     def _tokenize(self, pairs: Sequence[Pair]) -> list[TokenIds]:
         rows: list[TokenIds] = []
         for query, group in groupby(pairs, key=itemgetter(0)):
-            rows += [row.token_ids for row in self.tokenizer.rows(query, [document for _, document in group])]
+            reading = Reading(query=query, documents=[document for _, document in group])
+            rows += [row.token_ids for row in self.tokenizer.read(reading)]
         return rows
 
     def _score_planned(self, rows: Sequence[TokenIds]) -> Logits:

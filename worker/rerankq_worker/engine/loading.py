@@ -17,6 +17,7 @@ from rerankq_worker.engine.unfit_weights import refuse_unfit
 from rerankq_worker.engine.unpadded_model import UnpaddedModel
 from rerankq_worker.model.added_tokens import READ_AS_IT_IS
 from rerankq_worker.model.files import ModelBroken, family_of, reading
+from rerankq_worker.model.reading import Reading
 from rerankq_worker.model.tokenizer import PairTokenizer
 from rerankq_worker.scoring import TokenIds
 
@@ -92,7 +93,7 @@ def refuse_other_rows(directory: Path, tokenizer: PairTokenizer) -> None:
     with reading(directory):
         theirs: Any = AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
         expected: list[list[int]] = [theirs("a", text, padding=False)["input_ids"] for text in PROBES]
-    rows = [row.token_ids.tolist() for row in tokenizer.rows("a", PROBES)]
+    rows = [row.token_ids.tolist() for row in tokenizer.read(Reading(query="a", documents=PROBES))]
     length = tokenizer.max_length_tokens  # longer ones are cut here
     if any(row != ids for row, ids in zip(rows, expected, strict=True) if len(ids) <= length):
         raise ModelBroken(

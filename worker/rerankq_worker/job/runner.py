@@ -28,7 +28,7 @@ from rerankq_worker.job.ranking import rank
 from rerankq_worker.job.score_sheet import Positions, ScoreSheet
 from rerankq_worker.job.store import JobStore
 from rerankq_worker.link.client import EngineAway, EngineClient, EngineKilledTwice, EngineRefused, Scored
-from rerankq_worker.model.tokenizer import DocumentTooLong, PairTokenizer, QueryTooLong, Row
+from rerankq_worker.model.reading import DocumentTooLong, Reader, Reading, Row, Unreadable
 from rerankq_worker.scoring import EngineInfo
 
 CHECKPOINT_PERIOD_SECONDS = 1.0  # a shorter job is cheaper to score again than to save
@@ -74,18 +74,18 @@ class Superseded(Exception):
 
 
 class JobRunner:
-    """Answers jobs, one at a time, with one tokenizer and one connection to the engine."""
+    """Answers jobs, one at a time, with one reader and one connection to the engine."""
 
     def __init__(
         self,
         store: JobStore,
-        tokenizer: PairTokenizer,
+        reader: Reader,
         engine: EngineClient,
         served: EngineInfo,
         limits: Limits,
     ) -> None:
         self._store = store
-        self._tokenizer = tokenizer
+        self._reader = reader
         self._engine = engine
         self._served = served
         self._limits = limits
@@ -131,7 +131,7 @@ class JobRunner:
             request = parse_request(fields)
             self._limits.check(request)
             self._refuse_other_model(request.model)
-            return Member(request, self._tokenize(request))
+            return Member(request, self._read(request))
         except RerankError as error:
             return Member(None, error=error)
 
@@ -142,20 +142,21 @@ class JobRunner:
                 f"model: expected {name}, which is served here, got another", {"field": "model"}
             )
 
-    def _tokenize(self, request: RerankRequest) -> list[Row]:
+    def _read(self, request: RerankRequest) -> list[Row]:
+        reading = Reading(
+            query=request.query,
+            documents=request.texts,
+            max_tokens_per_doc=request.max_tokens_per_doc,
+            truncation=request.truncation,
+            instruction=request.instruction,
+            windows=request.long_documents == "windows",
+            max_windows_per_doc=request.max_windows_per_doc,
+        )
         try:
-            return self._tokenizer.rows(
-                request.query,
-                request.texts,
-                max_tokens_per_doc=request.max_tokens_per_doc,
-                truncation=request.truncation,
-            )
-        except QueryTooLong as error:
-            raise InvalidRequest(str(error), {"field": "query"}) from error
-        except DocumentTooLong as error:
-            raise InvalidRequest(
-                str(error), {"field": "documents", "indices": list(error.indices)}
-            ) from error
+            return self._reader.read(reading)
+        except Unreadable as error:
+            indices = {"indices": list(error.indices)} if isinstance(error, DocumentTooLong) else {}
+            raise InvalidRequest(str(error), {"field": error.field, **indices}) from error
 
     def _score_members(self, attempt: Attempt, members: Sequence[Member], sheet: ScoreSheet) -> bool:
         """Fill the sheet in one go, and in a pack that fails so, request by request; False when time was up first."""
@@ -243,30 +244,38 @@ class JobRunner:
         logits = sheet.logits[member.positions]
         if member.request is None:
             return member.error or JobFailed("This is a bug: a member without request or error.")
-        scored, total = int(np.count_nonzero(~np.isnan(logits))), len(logits)
+        total = len(member.request.documents)
+        scored = total - len(
+            {row.document for row, logit in zip(member.rows, logits, strict=True) if np.isnan(logit)}
+        )
         if scored < total and not in_time and member.request.on_deadline == "fail":
             return DeadlineExceeded(
                 f"{scored} of {total} documents were scored before the time was up: the job's own deadline, or the "
                 f'{attempt.limit_seconds:g} s of the {attempt.lane} lane; split it, or ask for on_deadline="partial"',
                 {"scored": scored, "total": total},
             )
-        truncated = [row.truncated for row in member.rows]
+        served = self._served
         return Ranking(
             id=name,
-            model=ModelInfo(name=self._served.model, revision=self._served.revision),
-            results=rank(member.request, logits, truncated),
+            model=ModelInfo(name=served.model, revision=served.revision),
+            results=rank(member.request, member.rows, logits, served.scale),
             complete=scored == total,
             scored=scored,
             total=total,
-            usage=Usage(
-                pairs=total,
-                tokens=sum(len(row.token_ids) for row in member.rows),
-                cached_pairs=int(np.count_nonzero(sheet.was_known[member.positions])),
-                duplicate_pairs=int(np.count_nonzero(sheet.is_duplicate[member.positions])),
-                truncated_documents=sum(truncated),
-            ),
+            usage=self._usage(member, sheet),
             timings=timings,
-            worker=WorkerInfo(name=attempt.worker, device=self._served.device, dtype=self._served.dtype),
+            worker=WorkerInfo(
+                name=attempt.worker, device=served.device, dtype=served.dtype, engine=served.engine
+            ),
+        )
+
+    def _usage(self, member: Member, sheet: ScoreSheet) -> Usage:
+        return Usage(
+            pairs=len(member.rows),
+            tokens=sum(len(row.token_ids) for row in member.rows),
+            cached_pairs=int(np.count_nonzero(sheet.was_known[member.positions])),
+            duplicate_pairs=int(np.count_nonzero(sheet.is_duplicate[member.positions])),
+            truncated_documents=len({row.document for row in member.rows if row.truncated}),
         )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rerankq_worker.model.tokenizer import Row
+from rerankq_worker.model.reading import Row
 from rerankq_worker.scoring import Logits
 
 Positions = npt.NDArray[np.intp]

@@ -23,7 +23,7 @@ from rerankq.contract.heartbeats import Heartbeats
 from rerankq.contract.messages import Lane
 from rerankq.contract.redis_clients import is_of_another_type, number_in, reply_or
 from rerankq.contract.transport.dead_letters import DeadLetters
-from rerankq_worker.model.tokenizer import Row
+from rerankq_worker.model.reading import Row
 from rerankq_worker.scoring import Logits
 
 LEFT_ALONE_SECONDS = 2.0  # after a failure, so that a job does not spend its time on a Redis that is away

@@ -61,6 +61,9 @@ class EngineStatus:
     max_length_tokens: int = 0
     max_batch_pairs: int = 0
     max_batch_tokens: int = 0
+    engine: str = ""
+    family: str = ""
+    scale: str = ""
     waiting_rows: dict[str, int] = field(default_factory=dict[str, int])
     """Rows that no batch has taken yet, by lane."""
     jobs: dict[str, int] = field(default_factory=dict[str, int])

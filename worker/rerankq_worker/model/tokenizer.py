@@ -9,7 +9,6 @@ that nobody can guess.
 import json
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,51 +18,12 @@ from tokenizers import AddedToken, Tokenizer
 from rerankq_worker.model.added_tokens import SAVE_ANEW, AddedTokens, read_added_tokens
 from rerankq_worker.model.family import Family
 from rerankq_worker.model.files import ModelBroken, family_of, read_config, read_json_object, reading
-from rerankq_worker.scoring import TokenIds
+from rerankq_worker.model.reading import DocumentTooLong, NoInstruction, QueryTooLong, Reading, Row
 
 MIN_LENGTH_TOKENS = 16
 
 CHARS_PER_TOKEN = 8  # generous: text holds 1 (Chinese) to 5 (English) characters a token
 SETTLING_TOKENS = 64  # tokens near a cut may differ from those of the whole text; this many are thrown away
-
-
-class InputTooLong(ValueError):
-    """A text is longer than allowed and `truncation=False` was asked for."""
-
-
-class QueryTooLong(InputTooLong):
-    """The query alone is longer than its share."""
-
-    def __init__(self, limit: int) -> None:
-        super().__init__(limit)
-        self.limit = limit
-
-    def __str__(self) -> str:
-        return f"the query is longer than {self.limit} tokens; shorten it, or allow truncation"
-
-
-class DocumentTooLong(InputTooLong):
-    """Some documents are longer than the room the query leaves them."""
-
-    def __init__(self, indices: list[int], limit: int) -> None:
-        super().__init__(indices, limit)
-        self.indices = indices
-        self.limit = limit
-
-    def __str__(self) -> str:
-        return (
-            f"documents {self.indices} are longer than {self.limit} tokens; shorten them, or allow truncation"
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One tokenized query-document pair."""
-
-    token_ids: TokenIds
-    """int32, special tokens included."""
-    truncated: bool
-    """Whether the query or the document lost tokens."""
 
 
 class PairTokenizer:
@@ -107,14 +67,7 @@ class PairTokenizer:
         frame = [[ids[added.roles[role]] for role in roles] for roles in family.frame]
         return cls(tokenizer, frame, length, max(map(len, added.tokens)))
 
-    def rows(
-        self,
-        query: str,
-        documents: Sequence[str],
-        *,
-        max_tokens_per_doc: int | None = None,
-        truncation: bool = True,
-    ) -> list[Row]:
+    def read(self, reading: Reading) -> list[Row]:
         """One row per document, in order; the query is tokenized once.
 
         A query longer than 3/4 of the length is cut to that; a document is cut to the room that is left, and to
@@ -122,21 +75,29 @@ class PairTokenizer:
 
         Raises:
             QueryTooLong, DocumentTooLong: only with `truncation=False`, instead of cutting.
+            NoInstruction
         """
-        if max_tokens_per_doc is not None and max_tokens_per_doc < 1:
-            raise ValueError(f"expected max_tokens_per_doc to be at least 1, got {max_tokens_per_doc}")
-        query_ids, query_cut = self._query(query, truncation)
+        if reading.instruction is not None:
+            raise NoInstruction
+        limit = reading.max_tokens_per_doc
+        if limit is not None and limit < 1:
+            raise ValueError(f"expected max_tokens_per_doc to be at least 1, got {limit}")
+        query_ids, query_cut = self._query(reading.query, reading.truncation)
         room = self.max_length_tokens - self._frame_tokens - len(query_ids)
-        if max_tokens_per_doc is not None:
-            room = min(room, max_tokens_per_doc)
-        kept = self._encode(documents, room)
+        if limit is not None:
+            room = min(room, limit)
+        kept = self._encode(reading.documents, room)
         too_long = [index for index, ids in enumerate(kept) if len(ids) > room]
-        if too_long and not truncation:
+        if too_long and not reading.truncation:
             raise DocumentTooLong(too_long, room)
         head = [*self._before, *query_ids, *self._between]
         return [
-            Row(np.array([*head, *ids[:room], *self._behind], dtype=np.int32), query_cut or len(ids) > room)
-            for ids in kept
+            Row(
+                np.array([*head, *ids[:room], *self._behind], dtype=np.int32),
+                query_cut or len(ids) > room,
+                document,
+            )
+            for document, ids in enumerate(kept)
         ]
 
     def _query(self, query: str, truncation: bool) -> tuple[list[int], bool]:
