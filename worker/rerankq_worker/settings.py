@@ -21,6 +21,9 @@ class WorkerSettings(SharedSettings):
     """Commit of the hub id. Empty: the one this release was checked with, else the newest."""
     offline: bool = False
     """Never ask the hub; the model must be in its cache or be a directory."""
+    engine: Literal["auto", "packed", "sentence-transformers"] = "auto"
+    """What computes the model: `packed` (the fastest, exact, for the families it knows), `sentence-transformers` (its
+    CrossEncoder, for whatever that loads without remote code). `auto`: the first that can."""
     devices: str = "auto"
     """`auto` (every GPU, else the CPU), `cpu`, or GPUs as `0,1`, `GPU-<uuid>`, or slices as `MIG-<uuid>`. One engine
     process each."""

@@ -81,6 +81,7 @@ class Engine:
         model: str | Path,
         *,
         revision: str | None = None,
+        engine: str = "auto",
         device: str = "auto",
         dtype: str = "auto",
         max_length_tokens: int = 1024,
@@ -92,6 +93,7 @@ class Engine:
         """An engine for a model directory, a Hub id or "small".
 
         Args:
+            engine: `packed`, `sentence-transformers`, or with `auto` the first of them that can compute the model.
             max_length_tokens: longer rows are cut; capped at what the model's positions hold (8192 for
                 bge-reranker-v2-m3).
             max_batch_tokens: tokens of one forward pass; left out, `warm_up` finds it from free memory.
@@ -100,6 +102,8 @@ class Engine:
         Raises:
             ModelError, EngineError: one line each, with the way out.
         """
+        if engine not in ("auto", "packed"):
+            raise EngineError(f"expected an engine of auto, packed, got {engine!r}")
         if threads is not None:
             torch.set_num_threads(threads)
         files = find_model(model, revision, offline)

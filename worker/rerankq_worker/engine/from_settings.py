@@ -29,6 +29,7 @@ def load_unchecked(settings: "WorkerSettings", device: str) -> Engine:
     return Engine.load(
         settings.model,
         revision=settings.model_revision,
+        engine=settings.engine,
         device="cuda" if device.startswith("gpu") else "cpu",
         dtype=settings.dtype,
         max_length_tokens=settings.max_length_tokens,

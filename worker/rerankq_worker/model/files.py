@@ -5,7 +5,8 @@ Reads config.json and the head of the weights file; knows no torch and no tensor
     ModelError
     ├── ModelNotFound   there is no such directory, or the Hub does not know it
     │   └── HubAway     the Hub, or the way to it, is in trouble: a later try may succeed
-    └── ModelBroken     the files are there and cannot be served: wrong architecture, pickled or cut-off weights, ...
+    └── ModelBroken     the files are there and cannot be served: pickled or cut-off weights, ...
+        └── NotPacked   the packed engine does not compute such a model
 """
 
 import errno
@@ -67,6 +68,10 @@ class HubAway(ModelNotFound):
 
 class ModelBroken(ModelError):
     """The model's files are there and cannot be served."""
+
+
+class NotPacked(ModelBroken):
+    """The packed engine does not compute such a model; nothing is said about its files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,17 +148,18 @@ def family_of(directory: Path) -> Family:
     """The family that config.json says the model is of.
 
     Raises:
-        ModelBroken: none that is served.
+        NotPacked: none that the packed engine computes, or in a way that it does not.
     """
-    config = read_config(directory)
+    config, file = read_config(directory), directory / "config.json"
     # without a class transformers goes by the type, and the weights must be that model's
     by_type = [family.architecture for family in FAMILIES if family.model_type == config.get("model_type")]
     architectures = config.get("architectures") or by_type
     for family in FAMILIES:
         if architectures == [family.architecture]:
+            _check_demands(family, config, file)
             return family
-    raise ModelBroken(
-        f"expected {directory / 'config.json'} to say {' or '.join(family.architecture for family in FAMILIES)}, got "
+    raise NotPacked(
+        f"expected {file} to say {' or '.join(family.architecture for family in FAMILIES)}, got "
         f"{config.get('architectures')}; no other architecture is served, "
         "give a reranker of this one, such as BAAI/bge-reranker-v2-m3"
     )
@@ -331,10 +337,13 @@ def _check_config(directory: Path) -> None:
             f"expected a reranker with 1 label, got {labels} in {file}; give another model, or, if it was trained as "
             'one and the file only does not tell (transformers assumes 2), say "num_labels": 1 there'
         )
+    _check_sizes(family, config, file)
+
+
+def _check_demands(family: Family, config: dict[str, Any], file: Path) -> None:
     for key, value in family.demanded.items():
         if config.get(key, value) != value:
-            raise ModelBroken(f"expected {key} to be {value!r} in {file}, got {config[key]!r}")
-    _check_sizes(family, config, file)
+            raise NotPacked(f"expected {key} to be {value!r} in {file}, got {config[key]!r}")
 
 
 def _check_sizes(family: Family, config: dict[str, Any], file: Path) -> None:
