@@ -16,6 +16,7 @@ from rerankq_worker.engine.batch import Batch, lay_out
 from rerankq_worker.engine.linears import choose_linear
 from rerankq_worker.engine.precision import choose_precision
 from rerankq_worker.engine.unpadded_model import UnpaddedModel
+from rerankq_worker.model.family import XLM_ROBERTA
 from tests.engine.definition import Plain, random_rows
 from tests.model_dirs import SHAPES, build_model_dir, xlmr_config
 
@@ -148,6 +149,7 @@ def test_the_true_shape_scores_32_pairs_of_512_tokens_in_2_gb() -> None:
     precision = choose_precision("fp16", CUDA)
     model = UnpaddedModel(
         source,
+        XLM_ROBERTA,
         CUDA,
         precision,
         choose_linear(CUDA, precision.weights, precision.body),

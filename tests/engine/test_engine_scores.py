@@ -10,6 +10,7 @@ from rerankq_worker.engine.attention import per_row
 from rerankq_worker.engine.linears import choose_linear
 from rerankq_worker.engine.precision import EXACT
 from rerankq_worker.engine.unpadded_model import UnpaddedModel
+from rerankq_worker.model.family import XLM_ROBERTA
 from rerankq_worker.model.reading import Reading
 from tests.engine.definition import PAIRS, VOCABULARY, Plain, plain_model, random_rows
 from tests.model_dirs import SHAPES, randomize_biases, xlmr_config
@@ -53,7 +54,9 @@ def test_the_true_shape_scores_as_in_transformers() -> None:
     assert np.std(expected) > 0.01  # or any score would do
 
     cpu = torch.device("cpu")
-    model = UnpaddedModel(source, cpu, EXACT, choose_linear(cpu, EXACT.weights, EXACT.body), per_row)
+    model = UnpaddedModel(
+        source, XLM_ROBERTA, cpu, EXACT, choose_linear(cpu, EXACT.weights, EXACT.body), per_row
+    )
 
     np.testing.assert_allclose(model(rows).numpy(), expected, atol=1e-4, rtol=0)
 

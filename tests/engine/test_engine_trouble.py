@@ -16,6 +16,7 @@ from rerankq_worker.engine.loading import load_reference
 from rerankq_worker.engine.memory import GROWS_AFTER_BATCHES, SHARE_OF_FREE
 from rerankq_worker.engine.precision import Precision
 from rerankq_worker.engine.unpadded_model import UnpaddedModel
+from rerankq_worker.model.family import XLM_ROBERTA
 from rerankq_worker.model.reading import Reading
 from rerankq_worker.model.tokenizer import PairTokenizer
 from rerankq_worker.scoring import TokenIds
@@ -354,7 +355,7 @@ def test_a_card_in_half_precision_has_the_exact_arithmetic_without_other_weights
     for name, parameter in rounded.named_parameters():
         if not name.startswith("classifier"):
             parameter.data = parameter.data.half().float()
-    model = UnpaddedModel(given, CPU, half, plain_in_half, per_row)
+    model = UnpaddedModel(given, XLM_ROBERTA, CPU, half, plain_in_half, per_row)
     batch = random_rows([3, 40, 900])
 
     exact = [model.exactly(CPU, [row]).item() for row in batch]

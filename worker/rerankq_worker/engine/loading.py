@@ -1,21 +1,22 @@
 """From a checked model directory to a forward function on a device. Knows files and precisions; scores nothing."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from logging import CRITICAL
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from rerankq_worker.engine.attention import choose_attention
+from rerankq_worker.engine.attention import Attention, choose_attention
 from rerankq_worker.engine.errors import first_line, is_out_of_memory
-from rerankq_worker.engine.linears import choose_linear
+from rerankq_worker.engine.linears import MakeLinear, choose_linear
 from rerankq_worker.engine.precision import Precision
 from rerankq_worker.engine.unfit_weights import refuse_unfit
 from rerankq_worker.engine.unpadded_model import UnpaddedModel
 from rerankq_worker.model.added_tokens import READ_AS_IT_IS
+from rerankq_worker.model.family import Family
 from rerankq_worker.model.files import ModelBroken, family_of, reading
 from rerankq_worker.model.reading import Reading
 from rerankq_worker.model.tokenizer import PairTokenizer
@@ -23,6 +24,39 @@ from rerankq_worker.scoring import TokenIds
 
 Forward = Callable[[Sequence[TokenIds]], Tensor]
 """Rows to fp32 logits [n]; what the engine calls for every batch, and what its tests replace."""
+
+
+class PackedModel(Protocol):
+    """A model resident on its device, which computes rows laid end to end."""
+
+    pads: bool
+    """Whether a batch takes the memory of rows that are all as long as its longest."""
+
+    def __call__(self, rows: Sequence[TokenIds]) -> Tensor:
+        """Logits, fp32, [n]; on CUDA they may not have been computed yet when this returns."""
+        ...
+
+    def exactly(self, device: torch.device, rows: Sequence[TokenIds]) -> Tensor:
+        """The same in fp32 arithmetic on the weights as they are held, on whichever device."""
+        ...
+
+
+class BuildPacked(Protocol):
+    """Takes the weights of `source`, transformers' own model in fp32 on the CPU, and empties it."""
+
+    def __call__(
+        self,
+        source: nn.Module,
+        family: Family,
+        device: torch.device,
+        precision: Precision,
+        make_linear: MakeLinear,
+        attention: Attention,
+    ) -> PackedModel: ...
+
+
+FORWARDS: Mapping[str, BuildPacked] = {"bert": UnpaddedModel}
+"""What computes a family, by the name that its record gives as `forward`."""
 
 PROBES = (
     "Émile's NAÏVE e\u0301tude, 3.14 <b>x_y</b>",
@@ -34,12 +68,13 @@ PROBES = (
 """Texts that tell normalizers and pre-tokenizers apart: case, width, accents, ligatures, blanks, scripts."""
 
 
-def load_forward(directory: Path, device: torch.device, precision: Precision) -> UnpaddedModel:
+def load_forward(directory: Path, device: torch.device, precision: Precision) -> PackedModel:
     """The model, batch, resident on its device in its precision."""
     source = load_reference(directory)
     make_linear = choose_linear(device, precision.weights, precision.body)
     attention = choose_attention(device, precision.body)
-    return UnpaddedModel(source, device, precision, make_linear, attention)
+    family = family_of(directory)
+    return FORWARDS[family.forward](source, family, device, precision, make_linear, attention)
 
 
 def load_reference(directory: Path) -> nn.Module:

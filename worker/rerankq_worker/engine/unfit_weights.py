@@ -52,7 +52,7 @@ def _why(directory: Path, family: Family, missing: Collection[str], unexpected: 
             f"[save_file({{k.removeprefix('{prefix}'): v for k, v in load_file(f).items()}}, f, {{'format': 'pt'}}) "
             f'for f in {files}]"'
         )
-    if set(missing) == set(family.head):
+    if {name.rpartition(".")[0] for name in missing} <= set(family.head):
         return (
             "; a model without its head gives vectors, not scores (an embedding model?): "
             "give a reranker, such as BAAI/bge-reranker-v2-m3"

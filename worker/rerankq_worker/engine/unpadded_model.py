@@ -17,7 +17,7 @@ from rerankq_worker.engine.attention import Attention, padded, per_row
 from rerankq_worker.engine.batch import Batch, lay_out
 from rerankq_worker.engine.linears import Linear, MakeLinear, as_in
 from rerankq_worker.engine.precision import Precision
-from rerankq_worker.model.family import XLM_ROBERTA
+from rerankq_worker.model.family import Family
 from rerankq_worker.scoring import TokenIds
 
 Norm = Callable[[Tensor], Tensor]
@@ -29,6 +29,7 @@ class UnpaddedModel:
     def __init__(
         self,
         source: nn.Module,
+        family: Family,
         device: torch.device,
         precision: Precision,
         make_linear: MakeLinear,
@@ -43,7 +44,9 @@ class UnpaddedModel:
         self._body = precision.body
         self._attention = attention
         self._head = _Head.of(loaded.classifier, device)
-        self._embeddings = _Embeddings.of(loaded.roberta.embeddings, config.layer_norm_eps, device, precision)
+        self._embeddings = _Embeddings.of(
+            loaded.roberta.embeddings, family.first_position, config.layer_norm_eps, device, precision
+        )
         make = _Maker(device, precision.body, make_linear, config.num_attention_heads, config.layer_norm_eps)
         layers: list[Any] = list(loaded.roberta.encoder.layer)
         self._layers = [make.layer(layer, last=layer is layers[-1]) for layer in layers]
@@ -78,8 +81,10 @@ class _Embeddings:
     norm: Norm
 
     @classmethod
-    def of(cls, source: Any, eps: float, device: torch.device, precision: Precision) -> "_Embeddings":
-        used = source.position_embeddings.weight.data[XLM_ROBERTA.first_position :]
+    def of(
+        cls, source: Any, first_position: int, eps: float, device: torch.device, precision: Precision
+    ) -> "_Embeddings":
+        used = source.position_embeddings.weight.data[first_position:]
         positions = used + source.token_type_embeddings.weight.data[0]
         words = _taken(source.word_embeddings).to(device, precision.embeddings)
         norm = _norm(source.LayerNorm, eps, device, precision.body)

@@ -17,8 +17,10 @@ class Family:
     """The class of transformers that config.json names."""
     model_type: str
     """By which transformers goes where no class is named."""
+    forward: str
+    """The forward pass that computes it: a name of `FORWARDS` in engine/loading.py."""
     demanded: Mapping[str, object]
-    """What config.json must say, where it says it at all."""
+    """What config.json must say, where it says it at all, for the forward pass to compute what transformers does."""
     smallest: Mapping[str, int]
     """What numbers of config.json must at least be."""
     first_position: int
@@ -30,7 +32,7 @@ class Family:
     weights: tuple[str, ...]
     """How names of tensors begin that are a part of the score; others belong to a training."""
     head: tuple[str, ...]
-    """The tensors without which a model gives vectors, not scores."""
+    """The modules, first to last, without which a model gives vectors, not scores."""
 
     def usable_length_tokens(self, config: Mapping[str, Any]) -> int:
         """The longest row the position table can hold: 8192 for bge-reranker-v2-m3, whose table has 8194 rows.
@@ -48,6 +50,7 @@ class Family:
 XLM_ROBERTA = Family(
     architecture="XLMRobertaForSequenceClassification",
     model_type="xlm-roberta",
+    forward="bert",
     demanded={
         "model_type": "xlm-roberta",
         "hidden_act": "gelu",
@@ -75,10 +78,7 @@ XLM_ROBERTA = Family(
     },
     frame=(["bos_token"], ["eos_token", "eos_token"], ["eos_token"]),
     weights=("roberta.encoder.", "roberta.embeddings.", "classifier."),
-    head=(
-        *("classifier.dense.weight", "classifier.dense.bias"),
-        *("classifier.out_proj.weight", "classifier.out_proj.bias"),
-    ),
+    head=("classifier.dense", "classifier.out_proj"),
 )
 
 FAMILIES = (XLM_ROBERTA,)
