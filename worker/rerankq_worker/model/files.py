@@ -1,42 +1,27 @@
 """Find the files of a model and refuse what cannot be served, before anything heavy is imported.
 
 Reads config.json and the head of the weights file; knows no torch and no tensor.
-
-    ModelError
-    ├── ModelNotFound   there is no such directory, or the Hub does not know it
-    │   └── HubAway     the Hub, or the way to it, is in trouble: a later try may succeed
-    └── ModelBroken     the files are there and cannot be served: pickled or cut-off weights, ...
-        └── NotPacked   the packed engine does not compute such a model
 """
 
-import errno
 import hashlib
-import http
 import json
-import os
-import re
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from rerankq_worker.model import hub
+from rerankq_worker.model.errors import HubAway as HubAway
+from rerankq_worker.model.errors import ModelBroken, ModelNotFound, NotPacked, reading
+from rerankq_worker.model.errors import ModelError as ModelError
 from rerankq_worker.model.family import FAMILIES, Family
 from rerankq_worker.model.small import WEIGHTS_SHA256, materialise
 
 KNOWN_REVISIONS: dict[str, str] = {}  # Hub id -> commit; empty until a host with the weights has verified one
-HUB_PATTERNS = ["*.json", "*.safetensors"]  # never *.bin: a pickle runs code when it is read
-HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 SHIPPED_MODEL = "small"
 
 SAMPLE_BYTES = 4096
 SAMPLES = 64
 REVISION_DIGITS = 12
-
-PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
-"""Of a host in trouble; the files may be in order, and another try may find them so."""
-LONGEST_REASON_CHARACTERS = 300
-
 
 CONVERT = (
     'python -c "from transformers import AutoModelForSequenceClassification as M, AutoTokenizer as T; '
@@ -47,31 +32,6 @@ ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.b
 HELD_AS = ("F64", "F32", "F16", "BF16")
 READ_BEFORE_LOADING = ("max_position_embeddings", "vocab_size")
 """Of these transformers' own defaults would do, silently, if they happened to fit."""
-
-
-class ModelError(Exception):
-    """The model cannot be served."""
-
-    exit_code = os.EX_CONFIG
-    """Of a process that ends with it."""
-
-
-class ModelNotFound(ModelError):
-    """There is no such model where we may look."""
-
-
-class HubAway(ModelNotFound):
-    """The Hub could not be asked now."""
-
-    exit_code = os.EX_UNAVAILABLE
-
-
-class ModelBroken(ModelError):
-    """The model's files are there and cannot be served."""
-
-
-class NotPacked(ModelBroken):
-    """The packed engine does not compute such a model; nothing is said about its files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,31 +59,13 @@ def find_model(model: str | Path, revision: str | None = None, offline: bool = F
         is_there = directory.is_dir()
     if is_there:
         return _checked(directory, name=directory.resolve().name, revision=revision)
-    if isinstance(model, Path) or not HUB_ID.fullmatch(model):
+    if isinstance(model, Path) or not hub.HUB_ID.fullmatch(model):
         raise ModelNotFound(
             f"no model directory at {directory}; give a directory, a Hub id such as BAAI/bge-reranker-v2-m3, "
             f"or {SHIPPED_MODEL!r}"
         )
-    snapshot = _from_hub(model, revision or KNOWN_REVISIONS.get(model), offline)
+    snapshot = hub.fetch(model, revision or KNOWN_REVISIONS.get(model), offline)
     return _checked(snapshot, name=model, revision=snapshot.name)
-
-
-@contextmanager
-def reading(directory: Path) -> Generator[None]:
-    """Whatever is raised while a model's files are read is said of the model: they will be no better at the next start.
-
-    Raises:
-        ModelBroken: with the reason; not for want of memory, nor for a disk in trouble, which may pass.
-    """
-    try:
-        yield
-    except (ModelError, MemoryError):
-        raise
-    except Exception as error:  # the libraries raise whatever they like, at whatever is in the files
-        if isinstance(error, OSError) and error.errno in PASSING:
-            raise
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:LONGEST_REASON_CHARACTERS]
-        raise ModelBroken(f"{directory} cannot be read as a model ({reason})") from error
 
 
 def read_json_object(file: Path) -> dict[str, Any]:
@@ -133,7 +75,7 @@ def read_json_object(file: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise ModelBroken(f"{file} is missing; {file.parent} is no model directory") from error
     except ValueError as error:
-        raise ModelBroken(f"{file} is not JSON ({error}); {_anew(file)}") from error
+        raise ModelBroken(f"{file} is not JSON ({error}); {hub.fetched_anew(file)}") from error
     if not isinstance(content, dict):
         raise ModelBroken(f"expected {file} to hold a JSON object, got {type(content).__name__}")
     return cast(dict[str, Any], content)
@@ -206,37 +148,20 @@ def _checked(directory: Path, name: str, revision: str | None) -> ModelFiles:
         return ModelFiles(path=directory, name=name, revision=revision or fingerprint(directory))
 
 
-def _repository(directory: Path) -> Path | None:
-    """The folder of the Hub's cache that a snapshot belongs to."""
-    return next((folder for folder in directory.parents if folder.name.startswith("models--")), None)
-
-
-def _hub_id(repository: Path) -> str:
-    return repository.name.removeprefix("models--").replace("--", "/")
-
-
-def _anew(file: Path) -> str:
-    """How to get a damaged file once more; the Hub's library takes what it finds in its cache for whole."""
-    repository = _repository(file)
-    if repository is None:
-        return "copy or save it there once more"
-    return f"delete {repository} and run `rerankq model pull {_hub_id(repository)}`"
-
-
 def _convert(directory: Path) -> str:
     """The command that has transformers write a model's files as they are wanted here."""
-    repository = _repository(directory)
+    repository = hub.repository_of(directory)
     if repository is None:
         return "convert them: " + CONVERT.format(source=directory, target=directory)
-    name = _hub_id(repository)
+    name = hub.hub_id(repository)
     target = name.rsplit("/", 1)[-1]
     return f"convert them: {CONVERT.format(source=name, target=target)} and give the directory {target}"
 
 
 def _without_weights(directory: Path) -> str:
-    repository = _repository(directory)
+    repository = hub.repository_of(directory)
     if repository is not None:
-        name = _hub_id(repository)
+        name = hub.hub_id(repository)
         return (
             f"{name} has no model.safetensors in {directory}; run `rerankq model pull {name}` where the Hub can be "
             "reached, and if that says so too, its weights are pickles (*.bin), which can run code when read: "
@@ -284,43 +209,6 @@ def _shipped_model() -> ModelFiles:
             f"the small model cannot be written ({error}); set RERANKQ_CACHE_DIR to a directory that can be"
         ) from error
     return _checked(directory, name=SHIPPED_MODEL, revision=shipped_revision())
-
-
-def _from_hub(model: str, revision: str | None, offline: bool) -> Path:
-    from huggingface_hub import snapshot_download  # lazy: a directory needs no Hub library
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
-
-    ways_out = f"run `rerankq model pull {model}` on a host that reaches the Hub, or give a model directory"
-    try:
-        return Path(
-            snapshot_download(model, revision=revision, allow_patterns=HUB_PATTERNS, local_files_only=offline)
-        )
-    except LocalEntryNotFoundError as error:
-        if offline:
-            raise ModelNotFound(f"model {model} is not in the local cache; {ways_out}") from error
-        raise HubAway(
-            f"model {model} is not in the local cache and the Hub was not reached; {ways_out}"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise ModelNotFound(
-            f"the Hub knows no public model {model}; check its name, or set HF_TOKEN"
-        ) from error
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        kind = HubAway if _may_pass(error) else ModelNotFound
-        raise kind(f"model {model} could not be fetched ({type(error).__name__}); {ways_out}") from error
-
-
-def _may_pass(error: Exception) -> bool:
-    """Whether it is the network, the Hub's own trouble, or a request too many; not what was asked for."""
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if status is None:
-        return isinstance(error, OSError)
-    return status == http.HTTPStatus.TOO_MANY_REQUESTS or status >= http.HTTPStatus.INTERNAL_SERVER_ERROR
 
 
 def _check_config(directory: Path) -> None:
@@ -373,9 +261,9 @@ def _check_tokenizer(directory: Path) -> None:
 
 def _check_safetensors(file: Path) -> None:
     """The head of a safetensors file: 8 bytes of length, JSON, then exactly as many bytes as it promises."""
-    cut_off = f"{file} is cut off or no safetensors file; {_anew(file)}"
+    cut_off = f"{file} is cut off or no safetensors file; {hub.fetched_anew(file)}"
     if not file.is_file():
-        raise ModelBroken(f"{file} is missing; {_anew(file)}")
+        raise ModelBroken(f"{file} is missing; {hub.fetched_anew(file)}")
     with file.open("rb") as stream:
         head_bytes = int.from_bytes(stream.read(8), "little")
         if head_bytes > 100_000_000:  # the format's own limit
