@@ -6,7 +6,7 @@ what is asked later comes later.
 
 import asyncio
 import contextlib
-from collections.abc import Generator
+from collections.abc import Coroutine, Generator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -27,6 +27,7 @@ from rerankq.settings import ClientSettings
 _RECONNECT_SECONDS = 0.1
 _SILENCE_SECONDS = 5.0  # after which the listener asks whether anybody is there
 _LATE_SECONDS = 0.05  # a timer that comes so late says that the loop was held up
+_CANCEL_AGAIN_SECONDS = 0.1
 _SETTLING_TURNS = 5  # of the loop: until whoever is woken or cancelled with it has said their last word
 
 Replies = list[Any]
@@ -103,8 +104,7 @@ class SharedConnection:
         try:
             return await _in_time(executing, self._timeout_seconds)
         finally:
-            if executing.cancel():  # then its connection hangs up, for what comes there now is an old reply
-                await asyncio.wait({executing})
+            await _end(executing)  # then its connection hangs up, for what comes there now is an old reply
 
 
 class Watch:
@@ -163,12 +163,12 @@ class AnswerListener:
                 watch.tell(None)
 
     async def listen(self) -> None:
-        """Listen while anybody watches, for ever; a connection that breaks is made anew."""
+        """Listen while anybody watches, until cancelled; a connection that breaks is made anew."""
         while True:
             await self._changed.wait()
             try:
                 await self._connected()
-            except* (RedisError, OSError):
+            except (RedisError, OSError):
                 self._changed.set()
                 await asyncio.sleep(_RECONNECT_SECONDS)
 
@@ -178,10 +178,8 @@ class AnswerListener:
         )  # asking the pool for one differs between releases
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                await connection.connect()
-            async with asyncio.TaskGroup() as both:
-                both.create_task(self._subscribe(connection))
-                both.create_task(self._hear(connection))
+                await _until_one_ends(connection.connect())
+            await _until_one_ends(self._subscribe(connection), self._hear(connection))
         finally:
             await connection.disconnect(nowait=True)
 
@@ -252,8 +250,9 @@ class LoopConnections:
         if self._loop is asyncio.get_running_loop():
             self._living.cancel()
             await asyncio.wait({self._living})
-        elif not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._living.cancel)
+        else:
+            with contextlib.suppress(RuntimeError):  # it is closed, and its connections with it
+                self._loop.call_soon_threadsafe(self._living.cancel)
 
     async def _live(self) -> None:
         try:
@@ -283,6 +282,31 @@ async def _in_time(asked: "asyncio.Future[T]", seconds: float) -> T:
         seconds = min(loop.time() - due, seconds)
         if seconds < _LATE_SECONDS:
             raise RedisTimeoutError("Redis did not answer in time")
+
+
+async def _until_one_ends(*works: Coroutine[Any, Any, None]) -> None:
+    """Do these at once until one ends or fails, or we are cancelled.
+
+    A `TaskGroup` forgets, before Python 3.13, that it was cancelled where one of its tasks fails in the same moment; so
+    may what waits with a timeout in redis-py. Then a loop that ends would wait for us for ever.
+    """
+    tasks = {asyncio.ensure_future(work) for work in works}
+    try:
+        ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        ended.pop().result()
+    finally:
+        await _end(*tasks)
+
+
+async def _end(*tasks: "asyncio.Future[Any]") -> None:
+    """Cancel these until they have ended, however often they miss it."""
+    while running := {task for task in tasks if not task.done()}:
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running, timeout=_CANCEL_AGAIN_SECONDS)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()  # it is told, or nobody is there to hear it
 
 
 def _encoded(argument: RedisArgument) -> RedisArgument:

@@ -1,6 +1,7 @@
 """From an event loop: no threads, three connections however many ask, nothing left behind, bounds that hold."""
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -20,6 +21,7 @@ from rerankq import (
     Ranking,
     RerankClient,
     aio,
+    loop_connections,
 )
 from rerankq.contract.heartbeats import Heartbeats, WorkerStatus
 from rerankq.contract.messages import LANES
@@ -181,6 +183,44 @@ def test_a_restarted_redis_is_found_again_by_whoever_waits() -> None:
 
         with pytest.raises(Exception, match="was cancelled"):
             asyncio.run(wait())
+
+
+@pytest.mark.parametrize("turns_later", range(8))
+def test_whoever_ends_in_the_moment_that_a_connection_breaks_ends(
+    redis_server: RedisServer, turns_later: int
+) -> None:
+    """As a loop for each request does, around a restart of Redis."""
+
+    async def end(redis: redis_py.Redis) -> None:
+        client = AsyncRerankClient(redis_server.url)
+        with client.watching("job"):
+            while not redis.pubsub_channels("celery-task-meta-job"):
+                await asyncio.sleep(0.01)
+            redis.client_kill_filter(_type="pubsub")
+            for _ in range(turns_later):
+                await asyncio.sleep(0)
+            async with asyncio.timeout(5):
+                await client.close()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    with redis_server.client() as redis:
+        asyncio.run(end(redis))
+
+
+def test_whoever_waits_is_cancelled_although_what_they_wait_for_misses_it_once() -> None:
+    async def hears_the_second_time() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Future[None]()
+        await asyncio.Future[None]()
+
+    async def cancel() -> bool:
+        waiting = asyncio.create_task(loop_connections._until_one_ends(hears_the_second_time()))
+        await asyncio.sleep(0.01)
+        waiting.cancel()
+        await asyncio.wait({waiting}, timeout=5)
+        return waiting.cancelled()
+
+    assert asyncio.run(cancel())
 
 
 @pytest.fixture

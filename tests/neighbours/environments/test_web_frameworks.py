@@ -85,12 +85,8 @@ def test_requests_of_64_callers_get_their_own_answers_and_leave_nothing(site: Si
 
 
 def test_a_redis_that_restarts_under_load_costs_no_wrong_answer_and_no_hung_request(
-    request: pytest.FixtureRequest, site: Site, service: Service
+    site: Site, service: Service
 ) -> None:
-    if "django's async views under gunicorn" in request.node.name:
-        reason = "a request may hang, cause unknown: docs/reliability.md, known gaps"
-        request.applymarker(pytest.mark.xfail(raises=TimeoutError, strict=False, reason=reason))
-
     def restart() -> None:
         time.sleep(1)  # into the load
         service.redis.kill()
