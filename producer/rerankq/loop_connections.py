@@ -27,6 +27,7 @@ from rerankq.settings import ClientSettings
 _RECONNECT_SECONDS = 0.1
 _SILENCE_SECONDS = 5.0  # after which the listener asks whether anybody is there
 _LATE_SECONDS = 0.05  # a timer that comes so late says that the loop was held up
+_GRACES = 10  # at most, for a loop that is held up again and again
 _CANCEL_AGAIN_SECONDS = 0.1
 _SETTLING_TURNS = 5  # of the loop: until whoever is woken or cancelled with it has said their last word
 
@@ -268,20 +269,21 @@ class LoopConnections:
 
 
 async def _in_time(asked: "asyncio.Future[T]", seconds: float) -> T:
-    """What was asked of Redis. While somebody holds the loop up, time does not count: the reply may lie there unread.
+    """What was asked of Redis. While somebody holds the loop up, time hardly counts: the reply may lie there unread.
 
     Raises:
         redis.exceptions.TimeoutError: it is not there within so many seconds.
     """
     loop = asyncio.get_running_loop()
-    while True:
+    for _ in range(1 + _GRACES):
         due = loop.time() + seconds
         done, _ = await asyncio.wait({asked}, timeout=seconds)
         if done:
             return asked.result()
         seconds = min(loop.time() - due, seconds)
         if seconds < _LATE_SECONDS:
-            raise RedisTimeoutError("Redis did not answer in time")
+            break
+    raise RedisTimeoutError("Redis did not answer in time")
 
 
 async def _until_one_ends(*works: Coroutine[Any, Any, None]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 import pytest
 import redis as redis_py
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from rerankq import (
     AsyncJob,
@@ -221,6 +222,26 @@ def test_whoever_waits_is_cancelled_although_what_they_wait_for_misses_it_once()
         return waiting.cancelled()
 
     assert asyncio.run(cancel())
+
+
+def test_a_loop_that_is_held_up_again_and_again_waits_for_a_silent_redis_no_longer_than_it_may(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loop_connections, "_LATE_SECONDS", 0.001)
+
+    async def hold_up() -> None:
+        while True:
+            time.sleep(0.01)
+            await asyncio.sleep(0)
+
+    async def wait() -> None:
+        holding = asyncio.create_task(hold_up())
+        async with asyncio.timeout(10):
+            with pytest.raises(RedisTimeoutError):
+                await loop_connections._in_time(asyncio.get_running_loop().create_future(), 0.005)
+        holding.cancel()
+
+    asyncio.run(wait())
 
 
 @pytest.fixture
