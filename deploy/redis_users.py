@@ -21,7 +21,7 @@ class Right(NamedTuple):
     keys: Sequence[str] = ()
 
 
-LANE_KEYS = [f"{keys.queue_of(lane)}*" for lane in LANES]  # bells, open jobs, priorities too
+LANE_KEYS = [f"{keys.queue_of(lane)}*" for lane in LANES]  # those of each model, bells, open jobs, priorities
 CELERY_KEYS = ["_kombu.*"]
 CHORD_KEYS = ["celery-taskset-meta-*"]
 CALLERS_KEYS = [
@@ -43,6 +43,7 @@ PRODUCER = (
     ),
     Right("count what waits, KEDA too", "llen type", LANE_KEYS),
     Right("see workers, pace, memory and the clock", "hgetall time info", [keys.WORKERS, keys.PACE]),
+    Right("note which models jobs name, and see it", "zadd zrange", [keys.MODELS]),
     Right(
         "keep records of its jobs, large bodies and cancellations",
         "hset hsetnx hget hmget hgetall hexists hdel set del exists expire",

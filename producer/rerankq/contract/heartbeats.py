@@ -42,11 +42,22 @@ class WorkerStatus:
     """How long a job may take here, by lane; absent in the words of an older worker."""
     max_length_tokens: int | None = None
     """Tokens it reads of a pair; None in the words of an older worker."""
+    serves_unnamed: bool = True
+    """Whether it takes jobs that name no model."""
     seen_seconds_ago: float = 0.0
     seconds_per_job: Mapping[Lane, float] = field(default_factory=dict[Lane, float])
     """How long a job took here of late, by lane; absent where it has run none."""
     pairs_per_second: float | None = None
     """Of bulk jobs of late; None where it has run none, or is of an older release."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What a request may call the model served here; nothing before that has been loaded."""
+        return names_of(self.model, self.revision)
+
+    def may_serve(self, model: str | None) -> bool:
+        """Whether jobs that name this model, or none, are for this worker; of one that loads its model they may be."""
+        return self.serves_unnamed if model is None else not self.model or model in self.names
 
 
 class _Beat(BaseModel):
@@ -64,6 +75,12 @@ class _Beat(BaseModel):
     revision: str = ""
     limits_seconds: dict[str, float] = {}
     max_length_tokens: int | None = None
+    serves_unnamed: bool = True
+
+
+def names_of(model: str, revision: str) -> tuple[str, ...]:
+    """What a request may call a model: its name, and its name with its revision; nothing where it has no name yet."""
+    return (model, f"{model}@{revision}") if model else ()
 
 
 def unique_ending() -> str:
@@ -102,6 +119,8 @@ class Heartbeats:
         return alive_in(self._all(keys.WORKERS), paces, now)
 
     def _forget_the_long_gone(self, now: float) -> None:
+        with suppress(ResponseError):  # something else lies there, or a user of before has no right to it
+            self._redis.zremrangebyscore(keys.MODELS, "-inf", now - keys.JOB_TTL_SECONDS)
         for name, beat in _understood(self._all(keys.WORKERS)).items():
             if abs(now - beat.seen) > FORGET_AFTER_SECONDS:
                 self._redis.hdel(keys.WORKERS, name)
@@ -144,6 +163,11 @@ def alive_in(
         if abs(now - beat.seen) <= keys.HEARTBEAT_TTL_SECONDS
     ]
     return tuple(sorted(found, key=lambda worker: worker.name))
+
+
+def models_in(beats: Mapping[bytes, bytes]) -> set[str]:
+    """What requests may call the models in what lies under `keys.WORKERS`, those of the last hour included."""
+    return {name for beat in _understood(beats).values() for name in names_of(beat.model, beat.revision)}
 
 
 def _understood(beats: Mapping[bytes, bytes]) -> dict[bytes, _Beat]:

@@ -2,10 +2,11 @@
 
 | key                      | type   | holds                                        | lives                |
 |--------------------------|--------|----------------------------------------------|----------------------|
-| rerankq.<lane>           | list   | messages that wait                           | until taken          |
-| rerankq.<lane>.bell      | list   | rings that idle workers wait on              | until answered       |
-| rerankq.<lane>.open      | zset   | jobs pushed onto the list, not answered yet  | until answered       |
-| rerankq.<lane>.looked    | string | "1": their messages were looked for          | two seconds          |
+| rerankq.<lane>           | list   | messages that wait for whichever model       | until taken          |
+| rerankq.<lane>@<digest>  | list   | those that name a model (`digest_of` it)     | until taken          |
+| <either>.bell            | list   | rings that idle workers wait on              | until answered       |
+| <either>.open            | zset   | jobs pushed onto the list, not answered yet  | until answered       |
+| <either>.looked          | string | "1": their messages were looked for          | two seconds          |
 | rerankq:held             | hash   | delivery -> the message a worker holds       | until answered       |
 | rerankq:leases           | zset   | delivery -> when its worker has lost it      | with what is held    |
 | rerankq:delayed          | zset   | message -> when it is due again              | until due            |
@@ -19,12 +20,17 @@
 | rerankq:payload:<id>     | string | zstd body of a large message (claim check)   | JOB_TTL              |
 | rerankq:workers          | hash   | worker name -> its last heartbeat as JSON    | pruned by age        |
 | rerankq:pace             | hash   | worker name -> seconds a job takes, by lane  | with its worker      |
+| rerankq:models           | zset   | model that jobs named -> when one did last   | JOB_TTL              |
 
-A job's record has of its sender fingerprint, lane, total, submitted and deadline, of the transport published, of its
-workers lane, total, worker, attempts, started, scored and answered. `rerankq dead retry` forgets the last three.
+A job's record has of its sender fingerprint, lane, total, submitted and deadline, of the transport published, of both
+queue (where the job names a model), of its workers lane, total, worker, attempts, started, scored and answered.
+`rerankq dead retry` forgets the last three.
 
 Celery's own: `celery-task-meta-<id>`, `_kombu.*`.
 """
+
+import hashlib
+from collections.abc import Iterable
 
 from rerankq.contract.messages import LANES, Lane
 
@@ -43,23 +49,39 @@ DEAD = f"{PREFIX}dead"
 UNTOLD = f"{PREFIX}untold"
 WORKERS = f"{PREFIX}workers"
 PACE = f"{PREFIX}pace"
+MODELS = f"{PREFIX}models"
 
 BELL_SUFFIX = ".bell"
+MODEL_MARK = "@"
+DIGEST_CHARACTERS = 12
 # kombu's `sep`, between a queue and the priority of one of its lists: by itself, and as Celery's documentation has it.
 SEPARATORS = ("\x06\x16", ":")
 
 
-def queue_of(lane: Lane) -> str:
-    """The Redis list of a lane."""
-    return f"rerankq.{lane}"
+def digest_of(model: str) -> str:
+    """What stands for a model in the name of a list: the first twelve hex digits of the SHA-256 of its name in UTF-8.
+
+    `name` and `name@revision` are two names, each taken as it is written.
+    """
+    return hashlib.sha256(model.encode(errors="surrogatepass")).hexdigest()[:DIGEST_CHARACTERS]
+
+
+def queue_of(lane: Lane, model: str | None = None) -> str:
+    """The Redis list of a lane: of the jobs that name this model, or of those that name none."""
+    return f"rerankq.{lane}" if model is None else f"rerankq.{lane}{MODEL_MARK}{digest_of(model)}"
 
 
 def lane_of(queue: str) -> Lane:
-    """The lane of a Redis list; an unknown one is bulk, the patient lane."""
+    """The lane of a Redis list, whichever model its jobs name; an unknown one is bulk, the patient lane."""
     for lane in LANES:
-        if queue_of(lane) == queue:
+        if queue.partition(MODEL_MARK)[0] == queue_of(lane):
             return lane
     return "bulk"
+
+
+def queues_of(models: Iterable[str]) -> list[str]:
+    """The Redis lists of all jobs, as far as these are the models that they name."""
+    return [queue_of(lane, model) for model in (None, *models) for lane in LANES]
 
 
 def bell_of(list_key: str) -> str:

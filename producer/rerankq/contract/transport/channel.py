@@ -6,6 +6,7 @@ that is not fetch, hold or push (exchanges, fanout, TLS, Sentinel, reconnecting)
 
 import logging
 from collections.abc import Sequence
+from itertools import count
 from queue import Empty
 from time import monotonic
 from typing import Any, Literal
@@ -34,6 +35,7 @@ from rerankq.contract.transport.envelope import (
     open_envelope,
     record_key,
 )
+from rerankq.contract.transport.hooks import hooks
 from rerankq.contract.transport.leases import Leases, ListToFetch, fetched
 from rerankq.contract.transport.outage import ASK_AGAIN_SECONDS, adopt_carried, outage
 from rerankq.contract.transport.qos import QoS
@@ -47,13 +49,18 @@ logger = logging.getLogger(__name__)
 
 
 class LeasedMessage(virtual.Message):
-    """A message under a lease, with the two ends that kombu's has not."""
+    """A message under a lease, with the three ends that kombu's has not."""
 
     channel: Any
 
     def hand_back(self, delay_seconds: float = 0.0) -> None:
         """Return it uncounted, at once or after a while."""
         self.channel.hand_back(self.delivery_tag, delay_seconds)
+        self._state = "REQUEUED"
+
+    def hand_on(self, queue: str) -> None:
+        """Put it on another list, behind what waits there, uncounted."""
+        self.channel.hand_on(self.delivery_tag, queue)
         self._state = "REQUEUED"
 
     def set_aside(self, letter: DeadLetter, untold: RerankError | None = None) -> None:
@@ -83,6 +90,9 @@ class LeasedChannel(kombu_redis.Channel):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._unacknowledged_queues: set[str] = set()
         self._sources: list[ListToFetch] = []
+        self._fetches = count(1)
+        self._last_fetch: dict[str, int] = {}
+        """By list, which of our fetches it gave a message last."""
         self._queues_are_empty = False
         self._fetch_in_full = False
         super().__init__(*args, **kwargs)
@@ -139,20 +149,19 @@ class LeasedChannel(kombu_redis.Channel):
 
     def _brpop_start(self, timeout: float | None = None) -> None:  # noqa: ARG002 - kombu's signature
         """Ask for the next message, or wait for a bell if the last answer was that there is none."""
-        queues: list[str] = self._queue_cycle.consume(len(self.active_queues))
-        if not queues:
+        self._sources = self._sources_of(self._queue_cycle.consume(len(self.active_queues)))
+        if not self._sources:
             return
         connection = self._in_poll = self.client.connection
         self._brpop_sent_at = monotonic()
         if self._queues_are_empty:
-            bells = [self._named(bell_of(queue)) for queue in queues]
+            bells = dict.fromkeys(bell_of(source.list_key) for source in self._sources)
             connection.send_command("BRPOP", *bells, BELL_WAIT_SECONDS)
         else:
-            connection.send_command(*self._fetch_command(queues))
+            connection.send_command(*self._fetch_command())
 
-    def _fetch_command(self, queues: Sequence[str]) -> list[Any]:
+    def _fetch_command(self) -> list[Any]:
         self.fetch_tag = tag = uuid()
-        self._sources = self._sources_of(queues)
         keys, arguments = self.leases.fetch_arguments(tag, self._sources)
         return FETCH.in_full(keys, arguments) if self._fetch_in_full else FETCH.by_hash(keys, arguments)
 
@@ -168,11 +177,13 @@ class LeasedChannel(kombu_redis.Channel):
             if not found:
                 self._queues_are_empty = True
                 raise Empty
-            self._queue_cycle.rotate(found[0].queue)
+            source = found[0]
+            self._queue_cycle.rotate(source.queue)
+            self._last_fetch[source.name] = next(self._fetches)
             delivery = self._delivery(*found, tag)
             if delivery is None:
                 raise Empty
-            self.connection._deliver(delivery, found[0].queue)
+            self.connection._deliver(delivery, source.queue)
             return True
         finally:
             self._in_poll = None
@@ -199,16 +210,30 @@ class LeasedChannel(kombu_redis.Channel):
     def _sources_of(self, queues: Sequence[str]) -> list[ListToFetch]:
         return [
             ListToFetch(
-                queue, self._named(self._q_for_pri(queue, step)), queue not in self._unacknowledged_queues
+                queue,
+                name,
+                self._named(self._q_for_pri(name, step)),
+                queue not in self._unacknowledged_queues,
             )
             for step in self.priority_steps
             for queue in queues
+            for name in self._in_turn(queue)
         ]
+
+    def _in_turn(self, queue: str) -> list[str]:
+        """The lists of a queue, first the one that has waited longest for its turn: none of them starves the others."""
+        names = [queue] if hooks.lists_of is None else hooks.lists_of(queue)
+        return sorted(names, key=lambda name: self._last_fetch.get(name, 0))
 
     def hand_back(self, delivery_tag: str, delay_seconds: float = 0.0) -> None:
         """Return a held message uncounted, at once or after a while."""
         qos: Any = self.qos
         qos.hand_back(delivery_tag, delay_seconds)
+
+    def hand_on(self, delivery_tag: str, queue: str) -> None:
+        """Put a held message on another list, behind what waits there, uncounted."""
+        qos: Any = self.qos
+        qos.hand_on(delivery_tag, queue)
 
     def set_aside(self, delivery_tag: str, letter: DeadLetter, untold: RerankError | None = None) -> None:
         """Move a held message to the dead letters; `untold` is what its caller must still be told."""
@@ -230,14 +255,14 @@ class LeasedChannel(kombu_redis.Channel):
             self._refuse(source, raw, tag, envelope, given_up(job_id(envelope) or tag, attempts))
             return None
         envelope["properties"]["delivery_tag"] = tag
-        envelope["properties"]["delivery_info"]["queue"] = source.queue
+        envelope["properties"]["delivery_info"]["queue"] = source.name
         return envelope
 
     def _refuse(
         self, source: ListToFetch, raw: bytes, tag: str, envelope: Envelope, error: RerankError
     ) -> None:
         """Set aside what cannot be delivered, and have its caller told, if it names one."""
-        letter = letter_for(tag, source.queue, raw, envelope, f"{type(error).__name__}: {error}")
+        letter = letter_for(tag, source.name, raw, envelope, f"{type(error).__name__}: {error}")
         if source.is_acknowledged:
             untold = error if job_id(envelope) else None
             qos: Any = self.qos

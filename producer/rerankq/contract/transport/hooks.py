@@ -1,6 +1,6 @@
 """What a worker lets the transport of its process ask, and has it tell; without a worker there is nobody."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rerankq.contract.errors import RerankError
@@ -12,6 +12,8 @@ class Hooks:
 
     is_ready: Callable[[], bool] | None = None
     """No message is taken while it is False; asked several times a second."""
+    lists_of: Callable[[str], Sequence[str]] | None = None
+    """The lists that a queue stands for, read in turns; asked at each fetch. Without it, the one of its own name."""
     tell: Callable[[str, RerankError], None] | None = None
     """Told of each job that is set aside, and why; what nobody is told here, a worker tells later."""
     end_vanished: Callable[[str], bool] | None = None

@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 
 import redis
 
-from rerankq.contract.keys import BELL_SUFFIX, bell_of, priority_lists
+from rerankq.contract.keys import BELL_SUFFIX, bell_of, open_jobs, priority_lists
 from rerankq.contract.transport.open_jobs import OpenJob
 from rerankq.contract.transport.scripts import (
     ACK,
     FETCH,
     GATHER,
+    HAND_ON,
     PUT_BACK,
     RENEW,
     SWEEP,
@@ -30,6 +31,9 @@ class ListToFetch(NamedTuple):
     """A list to fetch from."""
 
     queue: str
+    """What its consumer calls it."""
+    name: str
+    """The list's own, without a `global_keyprefix`."""
     list_key: str
     is_acknowledged: bool
 
@@ -96,6 +100,29 @@ class Leases:
         """Return a held message to the front of its list. False when somebody else was quicker."""
         keys = [self.held_key, self.leases_key, self.delayed_key, list_key, bell_of(list_key)]
         return bool(PUT_BACK(client, keys, [tag, message, delay_seconds, int(only_if_expired)]))
+
+    def hand_on(
+        self,
+        client: redis.Redis,
+        tag: str,
+        list_key: str,
+        message: str,
+        *,
+        record: str | None = None,
+        job: OpenJob | None = None,
+    ) -> bool:
+        """Put a held message at the end of another list. False when somebody else has it.
+
+        Args:
+            record: of its job, where its sender keeps one and would miss the message.
+            job: as it was open until now.
+        """
+        keys = [self.held_key, self.leases_key, list_key, bell_of(list_key)]
+        arguments: list[RedisArgument] = [tag, message]
+        if job and record:
+            keys += [job.index_key, open_jobs(list_key), record]
+            arguments += job[1:]
+        return bool(HAND_ON(client, keys, arguments))
 
     def sweep(self, client: redis.Redis) -> list[Held]:
         """Release the delayed messages that are due; return those whose lease ran out, a hundred at most."""

@@ -96,6 +96,9 @@ class _NoChannel:
     def hand_back(self, delivery_tag: str, delay_seconds: float = 0.0) -> None:  # noqa: ARG002 - the channel's
         self.verdict = ("hand_back", {"delay_seconds": delay_seconds})
 
+    def hand_on(self, delivery_tag: str, queue: str) -> None:  # noqa: ARG002 - the channel's
+        self.verdict = ("hand_on", {"queue": queue})
+
     def set_aside(self, delivery_tag: str, letter: Any, untold: Any = None) -> None:  # noqa: ARG002 - the channel's
         self.verdict = ("set_aside", {"letter": letter, "untold": untold})
 

@@ -16,12 +16,14 @@ from kombu.transport import virtual
 from rerankq.contract.errors import RerankError
 from rerankq.contract.transport.dead_letters import DeadLetter, bury
 from rerankq.contract.transport.envelope import (
+    PUSHED,
     Envelope,
     Undecodable,
     deliveries,
     mark_redelivered,
     open_envelope,
     payload_key,
+    record_key,
     seal_envelope,
 )
 from rerankq.contract.transport.hooks import hooks
@@ -131,6 +133,24 @@ class QoS(kombu_redis.QoS):
         """Return a message uncounted, at once or after a while: the stop of a worker is no attempt."""
         with self._or_later(delivery_tag, "hand_back", delay_seconds=delay_seconds):
             self._put_back(delivery_tag, counted=False, delay_seconds=delay_seconds)
+            virtual.QoS.ack(self, delivery_tag)
+
+    def hand_on(self, delivery_tag: str, queue: str) -> None:
+        """Put a message on another list, behind what waits there, uncounted: it was not for this worker."""
+        with self._or_later(delivery_tag, "hand_on", queue=queue):
+            raw, channel = self._delivered[delivery_tag]._raw, self.channel
+            envelope = {name: part for name, part in raw.items() if name != PUSHED}
+            with channel.conn_or_acquire() as client:
+                is_ours = channel.leases.hand_on(
+                    client,
+                    delivery_tag,
+                    channel.global_keyprefix + queue,
+                    seal_envelope(envelope),
+                    record=record_key(raw["headers"]),
+                    job=open_job(raw, channel.list_key_of(raw)),
+                )
+            if not is_ours:
+                self._tell_fenced(delivery_tag, "handing on")
             virtual.QoS.ack(self, delivery_tag)
 
     def restore_unacked(self, client: Any = None) -> Any:  # noqa: ARG002 - kombu's signature

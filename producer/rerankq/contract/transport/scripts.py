@@ -224,6 +224,36 @@ local function open(index, record, id, stamp)
 end
 """
 
+# KEYS: held, leases, list, bell, [open jobs of the list it came from, of this one, job record]; ARGV: tag, message,
+# [job id, when its message was pushed]. Compare and move on one tag, to the end of another list, where its job is open
+# from now on. Returns 0 when somebody else was quicker.
+HAND_ON = Script(
+    TRIED
+    + STAMP
+    + _CLOSE
+    + """
+local kept = redis.call('HGET', KEYS[1], ARGV[1])
+if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then return 0 end
+redis.call('ZREM', KEYS[2], ARGV[1])
+local message, stamp = ARGV[2], nil
+if ARGV[3] then message, stamp = stamped(message, KEYS[6]) end
+local failed = tried('LPUSH', KEYS[3], message)
+if failed then
+  redis.call('HSET', KEYS[1], ARGV[1], kept)
+  return failed
+end
+redis.pcall('LPUSH', KEYS[4], 1)
+redis.pcall('LTRIM', KEYS[4], 0, 127)
+redis.pcall('EXPIRE', KEYS[4], 60)
+if stamp then
+  close(KEYS[5], ARGV[3], ARGV[4])
+  open(KEYS[6], KEYS[7], ARGV[3], stamp)
+  if redis.pcall('EXISTS', KEYS[7]) == 1 then redis.pcall('HSET', KEYS[7], 'queue', KEYS[3]) end
+end
+return 1
+"""
+)
+
 # KEYS: list, bell, then open jobs and job record, or the queue's other lists; ARGV: message, time to live of a
 # short-lived queue in ms or 0, [id of the job that is open from now on].
 # A ring wakes whoever waits now; on the list of somebody else's worker, who hears none, it must not stay.
