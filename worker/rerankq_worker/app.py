@@ -39,14 +39,14 @@ from rerankq.contract.redis_clients import redis_client
 from rerankq.contract.transport.envelope import deliveries
 from rerankq.contract.transport.hooks import hooks
 from rerankq.contract.wire import PACK_TASK, RERANK_TASK
-from rerankq_worker.job.runner import Attempt, JobRunner, Superseded, stop_time
+from rerankq_worker.job.runner import Attempt, ForAnotherModel, JobRunner, Superseded, stop_time
 from rerankq_worker.job.store import JobRecord, JobStore
-from rerankq_worker.link.client import EngineAway, EngineClient
+from rerankq_worker.link.client import EngineAway, EngineChanged, EngineClient
 from rerankq_worker.model.files import ModelError, find_model
 from rerankq_worker.model.tokenizer import PairTokenizer
 from rerankq_worker.queue.answers import NO_ANSWER, AnsweringTask, AnswerNotStored
 from rerankq_worker.queue.canvas import fields_of
-from rerankq_worker.queue.consumer import AttemptPolicy, consumer_with
+from rerankq_worker.queue.consumer import AttemptPolicy, HandOn, consumer_with
 from rerankq_worker.queue.control import keep_shape, replace_revoke
 from rerankq_worker.queue.heartbeat import Heartbeat
 from rerankq_worker.queue.risk_log import RiskLog
@@ -201,9 +201,12 @@ def _guarded(task: "Task[..., Any]", answer: Callable[[JobRecord], wire.Summariz
         raise
     except Superseded as error:
         raise Ignore(str(error)) from error
+    except ForAnotherModel as error:
+        _store().note_model(error.model)
+        raise HandOn(queue_of(_lane(task), error.model), True) from None
     except SoftTimeLimitExceeded:
         raise DeadlineExceeded("the job's time was up before its first batch", {"scored": 0}) from None
-    except (EngineAway, RedisError) as error:
+    except (EngineAway, EngineChanged, RedisError) as error:
         raise Reject(f"{type(error).__name__}: {error}", requeue=True) from error
     except Exception as error:  # noqa: BLE001 - the boundary
         # Where it happened, not what it says: an exception's own text may carry the caller's.
@@ -233,7 +236,15 @@ def _earlier_answer(task: "Task[..., Any]", job_id: str) -> Any:
 
 
 def _run(task: "Task[..., Any]", record: JobRecord, requests: Sequence[Any]) -> list[Ranking | RerankError]:
-    return _runner().run(_attempt(task, record, requests), [_as_mapping(request) for request in requests])
+    fields = [_as_mapping(request) for request in requests]
+    try:
+        return _runner().run(_attempt(task, record, requests), fields)
+    except (EngineChanged, ForAnotherModel):
+        if not _runner().is_outdated():
+            raise
+        _runner.cache_clear()
+        _tokenizer.cache_clear()
+        return _runner().run(_attempt(task, record, requests), fields)
 
 
 def _unpacked(extra: Sequence[object], fields: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -271,9 +282,12 @@ def _to_wire(answer: Ranking | RerankError) -> dict[str, Any]:
     return {"ranking": answer.model_dump()}
 
 
+def _lane(task: "Task[..., Any]") -> Lane:
+    return lane_of((task.request.delivery_info or {}).get("routing_key", ""))
+
+
 def _attempt(task: "Task[..., Any]", record: JobRecord, requests: Sequence[Any]) -> Attempt:
-    message = task.request
-    lane = lane_of((message.delivery_info or {}).get("routing_key", ""))
+    message, lane = task.request, _lane(task)
     deadlines = [_deadline_of(request) for request in requests]
     now = _store().clock.now()
     limit_seconds = _settings().time_limits(lane)[0]

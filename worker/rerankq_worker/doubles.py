@@ -3,6 +3,7 @@
     RERANKQ_ENGINE_FACTORY=rerankq_worker.doubles:noop
     RERANKQ_ENGINE_FACTORY="rerankq_worker.doubles:slow?batch_ms=10&pair_ms=0.3"
     RERANKQ_ENGINE_FACTORY="rerankq_worker.doubles:treacherous?die=666&hang=667"
+    RERANKQ_ENGINE_FACTORY="rerankq_worker.doubles:noop?model=another&revision=2"
 
 The logit of a row is minus its length in tokens, so that an order can be checked. Needs no torch.
 """
@@ -27,11 +28,13 @@ FOR_EVER_SECONDS = 1e6
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """How long a pass takes, and the token ids at which the engine misbehaves."""
+    """How long a pass takes, what the model is called, and the token ids at which the engine misbehaves."""
 
     batch_ms: float = 0.0
     pair_ms: float = 0.0
     load_ms: float = 0.0
+    model: str = "double"
+    revision: object = 0
     die: int | None = None
     hang: int | None = None
     freeze: int | None = None
@@ -53,8 +56,8 @@ class DoubleEngine:
 
     def __init__(self, settings: WorkerSettings, device: str, behaviour: Behaviour) -> None:
         self.info = EngineInfo(
-            model="double",
-            revision="0",
+            model=behaviour.model,
+            revision=str(behaviour.revision),
             device=device,
             dtype="none",
             max_length_tokens=settings.max_length_tokens,
@@ -93,16 +96,16 @@ class DoubleEngine:
             raise RuntimeError("the double was asked to fail")
 
 
-def noop(settings: WorkerSettings, device: str) -> DoubleEngine:
+def noop(settings: WorkerSettings, device: str, **called: Any) -> DoubleEngine:
     """Scores at once."""
-    return DoubleEngine(settings, device, Behaviour())
+    return DoubleEngine(settings, device, Behaviour(**called))
 
 
 def slow(
-    settings: WorkerSettings, device: str, batch_ms: float = 10.0, pair_ms: float = 0.3, load_ms: float = 0.0
+    settings: WorkerSettings, device: str, batch_ms: float = 10.0, pair_ms: float = 0.3, **more: Any
 ) -> DoubleEngine:
     """Takes its time, by default about that of a GPU."""
-    return DoubleEngine(settings, device, Behaviour(batch_ms, pair_ms, load_ms))
+    return DoubleEngine(settings, device, Behaviour(batch_ms, pair_ms, **more))
 
 
 def treacherous(settings: WorkerSettings, device: str, **behaviour: Any) -> DoubleEngine:

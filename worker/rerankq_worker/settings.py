@@ -19,6 +19,9 @@ class WorkerSettings(SharedSettings):
     """Hub id or directory of the cross-encoder; `small` is the one in the box, for demos and tests."""
     model_revision: str | None = None
     """Commit of the hub id. Empty: the one this release was checked with, else the newest."""
+    serve_unnamed: bool = True
+    """Take jobs that name no model. With several models on one Redis, `false` at the workers of all but one says whose
+    such jobs are; a job that names a model waits for a worker of that model."""
     offline: bool = False
     """Never ask the hub; the model must be in its cache or be a directory."""
     engine: Literal["auto", "packed", "sentence-transformers"] = "auto"

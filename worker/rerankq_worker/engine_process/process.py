@@ -237,7 +237,7 @@ def make_engine(settings: WorkerSettings, device: str) -> ScoringEngine:
         factory: Callable[..., ScoringEngine] = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError, ValueError) as error:
         raise InvalidSettings(f"RERANKQ_ENGINE_FACTORY: {target} cannot be imported ({error})") from error
-    return factory(settings, device, **{name: _number(value) for name, value in parse_qsl(query)})
+    return factory(settings, device, **{name: _read(value) for name, value in parse_qsl(query)})
 
 
 def _load(settings: WorkerSettings, device: str, watchdog: Watchdog) -> ScoringEngine:
@@ -253,8 +253,12 @@ def _load(settings: WorkerSettings, device: str, watchdog: Watchdog) -> ScoringE
     return engine
 
 
-def _number(text: str) -> float:
-    return int(text) if text.isdigit() else float(text)
+def _read(text: str) -> float | str:
+    """A number, or else a text."""
+    try:
+        return int(text) if text.isdigit() else float(text)
+    except ValueError:
+        return text
 
 
 def _split(logits: Logits, batch: Sequence[Share]) -> list[Logits]:

@@ -13,6 +13,7 @@ import numpy as np
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from rerankq.contract.errors import Cancelled, DeadlineExceeded, InvalidRequest, JobFailed, RerankError
+from rerankq.contract.heartbeats import names_of
 from rerankq.contract.messages import (
     Lane,
     Limits,
@@ -69,6 +70,14 @@ class Member:
         return np.arange(self.first_row, self.first_row + len(self.rows))
 
 
+class ForAnotherModel(Exception):
+    """The job names a model that is not served here: it waits for a worker of that one."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(model)
+        self.model = model
+
+
 class Superseded(Exception):
     """A later attempt has taken the job over while this one was silent; that one will answer."""
 
@@ -88,8 +97,18 @@ class JobRunner:
         self._reader = reader
         self._engine = engine
         self._served = served
+        self._names = names_of(served.model, served.revision)
         self._limits = limits
         self._pace = Pace()
+
+    def is_outdated(self) -> bool:
+        """Whether the engine was started anew with another model; waits for one.
+
+        Raises:
+            EngineAway
+        """
+        now = self._engine.describe()
+        return names_of(now.model, now.revision) != self._names
 
     def run(self, attempt: Attempt, requests: Sequence[Mapping[str, Any]]) -> list[Ranking | RerankError]:
         """One ranking or error for each request, in order.
@@ -97,7 +116,9 @@ class JobRunner:
         Raises:
             RerankError: the job as a whole ended: cancelled, out of time, or given up.
             Superseded: this attempt no longer matters.
+            ForAnotherModel: the job is not for this worker.
             EngineAway: the engine did not come back; the job is best tried elsewhere.
+            EngineChanged: it came back with another model.
         """
         started = time.perf_counter()
         if attempt.is_cancelled:
@@ -106,6 +127,7 @@ class JobRunner:
             raise DeadlineExceeded(
                 f"job {attempt.job_id} was not started before its deadline", {"started": False}
             )
+        self._leave_to_others(requests)
         answers = self._run(attempt, requests, started)
         self._pace.note(attempt.lane, time.perf_counter() - started, _scored_pairs(answers))
         self._store.tell_pace(attempt.worker, self._pace.seconds_per_job, self._pace.pairs_per_second("bulk"))
@@ -120,7 +142,9 @@ class JobRunner:
         for member in members:
             member.first_row = len(rows)
             rows += member.rows
-        earlier = self._store.start(attempt.job_id, attempt.lane, attempt.worker, attempt.number, rows)
+        earlier = self._store.start(
+            attempt.job_id, attempt.lane, attempt.worker, attempt.number, rows, self._names
+        )
         sheet = ScoreSheet.of(rows, earlier)
         in_time = self._score_members(attempt, members, sheet)
         timings = _timings(attempt, started, tokenized)
@@ -135,12 +159,22 @@ class JobRunner:
         except RerankError as error:
             return Member(None, error=error)
 
+    def _leave_to_others(self, requests: Sequence[Mapping[str, Any]]) -> None:
+        """Have the job waited for by workers of its model, where not one of its requests is for the one served here."""
+        asked = [fields.get("model") for fields in requests]
+        if not any(map(self._serves, asked)):
+            raise ForAnotherModel(str(asked[0]))
+
     def _refuse_other_model(self, asked: str | None) -> None:
-        name, revision = self._served.model, self._served.revision
-        if asked is not None and asked not in (name, f"{name}@{revision}"):
-            raise InvalidRequest(
-                f"model: expected {name}, which is served here, got another", {"field": "model"}
+        """In a pack of several, by a client of before: whoever sent it tries alone what failed so."""
+        if not self._serves(asked):
+            raise JobFailed(
+                "model: a worker of another one took the pack; send the request alone", {"field": "model"}
             )
+
+    def _serves(self, asked: Any) -> bool:
+        """Whether a request is for the model served here: one that names none is, or one that cannot be read."""
+        return not isinstance(asked, str) or asked in self._names
 
     def _read(self, request: RerankRequest) -> list[Row]:
         reading = Reading(
@@ -203,7 +237,7 @@ class JobRunner:
                 f"the engine could not score job {attempt.job_id}: {error}", {"where": "engine"}
             ) from error
         except EngineAway:
-            self._store.save_checkpoint(attempt.job_id, sheet.rows, sheet.logits)
+            self._store.save_checkpoint(attempt.job_id, sheet.rows, sheet.logits, self._names)
             raise
 
     def _take(self, attempt: Attempt, answers: Iterable[Scored], sheet: ScoreSheet, asked: Positions) -> bool:
@@ -216,7 +250,7 @@ class JobRunner:
             if is_time_to_ask():
                 self._refuse_to_go_on(attempt)
             if is_time_to_save():
-                self._store.save_checkpoint(attempt.job_id, sheet.rows, sheet.logits)
+                self._store.save_checkpoint(attempt.job_id, sheet.rows, sheet.logits, self._names)
         return True
 
     def _refuse_to_go_on(self, attempt: Attempt) -> None:

@@ -111,8 +111,14 @@ class JobStore:
         """
         return DeadLetters(self._broker).is_untold(job_id)
 
-    def start(self, job_id: str, lane: str, worker: str, attempt: int, rows: Sequence[Row]) -> Logits:
-        """Note that the job runs, and where; the scores an earlier attempt left behind, NaN where there is none."""
+    def start(
+        self, job_id: str, lane: str, worker: str, attempt: int, rows: Sequence[Row], model: Sequence[str]
+    ) -> Logits:
+        """Note that the job runs, and where; the scores that an earlier attempt left behind, NaN where there is none.
+
+        Args:
+            model: what the model is called; scores of another are of no use.
+        """
         fields: dict[Any, Any] = {
             "lane": lane,
             "worker": worker,
@@ -128,7 +134,11 @@ class JobStore:
         pipeline.expire(key, keys.JOB_TTL_SECONDS)
         # A full Redis refuses the writes and still knows the scores.
         saved, *_ = self._if_there(lambda: pipeline.execute(raise_on_error=False), [None])
-        if not isinstance(saved, bytes) or saved[:DIGEST_BYTES] != _digest(rows) or len(saved) != _size(rows):
+        if (
+            not isinstance(saved, bytes)
+            or saved[:DIGEST_BYTES] != _digest(rows, model)
+            or len(saved) != _size(rows)
+        ):
             return np.full(len(rows), np.nan, dtype=np.float32)
         return np.frombuffer(saved[DIGEST_BYTES:], dtype="<f4").astype(np.float32)
 
@@ -143,10 +153,10 @@ class JobStore:
         is_overtaken = number_in(answered) is not None or (number_in(latest) or 0) > attempt
         return "superseded" if is_overtaken else None
 
-    def save_checkpoint(self, job_id: str, rows: Sequence[Row], logits: Logits) -> None:
+    def save_checkpoint(self, job_id: str, rows: Sequence[Row], logits: Logits, model: Sequence[str]) -> None:
         """Keep the scores so far (NaN = not yet) for a later attempt, and tell how far the job is."""
         pipeline = self._broker.pipeline()
-        saved = _digest(rows) + logits.astype("<f4").tobytes()
+        saved = _digest(rows, model) + logits.astype("<f4").tobytes()
         pipeline.set(keys.checkpoint(job_id), saved, ex=keys.CHECKPOINT_TTL_SECONDS)
         pipeline.hset(keys.job(job_id), "scored", int(np.count_nonzero(~np.isnan(logits))))
         self._if_there(pipeline.execute, None)
@@ -166,6 +176,10 @@ class JobStore:
             RedisError
         """
         call_off(self._broker, job_id)
+
+    def note_model(self, model: str) -> None:
+        """Have the lanes of a model that a job names be found by whoever counts what waits."""
+        self._if_there(lambda: self._broker.zadd(keys.MODELS, {model: self.clock.now()}), None)
 
     def tell_pace(
         self, worker: str, seconds_per_job: Mapping[Lane, float], pairs_per_second: float | None
@@ -222,9 +236,9 @@ def _size(rows: Sequence[Row]) -> int:
     return DIGEST_BYTES + 4 * len(rows)
 
 
-def _digest(rows: Sequence[Row]) -> bytes:
-    """What makes a checkpoint fit for these rows only."""
-    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+def _digest(rows: Sequence[Row], model: Sequence[str]) -> bytes:
+    """What makes a checkpoint fit for these rows and this model only."""
+    digest = hashlib.blake2b("\n".join(model).encode(), digest_size=DIGEST_BYTES)
     for row in rows:
         digest.update(row.token_ids.tobytes())
     return digest.digest()

@@ -38,6 +38,10 @@ class EngineAway(EngineTrouble):
     """There was no engine, or none came back in time; another attempt may find one."""
 
 
+class EngineChanged(EngineTrouble):
+    """The engine was started anew with another model, or another revision of it: rows for the one before are none."""
+
+
 class EngineRefused(EngineTrouble):
     """The engine could not score this job alone; it serves others."""
 
@@ -67,6 +71,7 @@ class EngineClient:
         """
         self._socket_path = socket_path
         self._wait_seconds = wait_seconds
+        self._described: EngineInfo | None = None
 
     def describe(self) -> EngineInfo:
         """What the engine holds; waits for one.
@@ -76,7 +81,8 @@ class EngineClient:
         """
         connection, hello = _last_word_of(self._connect())
         connection.close()
-        return hello.description
+        self._described = hello.description
+        return self._described
 
     def scores(self, rows: Sequence[TokenIds], *, job_id: str, lane: Lane) -> Generator[Scored]:
         """Logits as the batches finish, every row once; at least every 0.25 s something, be it empty.
@@ -85,12 +91,15 @@ class EngineClient:
 
         Raises:
             EngineAway, EngineRefused, EngineKilledTwice: what was yielded before stays true.
+            EngineChanged: it does not; the engine is no more the one that was described.
         """
         asked = _AskedRows(job_id, lane, rows)
         boot = None
         while not asked.is_done:
             connection, hello = yield from self._connect()
             with connection:
+                if self._described and _model_of(self._described) != _model_of(hello.description):
+                    raise EngineChanged("the engine holds another model by now")
                 if hello.boot != boot:
                     asked.blame_rows_on_device()
                 boot = hello.boot
@@ -179,6 +188,10 @@ class _AskedRows:
         self._is_scored[indices] = True
         self._is_on_device[indices] = False
         return Scored(indices.astype(np.int64), logits)
+
+
+def _model_of(engine: EngineInfo) -> tuple[str, str]:
+    return engine.model, engine.revision
 
 
 def _greeting(connection: EngineConnection, give_up_at: float) -> Generator[Scored, None, Hello]:

@@ -3,7 +3,8 @@
 The life of a failing job: its child, its worker or the engine is lost, or its answer cannot be stored; the message
 comes back with a higher `x-deliveries` after a pause; delivery number `max_attempts + 1` is not run: the message lies
 with the dead letters, and its caller is told `JobFailed`, now or as soon as that can be stored. A message that is no
-job of ours (unreadable, unknown task, forbidden content) goes there at once. Nothing that lies on a lane can end this
+job of ours (unreadable, unknown task, forbidden content) goes there at once. One that names another model than is
+served here is handed on to that model's list, and its delivery is not counted. Nothing that lies on a lane can end this
 process or come back for ever.
 
 Knows Celery's consumer; knows neither the engine nor what a job contains.
@@ -20,7 +21,7 @@ from typing import Any, ClassVar
 
 import redis
 from billiard.einfo import ExceptionWithTraceback
-from celery.exceptions import TimeLimitExceeded
+from celery.exceptions import Reject, TimeLimitExceeded
 from celery.worker import consumer as celery_consumer
 from celery.worker import request as celery_request
 from celery.worker.state import active_requests, maybe_shutdown, reserved_requests, task_ready
@@ -66,6 +67,10 @@ def consumer_with(policy: AttemptPolicy) -> type["Consumer"]:
     return type("Consumer", (Consumer,), {"policy": policy})
 
 
+class HandOn(Reject):
+    """Raised in the child: the job belongs on the queue that is its reason, where workers of its model take it."""
+
+
 class JobInParent(celery_request.Request):
     """A job as Celery's parent sees it, a request in its words. Where its answer could not be stored it is tried again.
 
@@ -87,6 +92,9 @@ class JobInParent(celery_request.Request):
         # Celery reports a hard limit here as well, would acknowledge before it answers, and tell it twice.
         raised = _raised(exc_info)
         if self._is_given_back or isinstance(raised, TimeLimitExceeded):
+            return
+        if isinstance(raised, HandOn):
+            self._hand_on(str(raised.reason))
             return
         with self._or_again():
             if isinstance(raised, JobFailed) and raised.details.get("dead"):
@@ -135,6 +143,19 @@ class JobInParent(celery_request.Request):
         if not self.acknowledged:
             _give_back(self.message, reason)
             self.acknowledged = True
+
+    def _hand_on(self, queue: str) -> None:
+        """Put the message where workers of its model look; back, and not at once, where that is here."""
+        task_ready(self)
+        if self.acknowledged:
+            return
+        if queue == _queue_of(self.message):
+            self.message.hand_back(ANSWER_AGAIN_SECONDS)  # the engine has changed since it was taken
+        else:
+            logger.info("job %s is for another model: handed on to %s", self.id, queue)
+            self.message.hand_on(queue)
+        self.acknowledged = True
+        self.send_event("task-rejected", requeue=True)
 
     def _set_aside(self, error: JobFailed) -> None:
         """Keep the message of a job that was given up while it ran; its caller has been answered already."""

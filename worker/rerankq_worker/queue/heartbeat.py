@@ -15,8 +15,8 @@ from celery.worker.consumer import consumer as celery_consumer
 from redis.exceptions import AuthenticationError, RedisError
 
 from rerankq.contract.errors import InvalidSettings
-from rerankq.contract.heartbeats import UNIQUE_MARK, Heartbeats, WorkerStatus, unique_ending
-from rerankq.contract.keys import HEARTBEAT_PERIOD_SECONDS, lane_of
+from rerankq.contract.heartbeats import UNIQUE_MARK, Heartbeats, WorkerStatus, names_of, unique_ending
+from rerankq.contract.keys import HEARTBEAT_PERIOD_SECONDS, lane_of, queue_of
 from rerankq.contract.messages import Lane
 from rerankq.contract.redis_clients import redis_client
 from rerankq.contract.transport.hooks import hooks
@@ -56,6 +56,8 @@ class Heartbeat(bootsteps.StartStopStep):
         self._spoke_at: float | None = None
         self._is_silent = False
         self._was_ready = False
+        self._names: tuple[str, ...] = ()
+        """What jobs call the model that the engine held when it was last ready."""
         self._looked_at = float("-inf")
 
     def start(self, parent: Any) -> None:
@@ -64,7 +66,7 @@ class Heartbeat(bootsteps.StartStopStep):
         Raises:
             SystemExit: Redis refuses this user or password; it would say the same again for ever.
         """
-        hooks.is_ready = self._is_ready
+        hooks.is_ready, hooks.lists_of = self._is_ready, self._lists_of
         self._begin_to_beat(parent)
         try:
             self._heartbeats.tell(self._status(parent))
@@ -124,9 +126,20 @@ class Heartbeat(bootsteps.StartStopStep):
 
     def _is_ready(self) -> bool:
         if time.monotonic() - self._looked_at > GATE_SECONDS:
-            self._was_ready = health.is_healthy([self._engine()])
+            engine = self._engine()
+            self._was_ready = health.is_healthy([engine])
             self._looked_at = time.monotonic()
+            if self._was_ready:
+                self._names = names_of(engine.model, engine.revision)
         return self._was_ready
+
+    def _lists_of(self, queue: str) -> list[str]:
+        """A lane's jobs that name no model, where this worker takes them, and those that name the engine's."""
+        lane = lane_of(queue)
+        if queue != queue_of(lane):
+            return [queue]
+        unnamed = [queue] if self._settings.serve_unnamed else []
+        return unnamed + [queue_of(lane, name) for name in self._names]
 
     def _engine(self) -> health.EngineStatus:
         try:
@@ -163,4 +176,5 @@ class Heartbeat(bootsteps.StartStopStep):
             model=engine.model,
             revision=engine.revision,
             max_length_tokens=self._settings.max_length_tokens,
+            serves_unnamed=self._settings.serve_unnamed,
         )
