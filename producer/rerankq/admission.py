@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from redis.exceptions import ResponseError
+
 from rerankq.contract import keys
 from rerankq.contract.clock import RedisClock
 from rerankq.contract.errors import NoWorkers, QueueFull
-from rerankq.contract.heartbeats import WorkerStatus, alive_in
+from rerankq.contract.heartbeats import WorkerStatus, alive_in, models_in
 from rerankq.contract.messages import LANES, Lane
 from rerankq.contract.redis_clients import reply_or
 from rerankq.contract.risks import FULL_FRACTION
@@ -24,6 +26,7 @@ SURROUNDINGS_AGE_SECONDS = 1.0  # workers, pace and memory change slowly
 _UNKNOWN_MEMORY_RETRY_SECONDS = 5.0
 FULL_FRACTIONS: Mapping[Lane, float] = {"interactive": FULL_FRACTION, "bulk": 0.60}
 """From where on the broker is too full for a lane; bulk work leaves room for interactive."""
+_SHOWN_CHARACTERS = 100  # of a model's name
 _SPARE = 1.25  # jobs differ, and so does the pace
 
 
@@ -38,6 +41,11 @@ class Surroundings:
     """How long one job of a lane takes its worker."""
     memory_fraction: float = 0.0
     """Of the broker's limit; 0 when nothing is known."""
+
+    def of(self, model: str | None) -> "Surroundings":
+        """What jobs that name this model, or none, would meet: workers of other models neither count nor delay."""
+        workers = tuple(worker for worker in self.workers if worker.may_serve(model))
+        return _around(workers, self.memory_fraction)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,38 +111,29 @@ class Admission:
         """As they were when they were last read."""
         self._read_at = float("-inf")
 
-    def admit(self, lane: Lane, haste: Haste) -> Procedure[Room]:
-        """How many jobs may be before a new one.
+    def admit(self, lane: Lane, model: str | None, haste: Haste) -> Procedure[Room]:
+        """How many jobs may be before a new one on the lane of its model.
 
         Raises:
             QueueFull: there is no memory for it, however many.
         """
-        around = yield from self.surroundings()
+        around = (yield from self.surroundings()).of(model)
         if around.memory_fraction > FULL_FRACTIONS[lane]:
             raise _full(
                 f"the broker's memory is {around.memory_fraction:.0%} full", _UNKNOWN_MEMORY_RETRY_SECONDS
             )
         return room(lane, around, haste, self._settings)
 
-    def waiting(self, lane: Lane) -> Procedure[int]:
-        """Jobs in a lane that no worker has taken, those included that somebody sent with a priority."""
-        list_key = keys.queue_of(lane)
-        counts = yield from ask(*(("LLEN", key) for key in (list_key, *keys.priority_lists(list_key))))
-        return sum(map(accepted, counts))
-
-    def require_workers(self) -> Procedure[None]:
-        """Refuse to ask where nobody is there to answer.
+    def require_workers(self, model: str | None) -> Procedure[None]:
+        """Refuse to ask where nobody is there to answer a job that names this model, or none.
 
         Raises:
             NoWorkers: nothing was accepted.
         """
         for max_age_seconds in (SURROUNDINGS_AGE_SECONDS, 0):
-            if (yield from self.surroundings(max_age_seconds)).workers:
+            if (yield from self.surroundings(max_age_seconds)).of(model).workers:
                 return
-        raise NoWorkers(
-            "no worker has been heard of in the last "
-            f"{keys.HEARTBEAT_TTL_SECONDS} s; start one with `rerankq-worker`, or `submit` the job and let it wait"
-        )
+        raise nobody_for(model, self.around.workers)
 
     def surroundings(self, max_age_seconds: float = SURROUNDINGS_AGE_SECONDS) -> Procedure[Surroundings]:
         """Workers, pace and memory, as of at most `max_age_seconds` ago; with them Redis's clock."""
@@ -151,12 +150,67 @@ class Admission:
         self.clock.learn(accepted(now), asked_at)
         workers = alive_in(reply_or(beats, {}), reply_or(paces, {}), self.clock.now())
         limit_bytes = accepted(memory).get("maxmemory") or self._settings.max_broker_bytes
-        return Surroundings(
-            workers=workers,
-            seconds_per_job=_by_lane(workers, _together),
-            job_seconds=_by_lane(workers, statistics.mean),
-            memory_fraction=memory["used_memory"] / limit_bytes,
+        return _around(workers, memory["used_memory"] / limit_bytes)
+
+
+def known_models() -> Procedure[list[str]]:
+    """The models that jobs may have named: those that were asked for of late, and those that are served."""
+    named, beats = yield from ask(("ZRANGE", keys.MODELS, 0, -1), ("HGETALL", keys.WORKERS))
+    if isinstance(named, ResponseError):  # something else lies there, or a user of before has no right to it
+        named = []
+    asked = {name.decode(errors="replace") for name in named}
+    return sorted(asked | models_in(reply_or(beats, {})))
+
+
+def waiting() -> Procedure[dict[tuple[Lane, str | None], int]]:
+    """Jobs that no worker has taken, by lane and the model that they name, if any.
+
+    Those included that somebody sent with a priority; of models for which nothing waits nothing is said.
+    """
+    models = yield from known_models()
+    lanes: list[tuple[Lane, str | None]] = [(lane, model) for model in (None, *models) for lane in LANES]
+    lists = [[queue, *keys.priority_lists(queue)] for queue in keys.queues_of(models)]
+    counts = yield from ask(*(("LLEN", key) for each in lists for key in each))
+    lengths = iter([accepted(count) for count in counts])
+    found = {at: sum(next(lengths) for _ in each) for at, each in zip(lanes, lists, strict=True)}
+    return {(lane, model): jobs for (lane, model), jobs in found.items() if jobs or model is None}
+
+
+def nobody_for(model: str | None, workers: Sequence[WorkerStatus]) -> NoWorkers:
+    """What is told where none of these workers takes jobs that name this model, or none."""
+    at = (
+        -1 if model is not None and "@" in model else 0
+    )  # whoever names a revision is told of those that there are
+    served = ", ".join(sorted({worker.names[at] for worker in workers if worker.names}))
+    if not workers:
+        return NoWorkers(
+            "no worker has been heard of in the last "
+            f"{keys.HEARTBEAT_TTL_SECONDS} s; start one with `rerankq-worker`, or `submit` the job and let it wait"
         )
+    if model is None:
+        return NoWorkers(
+            "no worker takes jobs that name no model (RERANKQ_SERVE_UNNAMED is false everywhere); name one of those "
+            f"served: {served}"
+        )
+    return NoWorkers(
+        f"no worker serves the model {shortened(model)}; served: {served}; start one that does, or `submit` the job "
+        "and let it wait"
+    )
+
+
+def shortened(model: str) -> str:
+    """A model's name as it may be shown: whoever asked chose it."""
+    shown = "".join(letter if letter.isprintable() else "?" for letter in model[:_SHOWN_CHARACTERS])
+    return shown if len(model) <= _SHOWN_CHARACTERS else f"{shown}…"
+
+
+def _around(workers: tuple[WorkerStatus, ...], memory_fraction: float) -> Surroundings:
+    return Surroundings(
+        workers=workers,
+        seconds_per_job=_by_lane(workers, _together),
+        job_seconds=_by_lane(workers, statistics.mean),
+        memory_fraction=memory_fraction,
+    )
 
 
 def _by_lane(workers: Sequence[WorkerStatus], of_all: Callable[[list[float]], float]) -> dict[str, float]:

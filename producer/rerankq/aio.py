@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar, Unpack
 
 from redis.exceptions import RedisError
 
-from rerankq.admission import Admission
+from rerankq.admission import Admission, waiting
 from rerankq.answers import JobStatus, read_pack, read_ranking
 from rerankq.contract.clock import RedisClock
 from rerankq.contract.errors import BrokerUnavailable, NoWorkers, QueueFull, RerankError, ResultTimeout
@@ -96,7 +96,7 @@ class AsyncRerankClient:
         give_up_at = time.monotonic() + timeout + ANSWER_GRACE_SECONDS
         options.setdefault("deadline", time.time() + timeout)
         request = self.request(query, documents, **options)
-        await self._require_workers()
+        await self._require_workers(request.model)
         message, connections = await self._packed(job_submission, request, None), self._here
         with connections.watching(message.job_id) as watch:  # before anybody can answer
             try:
@@ -191,8 +191,9 @@ class AsyncRerankClient:
         return list(around.workers)
 
     async def lanes(self) -> dict[Lane, int]:
-        """Jobs that wait in each lane."""
-        return {lane: await self._run("asking for lanes", self._admission.waiting(lane)) for lane in LANES}
+        """Jobs that wait in each lane, whichever model they name."""
+        found = await self._run("asking for lanes", waiting())
+        return {lane: sum(jobs for (each, _), jobs in found.items() if each == lane) for lane in LANES}
 
     async def close(self) -> None:
         """Give the connections back."""
@@ -255,7 +256,7 @@ class AsyncRerankClient:
                 while True:
                     with contextlib.suppress(ResultTimeout):
                         return await self._promise(message).wait(watch, budget_seconds)
-                    await self._require_workers()
+                    await self._require_workers(request.model)
             except BaseException as error:
                 await self._take_back(connections, message, error)
                 raise
@@ -271,8 +272,8 @@ class AsyncRerankClient:
                     raise
                 await asyncio.sleep(RECONNECT_SECONDS)
 
-    async def _require_workers(self) -> None:
-        await self._run("asking for workers", self._admission.require_workers())
+    async def _require_workers(self, model: str | None) -> None:
+        await self._run("asking for workers", self._admission.require_workers(model))
 
     async def _packed(
         self, pack: Callable[[Sent, str | None, RedisClock], Submission], asked: Sent, job_id: str | None

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from celery import Celery
-from celery.app import routes
+from celery.app import app_or_default, routes
 from celery.canvas import Signature
 
 from rerankq.contract.errors import InvalidRequest, InvalidSettings
@@ -40,7 +40,8 @@ def signature(
     Args:
         query: absent, as `documents`, where the task before it returns it.
         app: whose it is; the process's current application when absent.
-        fields: any other field of `RerankRequest`; a `deadline` by the clock of Redis's machine.
+        fields: any other field of `RerankRequest`, as `model`, whose workers alone answer; a `deadline` by the clock of
+            Redis's machine.
 
     Raises:
         InvalidRequest: naming the field and what is wrong with it.
@@ -53,7 +54,14 @@ def signature(
             "return_documents: texts do not travel back; take them by each result's index, or give documents an id",
             {"field": "return_documents"},
         )
-    options: dict[str, Any] = {**ROUTES["rerankq.*"], "queue": queue_of(lane), "argsrepr": "()"}
+    options: dict[str, Any] = {
+        **ROUTES["rerankq.*"],
+        "queue": queue_of(lane, request.model),
+        "argsrepr": "()",
+    }
+    if request.model is not None:
+        sent_by: Any = app_or_default(app)
+        _let_know(sent_by, [options["queue"]])
     if _STAND_IN.keys() <= given.keys():
         options["kwargsrepr"] = request.summary()
     kwargs = {name: value for name, value in request.to_wire().items() if name in given}
@@ -73,10 +81,7 @@ def route(app: Celery) -> None:
             raise InvalidSettings(
                 f"expected no global_keyprefix in {option}: rerankq's keys have none; ask with RerankClient instead"
             )
-    if not app.conf.task_create_missing_queues:
-        for queue in _LANE_QUEUES:
-            app.amqp.queues.add(queue)
-        app.amqp.queues.deselect(_LANE_QUEUES)
+    _let_know(app, _LANE_QUEUES)
     if _routed(app) not in _LANE_QUEUES:
         known = app.conf.task_routes or ()
         app.conf.task_routes = [ROUTES, *(known if isinstance(known, list | tuple) else [known])]
@@ -84,6 +89,14 @@ def route(app: Celery) -> None:
         app.amqp.__dict__.pop("router", None)
     if not hasattr(app.amqp.send_task_message, "aims"):
         app.amqp.send_task_message = _aiming(app, app.amqp.send_task_message)
+
+
+def _let_know(app: Celery, queues: Sequence[str]) -> None:
+    """Have an application send to these queues that sends to none but those it is told of, and read none of them."""
+    if not app.conf.task_create_missing_queues:
+        for queue in queues:
+            app.amqp.queues.add(queue)
+        app.amqp.queues.deselect(queues)
 
 
 def _routed(app: Celery) -> Any:
@@ -117,7 +130,7 @@ def _aim_what_follows(app: Celery, body: Any) -> None:
             case _:
                 pass
     # Celery before 5.7 consumes, after a reconnect, from whatever it has sent to in the same process.
-    app.amqp.queues.deselect(_LANE_QUEUES)
+    app.amqp.queues.deselect([queue for queue in app.amqp.queues if queue.startswith(tuple(_LANE_QUEUES))])
 
 
 def _aimed(app: Celery, task: Mapping[str, Any]) -> dict[str, Any]:

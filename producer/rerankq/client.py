@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar, Unpack
 
 from redis.exceptions import RedisError
 
-from rerankq.admission import Admission
+from rerankq.admission import Admission, waiting
 from rerankq.answers import JobStatus, read_pack, read_ranking
 from rerankq.contract import keys
 from rerankq.contract.errors import RerankError, ResultTimeout
@@ -95,7 +95,7 @@ class RerankClient:
         give_up_at = time.monotonic() + timeout + ANSWER_GRACE_SECONDS
         options.setdefault("deadline", time.time() + timeout)
         request = self.request(query, documents, **options)
-        self._run("asking for workers", self._admission.require_workers())
+        self._run("asking for workers", self._admission.require_workers(request.model))
         message = job_submission(request, None, self.clock)
         try:
             self.deliver(message)
@@ -162,8 +162,13 @@ class RerankClient:
         return list(around.workers)
 
     def lanes(self) -> dict[Lane, int]:
-        """Jobs that wait in each lane."""
-        return {lane: self._run("asking for lanes", self._admission.waiting(lane)) for lane in LANES}
+        """Jobs that wait in each lane, whichever model they name."""
+        found = self.model_lanes()
+        return {lane: sum(jobs for (each, _), jobs in found.items() if each == lane) for lane in LANES}
+
+    def model_lanes(self) -> dict[tuple[Lane, str | None], int]:
+        """Jobs that wait in each lane by the model that they name; under None those that name none."""
+        return self._run("asking for lanes", waiting())
 
     def close(self) -> None:
         """Give the connections back; whoever is waiting in another thread still gets an answer."""

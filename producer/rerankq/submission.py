@@ -13,12 +13,12 @@ from typing import Any
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from rerankq.admission import Admission, Haste, refusal
+from rerankq.admission import Admission, Haste, known_models, refusal
 from rerankq.answers import is_lost
 from rerankq.contract import keys, wire
 from rerankq.contract.clock import RedisClock
 from rerankq.contract.errors import InvalidRequest, PayloadTooLarge
-from rerankq.contract.messages import LANES, Lane, Ranking, RerankRequest, parse_request, thousands
+from rerankq.contract.messages import Lane, Ranking, RerankRequest, parse_request, thousands
 from rerankq.contract.transport.envelope import PAYLOAD_HEADER, RECORD_HEADER, Envelope
 from rerankq.contract.transport.publishing import task_message
 from rerankq.contract.transport.scripts import STAMP, TRIED, RedisArgument, Script
@@ -33,11 +33,12 @@ _JOB_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _LOOK_AGAIN_SECONDS = 0.02
 _VERY_MANY = 1e15
 
-# KEYS: list, bell, open jobs, record, cancel key, payload; ARGV: message, job id, fingerprint, seconds to live, until
-# when its sender waits, "1" for an id that nobody used before, "1" to make a known job anew, payload or "", most jobs
-# that may wait and that may be ahead, then the record's fields and values. 1 for a job that is on its lane now, 0 for
-# one that was known already, -1 for one whose sender has left: a frozen Redis carries out what it was sent long after;
-# and how many wait and are ahead where there is no room. One step: nobody sees a job half submitted.
+# KEYS: list, bell, open jobs, record, cancel key, payload, [models that jobs named]; ARGV: message, job id,
+# fingerprint, seconds to live, until when its sender waits, "1" for an id that nobody used before, "1" to make a known
+# job anew, payload or "", most jobs that may wait and that may be ahead, the model it names or "", then the record's
+# fields and values. 1 for a job that is on its lane now, 0 for one that was known already, -1 for one whose sender has
+# left: a frozen Redis carries out what it was sent long after; and how many wait and are ahead where there is no room.
+# One step: nobody sees a job half submitted.
 # The first write is one that a full Redis refuses, with the error that redis-py of any version names OutOfMemoryError.
 SUBMIT = Script(
     TRIED
@@ -61,12 +62,13 @@ if failed then
   return failed
 end
 redis.call('DEL', KEYS[4], KEYS[5])
-redis.call('HSET', KEYS[4], 'fingerprint', ARGV[3], unpack(ARGV, 11))
+redis.call('HSET', KEYS[4], 'fingerprint', ARGV[3], unpack(ARGV, 12))
 redis.call('EXPIRE', KEYS[4], ARGV[4])
 open(KEYS[3], KEYS[4], ARGV[2], stamp)
 redis.pcall('LPUSH', KEYS[2], 1)
 redis.pcall('LTRIM', KEYS[2], 0, 127)
 redis.pcall('EXPIRE', KEYS[2], 60)
+if KEYS[7] then redis.pcall('ZADD', KEYS[7], now[1], ARGV[11]) end
 return 1
 """
 )
@@ -93,6 +95,8 @@ class Submission:
     """Nobody has used the id before."""
     task: str
     lane: Lane
+    model: str | None
+    """The one that its requests name."""
     fields: bytes = field(repr=False)
     """The task's keyword arguments as they travel, in JSON."""
     summary: str
@@ -109,7 +113,7 @@ class Submission:
     @property
     def queue(self) -> str:
         """The list it is put on."""
-        return keys.queue_of(self.lane)
+        return keys.queue_of(self.lane, self.model)
 
     def haste(self, clock: RedisClock) -> Haste:
         """By when its answer is wanted."""
@@ -138,6 +142,7 @@ class Submission:
         """What `status` can tell of the job before any worker has seen it."""
         total = sum(len(request.documents) for request in self.requests)
         record = {"lane": self.lane, "total": total, "submitted": self.submitted}
+        record |= {} if self.model is None else {"queue": self.queue}
         return record if self.deadline is None else {**record, "deadline": self.deadline}
 
 
@@ -179,16 +184,18 @@ def keep_open(job_id: str, record: Mapping[bytes, bytes]) -> Procedure[None]:
     if pushed <= 1 or b"answered" in record:  # 1: by a client of before, which kept no index
         return
     lane: Any = record[b"lane"].decode()
+    queue = record[b"queue"].decode() if b"queue" in record else keys.queue_of(lane)
     with suppress(ResponseError):  # a full Redis, or a user without the right
-        yield from ask_one("ZADD", keys.open_jobs(keys.queue_of(lane)), "NX", pushed, job_id)
+        yield from ask_one("ZADD", keys.open_jobs(queue), "NX", pushed, job_id)
 
 
 def record_of_the_lost(job_id: str) -> Procedure[dict[bytes, bytes]]:
     """What can be said of a job whose record is gone, evicted perhaps, while its message is not; else nothing."""
-    stamps = yield from ask(*(("ZSCORE", keys.open_jobs(keys.queue_of(lane)), job_id) for lane in LANES))
-    for lane, stamp in zip(LANES, stamps, strict=True):
+    queues = keys.queues_of((yield from known_models()))
+    stamps = yield from ask(*(("ZSCORE", keys.open_jobs(queue), job_id) for queue in queues))
+    for queue, stamp in zip(queues, stamps, strict=True):
         if stamp is not None and not isinstance(stamp, ResponseError):  # a user without the right to ask
-            return {b"lane": lane.encode()}
+            return {b"lane": keys.lane_of(queue).encode()}
     return {}
 
 
@@ -197,7 +204,7 @@ def _submit(
 ) -> Procedure[bool]:
     """Whether the job is on its lane now; False where it was known already."""
     haste = message.haste(admission.clock)
-    room = yield from admission.admit(message.lane, haste)
+    room = yield from admission.admit(message.lane, message.model, haste)
     job_id = message.job_id
     touched = [
         message.queue,
@@ -206,6 +213,7 @@ def _submit(
         keys.job(job_id),
         keys.cancel(job_id),
         keys.payload(job_id),
+        *([] if message.model is None else [keys.MODELS]),
     ]
     arguments: list[RedisArgument] = [
         wire.encode(message.message()),
@@ -218,13 +226,15 @@ def _submit(
         message.payload or "",
         min(room.waiting, _VERY_MANY),
         min(room.ahead, _VERY_MANY),
+        message.model or "",
     ]
     for name_and_value in message.record().items():
         arguments += name_and_value
     submitted = yield from ask_script(SUBMIT, touched, arguments)
     if isinstance(submitted, list):
         waiting, ahead = submitted
-        raise refusal(message.lane, waiting, ahead, admission.around, haste, settings)
+        around = admission.around.of(message.model)
+        raise refusal(message.lane, waiting, ahead, around, haste, settings)
     if submitted < 0:
         raise RedisTimeoutError("Redis was slower than its caller waits")
     return submitted == 1
@@ -284,10 +294,16 @@ def pack_submission(requests: Sequence[RerankRequest], pack_id: str | None, cloc
     """One message for several requests; each succeeds or fails by itself.
 
     Raises:
-        InvalidRequest: the pack is empty, or its id cannot be one.
+        InvalidRequest: the pack is empty, its requests name several models, or its id cannot be one.
     """
     if not requests:
         raise InvalidRequest("expected a pack of at least one request, got none")
+    models = {request.model for request in requests}
+    if len(models) > 1:
+        raise InvalidRequest(
+            f"model: expected the requests of a pack to name the same one, got {len(models)}; send a pack for each",
+            {"field": "model"},
+        )
     documents, characters = sum(len(r.documents) for r in requests), sum(r.characters for r in requests)
     summary = f"pack={len(requests)} docs={documents} chars={thousands(characters)}"
     return _submission(requests, pack_id, PACK_TASK, summary, clock)
@@ -342,6 +358,7 @@ def _submission(
         is_new=given_id is None,
         task=task,
         lane=requests[0].lane,
+        model=requests[0].model,
         fields=wire.encode({"payload": keys.payload(job_id)}) if as_claim_check else body,
         summary=summary,
         requests=requests,

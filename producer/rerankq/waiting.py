@@ -8,12 +8,13 @@ from typing import Literal
 
 from redis.exceptions import RedisError, ResponseError
 
+from rerankq.admission import known_models
 from rerankq.answers import JobStatus, State, is_answer, is_lost, read_status
 from rerankq.contract import keys
 from rerankq.contract.calling_off import CALL_OFF
 from rerankq.contract.clock import RedisClock
 from rerankq.contract.errors import Cancelled, DeadlineExceeded, JobUnknown, RerankError, ResultTimeout
-from rerankq.contract.messages import LANES, as_seconds
+from rerankq.contract.messages import as_seconds
 from rerankq.contract.redis_clients import reply_or
 from rerankq.contract.transport.scripts import Script
 from rerankq.procedures import Listen, Pause, Procedure, ask, ask_one, ask_script
@@ -22,10 +23,6 @@ from rerankq.submission import keep_open, record_of_the_lost
 ANSWER_GRACE_SECONDS = 1.0  # a partial ranking is given at the deadline and must still travel
 POLL_SECONDS = 1.0  # pub/sub may drop a message; the answer itself is looked for this often
 RECONNECT_SECONDS = 0.1
-
-_QUEUES = [keys.queue_of(lane) for lane in LANES]
-_INDEXES = [keys.open_jobs(queue) for queue in _QUEUES]
-_LISTS = [each for queue in _QUEUES for each in (queue, *keys.priority_lists(queue))]
 
 # KEYS: held, delayed, open jobs and lists. Messages, less those of open jobs.
 STRANGERS = Script("""
@@ -161,10 +158,13 @@ def given_up(job_id: str, timeout: float) -> DeadlineExceeded:
 
 def _strangers_wait() -> Procedure[bool]:
     """Whether there are messages, waiting or just taken, other than those of open jobs."""
+    queues = keys.queues_of((yield from known_models()))
+    indexes = [keys.open_jobs(queue) for queue in queues]
+    lists = [each for queue in queues for each in (queue, *keys.priority_lists(queue))]
     try:
-        return (yield from ask_script(STRANGERS, [keys.HELD, keys.DELAYED, *_INDEXES, *_LISTS], [])) > 0
+        return (yield from ask_script(STRANGERS, [keys.HELD, keys.DELAYED, *indexes, *lists], [])) > 0
     except ResponseError:  # a user who may not count what workers hold sees what waits, whoever sent it
-        lengths = yield from ask(*(("LLEN", each) for each in _LISTS))
+        lengths = yield from ask(*(("LLEN", each) for each in lists))
         return any(isinstance(length, int) and length > 0 for length in lengths)
 
 

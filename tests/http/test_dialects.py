@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from rerankq.http import HttpSettings, create_app
+from rerankq.http import HttpSettings, create_app, dialects
 from rerankq.testing import AsyncFakeRerankClient
 
 CAR, PANDA = "a car", "a panda eats bamboo"
@@ -242,33 +242,53 @@ def test_what_was_not_scored_in_time_is_left_out_and_told(
     assert (told["complete"], told["scored"], told["total"]) == (False, 1, 2)
 
 
+SERVED = "BAAI/bge-reranker-v2-m3"
+REFUSED = "refused"
 NAMES = {
-    "served": ("BAAI/bge-reranker-v2-m3", 200),
-    "in other letters": ("baai/BGE-reranker-v2-m3", 200),
-    "its last part": ("bge-reranker-v2-m3", 200),
-    "its last part, of another house": ("mixedbread-ai/bge-reranker-v2-m3", 200),
-    "at its revision": ("BAAI/bge-reranker-v2-m3@953dc6f", 200),
-    "at another revision": ("BAAI/bge-reranker-v2-m3@abcdef0", 404),
-    "a label": ("rerank-v3.5", 200),
-    "another model": ("jinaai/jina-reranker-v2-base-multilingual", 404),
-    "none": ("", 200),
+    "served": (SERVED, SERVED),
+    "in other letters": ("baai/BGE-reranker-v2-m3", SERVED),
+    "its last part": ("bge-reranker-v2-m3", SERVED),
+    "its last part, of another house": ("mixedbread-ai/bge-reranker-v2-m3", SERVED),
+    "at its revision": (f"{SERVED}@953dc6f", f"{SERVED}@953dc6f6f85a"),
+    "at another revision": (f"{SERVED}@abcdef0", REFUSED),
+    "a label": ("rerank-v3.5", None),
+    "another model": ("jinaai/jina-reranker-v2-base-multilingual", REFUSED),
+    "none": ("", None),
 }
 
 
-@pytest.mark.parametrize(("name", "status"), NAMES.values(), ids=NAMES)
-def test_a_name_with_a_slash_is_meant_and_one_without_is_a_label(
-    http: TestClient, fake: AsyncFakeRerankClient, monkeypatch: pytest.MonkeyPatch, name: str, status: int
+@pytest.mark.parametrize(("name", "meant"), NAMES.values(), ids=NAMES)
+def test_a_name_of_a_served_model_is_meant_and_one_without_a_slash_else_a_label(
+    http: TestClient,
+    fake: AsyncFakeRerankClient,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    meant: str | None,
 ) -> None:
-    served = serving(fake, monkeypatch, "BAAI/bge-reranker-v2-m3", "953dc6f6f85a")
+    served = serving(fake, monkeypatch, SERVED, "953dc6f6f85a")
 
     reply = http.post("/v1/rerank", json={**ASKED, "model": name})
 
-    assert reply.status_code == status, reply.text
-    if status == 404:
-        assert reply.json()["error"]["type"] == "model_not_found"
+    if meant == REFUSED:
+        assert (reply.status_code, reply.json()["error"]["type"]) == (404, "model_not_found")
         assert served in reply.json()["message"]
     else:
-        assert fake.calls[0].model in (served, None)
+        assert (reply.status_code, fake.calls[0].model) == (200, meant)
+
+
+SEVERAL = [("BAAI/base", "1"), ("mine/base", "2"), ("mine/base", "3")]
+OF_SEVERAL = {
+    "by all of its name": ("mine/base", "mine/base"),
+    "by its last part, the first": ("base", "BAAI/base"),
+    "by its revision": ("mine/base@3", "mine/base@3"),
+    "by a revision that only another has": ("base@2", "mine/base@2"),
+    "by a name that none has": ("other", None),
+}
+
+
+@pytest.mark.parametrize(("asked", "found"), OF_SEVERAL.values(), ids=OF_SEVERAL)
+def test_of_several_models_one_is_meant(asked: str, found: str | None) -> None:
+    assert dialects.meant(asked, SEVERAL) == found
 
 
 def serving(fake: AsyncFakeRerankClient, monkeypatch: pytest.MonkeyPatch, model: str, revision: str) -> str:

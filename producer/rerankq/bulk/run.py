@@ -30,7 +30,7 @@ from rerankq.bulk.sending.retry_budget import RetryBudget
 from rerankq.bulk.task import Task
 from rerankq.client import RerankClient
 from rerankq.contract.errors import BrokerUnavailable, InvalidRequest, InvalidSettings
-from rerankq.contract.heartbeats import WorkerStatus
+from rerankq.contract.heartbeats import WorkerStatus, names_of
 from rerankq.contract.messages import ModelInfo, Ranking
 from rerankq.packing import PackSize, pairs_for
 from rerankq.submission import new_job_id
@@ -128,8 +128,8 @@ class BulkRun:
         return earlier
 
     def _begin_or_go_on(self, out: Path, earlier: Sidecar | None) -> Sidecar:
-        workers = wait_for_workers(self._client)
-        model = model_of(workers, self._task.options.get("model"))
+        workers = wait_for_workers(self._client, self._task.options.get("model"))
+        model = model_of(workers)
         if earlier is None:
             return Sidecar(
                 run=new_job_id(),
@@ -170,7 +170,9 @@ class BulkRun:
         is_retry = sidecar.round > 1
         reader = self._plan.retry_reader(retry_path(out, sidecar.round)) if is_retry else self._plan.reader
         name = f"{sidecar.run} round {sidecar.round}"
-        entries = self._entries(reader, sidecar.first_open, sidecar.first_free if is_retry else None)
+        entries = self._entries(
+            reader, sidecar.model, sidecar.first_open, sidecar.first_free if is_retry else None
+        )
         if not is_retry and sidecar.first_open == 0:
             entries = of_some_use(entries, self._task.input)
         packs = cut(entries, PackSize(max_pairs=sidecar.pack_pairs))
@@ -221,7 +223,9 @@ class BulkRun:
             sender.clear(ledger.commit())
             sender.close()
 
-    def _entries(self, reader: Reader, start: int, first_free: int | None = None) -> Iterator[Entry]:
+    def _entries(
+        self, reader: Reader, model: ModelInfo, start: int, first_free: int | None = None
+    ) -> Iterator[Entry]:
         """The rows from a position on; those before are passed over without a look.
 
         Args:
@@ -231,7 +235,7 @@ class BulkRun:
         for position, row in enumerate(rows, start=start):
             if first_free is not None and row.first_position is None:
                 row = replace(row, first_position=first_free + position)
-            entry = validated(position, row, self._client, self._task.options)
+            entry = _for_model(model, validated(position, row, self._client, self._task.options))
             self._first_free = place_of(entry) + 1
             yield entry
 
@@ -250,12 +254,12 @@ class BulkRun:
         return is_due
 
     def _to_stream(self) -> Summary:
-        workers = wait_for_workers(self._client)
-        model = model_of(workers, self._task.options.get("model"))
+        workers = wait_for_workers(self._client, self._task.options.get("model"))
+        model = model_of(workers)
         ledger = StreamLedger(self._task.output, self._plan.writer().header())
         reader = self._plan.reader
         packs = cut(
-            of_some_use(self._entries(reader, 0), self._task.input),
+            of_some_use(self._entries(reader, model, 0), self._task.input),
             PackSize(max_pairs=self._task.pack_pairs or pairs_for(workers)),
         )
         in_order_from = 0 if self._task.is_ordered else None
@@ -294,12 +298,12 @@ class BulkRun:
             return Verdict(notes=[error.message])
 
 
-def wait_for_workers(client: RerankClient) -> list[WorkerStatus]:
-    """The workers that take bulk work and have their model loaded; while they load, they are waited for."""
+def wait_for_workers(client: RerankClient, model: str | None = None) -> list[WorkerStatus]:
+    """The workers that take bulk work, of this model where one is named, and have it loaded; loading is waited for."""
     budget = RetryBudget(client.settings.bulk_patience_seconds)
     while True:
         try:
-            workers = bulk_workers(client)
+            workers = [worker for worker in bulk_workers(client) if worker.may_serve(model)]
         except BrokerUnavailable as error:
             time.sleep(budget.failed(error))
             continue
@@ -308,19 +312,30 @@ def wait_for_workers(client: RerankClient) -> list[WorkerStatus]:
             return loaded
         if workers:
             budget.succeeded()
-        time.sleep(LOADING_PERIOD_SECONDS if workers else budget.failed(nobody_there(0)))
+        time.sleep(LOADING_PERIOD_SECONDS if workers else budget.failed(nobody_there(0, model)))
 
 
-def model_of(workers: list[WorkerStatus], asked: str | None) -> ModelInfo:
-    """The one model that the workers serve; several, or another than was asked for, are refused."""
+def model_of(workers: list[WorkerStatus]) -> ModelInfo:
+    """The one model that the workers serve; several are refused."""
     served = sorted({(worker.model, worker.revision) for worker in workers})
     if len(served) > 1:
         names = ", ".join(f"{name}@{revision}" for name, revision in served)
-        raise InvalidSettings(f"the workers serve different models, whose scores do not compare: {names}")
+        raise InvalidSettings(
+            f"the workers serve different models, whose scores do not compare; name one of them as the model: {names}"
+        )
     name, revision = served[0]
-    if asked not in (None, name, f"{name}@{revision}"):
-        raise InvalidSettings(f"expected workers that serve {asked}, got {name}@{revision}")
     return ModelInfo(name=name, revision=revision)
+
+
+def _for_model(model: ModelInfo, entry: Entry) -> Entry:
+    """The entry; a row that names another model than the run's is refused: their scores do not compare."""
+    asked = None if entry.request is None else entry.request.model
+    if asked is None or asked in names_of(model.name, model.revision):
+        return entry
+    told = (
+        f"model: the run is scored by {model.name}@{model.revision}, got another; run such rows by themselves"
+    )
+    return Entry(entry.position, entry.row, None, InvalidRequest(told, {"field": "model"}))
 
 
 def _outcomes(answered_packs: Iterator[AnsweredPack], scribe: Scribe, window: Window) -> Iterator[Outcome]:

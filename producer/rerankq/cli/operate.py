@@ -68,15 +68,22 @@ def _show(found: "list[WorkerStatus]") -> None:
 
 
 def lanes(as_json: options.Json = False) -> None:
-    """Count the jobs that wait in each lane.
+    """Count the jobs that wait in each lane, and those of them that name a model by its name.
 
     [bold]Example:[/] watch rerankq lanes
     """
+    from rerankq.admission import shortened
+    from rerankq.contract.messages import LANES
+
     with connected() as client:
-        waiting = client.lanes()
+        waiting = client.model_lanes()
     if as_json:
-        print(json.dumps(waiting))
+        models = sorted({model for _, model in waiting if model is not None})
+        by_model = {model: {lane: waiting.get((lane, model), 0) for lane in LANES} for model in models}
+        all_together = {lane: sum(n for (each, _), n in waiting.items() if each == lane) for lane in LANES}
+        print(json.dumps(all_together | ({"models": by_model} if by_model else {})))
         return
-    out.print(
-        plain_table(("lane", "jobs waiting"), [(lane, f"{count:,}") for lane, count in waiting.items()])
-    )
+    rows = [
+        (lane, "" if model is None else shortened(model), f"{n:,}") for (lane, model), n in waiting.items()
+    ]
+    out.print(plain_table(("lane", "model", "jobs waiting"), rows))

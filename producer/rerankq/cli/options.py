@@ -54,7 +54,8 @@ Local = Annotated[
 Model = Annotated[
     str | None,
     _service(
-        help="With --local: the model to load (hub id, directory, `small`). Else: fail unless it is the one served."
+        help="With --local: the model to load (hub id, directory, `small`). Else: the one whose workers shall answer "
+        "(`name` or `name@revision`)."
     ),
 ]
 StackModel = Annotated[

@@ -156,7 +156,8 @@ async def _answers(client: AsyncRerankClient, members: list[Member], until: floa
     workers = await client.workers()
     if not workers:
         raise NoWorkers("no worker is there to answer")
-    packs = [pack for lane in LANES for pack in _packs(members, lane, workers)]
+    models = dict.fromkeys(member.request.model for member in members)
+    packs = [pack for lane in LANES for model in models for pack in _packs(members, lane, model, workers)]
     answered = await _at_once([_of_pack(client, pack, until) for pack in packs])
     return {
         member.place: answer
@@ -165,12 +166,14 @@ async def _answers(client: AsyncRerankClient, members: list[Member], until: floa
     }
 
 
-def _packs(members: Sequence[Member], lane: Lane, workers: list[WorkerStatus]) -> list[list[Member]]:
-    """The lane's members as packs, so that each of its workers has something to do."""
-    own = [member for member in members if member.request.lane == lane]
-    serving = sum(lane in worker.lanes for worker in workers)
-    share = math.ceil(sum(member.pairs for member in own) / max(serving, 1))
-    return list(runs_within(own, PackSize(max_pairs=min(share, pairs_for(workers)))))
+def _packs(
+    members: Sequence[Member], lane: Lane, model: str | None, workers: list[WorkerStatus]
+) -> list[list[Member]]:
+    """The members for one lane and model as packs, so that each of its workers has something to do."""
+    own = [member for member in members if (member.request.lane, member.request.model) == (lane, model)]
+    serving = [worker for worker in workers if lane in worker.lanes and worker.may_serve(model)]
+    share = math.ceil(sum(member.pairs for member in own) / max(len(serving), 1))
+    return list(runs_within(own, PackSize(max_pairs=min(share, pairs_for(serving or workers)))))
 
 
 async def _of_pack(client: AsyncRerankClient, pack: list[Member], until: float) -> list[Answer]:

@@ -10,7 +10,7 @@ names for one thing the first that is there holds.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -160,11 +160,21 @@ def finite(value: Any) -> float:
     return number
 
 
-def is_called(asked: str, model: str, revision: str) -> bool:
-    """Whether a name, or `name@revision`, means this model: by all of its name or by its last part, in any case."""
+def meant(asked: str, served: Sequence[tuple[str, str]]) -> str | None:
+    """The model that is called so, of these names and revisions; None where none of them is.
+
+    By all of its name, or else by its last part, in any case; `name@revision` by the beginning of its revision.
+    """
     name, _, wanted = asked.casefold().partition("@")
-    names = (model.casefold(), model.casefold().rstrip("/").rpartition("/")[2])
-    return (name in names or name.rpartition("/")[2] == names[1]) and revision.casefold().startswith(wanted)
+    fitting = [each for each in served if each[1].casefold().startswith(wanted)]
+    exact = [each for each in fitting if each[0].casefold() == name]
+    for model, revision in exact or [each for each in fitting if _last_part(each[0]) == _last_part(name)]:
+        return f"{model}@{revision}" if wanted else model
+    return None
+
+
+def _last_part(name: str) -> str:
+    return name.casefold().rstrip("/").rpartition("/")[2]
 
 
 def _documents(fields: Fields, dialect: Dialect) -> list[Any]:

@@ -6,7 +6,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from rerankq.contract import wire
-from rerankq.contract.errors import InvalidRequest
 from rerankq.contract.messages import Ranking, RequestOptions
 from rerankq.http import dialects
 from rerankq.http.bodies import read_json
@@ -39,18 +38,20 @@ async def served_model(service: Service, asked: str | None) -> str | None:
     """The model that a request means, as its workers call it; None where it means whichever is served.
 
     Most clients cannot do without a model's name, and many send a fixed one (`rerank-v3.5`): a name without a slash is
-    such a label. With one it is a Hub id, and meant.
+    such a label, unless a model that is served is called so. With one it is a Hub id, and meant.
 
     Raises:
         Refusal: the one that is meant is not served.
     """
-    if asked is None or "/" not in asked:
+    if asked is None:
         return None
-    workers = [worker for worker in await service.client.workers() if worker.model]
-    meant = [worker.model for worker in workers if dialects.is_called(asked, worker.model, worker.revision)]
-    if not meant and workers:
+    workers = await service.client.workers()
+    names = dialects.meant(asked, [(worker.model, worker.revision) for worker in workers if worker.model])
+    if names or "/" not in asked:
+        return names
+    if workers and all(worker.model for worker in workers):
         raise _not_served({worker.model for worker in workers})
-    return meant[0] if meant else asked
+    return asked
 
 
 def json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -60,12 +61,7 @@ def json_response(content: Any, status: int = 200, headers: dict[str, str] | Non
 
 async def _ranking(service: Service, asked: dialects.Asked, timeout: float) -> Ranking:
     options: RequestOptions = {**asked.options, "model": await served_model(service, asked.model)}
-    try:
-        return await service.client.rerank(asked.query, asked.documents, timeout=timeout, **options)
-    except InvalidRequest as error:
-        if error.details.get("field") != "model":
-            raise
-        raise _not_served({worker.model for worker in await service.client.workers()}) from error
+    return await service.client.rerank(asked.query, asked.documents, timeout=timeout, **options)
 
 
 def _not_served(served: set[str]) -> Refusal:

@@ -57,8 +57,10 @@ async def ready(request: Request) -> Response:
 
 async def models(request: Request) -> Response:
     """What is served, as OpenAI lists it."""
-    served = {worker.model: worker.revision for worker in await _workers(request)}
-    return json_response({"object": "list", "data": [_model(*each) for each in served.items()]})
+    served = dict.fromkeys((worker.model, worker.revision) for worker in await _workers(request))
+    revisions = Counter(name for name, _ in served)
+    named = [(f"{name}@{of}" if revisions[name] > 1 else name, of) for name, of in served]
+    return json_response({"object": "list", "data": [_model(*each) for each in named]})
 
 
 async def info(request: Request) -> Response:

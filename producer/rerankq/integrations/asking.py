@@ -53,7 +53,8 @@ class Asks(BaseModel):
     max_tokens_per_doc: Count | None = None
     """Read only this many tokens of each."""
     model: str | None = None
-    """Refuse unless this model is the one served; over HTTP a name without a slash is a label, for whichever is."""
+    """`name` or `name@revision` of the model to ask, whose workers alone answer; over HTTP a name without a slash that
+    is no model's served there is a label, for whichever takes requests without one."""
     timeout: float | None = Field(default=None, gt=0)
     """Seconds to wait; RERANKQ_INTERACTIVE_TIMEOUT_SECONDS when absent."""
 

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from rerankq.admission import shortened
 from rerankq.answers import read_pack
 from rerankq.bulk.rows import Entry
 from rerankq.bulk.sending.answer_listener import AnswerListener
@@ -70,11 +71,12 @@ class AnsweredPack:
 
 @dataclass(slots=True)
 class SentMessage:
-    """One message: these entries of a pack."""
+    """One message: these entries of a pack, which name the same model or none."""
 
     job_id: str
     of: AnsweredPack
     indices: list[int]
+    model: str | None
     sent_at: float = 0.0
     resends: int = 0
 
@@ -121,8 +123,12 @@ class PackSender:
         if answered.is_complete:
             self._answered.append(answered)
             return
-        job_id = self._job_id(f"{pack.start}-{pack.stop}")
-        self._to_send.append(SentMessage(job_id, answered, pack.asked))
+        by_model: dict[str | None, list[int]] = {}
+        for index in pack.asked:
+            by_model.setdefault(pack.model_of(index), []).append(index)
+        for number, (model, indices) in enumerate(by_model.items()):
+            name = f"{pack.start}-{pack.stop}" + (f" {number}" if number else "")
+            self._to_send.append(SentMessage(self._job_id(name), answered, indices, model))
         self._send_waiting()
 
     def answered(self, timeout_seconds: float) -> Iterator[AnsweredPack]:
@@ -203,7 +209,7 @@ class PackSender:
     def _alone(self, answered: AnsweredPack, index: int) -> SentMessage:
         pack = answered.pack
         name = f"{pack.entries[index].position} alone of {pack.start}-{pack.stop}"
-        return SentMessage(self._job_id(name), answered, [index])
+        return SentMessage(self._job_id(name), answered, [index], pack.model_of(index))
 
     def _send_waiting(self) -> None:
         while self._to_send and time.monotonic() >= self._hold_until and self._try_send(self._to_send[0]):
@@ -241,10 +247,11 @@ class PackSender:
 
     def _count_workers(self) -> None:
         self.workers = bulk_workers(self._client)
-        if self.workers or not self._sent:
-            self._absence.succeeded()
-        else:
-            self._absence.failed(nobody_there(len(self._sent)))
+        for sent in self._sent.values():
+            if not any(worker.may_serve(sent.model) for worker in self.workers):
+                self._absence.failed(nobody_there(len(self._sent), sent.model))
+                return
+        self._absence.succeeded()
 
     def _resend_missed(self, now: float) -> None:
         """Send again what Redis does not know, although its answer is not there."""
@@ -271,9 +278,10 @@ def bulk_workers(client: RerankClient) -> list[WorkerStatus]:
     return [worker for worker in client.workers() if "bulk" in worker.lanes]
 
 
-def nobody_there(waiting_packs: int) -> NoWorkers:
-    """No worker takes bulk work."""
+def nobody_there(waiting_packs: int, model: str | None = None) -> NoWorkers:
+    """No worker takes bulk work, of this model where one is named."""
+    wanted = "bulk work" if model is None else f"bulk work for the model {shortened(model)}"
     return NoWorkers(
-        f"no worker takes bulk work ({waiting_packs} packs wait); start one with `rerankq-worker`, then run the same "
+        f"no worker takes {wanted} ({waiting_packs} packs wait); start one with `rerankq-worker`, then run the same "
         "command again"
     )

@@ -34,6 +34,11 @@ class Pack:
         """About what it holds in memory while it is under way."""
         return sum(entry.size_bytes for entry in self.entries)
 
+    def model_of(self, index: int) -> str | None:
+        """The model that this entry's request names."""
+        request = self.entries[index].request
+        return None if request is None else request.model
+
     def requests(self, indices: Iterable[int]) -> list[RerankRequest]:
         """The requests of these entries."""
         found = [self.entries[index].request for index in indices]
