@@ -24,12 +24,17 @@ def projections(lengths: tuple[int, ...], queries: int) -> list[torch.Tensor]:
     return [torch.randn(n, 2, 8) for n in (queries, sum(lengths), sum(lengths))]
 
 
-def by_definition(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Softmax(q k / sqrt d) v over the whole batch, everything outside the own row forbidden."""
+def by_definition(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, batch: Batch, window: int | None = None
+) -> torch.Tensor:
+    """Softmax(q k / sqrt d) v over the whole batch, everything outside the own row or the window forbidden."""
     rows = torch.repeat_interleave(torch.arange(len(batch.lengths)), torch.tensor(batch.lengths))
     asking = rows if len(q) == len(k) else torch.arange(len(q))
     logits = torch.einsum("qhd,khd->hqk", q, k) / q.shape[-1] ** 0.5
     logits = logits.masked_fill(asking[:, None] != rows[None, :], float("-inf"))
+    if window is not None:
+        places = torch.arange(len(k))
+        logits = logits.masked_fill((places[:, None] - places).abs() > window, float("-inf"))
     return torch.einsum("hqk,khd->qhd", logits.softmax(-1), v)
 
 
@@ -41,30 +46,51 @@ def kernel_double(
     cu_k: torch.Tensor,
     max_q: int,
     max_k: int,
+    window_size: tuple[int, int] = (-1, -1),
 ) -> torch.Tensor:
     """What flash attention's variable-length kernel promises, computed row by row."""
+    to_left, to_right = window_size
     assert cu_q.dtype == cu_k.dtype == torch.int32
     assert max_q == int(cu_q.diff().max())
     assert max_k == int(cu_k.diff().max())
     parts = []
     for a, b, c, d in zip(cu_q, cu_q[1:], cu_k, cu_k[1:], strict=False):
         heads_first = (q[a:b].transpose(0, 1), k[c:d].transpose(0, 1), v[c:d].transpose(0, 1))
-        parts.append(torch.nn.functional.scaled_dot_product_attention(*heads_first).transpose(0, 1))
+        ahead = torch.arange(d - c) - torch.arange(b - a)[:, None] if window_size != (-1, -1) else None
+        mask = None if ahead is None else (ahead >= -to_left) & (ahead <= to_right)
+        parts.append(
+            torch.nn.functional.scaled_dot_product_attention(*heads_first, attn_mask=mask).transpose(0, 1)
+        )
     return torch.cat(parts)
 
 
-@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
-@pytest.mark.parametrize("only_firsts", [False, True], ids=["all ask", "firsts ask"])
-@pytest.mark.parametrize(
+every_way = pytest.mark.parametrize(
     "attention",
     [per_row, padded, VariableLength(kernel_double)],
     ids=["per row", "padded", "variable length"],
 )
+
+
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+@pytest.mark.parametrize("only_firsts", [False, True], ids=["all ask", "firsts ask"])
+@every_way
 def test_attention_stays_within_each_row(attention, only_firsts: bool, lengths: tuple[int, ...]) -> None:
     batch = batch_of(lengths)
     q, k, v = projections(lengths, queries=len(lengths) if only_firsts else sum(lengths))
 
     torch.testing.assert_close(attention(q, k, v, batch), by_definition(q, k, v, batch), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("lengths", [*LENGTHS, (63, 64, 65), (129, 129), (200, 5)], ids=str)
+@pytest.mark.parametrize("window", [0, 1, 4, 64])
+@every_way
+def test_a_token_sees_no_further_than_its_window(attention, window: int, lengths: tuple[int, ...]) -> None:
+    batch = batch_of(lengths)
+    q, k, v = projections(lengths, queries=sum(lengths))
+
+    got = attention(q, k, v, batch, window)
+
+    torch.testing.assert_close(got, by_definition(q, k, v, batch, window), atol=1e-5, rtol=1e-5)
 
 
 def test_positions_start_anew_in_every_row() -> None:

@@ -1,7 +1,8 @@
 """Attention within each row of a batch. Three ways to the same numbers; knows no weights.
 
 Every way takes `queries` [Q, H, D], `keys` and `values` [T, H, D], and gives [Q, H, D]. Either each token asks
-(Q = T) or, in the last layer, only each row's first (Q = n).
+(Q = T) or, in the last layer, only each row's first (Q = n). With a window each token, and then each must ask, sees
+its row no further than so many tokens to either side.
 """
 
 import importlib
@@ -14,11 +15,14 @@ from torch.nn import functional
 
 from rerankq_worker.engine.batch import Batch
 
+BLOCK_TOKENS = 64  # queries at a time where a window limits what they see; 32 to 128 are as fast
 SM80 = (8, 0)  # Ampere: what flash attention's variable-length kernels need
 
 
 class Attention(Protocol):
-    def __call__(self, queries: Tensor, keys: Tensor, values: Tensor, batch: Batch) -> Tensor: ...
+    def __call__(
+        self, queries: Tensor, keys: Tensor, values: Tensor, batch: Batch, window: int | None = None
+    ) -> Tensor: ...
 
 
 def choose_attention(device: torch.device, body: torch.dtype) -> Attention:
@@ -32,7 +36,7 @@ def choose_attention(device: torch.device, body: torch.dtype) -> Attention:
     return padded
 
 
-def per_row(queries: Tensor, keys: Tensor, values: Tensor, batch: Batch) -> Tensor:
+def per_row(queries: Tensor, keys: Tensor, values: Tensor, batch: Batch, window: int | None = None) -> Tensor:
     """One call per stretch of equal lengths: on a CPU the calls cost little and padding costs much."""
     out = torch.zeros_like(queries, memory_format=torch.contiguous_format)  # zeros for the fillers
     all_ask = len(queries) == len(keys)
@@ -43,18 +47,44 @@ def per_row(queries: Tensor, keys: Tensor, values: Tensor, batch: Batch) -> Tens
             _heads_first(keys[stretch.tokens], stretch.rows),
             _heads_first(values[stretch.tokens], stretch.rows),
         )
-        out[asking] = _tokens_first(functional.scaled_dot_product_attention(q, k, v))
+        if window is None or stretch.length_tokens <= window + 1:
+            attended = functional.scaled_dot_product_attention(q, k, v)
+        else:
+            attended = _in_blocks(q, k, v, window)
+        out[asking] = _tokens_first(attended)
     return out
 
 
-def padded(queries: Tensor, keys: Tensor, values: Tensor, batch: Batch) -> Tensor:
+def _in_blocks(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+    """Windowed attention, [rows, H, L, D], a block of queries at a time on what these see: long rows cost their length,
+    not its square.
+    """
+    out, length = torch.empty_like(q), q.shape[2]
+    for start in range(0, length, BLOCK_TOKENS):
+        asking = slice(start, min(start + BLOCK_TOKENS, length))
+        seen = slice(max(0, asking.start - window), min(asking.stop + window, length))
+        near = _near(torch.arange(asking.start, asking.stop), torch.arange(seen.start, seen.stop), window)
+        out[:, :, asking] = functional.scaled_dot_product_attention(
+            q[:, :, asking], k[:, :, seen], v[:, :, seen], attn_mask=near
+        )
+    return out
+
+
+def _near(asking: Tensor, seen: Tensor, window: int) -> Tensor:
+    """[asking, seen]: which places are at most a window apart."""
+    return (asking[:, None] - seen).abs() <= window
+
+
+def padded(queries: Tensor, keys: Tensor, values: Tensor, batch: Batch, window: int | None = None) -> Tensor:
     """One call on rows padded to the longest, the padding masked: for GPUs without a variable-length kernel.
 
     For batches without fillers, as they are on CUDA.
     """
     rows, longest = len(batch.lengths), max(batch.lengths)
     lengths, columns = batch.offsets.diff(), torch.arange(longest, device=queries.device)
-    mask = columns < lengths[:, None]  # [n, longest]
+    mask = (columns < lengths[:, None])[:, None, None]  # [n, 1, 1, longest]
+    if window is not None:
+        mask = mask & _near(columns, columns, window)  # [n, 1, longest, longest]
     every_row = torch.arange(rows, device=queries.device)
     # size given: no waiting
     row_of = torch.repeat_interleave(every_row, lengths, output_size=sum(batch.lengths))
@@ -62,7 +92,7 @@ def padded(queries: Tensor, keys: Tensor, values: Tensor, batch: Batch) -> Tenso
     all_ask = len(queries) == len(keys)
     q = _spread(queries, slots, rows, longest) if all_ask else _heads_first(queries, rows)
     k, v = _spread(keys, slots, rows, longest), _spread(values, slots, rows, longest)
-    answer = _tokens_first(functional.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :]))
+    answer = _tokens_first(functional.scaled_dot_product_attention(q, k, v, attn_mask=mask))
     return answer[slots] if all_ask else answer
 
 
@@ -72,14 +102,19 @@ class VariableLength:
     def __init__(self, kernel: Callable[..., Any]) -> None:
         self._kernel = kernel
 
-    def __call__(self, queries: Tensor, keys: Tensor, values: Tensor, batch: Batch) -> Tensor:
+    def __call__(
+        self, queries: Tensor, keys: Tensor, values: Tensor, batch: Batch, window: int | None = None
+    ) -> Tensor:
         longest = max(batch.lengths)
         if len(queries) == len(keys):
             offsets, longest_asking = batch.offsets, longest
         else:
             offsets = torch.arange(len(queries) + 1, dtype=torch.int32, device=queries.device)
             longest_asking = 1
-        answer: Tensor = self._kernel(queries, keys, values, offsets, batch.offsets, longest_asking, longest)
+        limits = {} if window is None else {"window_size": (window, window)}
+        answer: Tensor = self._kernel(
+            queries, keys, values, offsets, batch.offsets, longest_asking, longest, **limits
+        )
         return answer
 
 

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from rerankq_worker.engine.attention import Attention, choose_attention
 from rerankq_worker.engine.errors import first_line, is_out_of_memory
 from rerankq_worker.engine.linears import MakeLinear, choose_linear
+from rerankq_worker.engine.modernbert_model import ModernBertModel
+from rerankq_worker.engine.packed_model import PackedModel
 from rerankq_worker.engine.precision import Precision
 from rerankq_worker.engine.unfit_weights import refuse_unfit
 from rerankq_worker.engine.unpadded_model import UnpaddedModel
@@ -24,21 +26,6 @@ from rerankq_worker.scoring import TokenIds
 
 Forward = Callable[[Sequence[TokenIds]], Tensor]
 """Rows to fp32 logits [n]; what the engine calls for every batch, and what its tests replace."""
-
-
-class PackedModel(Protocol):
-    """A model resident on its device, which computes rows laid end to end."""
-
-    pads: bool
-    """Whether a batch takes the memory of rows that are all as long as its longest."""
-
-    def __call__(self, rows: Sequence[TokenIds]) -> Tensor:
-        """Logits, fp32, [n]; on CUDA they may not have been computed yet when this returns."""
-        ...
-
-    def exactly(self, device: torch.device, rows: Sequence[TokenIds]) -> Tensor:
-        """The same in fp32 arithmetic on the weights as they are held, on whichever device."""
-        ...
 
 
 class BuildPacked(Protocol):
@@ -55,7 +42,7 @@ class BuildPacked(Protocol):
     ) -> PackedModel: ...
 
 
-FORWARDS: Mapping[str, BuildPacked] = {"bert": UnpaddedModel}
+FORWARDS: Mapping[str, BuildPacked] = {"bert": UnpaddedModel, "modernbert": ModernBertModel}
 """What computes a family, by the name that its record gives as `forward`."""
 
 PROBES = (

@@ -5,7 +5,6 @@ Knows weights and tensors; no text, no files, no batches that do not fit. What i
 for each row's `<s>` only, since the head reads nothing else; the head in fp32 whatever the body's precision.
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,17 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rerankq_worker.engine.attention import Attention, padded, per_row
-from rerankq_worker.engine.batch import Batch, lay_out
+from rerankq_worker.engine.attention import Attention
+from rerankq_worker.engine.batch import Batch
 from rerankq_worker.engine.linears import Linear, MakeLinear, as_in
+from rerankq_worker.engine.packed_model import Norm, PackedModel, norm_of, placed, taken
 from rerankq_worker.engine.precision import Precision
 from rerankq_worker.model.family import Family
-from rerankq_worker.scoring import TokenIds
-
-Norm = Callable[[Tensor], Tensor]
 
 
-class UnpaddedModel:
+class UnpaddedModel(PackedModel):
     """Rows in, one fp32 logit per row out, on the model's device."""
 
     def __init__(
@@ -38,31 +35,12 @@ class UnpaddedModel:
         """Takes the weights of `source`, a transformers XLMRobertaForSequenceClassification in fp32, and empties it."""
         loaded: Any = source
         config = loaded.config
-        self.pads = attention is padded
-        """Whether a batch takes the memory of rows that are all as long as its longest."""
-        self._device = device
-        self._body = precision.body
-        self._attention = attention
+        super().__init__(device, precision, attention)
         self._head = _Head.of(loaded.classifier, device)
-        self._embeddings = _Embeddings.of(
-            loaded.roberta.embeddings, family.first_position, config.layer_norm_eps, device, precision
-        )
-        make = _Maker(device, precision.body, make_linear, config.num_attention_heads, config.layer_norm_eps)
+        self._embeddings = _Embeddings.of(loaded.roberta.embeddings, family.first_position, device, precision)
+        make = _Maker(device, precision.body, make_linear, config.num_attention_heads)
         layers: list[Any] = list(loaded.roberta.encoder.layer)
         self._layers = [make.layer(layer, last=layer is layers[-1]) for layer in layers]
-
-    @torch.inference_mode()
-    def __call__(self, rows: Sequence[TokenIds]) -> Tensor:
-        """Logits, fp32, [n]; on CUDA they may not have been computed yet when this returns."""
-        return self._forward(lay_out(rows, self._device), self._body, self._attention)
-
-    @torch.inference_mode()
-    def exactly(self, device: torch.device, rows: Sequence[TokenIds]) -> Tensor:
-        """The same in fp32 arithmetic on the weights as they are held, each widened and moved for its own product only.
-
-        For models whose linears are plain: those on CUDA.
-        """
-        return self._forward(lay_out(rows, device), torch.float32, per_row)
 
     def _forward(self, batch: Batch, body: torch.dtype, attention: Attention) -> Tensor:
         hidden = self._embeddings(batch, body)
@@ -82,12 +60,12 @@ class _Embeddings:
 
     @classmethod
     def of(
-        cls, source: Any, first_position: int, eps: float, device: torch.device, precision: Precision
+        cls, source: Any, first_position: int, device: torch.device, precision: Precision
     ) -> "_Embeddings":
         used = source.position_embeddings.weight.data[first_position:]
         positions = used + source.token_type_embeddings.weight.data[0]
-        words = _taken(source.word_embeddings).to(device, precision.embeddings)
-        norm = _norm(source.LayerNorm, eps, device, precision.body)
+        words = taken(source.word_embeddings).to(device, precision.embeddings)
+        norm = norm_of(source.LayerNorm, device, precision.body)
         return cls(words, positions.to(device, precision.body), norm)
 
     def __call__(self, batch: Batch, body: torch.dtype) -> Tensor:
@@ -143,7 +121,7 @@ class _Head:
     @classmethod
     def of(cls, source: Any, device: torch.device) -> "_Head":
         tensors = (source.dense.weight, source.dense.bias, source.out_proj.weight, source.out_proj.bias)
-        return cls(*(_placed(tensor, device, torch.float32) for tensor in tensors))
+        return cls(*(placed(tensor, device, torch.float32) for tensor in tensors))
 
     def __call__(self, firsts: Tensor) -> Tensor:
         firsts = firsts.float()
@@ -163,7 +141,6 @@ class _Maker:
     body: torch.dtype
     make_linear: MakeLinear
     heads: int
-    eps: float
 
     def layer(self, source: Any, last: bool) -> _Layer:
         asks, output = source.attention.self, source.attention.output
@@ -173,33 +150,13 @@ class _Maker:
             query=self._linear(asks.query) if last else None,
             projections=self._linear(*projecting),
             after_attention=self._linear(output.dense),
-            attention_norm=_norm(output.LayerNorm, self.eps, self.device, self.body),
+            attention_norm=norm_of(output.LayerNorm, self.device, self.body),
             grow=self._linear(source.intermediate.dense, gelu=True),
             shrink=self._linear(source.output.dense),
-            output_norm=_norm(source.output.LayerNorm, self.eps, self.device, self.body),
+            output_norm=norm_of(source.output.LayerNorm, self.device, self.body),
         )
 
     def _linear(self, *sources: Any, gelu: bool = False) -> Linear:
         bias = torch.cat([source.bias.data for source in sources])
-        weight = torch.cat([_taken(source) for source in sources])
+        weight = torch.cat([taken(source) for source in sources])
         return self.make_linear(weight, bias, gelu)
-
-
-def _taken(source: Any) -> Tensor:
-    """The weight of a module, which is left without."""
-    weight: Tensor = source.weight.data
-    source.weight = None
-    return weight
-
-
-def _norm(source: Any, eps: float, device: torch.device, body: torch.dtype) -> Norm:
-    weight, bias = _placed(source.weight, device, body), _placed(source.bias, device, body)
-    return lambda hidden: functional.layer_norm(
-        hidden, weight.shape, as_in(weight, hidden), as_in(bias, hidden), eps
-    )
-
-
-def _placed(parameter: Any, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """A copy always: a view of a small tensor would keep the whole checkpoint mapped into memory."""
-    placed: Tensor = parameter.data.to(device, dtype, copy=True)
-    return placed

@@ -81,4 +81,23 @@ XLM_ROBERTA = Family(
     head=("classifier.dense", "classifier.out_proj"),
 )
 
-FAMILIES = (XLM_ROBERTA,)
+MODERNBERT = Family(
+    architecture="ModernBertForSequenceClassification",
+    model_type="modernbert",
+    forward="modernbert",
+    demanded={"model_type": "modernbert"},
+    smallest=XLM_ROBERTA.smallest,
+    first_position=0,
+    tokens={
+        "unk_token": "[UNK]",
+        "sep_token": "[SEP]",
+        "pad_token": "[PAD]",
+        "cls_token": "[CLS]",
+        "mask_token": "[MASK]",
+    },
+    frame=(["cls_token"], ["sep_token"], ["sep_token"]),
+    weights=("model.", "head.", "classifier."),
+    head=("head.dense", "head.norm", "classifier"),
+)
+
+FAMILIES = (XLM_ROBERTA, MODERNBERT)
