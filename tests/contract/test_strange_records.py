@@ -60,7 +60,7 @@ def test_a_worker_runs_a_job_whose_record_is_strange(store: JobStore, redis: "Re
 
 def test_a_record_that_cannot_be_written_costs_no_other_job_its_own(store: JobStore, redis: "Redis") -> None:
     redis.set(keys.job("type"), "a string")
-    store.save_checkpoint("type", [], np.zeros(0, dtype=np.float32), ())
+    store.save_checkpoint("type", [], np.zeros(0, dtype=np.float32), (), scored=0)
     store.finish("type")
 
     store.finish("next")

@@ -3,14 +3,17 @@
 import numpy as np
 
 from rerankq_worker.job.score_sheet import ScoreSheet
-from rerankq_worker.model.tokenizer import Row
+from rerankq_worker.model.reading import Row, Span
 
 NAN = float("nan")
 
 
 def sheet_of(*tokens: int, logits: list[float] | None = None) -> ScoreSheet:
     """Rows of one token each, and what an earlier attempt left of their scores."""
-    rows = [Row(np.array([0, token], dtype=np.int32), truncated=False) for token in tokens]
+    rows = [
+        Row(np.array([0, token], dtype=np.int32), truncated=False, document=place)
+        for place, token in enumerate(tokens)
+    ]
     return ScoreSheet.of(rows, np.array(logits or [NAN] * len(rows), dtype=np.float32))
 
 
@@ -49,3 +52,17 @@ def test_what_was_known_already_is_no_duplicate() -> None:
         [True, True, False, False],
         [False, False, False, True],
     )
+
+
+def test_a_document_is_scored_when_all_its_windows_are() -> None:
+    windows = [Span(0, 2, 0, 9), Span(1, 2, 8, 15)]
+    spans = [None, *windows, *windows, None]
+    rows = [
+        Row(np.array([token], dtype=np.int32), False, document=0, span=span)
+        for token, span in enumerate(spans)
+    ]
+
+    sheet = ScoreSheet.of(rows, np.array([1, 2, NAN, 3, 4, NAN], dtype=np.float32))
+
+    assert sheet.scored_documents == 2
+    assert sheet.unscored_documents(np.array([0, 1, 2])) == 1

@@ -65,6 +65,11 @@ class Member:
     """Among those of the whole job."""
 
     @property
+    def documents(self) -> int:
+        """How many it asks about."""
+        return 0 if self.request is None else len(self.request.documents)
+
+    @property
     def positions(self) -> Positions:
         """Which of the job's rows are its own."""
         return np.arange(self.first_row, self.first_row + len(self.rows))
@@ -142,8 +147,15 @@ class JobRunner:
         for member in members:
             member.first_row = len(rows)
             rows += member.rows
+        documents = sum(member.documents for member in members)
         earlier = self._store.start(
-            attempt.job_id, attempt.lane, attempt.worker, attempt.number, rows, self._names
+            attempt.job_id,
+            attempt.lane,
+            attempt.worker,
+            attempt.number,
+            rows,
+            self._names,
+            documents=documents,
         )
         sheet = ScoreSheet.of(rows, earlier)
         in_time = self._score_members(attempt, members, sheet)
@@ -237,7 +249,7 @@ class JobRunner:
                 f"the engine could not score job {attempt.job_id}: {error}", {"where": "engine"}
             ) from error
         except EngineAway:
-            self._store.save_checkpoint(attempt.job_id, sheet.rows, sheet.logits, self._names)
+            self._save(attempt, sheet)
             raise
 
     def _take(self, attempt: Attempt, answers: Iterable[Scored], sheet: ScoreSheet, asked: Positions) -> bool:
@@ -250,8 +262,12 @@ class JobRunner:
             if is_time_to_ask():
                 self._refuse_to_go_on(attempt)
             if is_time_to_save():
-                self._store.save_checkpoint(attempt.job_id, sheet.rows, sheet.logits, self._names)
+                self._save(attempt, sheet)
         return True
+
+    def _save(self, attempt: Attempt, sheet: ScoreSheet) -> None:
+        scored = sheet.scored_documents
+        self._store.save_checkpoint(attempt.job_id, sheet.rows, sheet.logits, self._names, scored=scored)
 
     def _refuse_to_go_on(self, attempt: Attempt) -> None:
         match self._store.why_stop(attempt.job_id, attempt.number):
@@ -278,10 +294,8 @@ class JobRunner:
         logits = sheet.logits[member.positions]
         if member.request is None:
             return member.error or JobFailed("This is a bug: a member without request or error.")
-        total = len(member.request.documents)
-        scored = total - len(
-            {row.document for row, logit in zip(member.rows, logits, strict=True) if np.isnan(logit)}
-        )
+        total = member.documents
+        scored = total - sheet.unscored_documents(member.positions)
         if scored < total and not in_time and member.request.on_deadline == "fail":
             return DeadlineExceeded(
                 f"{scored} of {total} documents were scored before the time was up: the job's own deadline, or the "

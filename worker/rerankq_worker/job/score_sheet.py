@@ -24,6 +24,8 @@ class ScoreSheet:
     """NaN where there is none yet; equal rows have equal ones."""
     firsts: Positions
     """For each row the first that equals it."""
+    documents: Positions
+    """For each row which document it is of, counted through all requests of the job."""
     was_known: npt.NDArray[np.bool_]
     """Which scores an earlier attempt left behind."""
 
@@ -32,7 +34,17 @@ class ScoreSheet:
         """The sheet of rows of which an earlier attempt left these logits."""
         firsts = _first_equals(rows)
         logits = logits[firsts]
-        return cls(rows, logits, firsts, ~np.isnan(logits))
+        return cls(rows, logits, firsts, _documents(rows), ~np.isnan(logits))
+
+    def unscored_documents(self, positions: Positions) -> int:
+        """How many documents of the rows at these positions lack a score for any of their rows."""
+        return len(np.unique(self.documents[positions[np.isnan(self.logits[positions])]]))
+
+    @property
+    def scored_documents(self) -> int:
+        """How many documents have all their rows scored."""
+        everywhere = np.arange(len(self.rows))
+        return len(np.unique(self.documents)) - self.unscored_documents(everywhere)
 
     @property
     def is_duplicate(self) -> npt.NDArray[np.bool_]:
@@ -48,6 +60,11 @@ class ScoreSheet:
         """Note the scores of rows that `to_ask` named, for all that equal them."""
         self.logits[positions] = logits
         self.logits[:] = self.logits[self.firsts]
+
+
+def _documents(rows: Sequence[Row]) -> Positions:
+    begins = [row.span is None or row.span.index == 0 for row in rows]
+    return np.cumsum(begins, dtype=np.intp)
 
 
 def _first_equals(rows: Sequence[Row]) -> Positions:

@@ -112,18 +112,27 @@ class JobStore:
         return DeadLetters(self._broker).is_untold(job_id)
 
     def start(
-        self, job_id: str, lane: str, worker: str, attempt: int, rows: Sequence[Row], model: Sequence[str]
+        self,
+        job_id: str,
+        lane: str,
+        worker: str,
+        attempt: int,
+        rows: Sequence[Row],
+        model: Sequence[str],
+        *,
+        documents: int,
     ) -> Logits:
         """Note that the job runs, and where; the scores that an earlier attempt left behind, NaN where there is none.
 
         Args:
             model: what the model is called; scores of another are of no use.
+            documents: how many the job is about; there may be more rows.
         """
         fields: dict[Any, Any] = {
             "lane": lane,
             "worker": worker,
             "attempts": attempt,
-            "total": len(rows),
+            "total": documents,
             "started": self.clock.now(),
         }
         key = keys.job(job_id)
@@ -153,12 +162,14 @@ class JobStore:
         is_overtaken = number_in(answered) is not None or (number_in(latest) or 0) > attempt
         return "superseded" if is_overtaken else None
 
-    def save_checkpoint(self, job_id: str, rows: Sequence[Row], logits: Logits, model: Sequence[str]) -> None:
-        """Keep the scores so far (NaN = not yet) for a later attempt, and tell how far the job is."""
+    def save_checkpoint(
+        self, job_id: str, rows: Sequence[Row], logits: Logits, model: Sequence[str], *, scored: int
+    ) -> None:
+        """Keep the scores so far (NaN = not yet) for a later attempt, and tell how many documents are scored."""
         pipeline = self._broker.pipeline()
         saved = _digest(rows, model) + logits.astype("<f4").tobytes()
         pipeline.set(keys.checkpoint(job_id), saved, ex=keys.CHECKPOINT_TTL_SECONDS)
-        pipeline.hset(keys.job(job_id), "scored", int(np.count_nonzero(~np.isnan(logits))))
+        pipeline.hset(keys.job(job_id), "scored", scored)
         self._if_there(pipeline.execute, None)
 
     def finish(self, job_id: str, *, keep_scores: bool = False) -> None:
