@@ -66,13 +66,23 @@ def test_the_same_job_twice_is_on_the_lane_once(client: RerankClient, redis_serv
     assert queued(redis_server) == 1
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"documents": ["something else"]},
+        {"instruction": "find the answer"},
+        {"score_threshold": 0.5},
+        {"long_documents": "windows"},
+    ],
+    ids=str,
+)
 def test_an_id_that_belongs_to_another_request_is_refused(
-    client: RerankClient, redis_server: RedisServer
+    client: RerankClient, redis_server: RedisServer, other: dict[str, Any]
 ) -> None:
     client.submit("q", ["a"], job_id="order-7")
 
     with pytest.raises(InvalidRequest, match="order-7 belongs to another request"):
-        client.submit("q", ["something else"], job_id="order-7")
+        client.submit(**{"query": "q", "documents": ["a"], "job_id": "order-7", **other})
     assert queued(redis_server) == 1
 
 

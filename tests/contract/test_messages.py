@@ -123,6 +123,18 @@ BAD = {
     "unknown lane": ({"lane": "fast"}, "lane: expected 'interactive' or 'bulk'"),
     "unknown way at the deadline": ({"on_deadline": "guess"}, "on_deadline: expected 'fail' or 'partial'"),
     "another contract": ({"version": 99}, "version: expected contract version 1 to 2, got 99"),
+    "another contract with fields of its own": (
+        {"version": 3, "later": [1]},
+        "version: expected contract version 1 to 2, got 3; upgrade the older side (and 1 more fields)",
+    ),
+    "a threshold of text": ({"score_threshold": "high"}, "score_threshold: expected a valid number"),
+    "a threshold that nothing meets": ({"score_threshold": math.nan}, "score_threshold: expected a finite"),
+    "no windows": ({"max_windows_per_doc": 0}, "max_windows_per_doc: expected greater than or equal to 1"),
+    "another way with long documents": (
+        {"long_documents": "summarize"},
+        "long_documents: expected 'truncate' or 'windows'",
+    ),
+    "an instruction in parts": ({"instruction": [SECRET]}, "instruction: expected a valid string"),
 }
 
 
@@ -257,3 +269,41 @@ def test_a_request_comes_back_from_the_wire_as_it_went(
     request = RerankRequest(query=query, documents=documents, top_n=top_n, raw_scores=raw)
 
     assert parse_request(request.to_wire()) == request
+
+
+@pytest.mark.parametrize(
+    ("asked", "version"),
+    [
+        ({}, None),
+        ({"top_n": 1, "truncation": False}, None),
+        ({"instruction": " "}, None),
+        ({"long_documents": "truncate"}, None),
+        ({"instruction": "find the answer"}, 2),
+        ({"score_threshold": 0}, 2),
+        ({"long_documents": "windows"}, 2),
+    ],
+    ids=str,
+)
+def test_a_message_says_the_least_version_that_can_read_it(
+    asked: dict[str, Any], version: int | None
+) -> None:
+    assert parse_request(GOOD | asked).to_wire().get("version") == version
+
+
+@pytest.mark.parametrize("said", [{}, {"version": 1}, {"version": 2}], ids=str)
+def test_a_message_of_any_version_until_now_is_read(said: dict[str, Any]) -> None:
+    assert parse_request(GOOD | said | {"score_threshold": 0.5}).score_threshold == 0.5
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({}, "truncate"),
+        ({"max_windows_per_doc": 3}, "windows"),
+        ({"max_windows_per_doc": None}, "truncate"),
+        ({"max_windows_per_doc": 3, "long_documents": "truncate"}, "truncate"),
+    ],
+    ids=str,
+)
+def test_whoever_says_how_many_windows_asks_for_windows(asked: dict[str, Any], expected: str) -> None:
+    assert parse_request(GOOD | asked).long_documents == expected

@@ -8,9 +8,12 @@ import jsonschema
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 from starlette.testclient import TestClient
 
+from rerankq.contract.messages import Window
 from rerankq.http import HttpSettings, create_app, dialects
+from rerankq.http.openapi import document
 from rerankq.testing import AsyncFakeRerankClient
 
 CAR, PANDA = "a car", "a panda eats bamboo"
@@ -28,7 +31,18 @@ def answered(http: TestClient, body: Any, path: str = "/v1/rerank") -> Any:
 SAID: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "cohere v2": ({"model": "rerank-v3.5", "top_n": 1, "max_tokens_per_doc": 9}, {"top_n": 1, "max_tokens_per_doc": 9}),
     "cohere v2, langchain": ({"model": "m", "top_n": 3, "max_tokens_per_doc": None, "priority": 0}, {"top_n": 2}),
-    "cohere v1": ({"return_documents": True, "max_chunks_per_doc": 10, "rank_fields": None}, {}),
+    "cohere v1": ({"return_documents": True, "max_chunks_per_doc": 10, "rank_fields": None},
+                  {"long_documents": "windows", "max_windows_per_doc": 10}),
+    "cohere v1, not told": ({"return_documents": True, "max_chunks_per_doc": None}, {}),
+    "whole": ({"long_documents": "windows"}, {"long_documents": "windows"}),
+    "whole, so far": ({"max_windows_per_doc": "3"}, {"long_documents": "windows", "max_windows_per_doc": 3}),
+    "cut whatever is told": ({"long_documents": "truncate", "max_chunks_per_doc": 10}, {"max_windows_per_doc": 10}),
+    "a threshold": ({"score_threshold": "0.5"}, {"score_threshold": 0.5}),
+    "a threshold of none": ({"threshold": 0}, {"score_threshold": 0.0}),
+    "an instruction": ({"instruction": "answers"}, {"instruction": "answers"}),
+    "sglang": ({"instruct": "answers"}, {"instruction": "answers"}),
+    "vllm, an instruction": ({"chat_template_kwargs": {"instruction": "answers", "x": 1}}, {"instruction": "answers"}),
+    "vllm, none": ({"chat_template_kwargs": "x", "instruction": ""}, {}),
     "voyage": ({"top_k": 1, "truncation": True}, {"top_n": 1}),
     "voyage, langchain": ({"top_k": None, "truncation": True}, {}),
     "voyage, not cut": ({"truncation": False}, {"truncation": False}),
@@ -80,6 +94,9 @@ REFUSED: dict[str, tuple[dict[str, Any], int, str]] = {
     "a list as a boolean": ({"raw_scores": []}, 422, "raw_scores"),
     "a threshold that is none": ({"score_threshold": "high"}, 422, "score_threshold"),
     "a model that is none": ({"model": 5}, 422, "model"),
+    "no way with long documents": ({"long_documents": "whole"}, 422, "long_documents"),
+    "half a window": ({"max_chunks_per_doc": 1.5}, 422, "max_chunks_per_doc"),
+    "an instruction in parts": ({"instruct": ["a"]}, 422, "instruct"),
     "cut at the other end": ({"truncation_direction": "Left"}, 422, "truncation_direction"),
     "cut at the other end, vllm": ({"truncation_side": "left"}, 422, "truncation_side"),
     "ranked by no field": ({"rank_fields": "title"}, 422, "rank_fields"),
@@ -221,6 +238,28 @@ def test_what_was_cut_is_told(http: TestClient) -> None:
     assert [row["truncated"] for row in told["results"] if "truncated" in row] == [True]
     assert told["usage"]["truncated_documents"] == 1
     assert told["meta"]["warnings"] == ["of 1 of 2 documents only the beginning was read"]
+
+
+@pytest.mark.parametrize("texts", ["texts", "input", "documents"])
+def test_the_window_that_a_score_is_of_is_told_where_there_is_one(
+    http: TestClient, fake: AsyncFakeRerankClient, monkeypatch: pytest.MonkeyPatch, texts: str
+) -> None:
+    whole = fake.rerank
+
+    async def in_windows(*args: Any, **options: Any) -> Any:
+        ranking = await whole(*args, **options)
+        best = ranking.results[0].model_copy(update={"window": Window(index=1, total=3, start=700, end=1500)})
+        return ranking.model_copy(update={"results": [best, *ranking.results[1:]]})
+
+    monkeypatch.setattr(fake, "rerank", in_windows)
+    reply = http.post(
+        "/rerank", json={"query": ASKED["query"], texts: ASKED["documents"], "long_documents": "windows"}
+    ).json()
+
+    rows = reply if texts == "texts" else reply["results"]
+    assert [row.get("window") for row in rows] == [{"index": 1, "total": 3, "start": 700, "end": 1500}, None]
+    written = {"$ref": "#/components/schemas/AnyRanking", "components": document()["components"]}
+    Draft202012Validator(written).validate(reply)
 
 
 def test_what_was_not_scored_in_time_is_left_out_and_told(

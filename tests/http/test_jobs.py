@@ -140,7 +140,6 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, str], str]] = {
     "an empty key": ({}, {"Idempotency-Key": ""}, "Idempotency-Key"),
     "a long key": ({}, {"Idempotency-Key": "k" * (LONGEST_KEY_CHARACTERS + 1)}, "Idempotency-Key"),
     "texts, later": ({"return_documents": True}, {}, "return_documents"),
-    "a threshold, later": ({"score_threshold": 0.5}, {}, "score_threshold"),
 }
 
 

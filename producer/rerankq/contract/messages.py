@@ -30,6 +30,7 @@ from pydantic import (
     Field,
     ValidationError,
     field_validator,
+    model_validator,
 )
 
 from rerankq.contract.errors import InvalidRequest, PayloadTooLarge
@@ -93,6 +94,10 @@ def as_seconds(timeout: Any) -> float:
         got = "NaN" if seconds is not None else _kind(timeout)
         raise InvalidRequest(f"timeout: expected a number of seconds, got {got}", {"field": "timeout"})
     return seconds
+
+
+def _unless_blank(text: str | None) -> str | None:
+    return text if text and text.strip() else None
 
 
 def _name(value: Any) -> Any:
@@ -198,7 +203,7 @@ class RerankRequest(BaseModel):
     on_deadline: Literal["fail", "partial"] = "fail"
     """At the deadline: fail, or answer with what has been scored."""
     lane: Lane = "interactive"
-    instruction: Text | None = None
+    instruction: Annotated[Text | None, AfterValidator(_unless_blank)] = None
     """What makes a document relevant, for models that read one (Qwen3-Reranker); refused by those that do not."""
     score_threshold: Annotated[float, BeforeValidator(_real), Field(allow_inf_nan=False)] | None = None
     """Leave out results whose `relevance_score` is below this; `scored` and `total` still count them."""
@@ -206,9 +211,18 @@ class RerankRequest(BaseModel):
     """Of a document that is longer than the model reads: the beginning, or all of it in overlapping windows, the best
     of which gives the document its score."""
     max_windows_per_doc: Count | None = None
-    """Read at most this many windows of each document, from its beginning; all when absent."""
+    """Read at most this many windows of each document, from its beginning; all when absent. Whoever says so asks for
+    windows, unless `long_documents` says otherwise."""
     version: int | None = None
     """Of the contract; absent: the least that can read the request."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _windows_are_asked_for(cls, fields: Any) -> Any:
+        is_implied = isinstance(fields, Mapping) and "long_documents" not in fields
+        if is_implied and fields.get("max_windows_per_doc") is not None:
+            return {**fields, "long_documents": "windows"}
+        return fields
 
     @field_validator("query")
     @classmethod
@@ -496,8 +510,16 @@ def parse_request(fields: Mapping[str, Any]) -> RerankRequest:
 
 def _as_invalid_request(error: ValidationError) -> InvalidRequest:
     problems = error.errors(include_url=False, include_input=False)
-    # of a union's complaints the deepest says most, and of a misspelt field its name rather than the one it should have
-    first = max(problems, key=lambda problem: (len(problem["loc"]), problem["type"] == "extra_forbidden"))
+    # First of all that the other side is newer, and may have fields that are not known here. Of a union's complaints
+    # the deepest says most, and of a misspelt field its name rather than the one it should have.
+    first = max(
+        problems,
+        key=lambda problem: (
+            problem["loc"] == ("version",),
+            len(problem["loc"]),
+            problem["type"] == "extra_forbidden",
+        ),
+    )
     field = _field_name(first["loc"])
     others = {_field_name(problem["loc"]) for problem in problems} - {field}
     more = f" (and {len(others)} more fields)" if others else ""

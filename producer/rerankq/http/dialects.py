@@ -31,11 +31,17 @@ _MOST_TOKENS = ("max_tokens_per_doc", "max_doc_length", "truncate_prompt_tokens"
 _RETURN = ("return_documents", "return_input", "return_text")
 _TRUNCATE = ("truncation", "truncate", "parameters")
 _ACTIVATE = ("use_activation", "activation")
-_SYNONYMS = (_DOCUMENTS, _TOP, _MOST_TOKENS, _RETURN, _TRUNCATE, ("raw_scores", *_ACTIVATE))
+_MOST_WINDOWS = ("max_windows_per_doc", "max_chunks_per_doc")
+_THRESHOLD = ("score_threshold", "relevance_threshold", "threshold")
+_INSTRUCTION = ("instruction", "instruct", "chat_template_kwargs")
+_SYNONYMS = (
+    *(_DOCUMENTS, _TOP, _MOST_TOKENS, _RETURN, _TRUNCATE, ("raw_scores", *_ACTIVATE)),
+    *(("long_documents", *_MOST_WINDOWS), _THRESHOLD, _INSTRUCTION),
+)
 
 MOST_RANK_FIELDS = 100
 DOCUMENTS_PER_SEARCH_UNIT = 100  # docs.cohere.com, "How does pricing work"
-_NO_DOCUMENT_HAS_SO_MANY_TOKENS = 1_000_000_000
+_NO_DOCUMENT_HAS_SO_MANY = 1_000_000_000  # tokens, or windows
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 
 
@@ -51,7 +57,6 @@ class Asked:
     """The documents as the caller had them, for `return_documents`; none where they are not at hand."""
     options: RequestOptions
     model: str | None = None
-    score_threshold: float | None = None
     return_documents: bool = False
 
 
@@ -95,7 +100,6 @@ def read(body: Any, *, max_documents: int, may_return_documents: bool = True) ->
         given=given,
         options=_options(fields, len(given)),
         model=_string(fields, "model"),
-        score_threshold=_number(fields, "score_threshold"),
         return_documents=wants_documents,
     )
 
@@ -105,10 +109,7 @@ def reply(asked: Asked, ranking: Ranking) -> Any:
 
     What was not scored in time (`on_deadline`) is not in it: it has no score, and clients fail on a null.
     """
-    threshold = -math.inf if asked.score_threshold is None else asked.score_threshold
-    kept = [
-        row for row in ranking.results if row.relevance_score is not None and row.relevance_score >= threshold
-    ]
+    kept = [row for row in ranking.results if row.scored]
     if asked.dialect == "tei":
         return [_tei_row(asked, row) for row in kept]
     rows = [_row(asked, row) for row in kept]
@@ -251,11 +252,19 @@ def _options(fields: Fields, documents: int) -> RequestOptions:
         options["top_n"] = min(top_n, documents)
     # Each a limit to what is read of a document; vLLM's counts the query too, and its -1 is the model's own.
     if most := _first(fields, _MOST_TOKENS, _limit):
-        options["max_tokens_per_doc"] = min(most, _NO_DOCUMENT_HAS_SO_MANY_TOKENS)
+        options["max_tokens_per_doc"] = min(most, _NO_DOCUMENT_HAS_SO_MANY)
     if _may_not_cut(fields):
         options["truncation"] = False
     if _flag(fields, "raw_scores") or any(_flag(fields, name) is False for name in _ACTIVATE):
         options["raw_scores"] = True
+    if most := _first(fields, _MOST_WINDOWS, _count):
+        options["max_windows_per_doc"] = min(most, _NO_DOCUMENT_HAS_SO_MANY)
+    if (threshold := _first(fields, _THRESHOLD, _number)) is not None:
+        options["score_threshold"] = threshold
+    if instruction := _first(fields, _INSTRUCTION, _instruction):
+        options["instruction"] = instruction
+    if fields.get("long_documents") is not None:
+        options["long_documents"] = fields["long_documents"]
     if fields.get("on_deadline") is not None:
         options["on_deadline"] = fields["on_deadline"]
     return options
@@ -310,6 +319,12 @@ def _string(fields: Fields, name: str) -> str | None:
     return field_of(fields, name, "a string", _plain)
 
 
+def _instruction(fields: Fields, name: str) -> str | None:
+    if name != "chat_template_kwargs":  # what vLLM hands on to a model's template
+        return _string(fields, name)
+    return _string(fields[name], "instruction") if isinstance(fields[name], dict) else None
+
+
 def _whole(value: Any) -> int:
     number = finite(value)
     if number < 0 or number != int(number):
@@ -339,8 +354,7 @@ def _row(asked: Asked, row: RankedDocument) -> dict[str, Any]:
         "relevance_score": row.relevance_score,
         "score": row.relevance_score,
     }
-    if row.truncated:
-        told["truncated"] = True
+    told |= _read(row)
     given = asked.given[row.index] if asked.given else {"id": row.id}  # whoever asks for a job has them not
     if row.id is not None:
         told["id"] = given["id"]  # a number stays one
@@ -375,7 +389,13 @@ def _tei_row(asked: Asked, row: RankedDocument) -> dict[str, Any]:
     told: dict[str, Any] = {"index": row.index, "score": row.relevance_score}
     if asked.return_documents:
         told["text"] = _text_of(asked, row.index)
-    return told | ({"truncated": True} if row.truncated else {})
+    return told | _read(row)
+
+
+def _read(row: RankedDocument) -> dict[str, Any]:
+    """What of the document its score is of, where that is not all of it."""
+    told: dict[str, Any] = {"truncated": True} if row.truncated else {}
+    return told if row.window is None else told | {"window": row.window.model_dump()}
 
 
 def _meta(ranking: Ranking) -> dict[str, Any]:

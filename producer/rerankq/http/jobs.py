@@ -136,16 +136,11 @@ def _told(status: JobStatus, end: Ranking | RerankError | None = None) -> dict[s
 
 
 def _refuse_what_does_not_keep(asked: Asked) -> None:
-    """What a ranking is shaped by on its way out is known to the request alone, not to whoever asks for the job."""
+    """The documents are known to the request alone, not to whoever asks for the job."""
     if asked.return_documents:
         raise InvalidRequest(
             "return_documents: a job's answer has no texts; each row's index says which of yours it is",
             {"field": "return_documents"},
-        )
-    if asked.score_threshold is not None:
-        raise InvalidRequest(
-            "score_threshold: a job's answer has all scores; leave out the rows below it when you read them",
-            {"field": "score_threshold"},
         )
 
 

@@ -3,14 +3,14 @@
 Each client's leniency is in it: what is here called a number may come as its digits, and null is as good as nothing.
 """
 
-from typing import Any
+from typing import Any, get_args
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from rerankq import __version__
 from rerankq.contract import wire
-from rerankq.contract.messages import LANES
+from rerankq.contract.messages import LANES, LongDocuments
 from rerankq.http import ranking
 from rerankq.http.batch import MAX_REQUESTS
 from rerankq.http.dialects import TEXT_FIELDS
@@ -267,6 +267,7 @@ def _schemas() -> dict[str, Schema]:
     flag = {"anyOf": [TRUE, FALSE]}
     number = _any(COUNT, DIGITS, NOTHING)
     limit = _any({"type": "integer", "minimum": -1}, DIGITS, NOTHING)
+    threshold = _any(NUMBER, DIGITS, NOTHING)
     query = {"type": "string", "pattern": r"[^\s\x1c-\x1f\x85]"}
     text_or_nothing = _any(TEXT, NOTHING)
     document_object = {
@@ -295,7 +296,15 @@ def _schemas() -> dict[str, Schema]:
         "return_documents": flag,
         "return_input": flag,
         "return_text": flag,
-        "score_threshold": _any(NUMBER, DIGITS, NOTHING),
+        "score_threshold": threshold,
+        "relevance_threshold": threshold,
+        "threshold": threshold,
+        "long_documents": {"enum": [*get_args(LongDocuments), None]},
+        "max_windows_per_doc": number,
+        "max_chunks_per_doc": number,
+        "instruction": text_or_nothing,
+        "instruct": text_or_nothing,
+        "chat_template_kwargs": {"description": "Of an object the `instruction`."},
         "on_deadline": {"enum": ["fail", "partial", None]},
     }
 
@@ -303,6 +312,7 @@ def _schemas() -> dict[str, Schema]:
         return {"type": "object", "required": ["query", required], "properties": options | texts}
 
     rows = _list(_ref("Row"))
+    read = {"truncated": {"const": True}, "window": _ref("Window")}
     return {
         "Document": document_object,
         "CohereRequest": asks("documents", documents=documents, texts=NOTHING, input=NOTHING),
@@ -340,7 +350,6 @@ def _schemas() -> dict[str, Schema]:
                         "return_documents": FALSE,
                         "return_input": FALSE,
                         "return_text": FALSE,
-                        "score_threshold": NOTHING,
                     },
                     **_one_time,
                 },
@@ -348,8 +357,9 @@ def _schemas() -> dict[str, Schema]:
         },
         "Row": _object(
             {"index": COUNT, "relevance_score": NUMBER, "score": NUMBER},
-            {"truncated": {"const": True}, "id": {}, "document": _any(TEXT, {"type": "object"}), "input": {}},
+            {**read, "id": {}, "document": _any(TEXT, {"type": "object"}), "input": {}},
         ),
+        "Window": _object({"index": COUNT, "total": COUNT, "start": COUNT, "end": COUNT}),
         "Ranking": _object(
             {
                 "id": TEXT,
@@ -368,9 +378,7 @@ def _schemas() -> dict[str, Schema]:
                 "timings": {"type": "object", "additionalProperties": NUMBER},
             }
         ),
-        "TeiRanking": _list(
-            _object({"index": COUNT, "score": NUMBER}, {"text": TEXT, "truncated": {"const": True}})
-        ),
+        "TeiRanking": _list(_object({"index": COUNT, "score": NUMBER}, {"text": TEXT, **read})),
         "AnyRanking": _any(_ref("Ranking"), _ref("TeiRanking")),
         "Batch": _object(
             {

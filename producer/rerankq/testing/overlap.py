@@ -64,7 +64,10 @@ def _neighbours(run: str) -> list[str]:
 
 
 def _ranking(job_id: str, request: RerankRequest, logits: list[float], cut: list[bool]) -> Ranking:
+    scores = logits if request.raw_scores else [1 / (1 + math.exp(-logit)) for logit in logits]
+    least = -math.inf if request.score_threshold is None else request.score_threshold
     order = sorted(range(len(logits)), key=lambda index: -logits[index])  # ties keep the caller's order
+    good_enough = [index for index in order if scores[index] >= least]
     distinct = len(set(request.texts))
     return Ranking(
         id=job_id,
@@ -72,12 +75,12 @@ def _ranking(job_id: str, request: RerankRequest, logits: list[float], cut: list
         results=[
             RankedDocument(
                 index=index,
-                relevance_score=logits[index] if request.raw_scores else 1 / (1 + math.exp(-logits[index])),
+                relevance_score=scores[index],
                 logit=logits[index],
                 truncated=cut[index],
                 id=request.ids[index],
             )
-            for index in order[: request.top_n]
+            for index in good_enough[: request.top_n]
         ],
         complete=True,
         scored=len(logits),
