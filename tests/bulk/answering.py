@@ -134,10 +134,14 @@ class AnsweringWorker:
 
 
 def ranking(name: str, request: dict[str, Any], model: dict[str, str] = MODEL) -> dict[str, Any]:
-    """The longer a document, the more relevant."""
+    """The longer a document, the more relevant; read in windows it has two, of which the first is the better."""
     given = [d if isinstance(d, dict) else {"text": d} for d in request["documents"]]
     order = sorted(range(len(given)), key=lambda index: -len(given[index]["text"]))
-    results = [_result(index, given[index]) for index in order[: request.get("top_n")]]
+    window = {"index": 0, "total": 2, "start": 0, "end": 3}
+    told = {"window": window} if request.get("long_documents") == "windows" else {}
+    least = request.get("score_threshold", 0.0)
+    results = [{**_result(index, given[index]), **told} for index in order]
+    results = [each for each in results if each["relevance_score"] >= least][: request.get("top_n")]
     return {
         "id": name,
         "model": model,

@@ -539,9 +539,14 @@ def test_an_id_with_blanks_fails_its_row_in_a_trec_run(
 
 ASKED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "vLLM's top_n of all": ({"url": "/rerank", "body": {"top_n": 0}}, {"top_n": None}),
-    "no activation": ({"url": "/v1/score", "body": {"use_activation": False}}, {"top_n": None, "raw_scores": True}),
+    "no activation": (
+        {"url": "/v1/score", "body": {"use_activation": False, "score_threshold": 0.5}},
+        {"top_n": None, "score_threshold": None, "raw_scores": True},
+    ),
     "no url, a rerank": ({"body": {"top_n": 3}}, {"top_n": 3}),
     "no url, a score": ({"body": {"text_1": "q", "query": None}}, {}),
+    "whole": ({"body": {"long_documents": "windows"}}, {"long_documents": "windows"}),
+    "whole, in Cohere's words": ({"body": {"max_chunks_per_doc": 3}}, {"max_windows_per_doc": 3}),
 }  # fmt: skip
 
 

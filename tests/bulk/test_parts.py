@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerankq.bulk.dry_run import estimated_tokens
 from rerankq.bulk.output.sidecar import with_span
 from rerankq.bulk.output.totals import Totals
 from rerankq.bulk.progress import Meter, in_words
@@ -16,6 +15,7 @@ from rerankq.bulk.sending.packing import cut
 from rerankq.bulk.sending.retry_budget import RetryBudget
 from rerankq.contract.errors import BrokerUnavailable
 from rerankq.contract.messages import RerankRequest
+from rerankq.estimates import Amount, amount_of, pairs_of
 from rerankq.packing import PackSize
 
 SIZE = PackSize(max_pairs=10, max_bytes=1000, max_rows=5)
@@ -68,8 +68,29 @@ def test_tokens_are_estimated_from_characters_and_cut_at_the_models_length() -> 
     english = RerankRequest(query="q" * 42, documents=["word " * 84, "x" * 84_000])
     chinese = RerankRequest(query="中" * 10, documents=["文" * 125])
 
-    assert estimated_tokens(english) == (100 + (1024 - 14) + 2 * 14, 1)
-    assert estimated_tokens(chinese) == (100 + 8 + 4, 0)
+    assert amount_of(english) == Amount(2, 100 + (1024 - 14) + 2 * 14, 1)
+    assert amount_of(chinese) == Amount(1, 100 + 8 + 4, 0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "pairs", "truncated"),
+    [
+        ({}, 2, 1),
+        ({"long_documents": "windows"}, 12, 0),
+        ({"max_windows_per_doc": 5}, 6, 1),
+        ({"long_documents": "windows", "max_tokens_per_doc": 1_500}, 3, 1),
+    ],
+    ids=str,
+)
+def test_a_document_in_windows_weighs_as_many_pairs(
+    asked: dict[str, Any], pairs: int, truncated: int
+) -> None:
+    request = RerankRequest.model_validate(
+        {"query": "q", "documents": ["a short one", "x" * 42_000], **asked}
+    )
+
+    assert (amount_of(request).pairs, pairs_of(request)) == (pairs, pairs)
+    assert amount_of(request).truncated_documents == truncated
 
 
 def test_the_time_left_is_told_from_the_pace_since_this_run_began() -> None:

@@ -177,6 +177,7 @@ def test_an_interrupted_run_keeps_what_was_answered(
 
 CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "setting": ({"options": {"top_n": 2}}, "begun with top_n = None, now it is 2"),
+    "windows": ({"options": {"long_documents": "windows"}}, "long_documents = None, now it is windows"),
     "format": ({"output_format": "trec"}, "output format = jsonl, now it is trec"),
     "packs": ({"pack_pairs": 99}, "begun with --pack-pairs 12"),
 }

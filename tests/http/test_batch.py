@@ -54,7 +54,7 @@ def test_what_a_request_says_in_another_apis_words_goes_before_what_is_said_for_
 
 
 def test_what_is_said_for_all_counts_for_each(witnessed: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rerankq.http.batch.MAX_PAIRS", 10)
+    monkeypatch.setattr("rerankq.http.batch.MAX_DOCUMENTS", 10)
     settings = HttpSettings.load(broker_url=witnessed.redis.url, http_max_body_bytes=10_000)
     with TestClient(create_app(settings=settings), base_url="http://127.0.0.1") as small:
         body = {"documents": ["x" * 2_000], "requests": [{"query": "a"}] * 6}

@@ -11,14 +11,9 @@ from rerankq.bulk.sending.pack_sender import bulk_workers
 from rerankq.bulk.task import Task
 from rerankq.client import RerankClient
 from rerankq.contract.errors import BrokerUnavailable
-from rerankq.contract.messages import RerankRequest
+from rerankq.estimates import amount_of
 
-# Of the XLM-RoBERTa vocabulary, on English (SQuAD, NovelEval) and Chinese (CMRC, DRCD) paragraphs: within 6 %.
-ASCII_CHARACTERS_PER_TOKEN = 4.2
-OTHER_CHARACTERS_PER_TOKEN = 1.25
-SPECIAL_TOKENS = 4  # <s> query </s></s> document </s>
 H100_PAIRS_PER_SECOND = 1_569.0  # published for this model: padded bf16, NQ lengths
-DEFAULT_MAX_LENGTH_TOKENS = 1024  # a worker's RERANKQ_MAX_LENGTH_TOKENS is not known here
 
 
 @dataclass(slots=True)
@@ -29,6 +24,7 @@ class Findings:
     rows: int = 0
     failed: int = 0
     pairs: int = 0
+    """Estimated where documents are read in windows."""
     estimated_tokens: int = 0
     truncated_documents: int = 0
     """Estimated."""
@@ -51,10 +47,10 @@ class Findings:
             if len(self.reasons) < SHOWN_REASONS:
                 self.reasons.append(f"row {place_of(entry)}: {entry.error}")
             return
-        self.pairs += entry.pairs
-        tokens, truncated = estimated_tokens(entry.request)
-        self.estimated_tokens += tokens
-        self.truncated_documents += truncated
+        amount = amount_of(entry.request)
+        self.pairs += amount.pairs
+        self.estimated_tokens += amount.tokens
+        self.truncated_documents += amount.truncated_documents
 
 
 def dry_run(task: Task, client: RerankClient, pairs_per_second: float | None = None) -> Findings:
@@ -81,19 +77,3 @@ def _measured(client: RerankClient) -> tuple[float, str]:
     if not paces:
         return H100_PAIRS_PER_SECOND, f"one H100's; none of {len(workers)} workers has measured its own"
     return sum(paces), f"of late by {len(paces)} of {len(workers)} workers together"
-
-
-def estimated_tokens(request: RerankRequest) -> tuple[int, int]:
-    """Tokens of all the request's pairs, and how many of its documents would be cut."""
-    query = _tokens(request.query)
-    room = DEFAULT_MAX_LENGTH_TOKENS - SPECIAL_TOKENS - query
-    if request.max_tokens_per_doc is not None:
-        room = min(room, request.max_tokens_per_doc)
-    documents = [_tokens(text) for text in request.texts]
-    kept = sum(min(tokens, max(room, 0)) for tokens in documents)
-    return kept + len(documents) * (query + SPECIAL_TOKENS), sum(tokens > room for tokens in documents)
-
-
-def _tokens(text: str) -> int:
-    others = 0 if text.isascii() else sum(character > "\x7f" for character in text)
-    return round((len(text) - others) / ASCII_CHARACTERS_PER_TOKEN + others / OTHER_CHARACTERS_PER_TOKEN)

@@ -18,7 +18,7 @@ from rerankq.bulk.formats.inputs import READ_ERRORS, Given, Input, unreadable
 from rerankq.bulk.formats.names import USUAL_NAMES
 from rerankq.bulk.output import sidecar as state
 from rerankq.bulk.output.totals import Quality
-from rerankq.bulk.rows import Entry, Ranked, by_place, document_key, name_of_row
+from rerankq.bulk.rows import Entry, Ranked, by_place, document_key, may_leave_out, name_of_row
 from rerankq.bulk.task import Task
 from rerankq.contract import wire
 from rerankq.contract.errors import InvalidRequest, InvalidSettings, RerankError
@@ -184,7 +184,7 @@ def evaluate(
     given = Given(input_, USUAL_NAMES.renamed({"relevant": relevant_field}), task)
     format_ = input_format(input_, written_as)
     read_as = None if sidecar is None else known_format(begun["format"])
-    is_cut = begun.get("top_n") is not None
+    is_cut = may_leave_out(begun)
     verdict = evaluator.verdict(evaluator.quality_of_file(given, format_, read_as, is_cut=is_cut))
     if verdict.judged_queries:
         return verdict

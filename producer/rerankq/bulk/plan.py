@@ -16,13 +16,14 @@ from rerankq.bulk.formats.shards import files_of
 from rerankq.bulk.output.ledger import gathered_path, written_paths
 from rerankq.bulk.output.streams import STDOUT, is_stream
 from rerankq.bulk.output.totals import Quality
-from rerankq.bulk.rows import InputRow
+from rerankq.bulk.rows import InputRow, may_leave_out
 from rerankq.bulk.selection import Selection, once_seen
 from rerankq.bulk.task import Task
 from rerankq.contract.errors import InvalidRequest
+from rerankq.contract.messages import OPTIONS_SINCE_VERSION_2
 
 _TABLES, _RUNS = ("csv", "tsv"), ("trec",)
-_OPTIONS = ("top_n", "max_tokens_per_doc", "truncation", "raw_scores")
+_OPTIONS = ("top_n", "max_tokens_per_doc", "truncation", "raw_scores", *OPTIONS_SINCE_VERSION_2)
 _FIELDS = ("query", "documents", "id", "text", "document_id")
 
 
@@ -70,7 +71,7 @@ class Plan:
     def quality_of_output(self, evaluator: Evaluator) -> Quality:
         """By judgements that came only after it was written."""
         written = Given(Input(self.task.output), self._given.names, self.task)
-        is_cut = self.task.options.get("top_n") is not None
+        is_cut = may_leave_out(self.task.options)
         return evaluator.quality_of_file(written, self.write_as, self.read_as, is_cut=is_cut)
 
     @property

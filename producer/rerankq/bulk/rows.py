@@ -6,6 +6,7 @@ from typing import Any
 
 from rerankq.contract.errors import InvalidRequest, RerankError
 from rerankq.contract.messages import RerankRequest
+from rerankq.estimates import pairs_of
 
 ERROR_KEY = "rerankq_error"  # what a failed row carries beside its own fields; dropped when it is read again
 
@@ -53,8 +54,8 @@ class Entry:
 
     @property
     def pairs(self) -> int:
-        """Query-document pairs to be scored."""
-        return 0 if self.request is None else len(self.request.documents)
+        """Query-document pairs to be scored, about."""
+        return 0 if self.request is None else pairs_of(self.request)
 
     @property
     def size_bytes(self) -> int:
@@ -109,6 +110,11 @@ def name_of_row(entry: Entry) -> str:
 def by_place(names: Sequence[str]) -> dict[str, float]:
     """Best first, as numbers that fall; of a name that is there twice the better place counts."""
     return {name: float(-place) for place, name in reversed(list(enumerate(names)))}
+
+
+def may_leave_out(options: Mapping[str, Any]) -> bool:
+    """Whether a ranking that was asked so may have fewer results than documents."""
+    return any(options.get(name) is not None for name in ("top_n", "score_threshold"))
 
 
 def text_at(entry: Entry, index: int) -> str:

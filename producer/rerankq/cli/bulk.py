@@ -118,6 +118,10 @@ def bulk(
     raw_scores: options.RawScores = False,
     max_tokens_per_doc: options.MaxTokensPerDoc = None,
     truncation: options.Truncation = True,
+    long_documents: options.LongDocumentsOption = None,
+    max_windows: options.MaxWindows = None,
+    threshold: options.Threshold = None,
+    instruction: options.Instruction = None,
     pack_pairs: Annotated[
         int | None, _run(min=1, help="Pairs in one message.", show_default="1024 on GPUs, 256 on CPUs")
     ] = None,
@@ -164,6 +168,10 @@ def bulk(
         "raw_scores": raw_scores or None,
         "max_tokens_per_doc": max_tokens_per_doc,
         "truncation": None if truncation else False,
+        "long_documents": long_documents,
+        "max_windows_per_doc": max_windows,
+        "score_threshold": threshold,
+        "instruction": instruction,
         "model": None if local else model,
     }
     task = Task(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rerankq.contract.messages import Lane
+from rerankq.contract.messages import Lane, LongDocuments
 
 _request, _service, _judgements = (
     partial(typer.Option, rich_help_panel=panel) for panel in ("Request", "Service", "Judgements")
@@ -26,6 +26,22 @@ TopN = Annotated[int | None, _request("--top-n", "-n", min=1, help="Only the bes
 RawScores = Annotated[bool, _request("--raw-scores", help="Scores as logits instead of 0 to 1.")]
 MaxTokensPerDoc = Annotated[int | None, _request(min=1, help="Read only this many tokens of each document.")]
 Truncation = Annotated[bool, _request(help="Cut a document that is too long, or fail the job.")]
+LongDocumentsOption = Annotated[
+    LongDocuments | None,
+    _request(
+        "--long-documents",
+        help="Of a document that is longer than the model reads: its beginning, or all of it in overlapping windows, "
+        "of which the best gives its score.",
+        show_default="truncate",
+    ),
+]
+MaxWindows = Annotated[
+    int | None, _request("--max-windows", min=1, help="Read only the first N windows of each document.")
+]
+Threshold = Annotated[float | None, _request(help="Leave out results whose score is below this.")]
+Instruction = Annotated[
+    str | None, _request(help="What makes a document relevant, for models that read one (Qwen3-Reranker).")
+]
 Deadline = Annotated[
     float | None, _request(min=0.001, help="Seconds from now after which the answer is of no use.")
 ]

@@ -111,7 +111,11 @@ def _score(result: RankedDocument) -> str:
 
 def _document(result: RankedDocument, texts: Sequence[str] | None) -> Text:
     name = f"[{result.id}] " if result.id else ""
-    text = _printable(f"{name}{texts[result.index]}" if texts is not None else f"{name}#{result.index + 1}")
+    read, window = "" if texts is None else texts[result.index], result.window
+    if window is not None:
+        name += f"{window.index + 1}/{window.total} "
+        read = read[window.start : window.end].lstrip()
+    text = _printable(f"{name}{read}" if texts is not None else f"{name}#{result.index + 1}")
     return _one_line("✂ ", style="yellow").append(text) if result.truncated else text
 
 

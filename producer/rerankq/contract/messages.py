@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 CONTRACT_VERSION = 2
-_SINCE_VERSION_2 = ("instruction", "score_threshold", "long_documents", "max_windows_per_doc")
+OPTIONS_SINCE_VERSION_2 = ("instruction", "score_threshold", "long_documents", "max_windows_per_doc")
 
 _SHOWN = 10  # results in a ranking's repr, and of each text so many characters
 _SHOWN_CHARACTERS = 40
@@ -270,7 +270,7 @@ class RerankRequest(BaseModel):
     def to_wire(self) -> dict[str, Any]:
         """As plain JSON; what is at its default stays at home, and a version that every worker speaks."""
         fields = self.model_dump(exclude_defaults=True, exclude={"return_documents", "version"})
-        is_new = any(name in fields for name in _SINCE_VERSION_2)
+        is_new = any(name in fields for name in OPTIONS_SINCE_VERSION_2)
         return {**fields, "version": CONTRACT_VERSION} if is_new else fields
 
 

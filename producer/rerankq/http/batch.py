@@ -26,6 +26,7 @@ from rerankq.contract.errors import (
 )
 from rerankq.contract.heartbeats import WorkerStatus
 from rerankq.contract.messages import LANES, Lane, Ranking, RerankRequest
+from rerankq.estimates import pairs_of
 from rerankq.http import dialects
 from rerankq.http.asking import as_request
 from rerankq.http.bodies import hold, read_json
@@ -40,7 +41,9 @@ from rerankq.web import unless_gone
 
 PATH = "/v1/rerank/batch"
 MAX_REQUESTS = 1_000
-MAX_PAIRS = 200_000  # reading and packing as many takes a second of the process that serves all others, too
+MAX_DOCUMENTS = (
+    200_000  # reading and packing as many takes a second of the process that serves all others, too
+)
 _OF_THE_BATCH = ("requests", "deadline", "timeout")  # whoever sent it has them, not each member
 
 T = TypeVar("T")
@@ -64,8 +67,8 @@ class Member:
 
     @property
     def pairs(self) -> int:
-        """Query-document pairs to be scored."""
-        return len(self.request.documents)
+        """Query-document pairs to be scored, about."""
+        return pairs_of(self.request)
 
 
 async def batch(request: Request) -> Response:
@@ -77,7 +80,7 @@ async def batch(request: Request) -> Response:
         until = _until(request, shared, service.settings.http_timeout_seconds)
         read = await _members(request, bodies, until)
         members = [each for each in read if isinstance(each, Member)]
-        request.state.documents = sum(member.pairs for member in members)
+        request.state.documents = sum(len(member.request.documents) for member in members)
         answers = await unless_gone(request, _answers(service.client, members, until))
     _refuse_as_one(answers)
     told = [_told(each, answers) for each in read]
@@ -115,18 +118,19 @@ async def _members(
     """Each as it was understood, or why it was not.
 
     Raises:
-        PayloadTooLarge: with what is said for all, said once, they are larger than any body may be, or too many pairs.
+        PayloadTooLarge: with what is said for all, they are larger than any body may be, or too many documents.
         QueueFull: with those of others they are more than this process should hold.
     """
-    service, read, size_bytes, pairs = service_of(request), [], 0, 0
+    service, read, size_bytes, documents = service_of(request), [], 0, 0
     limit = service.settings.http_max_body_bytes
     for place, body in enumerate(bodies):
         member = await _member(service, place, body, until)
         if isinstance(member, Member):
-            size_bytes, pairs = size_bytes + member.size_bytes, pairs + member.pairs
+            size_bytes += member.size_bytes
+            documents += len(member.request.documents)
             hold(request, member.size_bytes)
-        if size_bytes > limit or pairs > MAX_PAIRS:
-            message = f"requests: expected at most {limit:,} bytes and {MAX_PAIRS:,} documents in all"
+        if size_bytes > limit or documents > MAX_DOCUMENTS:
+            message = f"requests: expected at most {limit:,} bytes and {MAX_DOCUMENTS:,} documents in all"
             raise PayloadTooLarge(
                 f"{message}, those for all counted in each; send them in parts", {"field": "requests"}
             )

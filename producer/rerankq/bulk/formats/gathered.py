@@ -22,6 +22,7 @@ from rerankq.bulk.formats.json_lines import decoded, line_of
 from rerankq.bulk.formats.long_form import RELEVANT_KEY, beside_document
 from rerankq.bulk.formats.names import Layout, Shown
 from rerankq.bulk.rows import InputRow, beside, document_key
+from rerankq.contract.messages import Window
 
 LINES_BYTES = 4_000_000  # decoded at a time
 GROUP_BYTES = 32_000_000  # of a row group of Parquet, before it is encoded
@@ -130,6 +131,7 @@ def _results_type(document_id: Any) -> Any:
         "relevance_score": arrow.float32(),
         "logit": arrow.float32(),
         "truncated": arrow.bool_(),
+        "window": arrow.struct(dict.fromkeys(Window.model_fields, arrow.int32())),
         "document": arrow.string(),
     }
     return arrow.list_(arrow.struct(result))

@@ -33,18 +33,19 @@ from rerankq.bulk.rows import (
     broken_row,
     by_place,
     document_key,
+    may_leave_out,
     place_of,
     text_at,
 )
 from rerankq.contract import wire
 from rerankq.contract.errors import InvalidRequest
-from rerankq.contract.messages import RankedDocument, Ranking
+from rerankq.contract.messages import OPTIONS_SINCE_VERSION_2, RankedDocument, Ranking
 
 _OUR_KEYS = ("id", "row", "results", "complete")
 _LONG_NUMBER = re.compile(rb"[:,\[\s]-?\d{19}")  # may not fit into 64 bits
 _DIGITS_ALIKE = bytes(ord("0") if chr(byte) in "0123456789" else byte for byte in range(256))
 _LONG_DIGITS = b"0" * 19
-_ROW_OPTIONS = ("top_n", "max_tokens_per_doc", "truncation", "raw_scores")
+_ROW_OPTIONS = ("top_n", "max_tokens_per_doc", "truncation", "raw_scores", *OPTIONS_SINCE_VERSION_2)
 _BATCH_OPTIONS = (*_ROW_OPTIONS, "return_documents", "model")  # of a batch line's body
 _SERVED = ("/rerank", "/score")
 _SCORE_NAMES = FieldNames(
@@ -99,8 +100,12 @@ class BatchReader(JsonLinesReader):
         options = {name: body[name] for name in _BATCH_OPTIONS if body.get(name) is not None}
         if options.get("top_n") == 0 or _is_score(fields):
             options["top_n"] = None  # vLLM's 0 is all of them; a score request has no such thing
+        if _is_score(fields):
+            options["score_threshold"] = None
         if body.get("use_activation") is False:
             options["raw_scores"] = True
+        if body.get("max_chunks_per_doc"):  # Cohere's
+            options.setdefault("max_windows_per_doc", body["max_chunks_per_doc"])
         row = canonical_row(body, names, size_bytes)
         if isinstance(row.query, list):
             return broken(f"expected one query in a line, got {len(row.query)}")
@@ -146,7 +151,7 @@ class RankLlmReader(JsonLinesReader):
 
 
 class JsonLinesWriter(Writer):
-    """`{"id", "results": [{index, id?, relevance_score, logit}], …what the row carried}`.
+    """`{"id", "results": [{index, id?, relevance_score, logit, window?}], …what the row carried}`.
 
     A row without an id of its own is named by its place, `row`, counted from 0.
     """
@@ -166,6 +171,8 @@ class JsonLinesWriter(Writer):
         fields["logit"] = result.logit
         if result.truncated:
             fields["truncated"] = True
+        if result.window is not None:
+            fields["window"] = result.window.model_dump()
         if self._layout.task.with_documents:
             fields["document"] = text_at(entry, result.index)
         return fields
@@ -225,8 +232,7 @@ def ranked_row(fields: Mapping[str, Any], names: FieldNames) -> Ranked:
     query = str(fields.get("id", fields.get("row")))
     if "error" in fields and "results" not in fields:
         return Ranked(query, None)
-    is_cut = fields.get("top_n") is not None
-    return _ranked_results(query, fields["results"], fields, names, is_cut=is_cut)
+    return _ranked_results(query, fields["results"], fields, names, is_cut=may_leave_out(fields))
 
 
 def ranked_batch(fields: Mapping[str, Any], names: FieldNames) -> Ranked:
@@ -405,6 +411,8 @@ def _batch_answer(entry: Entry, ranking: Ranking) -> dict[str, Any]:
 
 def _batch_result(entry: Entry, result: RankedDocument, with_documents: bool) -> dict[str, Any]:
     fields: dict[str, Any] = {"index": result.index, "relevance_score": result.relevance_score}
+    if result.window is not None:
+        fields["window"] = result.window.model_dump()
     return {**fields, "document": {"text": text_at(entry, result.index)}} if with_documents else fields
 
 
