@@ -64,7 +64,8 @@ def signature(
         _let_know(sent_by, [options["queue"]])
     if _STAND_IN.keys() <= given.keys():
         options["kwargsrepr"] = request.summary()
-    kwargs = {name: value for name, value in request.to_wire().items() if name in given}
+    absent = _STAND_IN.keys() - given.keys()
+    kwargs = {name: value for name, value in request.to_wire().items() if name not in absent}
     return Signature(RERANK_TASK, kwargs=kwargs, options=options, app=app)
 
 

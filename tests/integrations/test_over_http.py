@@ -23,6 +23,7 @@ from rerankq import (
 )
 
 pytest.importorskip("httpx")
+from rerankq.integrations.asking import Asks
 from rerankq.integrations.over_http import (
     ANSWER_GRACE_SECONDS,
     AsyncHttpRerankClient,
@@ -88,6 +89,17 @@ def test_the_ranking_is_read_and_the_request_is_ours(stub: Stub) -> None:
         "3.000",
     )
     assert body == {"query": "q", "documents": ["a", "b"], "top_n": 2, "model": "m"}
+
+
+def test_an_adapter_asks_for_all_that_it_was_told(stub: Stub) -> None:
+    told = {"long_documents": "windows", "max_windows_per_doc": 4, "score_threshold": 0.5, "instruction": "i"}
+
+    ranked = Asks(url=stub.url, top_n=2, **told)._ranked("q", ["a", "b"])
+    Asks(url=stub.url)._ranked("q", ["a"])
+
+    assert [place.index for place in ranked] == [1, 0]
+    assert stub.asked[0][2] == {"query": "q", "documents": ["a", "b"], "top_n": 2, "version": 2, **told}
+    assert stub.asked[1][2] == {"query": "q", "documents": ["a"]}
 
 
 def test_it_is_awaited_in_any_event_loop(stub: Stub) -> None:

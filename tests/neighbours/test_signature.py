@@ -63,6 +63,15 @@ def test_a_request_goes_to_its_lane_as_json_and_shows_no_text(shop: Celery) -> N
     assert (headers["argsrepr"], headers["kwargsrepr"]) == ("()", "docs=2 chars=17 top_n=all")
 
 
+def test_a_request_of_words_that_are_newer_says_which_version_reads_it(shop: Celery) -> None:
+    rerankq.celery.signature(max_windows_per_doc=4, instruction="answers", app=shop).delay()
+
+    _, kwargs, _ = sent(shop, "rerankq.interactive")
+
+    expected = {"long_documents": "windows", "max_windows_per_doc": 4, "instruction": "answers"}
+    assert kwargs == {**expected, "version": 2}
+
+
 def test_a_task_named_by_hand_finds_its_lane(shop: Celery) -> None:
     shop.send_task("rerankq.rerank", kwargs={"query": "panda", "documents": ["a"]})
 

@@ -88,6 +88,9 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "to be read whole": lambda c: c.rerank(
         "panda", ["a", "a bear in the woods"], max_tokens_per_doc=2, truncation=False
     ),
+    "all but what is too low": lambda c: c.rerank("panda", DOCUMENTS, score_threshold=-1e9, raw_scores=True),
+    "nothing is good enough": lambda c: c.rerank("panda", DOCUMENTS, score_threshold=1e9),
+    "in windows": lambda c: c.rerank("panda", DOCUMENTS, max_windows_per_doc=2),
     "an empty query": lambda c: c.rerank("", DOCUMENTS),
     "a large message": lambda c: c.submit("panda", ["大" * 200] * 4),
     "no time at all": lambda c: c.rerank("panda", DOCUMENTS, timeout=float("nan")),

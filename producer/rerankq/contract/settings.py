@@ -55,7 +55,7 @@ class SharedSettings(BaseSettings):
     max_documents: int = Field(default=10_000, ge=1)
     """Documents one request may carry. Checked by the producer and again by the worker."""
     max_document_characters: int = Field(default=1_000_000, ge=1)
-    """Characters one document (or the query) may have. The model reads only its beginning anyway."""
+    """Characters one document (or the query) may have. Tokenizing and windows take memory and time."""
     max_request_characters: int = Field(default=20_000_000, ge=1)
     """Characters one request may have in all. Larger ones cost memory in Redis and in the worker."""
     max_payload_bytes: int = Field(default=64_000_000, ge=1024)

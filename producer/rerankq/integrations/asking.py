@@ -4,14 +4,14 @@
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, model_validator
 
 from rerankq.aio import AsyncRerankClient
 from rerankq.client import RerankClient
 from rerankq.contract.errors import InvalidSettings
-from rerankq.contract.messages import Count, RequestOptions
+from rerankq.contract.messages import Count, LongDocuments, RequestOptions
 from rerankq.integrations.over_http import AsyncHttpRerankClient, HttpRerankClient, Place
 from rerankq.settings import ClientSettings
 
@@ -52,6 +52,14 @@ class Asks(BaseModel):
     """How many to give back; all when absent."""
     max_tokens_per_doc: Count | None = None
     """Read only this many tokens of each."""
+    long_documents: LongDocuments | None = None
+    """Of one that is longer than the model reads: its beginning (`truncate`), or all of it in `windows`."""
+    max_windows_per_doc: Count | None = None
+    """Read at most this many windows of each."""
+    score_threshold: float | None = None
+    """Leave out what scores below this."""
+    instruction: str | None = None
+    """What makes a document relevant, for models that read one; refused by those that do not."""
     model: str | None = None
     """`name` or `name@revision` of the model to ask, whose workers alone answer; over HTTP a name without a slash that
     is no model's served there is a label, for whichever takes requests without one."""
@@ -113,4 +121,9 @@ class Asks(BaseModel):
 
     @property
     def _options(self) -> RequestOptions:
-        return {"top_n": self.top_n, "max_tokens_per_doc": self.max_tokens_per_doc, "model": self.model}
+        given = {
+            name: getattr(self, name)
+            for name in RequestOptions.__annotations__
+            if name in type(self).model_fields
+        }
+        return cast(RequestOptions, {name: value for name, value in given.items() if value is not None})

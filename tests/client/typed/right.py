@@ -17,7 +17,9 @@ from rerankq.testing import AsyncFakeRerankClient, FakeRerankClient
 
 
 def best(reranker: Reranker, query: str, documents: list[str]) -> list[str]:
-    ranking = reranker.rerank(query, documents, top_n=3, timeout=2.0, on_deadline="partial")
+    ranking = reranker.rerank(
+        query, documents, top_n=3, timeout=2.0, long_documents="windows", score_threshold=0
+    )
     return ranking.texts(documents)
 
 
@@ -41,7 +43,9 @@ async def dependency() -> AsyncIterator[AsyncReranker]:
 
 
 async def ask(reranker: AsyncReranker) -> Ranking:
-    job = await reranker.submit("q", ({"text": "a"}, {"text": "b", "id": 2}), return_documents=True)
+    job = await reranker.submit(
+        "q", ({"text": "a"}, {"text": "b", "id": 2}), return_documents=True, max_windows_per_doc=3
+    )
     return await job.result() if await job.done() else await reranker.rerank("q", ["a"])
 
 

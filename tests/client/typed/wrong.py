@@ -11,6 +11,7 @@ def ask(client: RerankClient, reranker: Reranker) -> None:
     client.submit("q", ["a"], lane="fast")  # mistake
     client.submit("q", ["a"], deadline="tomorrow")  # mistake
     reranker.rerank("q", ["a"], on_deadline="part")  # mistake
+    reranker.rerank("q", ["a"], long_documents="whole")  # mistake
     reranker.rerank("q", [1, 2])  # mistake
     ranking = client.rerank("q", ["a"], timeout=2)
     print(ranking.results[0].score)  # mistake
