@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from rerankq_worker.model.family import XLM_ROBERTA
 from rerankq_worker.model.reading import DocumentTooLong, QueryTooLong, Reading
 from rerankq_worker.model.tokenizer import PairTokenizer
 from tests.model_dirs import CORPUS
@@ -197,20 +195,6 @@ def test_the_length_is_capped_at_what_the_positions_hold(tmp_path: Path, tiny_di
     )
 
     assert PairTokenizer.from_model_dir(tmp_path, max_length_tokens=1024).max_length_tokens == 64
-
-
-def test_a_family_is_read_in_its_own_frame(
-    tiny_dir: Path, tokenizer: PairTokenizer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    start, *text, end = ids(tokenizer, "panda", "bear")
-    one_separator = replace(XLM_ROBERTA, frame=(["cls_token"], ["sep_token"], []), first_position=0)
-    monkeypatch.setattr("rerankq_worker.model.files.FAMILIES", (one_separator,))
-
-    theirs = PairTokenizer.from_model_dir(tiny_dir, max_length_tokens=64)
-
-    between = text.index(end)
-    assert ids(theirs, "panda", "bear") == [start, *text[:between], *text[between + 1 :]]
-    assert one_separator.framed("panda", "bear") == "<s> panda </s> bear"
 
 
 @pytest.mark.parametrize("cap", [0, -1])

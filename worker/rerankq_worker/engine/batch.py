@@ -35,6 +35,8 @@ class Batch:
     """int32, [T], on the device."""
     positions: torch.Tensor
     """int32, [T], on the device; each row counts from 0."""
+    segments: torch.Tensor | None
+    """int32, [T], on the device: 1 for a token of the second segment; None where all are of the first."""
     offsets: torch.Tensor
     """int32, [n + 1], on the device: row i is tokens offsets[i] .. offsets[i + 1]."""
     lengths: list[int]
@@ -43,7 +45,7 @@ class Batch:
 
     @property
     def firsts(self) -> torch.Tensor:
-        """int32, [n]: where each row's `<s>` is."""
+        """int32, [n]: where each row's first token is, which its score is read from."""
         return self.offsets[:-1]
 
 
@@ -56,17 +58,23 @@ def lay_out(rows: Sequence[TokenIds], device: torch.device) -> Batch:
     lengths = [len(row) for row in rows]
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     positions = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
-    filler = np.zeros(_filler_tokens(int(offsets[-1])) if device.type == "cpu" else 0)
-    parts = [*rows, filler, positions, filler, offsets]
+    filler = np.zeros(_filler_tokens(int(offsets[-1])) if device.type == "cpu" else 0, dtype=np.int32)
+    ids = np.concatenate([*rows, filler])
+    second = ids < 0  # their complements
+    several = bool(second.any())
+    if several:
+        ids = np.where(second, ~ids, ids)
+    parts = [ids, positions, filler, offsets, second if several else filler[:0]]
     on_host = torch.from_numpy(np.concatenate(parts).astype(np.int32))
     if device.type == "cuda":  # from pinned memory the copy does not wait for the kernels in flight
         on_host = on_host.pin_memory()
-    tokens = len(positions) + len(filler)
+    tokens, ends = len(ids), 2 * len(ids) + len(offsets)
     on_device = on_host.to(device, non_blocking=True)
     return Batch(
         token_ids=on_device[:tokens],
         positions=on_device[tokens : 2 * tokens],
-        offsets=on_device[2 * tokens :],
+        segments=on_device[ends:] if several else None,
+        offsets=on_device[2 * tokens : ends],
         lengths=lengths,
         stretches=_stretches(lengths),
     )

@@ -228,7 +228,9 @@ class Engine:
                     f"expected row {index} to have 1 to {self.info.max_length_tokens} tokens, got {len(row)}"
                 )
             smallest, largest = int(row.min()), int(row.max())
-            if smallest < 0 or largest >= self._vocabulary_size:
+            if (
+                max(~smallest, largest) >= self._vocabulary_size
+            ):  # of the second segment there are complements
                 raise ValueError(
                     f"expected token ids of 0 to {self._vocabulary_size - 1} in row {index}, "
                     f"got {smallest} to {largest}"

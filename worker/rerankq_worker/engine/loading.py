@@ -17,9 +17,9 @@ from rerankq_worker.engine.packed_model import PackedModel
 from rerankq_worker.engine.precision import Precision
 from rerankq_worker.engine.unfit_weights import refuse_unfit
 from rerankq_worker.engine.unpadded_model import UnpaddedModel
-from rerankq_worker.model.added_tokens import READ_AS_IT_IS
 from rerankq_worker.model.family import Family
 from rerankq_worker.model.files import ModelBroken, family_of, reading
+from rerankq_worker.model.frame import READ_AS_IT_IS
 from rerankq_worker.model.reading import Reading
 from rerankq_worker.model.tokenizer import PairTokenizer
 from rerankq_worker.scoring import TokenIds
@@ -103,8 +103,8 @@ def load_reference(directory: Path) -> nn.Module:
 def refuse_other_rows(directory: Path, tokenizer: PairTokenizer) -> None:
     """Keep a directory out of service that transformers, and so CrossEncoder, reads into other rows than we do.
 
-    Ours is tokenizer.json in the family's frame. transformers 5 builds most classes anew instead, without the
-    file's normalizer and pre-tokenizer; which of the two the model was trained with, the files do not tell.
+    Ours is tokenizer.json in the frame that `frame_of` found. transformers 5 builds most classes anew instead, without
+    the file's normalizer and pre-tokenizer; which of the two the model was trained with, the files do not tell.
 
     Raises:
         ModelBroken: the rows of `PROBES` differ, or transformers cannot read the tokenizer.
@@ -114,18 +114,26 @@ def refuse_other_rows(directory: Path, tokenizer: PairTokenizer) -> None:
     _quiet_transformers()
     with reading(directory):
         theirs: Any = AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
-        expected: list[list[int]] = [theirs("a", text, padding=False)["input_ids"] for text in PROBES]
+        expected = [_row(theirs("a", text, padding=False), family_of(directory)) for text in PROBES]
     rows = [row.token_ids.tolist() for row in tokenizer.read(Reading(query="a", documents=PROBES))]
     length = tokenizer.max_length_tokens  # longer ones are cut here
     if any(row != ids for row, ids in zip(rows, expected, strict=True) if len(ids) <= length):
         raise ModelBroken(
-            f"{directory}: {type(theirs).__name__}, as transformers makes it, reads text otherwise than tokenizer.json "
-            f"in the frame {family_of(directory).framed('query', 'document')}; if the model was trained with "
-            f'tokenizer.json as it is (transformers 4), say "tokenizer_class": "{READ_AS_IT_IS[0]}" in '
-            "tokenizer_config.json, else save what transformers makes: "
+            f"{directory}: {type(theirs).__name__}, as transformers makes it, reads a pair otherwise than "
+            "tokenizer.json says; if the model was trained with that as it is (transformers 4), say "
+            f'"tokenizer_class": "{READ_AS_IT_IS[0]}" in tokenizer_config.json, else save what transformers makes: '
             'python -c "from transformers import AutoTokenizer as T; '
             f"T.from_pretrained('{directory}').save_pretrained('{directory}')\""
         )
+
+
+def _row(encoded: Any, family: Family) -> list[int]:
+    """What transformers made of a pair, as a row is held here."""
+    ids: list[int] = encoded["input_ids"]
+    segments = encoded.get("token_type_ids") if family.segments > 1 else None
+    return [
+        ~index if segment else index for index, segment in zip(ids, segments or [0] * len(ids), strict=True)
+    ]
 
 
 def _quiet_transformers() -> None:

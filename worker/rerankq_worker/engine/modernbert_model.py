@@ -17,7 +17,7 @@ from torch.nn import functional
 from rerankq_worker.engine.attention import Attention
 from rerankq_worker.engine.batch import Batch
 from rerankq_worker.engine.linears import Linear, MakeLinear, as_in
-from rerankq_worker.engine.packed_model import Norm, PackedModel, bias_of, norm_of, placed, taken
+from rerankq_worker.engine.packed_model import Norm, PackedModel, bias_of, norm_of, one_label, placed, taken
 from rerankq_worker.engine.precision import Precision
 from rerankq_worker.model.family import Family
 
@@ -140,14 +140,15 @@ class _Head:
 
     @classmethod
     def of(cls, loaded: Any, device: torch.device) -> "_Head":
-        head, out = loaded.head, loaded.classifier
+        head = loaded.head
+        out, out_bias = one_label(loaded.classifier, device)
         return cls(
             dense=placed(head.dense.weight, device, torch.float32),
             dense_bias=bias_of(head.dense).to(device),
             activation=head.act,
             norm=norm_of(head.norm, device, torch.float32),
-            out=placed(out.weight, device, torch.float32),
-            out_bias=bias_of(out).to(device),
+            out=out,
+            out_bias=out_bias,
         )
 
     def __call__(self, pooled: Tensor) -> Tensor:

@@ -65,6 +65,12 @@ def norm_of(source: Any, device: torch.device, body: torch.dtype) -> Norm:
     )
 
 
+def one_label(source: Any, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Weight [1, hidden] and bias [1], in fp32, of a head's last product: of two labels the second less the first."""
+    weight, bias = (placed(tensor, device, torch.float32) for tensor in (source.weight, source.bias))
+    return (weight, bias) if len(weight) == 1 else (weight[1:] - weight[:1], bias[1:] - bias[:1])
+
+
 def placed(parameter: Any, device: torch.device, dtype: torch.dtype) -> Tensor:
     """A copy always: a view of a small tensor would keep the whole checkpoint mapped into memory."""
     copied: Tensor = parameter.data.to(device, dtype, copy=True)

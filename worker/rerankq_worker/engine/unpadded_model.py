@@ -1,10 +1,12 @@
-"""XLM-RoBERTa with a one-label head, computed without padding: the scores are those of transformers' own.
+"""BERT and its kin with a head that scores, computed without padding: the scores are those of transformers' own.
 
-Knows weights and tensors; no text, no files, no batches that do not fit. What it does differently from
-`XLMRobertaForSequenceClassification`, with the same result: query, key and value in one product; the last layer
-for each row's `<s>` only, since the head reads nothing else; the head in fp32 whatever the body's precision.
+Knows weights and tensors; no text, no files, no batches that do not fit. What it does differently from the
+`…ForSequenceClassification` of XLM-RoBERTa, RoBERTa, CamemBERT, BERT, ERNIE, ELECTRA and DistilBERT, with the same
+result: query, key and value in one product; the last layer for each row's first token only, since the head reads
+nothing else; the head in fp32 whatever the body's precision; of two labels their difference.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +17,15 @@ from torch.nn import functional
 from rerankq_worker.engine.attention import Attention
 from rerankq_worker.engine.batch import Batch
 from rerankq_worker.engine.linears import Linear, MakeLinear, as_in
-from rerankq_worker.engine.packed_model import Norm, PackedModel, norm_of, placed, taken
+from rerankq_worker.engine.packed_model import Norm, PackedModel, norm_of, one_label, placed, taken
 from rerankq_worker.engine.precision import Precision
 from rerankq_worker.model.family import Family
+
+HEAD_ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "gelu": functional.gelu,
+    "relu": functional.relu,
+}
 
 
 class UnpaddedModel(PackedModel):
@@ -32,15 +40,16 @@ class UnpaddedModel(PackedModel):
         make_linear: MakeLinear,
         attention: Attention,
     ) -> None:
-        """Takes the weights of `source`, a transformers XLMRobertaForSequenceClassification in fp32, and empties it."""
+        """Takes the weights of `source`, transformers' own model in fp32, and empties it."""
         loaded: Any = source
-        config = loaded.config
+        config, body = loaded.config, loaded.base_model
         super().__init__(device, precision, attention)
-        self._head = _Head.of(loaded.classifier, device)
-        self._embeddings = _Embeddings.of(loaded.roberta.embeddings, family.first_position, device, precision)
-        make = _Maker(device, precision.body, make_linear, config.num_attention_heads)
-        layers: list[Any] = list(loaded.roberta.encoder.layer)
-        self._layers = [make.layer(layer, last=layer is layers[-1]) for layer in layers]
+        dense, out = map(source.get_submodule, family.head)
+        self._head = _Head.of(dense, HEAD_ACTIVATIONS[family.activation], out, device)
+        make = _Maker(device, precision, make_linear, config.num_attention_heads)
+        self._embeddings = make.embeddings(body, family.first_position(config.to_dict()))
+        layers = list((body.transformer if hasattr(body, "transformer") else body.encoder).layer)
+        self._layers = [make.layer(_Parts.of(layer), last=layer is layers[-1]) for layer in layers]
 
     def _forward(self, batch: Batch, body: torch.dtype, attention: Attention) -> Tensor:
         hidden = self._embeddings(batch, body)
@@ -55,24 +64,21 @@ class _Embeddings:
     words: Tensor
     """Perhaps in less than the body computes in: these are half of the model's weights."""
     positions: Tensor
-    """Position, from the first that is used, and token type together: the type is always 0 in this model."""
+    """Position, from the first that is used, and segment together: all of the first segment, then of the second."""
+    of_a_segment: int
+    """Where the second begins; 0 where the model knows one."""
     norm: Norm
-
-    @classmethod
-    def of(
-        cls, source: Any, first_position: int, device: torch.device, precision: Precision
-    ) -> "_Embeddings":
-        used = source.position_embeddings.weight.data[first_position:]
-        positions = used + source.token_type_embeddings.weight.data[0]
-        words = taken(source.word_embeddings).to(device, precision.embeddings)
-        norm = norm_of(source.LayerNorm, device, precision.body)
-        return cls(words, positions.to(device, precision.body), norm)
+    project: Linear | None
+    """Where words are narrower than the layers."""
 
     def __call__(self, batch: Batch, body: torch.dtype) -> Tensor:
         where = batch.token_ids.device
         words = functional.embedding(batch.token_ids, self.words.to(where)).to(body)
-        positions = functional.embedding(batch.positions, self.positions.to(where))
-        return self.norm(words.add_(positions))
+        places = batch.positions
+        if self.of_a_segment and batch.segments is not None:
+            places = places + batch.segments * self.of_a_segment
+        hidden = self.norm(words.add_(functional.embedding(places, self.positions.to(where))))
+        return hidden if self.project is None else self.project(hidden)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,22 +121,55 @@ class _Head:
 
     dense: Tensor
     dense_bias: Tensor
+    activation: Callable[[Tensor], Tensor]
     out: Tensor
     out_bias: Tensor
 
     @classmethod
-    def of(cls, source: Any, device: torch.device) -> "_Head":
-        tensors = (source.dense.weight, source.dense.bias, source.out_proj.weight, source.out_proj.bias)
-        return cls(*(placed(tensor, device, torch.float32) for tensor in tensors))
+    def of(
+        cls, dense: Any, activation: Callable[[Tensor], Tensor], out: Any, device: torch.device
+    ) -> "_Head":
+        weight, bias = (
+            placed(dense.weight, device, torch.float32),
+            placed(dense.bias, device, torch.float32),
+        )
+        return cls(weight, bias, activation, *one_label(out, device))
 
     def __call__(self, firsts: Tensor) -> Tensor:
         firsts = firsts.float()
         dense, dense_bias, out, out_bias = (
             as_in(held, firsts) for held in (self.dense, self.dense_bias, self.out, self.out_bias)
         )
-        return functional.linear(
-            torch.tanh(functional.linear(firsts, dense, dense_bias)), out, out_bias
-        ).squeeze(-1)
+        dense_out = self.activation(functional.linear(firsts, dense, dense_bias))
+        return functional.linear(dense_out, out, out_bias).squeeze(-1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """A layer of transformers', whatever it calls its modules."""
+
+    query: Any
+    key: Any
+    value: Any
+    after_attention: Any
+    attention_norm: Any
+    grow: Any
+    activation: Callable[[Tensor], Tensor]
+    shrink: Any
+    output_norm: Any
+
+    @classmethod
+    def of(cls, layer: Any) -> "_Parts":
+        attention = layer.attention
+        if hasattr(attention, "q_lin"):  # DistilBERT
+            ffn = layer.ffn
+            asks = (attention.q_lin, attention.k_lin, attention.v_lin)
+            after = (attention.out_lin, layer.sa_layer_norm)
+            return cls(*asks, *after, ffn.lin1, ffn.activation, ffn.lin2, layer.output_layer_norm)
+        asks = (attention.self.query, attention.self.key, attention.self.value)
+        after = (attention.output.dense, attention.output.LayerNorm)
+        grow = (layer.intermediate.dense, layer.intermediate.intermediate_act_fn)
+        return cls(*asks, *after, *grow, layer.output.dense, layer.output.LayerNorm)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,25 +177,55 @@ class _Maker:
     """Turns transformers' layers into ours, one at a time, so that the weights are never held twice."""
 
     device: torch.device
-    body: torch.dtype
+    precision: Precision
     make_linear: MakeLinear
     heads: int
 
-    def layer(self, source: Any, last: bool) -> _Layer:
-        asks, output = source.attention.self, source.attention.output
-        projecting = (asks.key, asks.value) if last else (asks.query, asks.key, asks.value)
+    def embeddings(self, body: Any, first_position: int) -> _Embeddings:
+        source = body.embeddings
+        used = source.position_embeddings.weight.data[first_position:]
+        positions = used
+        if hasattr(source, "token_type_embeddings"):
+            segments = source.token_type_embeddings.weight.data[:2]
+            positions = (used + segments[:, None]).flatten(0, 1)
+        return _Embeddings(
+            words=taken(source.word_embeddings).to(self.device, self.precision.embeddings),
+            positions=positions.to(self.device, self.precision.body),
+            of_a_segment=len(used) if len(positions) > len(used) else 0,
+            norm=self._norm(source.LayerNorm),
+            project=self._linear(body.embeddings_project) if hasattr(body, "embeddings_project") else None,
+        )
+
+    def layer(self, source: _Parts, last: bool) -> _Layer:
+        projecting = (source.key, source.value) if last else (source.query, source.key, source.value)
         return _Layer(
             heads=self.heads,
-            query=self._linear(asks.query) if last else None,
+            query=self._linear(source.query) if last else None,
             projections=self._linear(*projecting),
-            after_attention=self._linear(output.dense),
-            attention_norm=norm_of(output.LayerNorm, self.device, self.body),
-            grow=self._linear(source.intermediate.dense, gelu=True),
-            shrink=self._linear(source.output.dense),
-            output_norm=norm_of(source.output.LayerNorm, self.device, self.body),
+            after_attention=self._linear(source.after_attention),
+            attention_norm=self._norm(source.attention_norm),
+            grow=self._grow(source),
+            shrink=self._linear(source.shrink),
+            output_norm=self._norm(source.output_norm),
         )
+
+    def _grow(self, source: _Parts) -> Linear:
+        activation = source.activation
+        if _is_gelu(activation):
+            return self._linear(source.grow, gelu=True)
+        linear = self._linear(source.grow)
+        return lambda hidden: activation(linear(hidden))
+
+    def _norm(self, source: Any) -> Norm:
+        return norm_of(source, self.device, self.precision.body)
 
     def _linear(self, *sources: Any, gelu: bool = False) -> Linear:
         bias = torch.cat([source.bias.data for source in sources])
         weight = torch.cat([taken(source) for source in sources])
         return self.make_linear(weight, bias, gelu)
+
+
+def _is_gelu(activation: Callable[[Tensor], Tensor]) -> bool:
+    """Whether it is the exact one, under whichever of its names; its approximations differ by 1e-4 and more."""
+    probe = torch.linspace(-4, 4, 65)
+    return torch.allclose(activation(probe), functional.gelu(probe), rtol=0, atol=1e-6)

@@ -15,13 +15,11 @@ from typing import Any, cast
 from tokenizers import AddedToken
 
 from rerankq_worker.model.family import Family
-from rerankq_worker.model.files import ModelBroken, read_json_object
+from rerankq_worker.model.files import ModelBroken
+from rerankq_worker.model.frame import READ_AS_IT_IS, read_if_there, tokenizer_class
 
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 """The roles that tokens can have in a row, as transformers calls them."""
-
-READ_AS_IT_IS = ("PreTrainedTokenizerFast", "TokenizersBackend")
-"""Classes for which transformers takes tokenizer.json whole; for others it builds the tokenizer anew."""
 
 SAVE_ANEW = "save the tokenizer that the model was trained with into it once more (tokenizer.save_pretrained)"
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
@@ -49,17 +47,17 @@ def read_added_tokens(directory: Path, definition: Mapping[str, Any], family: Fa
     Raises:
         ModelBroken: the files contradict each other, so that no reading of them is the right one.
     """
-    config = _read_if_there(directory / "tokenizer_config.json")
+    config = read_if_there(directory / "tokenizer_config.json")
     own = {int(entry["id"]): _token(entry) for entry in definition.get("added_tokens") or []}
     decoder = config.get("added_tokens_decoder")
     if decoder is None:
-        sources = (family.tokens, config, _read_if_there(directory / "special_tokens_map.json"))
-        listed = _legacy(_read_if_there(directory / "added_tokens.json"), sources)
+        sources = (family.tokens, config, read_if_there(directory / "special_tokens_map.json"))
+        listed = _legacy(read_if_there(directory / "added_tokens.json"), sources)
         numbered = listed | own
     else:
         sources = (family.tokens, config)
         listed = {int(index): _token(entry) for index, entry in decoder.items()}
-        is_built_anew = config.get("tokenizer_class") not in READ_AS_IT_IS
+        is_built_anew = tokenizer_class(directory, family) not in READ_AS_IT_IS
         numbered = own | listed if is_built_anew else listed | own
         if is_built_anew:
             _refuse_unlisted(directory, own, listed, sources)
@@ -73,10 +71,6 @@ def read_added_tokens(directory: Path, definition: Mapping[str, Any], family: Fa
         frame=frozenset(map(_content, (*family.tokens.values(), *roles.values()))),
         splits_special=bool(config.get("split_special_tokens")),
     )
-
-
-def _read_if_there(file: Path) -> dict[str, Any]:
-    return read_json_object(file) if file.is_file() else {}
 
 
 def _roles(sources: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

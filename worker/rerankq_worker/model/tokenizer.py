@@ -1,8 +1,8 @@
-"""Turn a query and its documents into rows of token ids, framed as the model's family frames them.
+"""Turn a query and its documents into rows of token ids, framed as the model's tokenizer frames them.
 
 Knows the model's tokenizer files only: no torch, no queue. Text can never produce a token of the frame here. Leaving
-those out of the added tokens is not enough for that, since the Unigram vocabulary itself holds pieces named `<s>`,
-`</s>`, `<pad>`, `<mask>` and finds them in text, and it would renumber the others: they keep their places, under names
+those out of the added tokens is not enough for that, since a vocabulary itself holds pieces named `<s>`, `</s>`,
+`<pad>`, `<mask>`, which Unigram finds in text, and it would renumber the others: they keep their places, under names
 that nobody can guess.
 """
 
@@ -18,7 +18,9 @@ from tokenizers import AddedToken, Tokenizer
 from rerankq_worker.model.added_tokens import SAVE_ANEW, AddedTokens, read_added_tokens
 from rerankq_worker.model.family import Family
 from rerankq_worker.model.files import ModelBroken, family_of, read_config, read_json_object, reading
+from rerankq_worker.model.frame import Frame, Mark, frame_of
 from rerankq_worker.model.reading import DocumentTooLong, NoInstruction, QueryTooLong, Reading, Row
+from rerankq_worker.scoring import TokenIds
 
 MIN_LENGTH_TOKENS = 16
 
@@ -38,8 +40,18 @@ class PairTokenizer:
         tokenizer: Tokenizer,
         frame: Sequence[Sequence[int]],
         max_length_tokens: int,
-        longest_added_token_characters: int = 0,
+        settling_tokens: int = SETTLING_TOKENS,
+        *,
+        second_segment: bool = False,
     ) -> None:
+        """`from_model_dir` builds one.
+
+        Args:
+            frame: ids before the query, between query and document, and behind the document; complements where they
+                are of the second segment.
+            settling_tokens: how many at a cut may differ from those of the whole text.
+            second_segment: whether the document's tokens are of it.
+        """
         if max_length_tokens < MIN_LENGTH_TOKENS:
             raise ValueError(
                 f"expected a length of at least {MIN_LENGTH_TOKENS} tokens, got {max_length_tokens}"
@@ -48,8 +60,8 @@ class PairTokenizer:
         self._before, self._between, self._behind = frame
         self._frame_tokens = sum(map(len, frame))
         self.max_length_tokens = max_length_tokens
-        # a cut inside an added token leaves, in its place, perhaps a token per character
-        self._settling_tokens = SETTLING_TOKENS + longest_added_token_characters
+        self._settling_tokens = settling_tokens
+        self._second_segment = second_segment
         # FlagReranker's cap, so that the document keeps some room
         self.max_query_tokens = min(max_length_tokens * 3 // 4, max_length_tokens - self._frame_tokens - 1)
 
@@ -60,12 +72,17 @@ class PairTokenizer:
             definition = read_json_object(path / "tokenizer.json")
             family = family_of(path)
             added = read_added_tokens(path, definition, family)
-            tokenizer, ids = _unforgeable(definition, added)
+            frame = frame_of(path, definition, family, added.roles)
+            tokenizer, ids = _unforgeable(definition, added, frame)
             config = read_config(path)
-            _check_ids(path, family, tokenizer, added, ids, config.get("vocab_size"))
-            length = min(max_length_tokens, family.usable_length_tokens(config))
-        frame = [[ids[added.roles[role]] for role in roles] for roles in family.frame]
-        return cls(tokenizer, frame, length, max(map(len, added.tokens)))
+            _check_ids(path, family, tokenizer, added, frame, ids, config.get("vocab_size"))
+            return cls(
+                tokenizer,
+                [_ids_of(marks, ids) for marks in (frame.before, frame.between, frame.behind)],
+                min(max_length_tokens, family.usable_length_tokens(config)),
+                _settling_tokens(definition, added),
+                second_segment=frame.document_segment == 1,
+            )
 
     def read(self, reading: Reading) -> list[Row]:
         """One row per document, in order; the query is tokenized once.
@@ -92,13 +109,16 @@ class PairTokenizer:
             raise DocumentTooLong(too_long, room)
         head = [*self._before, *query_ids, *self._between]
         return [
-            Row(
-                np.array([*head, *ids[:room], *self._behind], dtype=np.int32),
-                query_cut or len(ids) > room,
-                document,
-            )
+            Row(self._row(head, ids[:room]), query_cut or len(ids) > room, document)
             for document, ids in enumerate(kept)
         ]
+
+    def _row(self, head: list[int], document: list[int]) -> TokenIds:
+        row = np.array([*head, *document, *self._behind], dtype=np.int32)
+        if self._second_segment:
+            placed = row[len(head) : len(head) + len(document)]
+            np.invert(placed, out=placed)
+        return row
 
     def _query(self, query: str, truncation: bool) -> tuple[list[int], bool]:
         limit = self.max_query_tokens
@@ -127,12 +147,15 @@ class PairTokenizer:
         return ids
 
 
-def _unforgeable(definition: dict[str, Any], added: AddedTokens) -> tuple[Tokenizer, dict[str, int]]:
+def _unforgeable(
+    definition: dict[str, Any], added: AddedTokens, frame: Frame
+) -> tuple[Tokenizer, dict[str, int]]:
     """The same tokenizer, ids unchanged, to which `<s>` in a text is three characters; and the added tokens' ids."""
     secret = f" {secrets.token_hex(16)}"  # text is split at blanks before pieces are looked up
+    guarded = added.frame.union(mark.content for mark in frame.marks if mark.content in added.tokens)
 
     def renamed(content: str) -> str:
-        return content + secret if content in added.frame else content
+        return content + secret if content in guarded else content
 
     model = definition["model"]
     pieces = model["vocab"]
@@ -140,20 +163,24 @@ def _unforgeable(definition: dict[str, Any], added: AddedTokens) -> tuple[Tokeni
         vocabulary: Any = {renamed(piece): index for piece, index in cast(dict[str, int], pieces).items()}
     else:
         vocabulary = [[renamed(piece), score] for piece, score in pieces]
-    unknown = {"unk_token": renamed(model["unk_token"])} if model.get("unk_token") else {}
+    changes: dict[str, Any] = {"vocab": vocabulary}
+    if model.get("unk_token"):
+        changes["unk_token"] = renamed(model["unk_token"])
+    if model.get("merges"):
+        changes["merges"] = [merge for merge in model["merges"] if guarded.isdisjoint(_pieces(merge))]
     bare = {
         **definition,
         "added_tokens": [],
         "post_processor": None,
         "truncation": None,
         "padding": None,
-        "model": {**model, **unknown, "vocab": vocabulary},
+        "model": {**model, **changes},
     }
     tokenizer = Tokenizer.from_str(json.dumps(bare))
     tokenizer.encode_special_tokens = added.splits_special
     tokenizer.add_tokens(
         [
-            AddedToken(renamed(content), special=True) if content in added.frame else token
+            AddedToken(renamed(content), special=True) if content in guarded else token
             for content, token in added.tokens.items()
         ]
     )
@@ -161,29 +188,52 @@ def _unforgeable(definition: dict[str, Any], added: AddedTokens) -> tuple[Tokeni
     return tokenizer, {content: index for content, index in ids.items() if index is not None}
 
 
+def _pieces(merge: str | list[str]) -> tuple[str, str, str]:
+    """What is merged, and into what."""
+    left, right = merge.split(" ") if isinstance(merge, str) else merge
+    return left, right, left + right
+
+
+def _settling_tokens(definition: dict[str, Any], added: AddedTokens) -> int:
+    """A cut inside an added token leaves, in its place, perhaps a token per character; so does one inside a word that
+    is unknown as a whole (WordPiece).
+    """
+    word = definition["model"].get("max_input_chars_per_word", 0)
+    return max(SETTLING_TOKENS, word) + max(map(len, added.tokens))
+
+
+def _ids_of(marks: Sequence[Mark], ids: dict[str, int]) -> list[int]:
+    plain = [(ids[mark.content] if mark.index is None else mark.index, mark.segment) for mark in marks]
+    return [~index if segment else index for index, segment in plain]
+
+
 def _check_ids(
     directory: Path,
     family: Family,
     tokenizer: Tokenizer,
     added: AddedTokens,
+    frame: Frame,
     ids: dict[str, int],
     embeddings: int | None,
 ) -> None:
     """Refuse ids other than those the files give, which other rows of the embedding table were trained for."""
     vocabulary = tokenizer.get_vocab_size(with_added_tokens=False)
     declared = {content for content, _ in added.ids}
-    for content in [added.roles[role] for roles in family.frame for role in roles]:
-        if ids[content] >= vocabulary and content not in declared:
+    for mark in frame.marks:
+        if mark.index is None and ids[mark.content] >= vocabulary and mark.content not in declared:
             raise ModelBroken(
-                f"{directory}: the tokenizer has no {content} token; it is none of {family.model_type}"
+                f"{directory}: the tokenizer has no {mark.content} token; it is none of {family.model_type}"
             )
-    for content, said in added.ids:
+    named = [(m.content, m.index) for m in frame.marks if m.index is not None and m.content in ids]
+    for content, said in (*added.ids, *named):
         if ids.get(content) != said:
             raise ModelBroken(
                 f"{directory}: the token {content!r} gets id {ids.get(content)} where a file says {said}; "
                 f"{SAVE_ANEW}"
             )
-    largest = max(tokenizer.get_vocab(with_added_tokens=True).values())
+    largest = max(
+        [*tokenizer.get_vocab(with_added_tokens=True).values(), *(m.index or 0 for m in frame.marks)]
+    )
     if embeddings is not None and largest >= embeddings:
         raise ModelBroken(
             f"{directory}: the tokenizer has ids up to {largest}, the embedding table (vocab_size) {embeddings} rows; "
