@@ -10,9 +10,10 @@ import pytest
 
 from rerankq_worker.engine import Engine
 from rerankq_worker.engine.errors import EngineDrifted
-from rerankq_worker.engine.golden import golden_pairs, refuse_drift, verify
+from rerankq_worker.engine.golden import refuse_drift, verify
 from rerankq_worker.engine.linears import can_compute_int8
 from rerankq_worker.model.files import KNOWN_REVISIONS
+from rerankq_worker.model.published import golden_pairs
 
 HUB_ID = "BAAI/bge-reranker-v2-m3"
 

@@ -10,7 +10,10 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
+
+from rerankq_worker.model_commands.verbs import add_verbs
 
 DESCRIPTION = """\
 Serve rerank jobs from Redis: per device one engine process that holds the model, and light Celery workers
@@ -65,14 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     settings = _add(commands, "settings", _settings, "print every setting, its value and where it came from")
     settings.add_argument("--json", action="store_true", help="as one JSON object, for programs")
-    for name, run, what in (
-        ("pull", _pull, "fetch a model into the hub's cache, with progress"),
-        ("verify", _verify, "load a model and compare its scores with published ones"),
-    ):
-        command = _add(commands, name, run, what)
-        command.add_argument("model", nargs="?", help="hub id or directory; RERANKQ_MODEL when left out")
-        command.add_argument("--revision", help="commit of the hub id; RERANKQ_MODEL_REVISION when left out")
-    _add(commands, "build-small", _build_small, "write the small model of the box and print its directory")
+    add_verbs(partial(_add, commands))
     engine = _add(commands, "engine", _engine, "run one device's engine in this process (the launcher does)")
     engine.add_argument(
         "--device", required=True, help="cpu0, gpu0, ...: names its socket and its status file"
@@ -174,78 +170,6 @@ def _settings(options: argparse.Namespace) -> int:
         value = "" if setting["value"] is None else setting["value"]
         print(f"{name:{width}}  {value}  ({setting['source']})")
     return 0
-
-
-def _pull(options: argparse.Namespace) -> int:
-    from rerankq_worker.model.files import find_model
-    from rerankq_worker.settings import WorkerSettings
-
-    settings = WorkerSettings.load()
-    model, revision = _model_of(options, settings)
-    found = find_model(model, revision, settings.offline)
-    print(f"{found.name} ({found.revision}) is in {found.path}")
-    return 0
-
-
-def _verify(options: argparse.Namespace) -> int:
-    from rerankq_worker.engine_process.process import make_engine
-    from rerankq_worker.host.devices import chosen_devices
-    from rerankq_worker.model.files import find_model
-    from rerankq_worker.settings import WorkerSettings
-
-    settings = WorkerSettings.load()
-    model, revision = _model_of(options, settings)
-    # refuses in a moment what torch would take seconds to reach
-    find_model(model, revision, settings.offline)
-    device = chosen_devices(settings.devices)[0]
-    os.environ["CUDA_VISIBLE_DEVICES"] = device.cuda_visible_devices  # before torch looks
-    # here a wrong score is shown, not refused
-    unchecked = "rerankq_worker.engine.from_settings:load_unchecked"
-    asked = settings.model_copy(
-        update={"model": model, "model_revision": revision, "engine_factory": unchecked}
-    )
-    engine: Any = make_engine(asked, device.name)
-    engine.warm_up()
-    info = engine.info
-    print(f"{info.model} ({info.revision}) runs in {info.dtype} on {info.device}")
-    print(f"rows of at most {info.max_length_tokens} tokens, {info.max_batch_tokens} tokens a batch")
-    return _compare_with_published(engine)
-
-
-def _compare_with_published(engine: Any) -> int:
-    from rerankq_worker.engine import golden
-
-    results = golden.verify(engine)
-    if not results:
-        print("nobody has published scores of this model, so none could be compared")
-        return 0
-    for result in results:
-        verdict = "ok" if result.ok else "WRONG"
-        print(
-            f"{verdict:5} expected {result.pair.logit:9.4f}, got {result.got:9.4f}: {result.pair.query[:40]!r}"
-        )
-    wrong = sum(not result.ok for result in results)
-    print(f"{len(results) - wrong} of {len(results)} published scores were met")
-    if golden.is_known(engine.info) or any(result.got != result.got for result in results):
-        return 1 if wrong else 0
-    print(
-        "whether these are the published weights is not known: a fine-tune of that name has scores of its own"
-    )
-    return 0
-
-
-def _build_small(_options: argparse.Namespace) -> int:
-    from rerankq_worker.model.small import materialise
-
-    print(materialise())
-    return 0
-
-
-def _model_of(options: argparse.Namespace, settings: Any) -> tuple[str, str | None]:
-    """Model and revision; a pinned revision belongs to the pinned model only."""
-    if options.model is None:
-        return settings.model, options.revision or settings.model_revision
-    return options.model, options.revision
 
 
 def _is_for_the_operator(error: Exception) -> bool:

@@ -1,4 +1,4 @@
-"""`rerankq model`: fetch, check or build a model, done by the worker's own program."""
+"""`rerankq model`: what is here, fetch, check or build a model; done by the worker's own program."""
 
 from typing import Annotated
 
@@ -6,39 +6,66 @@ import typer
 
 from rerankq.local import worker_program
 
-model = typer.Typer(no_args_is_help=True, help="Fetch, check or build a model.")
+model = typer.Typer(no_args_is_help=True, help="List, fetch, check or build models.")
 
-_PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 Name = Annotated[str | None, typer.Argument(help="Hub id or directory.", show_default="RERANKQ_MODEL")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Revision = Annotated[str | None, typer.Option(help="Commit, branch or tag of the Hub id.")]
 
 
-@model.command(context_settings=_PASS_ON)
-def pull(context: typer.Context, name: Name = None) -> None:
-    """Download a model into the hub's cache, with progress.
+@model.command("list")
+def list_models(as_json: AsJson = False) -> None:
+    """List the rerankers in the Hub's cache: size, family, what computes them, whether they are complete.
+
+    [bold]Example:[/] rerankq model list
+    """
+    _run("list", *_flag(as_json))
+
+
+@model.command()
+def info(name: Name = None, revision: Revision = None, as_json: AsJson = False) -> None:
+    """Tell what a model's files say: engine, length, what a score means, licence, the memory it takes here.
+
+    [bold]Example:[/] rerankq model info BAAI/bge-reranker-v2-m3
+    """
+    _run("info", *_named(name, revision), *_flag(as_json))
+
+
+@model.command()
+def pull(name: Name = None, revision: Revision = None) -> None:
+    """Download a model into the Hub's cache, with progress; go on with a download that was cut off.
 
     [bold]Example:[/] rerankq model pull BAAI/bge-reranker-v2-m3
     """
-    _run("pull", name, context)
+    _run("pull", *_named(name, revision))
 
 
-@model.command(context_settings=_PASS_ON)
-def verify(context: typer.Context, name: Name = None) -> None:
+@model.command()
+def verify(name: Name = None, revision: Revision = None) -> None:
     """Load a model and say whether it can be served from here.
 
     [bold]Example:[/] rerankq model verify ./my-reranker
     """
-    _run("verify", name, context)
+    _run("verify", *_named(name, revision))
 
 
-@model.command("build-small", context_settings=_PASS_ON)
-def build_small(context: typer.Context) -> None:
+@model.command("build-small")
+def build_small() -> None:
     """Write the small model of the box and print its directory.
 
     [bold]Example:[/] rerankq model build-small
     """
-    _run("build-small", None, context)
+    _run("build-small")
 
 
-def _run(verb: str, name: str | None, context: typer.Context) -> None:
-    arguments = [] if name is None else [name]
-    raise typer.Exit(worker_program.run(verb, *arguments, *context.args))
+def _named(name: str | None, revision: str | None) -> list[str]:
+    named = [] if revision is None else [f"--revision={revision}"]
+    return named if name is None else [*named, "--", name]
+
+
+def _flag(as_json: bool) -> list[str]:
+    return ["--json"] if as_json else []
+
+
+def _run(verb: str, *arguments: str) -> None:
+    raise typer.Exit(worker_program.run(verb, *arguments))

@@ -51,21 +51,32 @@ def find_model(model: str | Path, revision: str | None = None, offline: bool = F
     Raises:
         ModelNotFound, ModelBroken: one line each, with the way out.
     """
+    return _checked(*locate(model, revision, offline))
+
+
+def locate(
+    model: str | Path, revision: str | None = None, offline: bool = False
+) -> tuple[Path, str, str | None]:
+    """The directory, name and revision of a model whose files nobody has looked at; None is for the fingerprint.
+
+    Raises:
+        ModelNotFound: with the way out.
+    """
     if model == SHIPPED_MODEL:
-        return _shipped_model()
+        return _shipped_model(), SHIPPED_MODEL, shipped_revision()
     directory = Path(model)
     with reading(directory):
         directory = directory.expanduser()
         is_there = directory.is_dir()
     if is_there:
-        return _checked(directory, name=directory.resolve().name, revision=revision)
+        return directory, directory.resolve().name, revision
     if isinstance(model, Path) or not hub.HUB_ID.fullmatch(model):
         raise ModelNotFound(
             f"no model directory at {directory}; give a directory, a Hub id such as BAAI/bge-reranker-v2-m3, "
             f"or {SHIPPED_MODEL!r}"
         )
     snapshot = hub.fetch(model, revision or KNOWN_REVISIONS.get(model), offline)
-    return _checked(snapshot, name=model, revision=snapshot.name)
+    return snapshot, model, snapshot.name
 
 
 def read_json_object(file: Path) -> dict[str, Any]:
@@ -200,15 +211,14 @@ def shipped_revision() -> str:
     return f"sha256:{WEIGHTS_SHA256[:REVISION_DIGITS]}"
 
 
-def _shipped_model() -> ModelFiles:
+def _shipped_model() -> Path:
     """The model in the box. Its revision is its pinned hash: samples may miss a change to a few of its tensors."""
     try:
-        directory = materialise()
+        return materialise()
     except OSError as error:
         raise ModelNotFound(
             f"the small model cannot be written ({error}); set RERANKQ_CACHE_DIR to a directory that can be"
         ) from error
-    return _checked(directory, name=SHIPPED_MODEL, revision=shipped_revision())
 
 
 def _check_config(directory: Path) -> None:

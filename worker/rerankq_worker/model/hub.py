@@ -63,6 +63,22 @@ def fetch(model: str, revision: str | None, offline: bool, patterns: Sequence[st
         ) from error
 
 
+def files_in_repository(snapshot: Path) -> list[str] | None:
+    """What the Hub has at a snapshot's commit, fetched or not; None where its library has not written that down."""
+    import huggingface_hub
+
+    repository, cached_tree = repository_of(snapshot), getattr(huggingface_hub, "get_cached_repo_tree", None)
+    if repository is None or cached_tree is None:  # before 2.0 it writes nothing down
+        return None
+    from huggingface_hub.errors import CachedRepoTreeNotFoundError
+
+    try:
+        tree = cached_tree(hub_id(repository), revision=snapshot.name, cache_dir=repository.parent)
+    except CachedRepoTreeNotFoundError:
+        return None
+    return [file.path for file in tree]
+
+
 def repository_of(path: Path) -> Path | None:
     """The folder of the Hub's cache that a snapshot, or a file in it, belongs to."""
     return next((folder for folder in path.parents if folder.name.startswith("models--")), None)

@@ -1,0 +1,71 @@
+"""The commands about models: their names, their options, and which module does each, imported when it runs."""
+
+import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rerankq_worker.settings import WorkerSettings
+
+AddCommand = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
+
+
+def add_verbs(add: AddCommand) -> None:
+    """Put them among the commands of a program."""
+    listing = add("list", _list, "list the models that are here, and what computes each")
+    info = add("info", _info, "tell what a model's files say of it, without loading it")
+    pull = add(
+        "pull", _pull, "fetch a model into the hub's cache, with progress; go on with what was cut off"
+    )
+    verify = add("verify", _verify, "load a model and compare its scores with published ones")
+    add("build-small", _build_small, "write the small model of the box and print its directory")
+    for command in (listing, info):
+        command.add_argument("--json", action="store_true", help="as JSON, for programs")
+    for command in (info, pull, verify):
+        command.add_argument("model", nargs="?", help="hub id or directory; RERANKQ_MODEL when left out")
+        command.add_argument("--revision", help="commit of the hub id; RERANKQ_MODEL_REVISION when left out")
+
+
+def _list(options: argparse.Namespace) -> int:
+    from rerankq_worker.model_commands.listing import print_models
+
+    return print_models(as_json=options.json)
+
+
+def _info(options: argparse.Namespace) -> int:
+    from rerankq_worker.model_commands.info import print_info
+
+    return print_info(_settings_for(options), as_json=options.json)
+
+
+def _pull(options: argparse.Namespace) -> int:
+    from rerankq_worker.model.files import find_model
+
+    settings = _settings_for(options)
+    found = find_model(settings.model, settings.model_revision, settings.offline)
+    print(f"{found.name} ({found.revision}) is in {found.path}")
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from rerankq_worker.model_commands.verifying import verify
+
+    return verify(_settings_for(options))
+
+
+def _build_small(_options: argparse.Namespace) -> int:
+    from rerankq_worker.model.small import materialise
+
+    print(materialise())
+    return 0
+
+
+def _settings_for(options: argparse.Namespace) -> "WorkerSettings":
+    """The settings, with the model that was asked for; a pinned revision belongs to the pinned model only."""
+    from rerankq_worker.settings import WorkerSettings
+
+    settings = WorkerSettings.load()
+    asked = {"model": options.model, "model_revision": options.revision}
+    if options.model is None:
+        asked = {"model_revision": options.revision or settings.model_revision}
+    return settings.model_copy(update=asked)
