@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,12 @@ from tests.model_dirs import build_model_dir
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def gpus_stay_visible(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command hides the other devices from its process, which here would be the tests of all devices."""
+    monkeypatch.setattr("rerankq_worker.model_commands.verifying.os", SimpleNamespace(environ={}))
 
 
 @pytest.fixture(scope="session")

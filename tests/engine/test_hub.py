@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rerankq_worker.model import hub
-from rerankq_worker.model.errors import HubAway, ModelNotFound
+from rerankq_worker.model.errors import HubAway, ModelBroken, ModelNotFound
 from rerankq_worker.model.files import find_model
 from tests.fake_hub import COMMIT, FakeHub, fake_hub
 
@@ -115,3 +115,17 @@ def test_a_chat_template_that_an_older_version_did_not_pull_is_missed(served: Fa
 def test_a_revision_that_is_not_there_is_said_so(served: FakeHub) -> None:
     with pytest.raises(ModelNotFound, match="the Hub's some/reranker has no revision v9"):
         find_model(NAME, revision="v9")
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_a_repository_of_pickles_is_told_with_the_command_that_converts(
+    served: FakeHub, offline: bool
+) -> None:
+    served.files = {name: data for name, data in served.files.items() if name != WEIGHTS}
+    served.files |= {"pytorch_model.bin": b""}
+    hub.fetch(NAME, None, offline=False)
+
+    with pytest.raises(
+        ModelBroken, match=r"only pickled .* `rerankq model convert some/reranker --to reranker`"
+    ):
+        find_model(NAME, offline=offline)

@@ -1,5 +1,6 @@
 """`rerankq model`: what is here, fetch, check or build a model; done by the worker's own program."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -47,6 +48,19 @@ def verify(name: Name = None, revision: Revision = None) -> None:
     [bold]Example:[/] rerankq model verify ./my-reranker
     """
     _run("verify", *_named(name, revision))
+
+
+@model.command()
+def convert(
+    to: Annotated[Path, typer.Option(help="The directory to write; may be the model's own.")],
+    name: Name = None,
+    revision: Revision = None,
+) -> None:
+    """Write a directory that can be served out of pickled weights (`*.bin`), none of whose code is run.
+
+    [bold]Example:[/] rerankq model convert some/reranker --to ./reranker
+    """
+    _run("convert", f"--to={to}", *_named(name, revision))
 
 
 @model.command("build-small")

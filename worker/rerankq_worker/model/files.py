@@ -23,11 +23,6 @@ SAMPLE_BYTES = 4096
 SAMPLES = 64
 REVISION_DIGITS = 12
 
-CONVERT = (
-    'python -c "from transformers import AutoModelForSequenceClassification as M, AutoTokenizer as T; '
-    "M.from_pretrained('{source}').save_pretrained('{target}'); "
-    "T.from_pretrained('{source}').save_pretrained('{target}')\""
-)
 ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 HELD_AS = ("F64", "F32", "F16", "BF16")
 READ_BEFORE_LOADING = ("max_position_embeddings", "vocab_size")
@@ -160,30 +155,33 @@ def _checked(directory: Path, name: str, revision: str | None) -> ModelFiles:
 
 
 def _convert(directory: Path) -> str:
-    """The command that has transformers write a model's files as they are wanted here."""
+    """The command of ours that writes a model's files as they are wanted here."""
     repository = hub.repository_of(directory)
     if repository is None:
-        return "convert them: " + CONVERT.format(source=directory, target=directory)
+        return f"`rerankq model convert {directory} --to {directory}`"
     name = hub.hub_id(repository)
     target = name.rsplit("/", 1)[-1]
-    return f"convert them: {CONVERT.format(source=name, target=target)} and give the directory {target}"
+    return f"`rerankq model convert {name} --to {target}`, and give the directory {target}"
 
 
 def _without_weights(directory: Path) -> str:
-    repository = hub.repository_of(directory)
-    if repository is not None:
-        name = hub.hub_id(repository)
-        return (
-            f"{name} has no model.safetensors in {directory}; run `rerankq model pull {name}` where the Hub can be "
-            "reached, and if that says so too, its weights are pickles (*.bin), which can run code when read: "
-            f"if you trust them, {_convert(directory)}"
-        )
+    pickled = "has only pickled weights (*.bin), which can run code when read; convert them, which runs none:"
+    repository, at_the_hub = hub.repository_of(directory), hub.files_in_repository(directory)
     if any(directory.glob("*.bin")):
+        return f"{directory} {pickled} {_convert(directory)}"
+    if repository is None:
         return (
-            f"{directory} has only pickled weights (*.bin), which can run code when read; "
-            f"if you trust them, {_convert(directory)}"
+            f"{directory} has no model.safetensors; give a directory that a model was saved to, or a Hub id"
         )
-    return f"{directory} has no model.safetensors; give a directory that a model was saved to, or a Hub id"
+    name = hub.hub_id(repository)
+    if at_the_hub is not None and not any(file.endswith(".safetensors") for file in at_the_hub):
+        if any(file.endswith(".bin") for file in at_the_hub):
+            return f"{name} {pickled} {_convert(directory)}"
+        return f"{name} has no weights of PyTorch at the Hub; give another model"
+    return (
+        f"{name} has no model.safetensors in {directory}; run `rerankq model pull {name}` where the Hub can be "
+        f"reached, and if that says so too, its weights are pickles (*.bin): {_convert(directory)}"
+    )
 
 
 def _check_adapters(directory: Path) -> None:
@@ -263,10 +261,7 @@ def _number_of_labels(config: dict[str, Any]) -> int:
 
 def _check_tokenizer(directory: Path) -> None:
     if not (directory / "tokenizer.json").is_file():
-        raise ModelBroken(
-            f"{directory} has no tokenizer.json; install what reads older files (pip install sentencepiece protobuf) "
-            f"and {_convert(directory)}"
-        )
+        raise ModelBroken(f"{directory} has no tokenizer.json; have one made: {_convert(directory)}")
 
 
 def _check_safetensors(file: Path) -> None:

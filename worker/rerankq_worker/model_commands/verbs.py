@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,10 +19,12 @@ def add_verbs(add: AddCommand) -> None:
         "pull", _pull, "fetch a model into the hub's cache, with progress; go on with what was cut off"
     )
     verify = add("verify", _verify, "load a model and compare its scores with published ones")
+    convert = add("convert", _convert, "write a directory that can be served out of pickled weights (*.bin)")
     add("build-small", _build_small, "write the small model of the box and print its directory")
     for command in (listing, info):
         command.add_argument("--json", action="store_true", help="as JSON, for programs")
-    for command in (info, pull, verify):
+    convert.add_argument("--to", required=True, metavar="DIR", help="where; may be the model's own directory")
+    for command in (info, pull, verify, convert):
         command.add_argument("model", nargs="?", help="hub id or directory; RERANKQ_MODEL when left out")
         command.add_argument("--revision", help="commit of the hub id; RERANKQ_MODEL_REVISION when left out")
 
@@ -51,6 +54,12 @@ def _verify(options: argparse.Namespace) -> int:
     from rerankq_worker.model_commands.verifying import verify
 
     return verify(_settings_for(options))
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from rerankq_worker.model_commands.converting import convert
+
+    return convert(_settings_for(options), Path(options.to).expanduser())
 
 
 def _build_small(_options: argparse.Namespace) -> int:

@@ -1,0 +1,99 @@
+"""`convert`: pickled weights (`*.bin`) as safetensors, and a tokenizer.json, in a directory that can be served."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from fnmatch import fnmatch
+from pathlib import Path
+
+from rerankq_worker.model import hub, pickles
+from rerankq_worker.model.errors import ModelBroken, ModelNotFound
+from rerankq_worker.model.files import find_model, locate
+from rerankq_worker.model_commands.verifying import load
+from rerankq_worker.settings import WorkerSettings
+
+PROGRAM = "rerankq_worker.engine.conversion"
+HANDED_ON = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV")
+"""Of our environment: nothing that is a secret."""
+
+
+def convert(settings: WorkerSettings, target: Path) -> int:
+    """Write the directory, load it as a worker would, say what it is.
+
+    Raises:
+        ModelError: nothing was written, or what was written does not load; one line, with the way out.
+    """
+    source = _fetched(settings)
+    if not pickles.folders_of_pickles(source) and (source / "tokenizer.json").is_file():
+        find_model(source)  # says what is wrong with it, if it is something else
+        print(f"nothing to convert: {source} has neither pickled weights nor an old tokenizer")
+        return 0
+    in_place = target.resolve() == source.resolve()
+    if not in_place and target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ModelNotFound(f"expected --to to be a new or an empty directory, got {target}")
+    _write(source, target, in_place)
+    engine = load(settings.model_copy(update={"model": str(target), "model_revision": None}))
+    info = engine.info
+    print(f"{target} loads: engine {info.engine}, {info.dtype} on {info.device}, revision {info.revision}")
+    return 0
+
+
+def _fetched(settings: WorkerSettings) -> Path:
+    """The model's directory; of a Hub id whose weights are pickles, with these."""
+    model, revision, offline = settings.model, settings.model_revision, settings.offline
+    source, _name, commit = locate(model, revision, offline)
+    if Path(model).expanduser().is_dir() or any(source.glob("*.safetensors")):
+        return source
+    return hub.fetch(model, commit, offline, (*hub.PATTERNS, *pickles.PATTERNS))
+
+
+def _write(source: Path, target: Path, in_place: bool) -> None:
+    """Fill a directory of our own beside the wanted one, then give it that name, or move what is new in place."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        ours = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise ModelNotFound(
+            f"{target} cannot be written ({error}); name another directory with --to"
+        ) from error
+    try:
+        if not in_place:
+            _copy(source, ours)
+        _run(source, ours)
+        ours.chmod(0o755)
+        if in_place:
+            shutil.copytree(ours, target, dirs_exist_ok=True)
+        else:
+            ours.replace(target)
+    finally:
+        shutil.rmtree(ours, ignore_errors=True)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Whatever would be pulled of it."""
+    for file in source.rglob("*"):
+        name = str(file.relative_to(source))
+        if (
+            file.is_file()
+            and name != pickles.INDEX
+            and any(fnmatch(name, pattern) for pattern in hub.PATTERNS)
+        ):
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target / name)
+
+
+def _run(source: Path, target: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name in HANDED_ON}
+    done = subprocess.run(  # noqa: S603 - our own program
+        [sys.executable, "-m", PROGRAM, str(source.resolve()), str(target.resolve())],
+        env=environment | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"},
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}, without a word"])[-1]
+        raise ModelBroken(f"nothing was converted: {last}")
