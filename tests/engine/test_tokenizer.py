@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -195,6 +196,88 @@ def test_the_length_is_capped_at_what_the_positions_hold(tmp_path: Path, tiny_di
     )
 
     assert PairTokenizer.from_model_dir(tmp_path, max_length_tokens=1024).max_length_tokens == 64
+
+
+LONG = {
+    "english": " ".join(CORPUS),
+    "chinese": CORPUS[3] * 9,
+    "ligatures, wide letters, accents": "ﬁne ＰＡＮＤＡ e\u0301te\u0301 ½ ㈜ " * 20,
+    "emoji": "a panda 🐼👩‍👩‍👧 eats 🎋 " * 20,
+    "blanks": "panda \n\t  bear\u00a0\u200b " * 40,
+}
+
+
+@pytest.mark.parametrize("document", LONG.values(), ids=LONG)
+def test_the_windows_of_a_document_hold_all_its_tokens_and_tell_their_characters(
+    tokenizer: PairTokenizer, document: str
+) -> None:
+    query = "What is a panda?"
+    head = len(ids(tokenizer, query, "")) - 1
+    whole = tokenizer._tokenizer.encode(document, add_special_tokens=False)
+
+    rows = tokenizer.read(Reading(query=query, documents=["bear", document], windows=True))[1:]
+
+    spans = [row.span for row in rows if row.span is not None]
+    assert [(span.index, span.total) for span in spans] == [(n, len(rows)) for n in range(len(rows))]
+    assert len(rows) > 1
+    assert {row.document for row in rows} == {1}
+    assert not any(row.truncated for row in rows)
+    assert (spans[0].start, spans[-1].end) == (whole.offsets[0][0], whole.offsets[-1][1])
+    reached = 0
+    for row, span in zip(rows, spans, strict=True):
+        text = row.token_ids.tolist()[head:-1]
+        places = [n for n in range(reached + 1) if whole.ids[n : n + len(text)] == text]
+        first = next(n for n in places if whole.offsets[n][0] == span.start)
+        assert span.end == whole.offsets[first + len(text) - 1][1]
+        reached = first + len(text)
+        # alone it gives the same tokens, but perhaps for those at its border
+        alone = ids(tokenizer, "", document[span.start : span.end])[3:-1]
+        assert set(text[2:-2]) <= set(alone) | set(text[:2])
+    assert reached == len(whole.ids)
+
+
+@pytest.mark.parametrize(
+    ("asked", "windows", "truncated"),
+    [
+        ({}, 1, True),
+        ({"windows": True}, 6, False),
+        ({"windows": True, "max_windows_per_doc": 2}, 2, True),
+        ({"windows": True, "max_tokens_per_doc": 60}, 2, True),
+        ({"windows": True, "max_tokens_per_doc": 10}, 1, True),
+        ({"windows": True, "truncation": False}, 6, False),
+    ],
+    ids=str,
+)
+def test_a_long_document_is_read_as_far_as_it_is_asked_for(
+    tokenizer: PairTokenizer, asked: dict[str, Any], windows: int, truncated: bool
+) -> None:
+    rows = tokenizer.read(Reading(query="panda", documents=["bear " * 300, "bear"], **asked))
+
+    assert [row.document for row in rows] == [0] * windows + [1]
+    assert {row.truncated for row in rows if row.document == 0} == {truncated}
+    assert rows[-1].span is None
+
+
+def test_without_truncation_a_document_longer_than_its_windows_is_refused(tokenizer: PairTokenizer) -> None:
+    reading = Reading(
+        query="panda",
+        documents=["bear", "bear " * 300],
+        truncation=False,
+        windows=True,
+        max_windows_per_doc=2,
+    )
+
+    with pytest.raises(DocumentTooLong, match=r"documents \[1\] are longer than \d+ tokens"):
+        tokenizer.read(reading)
+
+
+def test_a_huge_document_is_read_whole(tokenizer: PairTokenizer) -> None:
+    document = (CORPUS[0] + " ") * (300_000 // len(CORPUS[0]))
+
+    rows = tokenizer.read(Reading(query="panda", documents=[document], windows=True))
+
+    assert rows[-1].span is not None
+    assert len(document) - 2 <= rows[-1].span.end <= len(document)
 
 
 @pytest.mark.parametrize("cap", [0, -1])

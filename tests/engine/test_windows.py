@@ -4,12 +4,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rerankq_worker.model.reading import Reading
-from rerankq_worker.model.windows import MOST_OVERLAP_TOKENS, most_tokens, overlap_tokens, parts, windows
+from rerankq_worker.model.windows import (
+    MOST_OVERLAP_TOKENS,
+    Offsets,
+    most_tokens,
+    overlap_tokens,
+    parts,
+    windows,
+)
+from rerankq_worker.scoring import TokenIds
 
 COUNTS = st.integers(1, 5_000)
 
@@ -21,12 +30,12 @@ class Numbered:
     count: int
 
     @property
-    def ids(self) -> list[int]:
-        return list(range(self.count))
+    def ids(self) -> TokenIds:
+        return np.arange(self.count, dtype=np.int32)
 
     @property
-    def offsets(self) -> list[tuple[int, int]]:
-        return [(2 * place, 2 * place + 2) for place in range(self.count)]
+    def offsets(self) -> Offsets:
+        return np.array([(2 * place, 2 * place + 2) for place in range(self.count)], dtype=np.int32)
 
 
 def reading(**asked: object) -> Reading:

@@ -8,7 +8,8 @@ that nobody can guess.
 
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,12 +21,26 @@ from rerankq_worker.model.family import Family
 from rerankq_worker.model.files import ModelBroken, family_of, read_config, read_json_object, reading
 from rerankq_worker.model.frame import Frame, Mark, frame_of
 from rerankq_worker.model.reading import DocumentTooLong, NoInstruction, QueryTooLong, Reading, Row
+from rerankq_worker.model.windows import Offsets, most_tokens, parts
 from rerankq_worker.scoring import TokenIds
 
 MIN_LENGTH_TOKENS = 16
 
 CHARS_PER_TOKEN = 8  # generous: text holds 1 (Chinese) to 5 (English) characters a token
+CHARS_AT_A_TIME = 1_000_000  # of several texts: the library makes a hundred times as many bytes of them
 SETTLING_TOKENS = 64  # tokens near a cut may differ from those of the whole text; this many are thrown away
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EncodedText:
+    """A text's tokens: what is needed of an `Encoding`, which takes some hundred bytes for each."""
+
+    ids: TokenIds
+    offsets: Offsets
+
+
+NO_OFFSETS: Offsets = np.empty((0, 2), dtype=np.int32)  # where nobody asks for them
+NO_TOKENS = EncodedText(np.empty(0, dtype=np.int32), NO_OFFSETS)
 
 
 class PairTokenizer:
@@ -57,7 +72,8 @@ class PairTokenizer:
                 f"expected a length of at least {MIN_LENGTH_TOKENS} tokens, got {max_length_tokens}"
             )
         self._tokenizer = tokenizer
-        self._before, self._between, self._behind = frame
+        self._before, self._between, behind = frame
+        self._tail = np.array(behind, dtype=np.int32)
         self._frame_tokens = sum(map(len, frame))
         self.max_length_tokens = max_length_tokens
         self._settling_tokens = settling_tokens
@@ -85,10 +101,10 @@ class PairTokenizer:
             )
 
     def read(self, reading: Reading) -> list[Row]:
-        """One row per document, in order; the query is tokenized once.
+        """One row per document, in order, or one per window of it; the query is tokenized once.
 
-        A query longer than 3/4 of the length is cut to that; a document is cut to the room that is left, and to
-        `max_tokens_per_doc`.
+        A query longer than 3/4 of the length is cut to that; a document is cut to the room that is left, or read in
+        windows of it, and to what the reading limits it to.
 
         Raises:
             QueryTooLong, DocumentTooLong: only with `truncation=False`, instead of cutting.
@@ -96,55 +112,76 @@ class PairTokenizer:
         """
         if reading.instruction is not None:
             raise NoInstruction
-        limit = reading.max_tokens_per_doc
-        if limit is not None and limit < 1:
-            raise ValueError(f"expected max_tokens_per_doc to be at least 1, got {limit}")
         query_ids, query_cut = self._query(reading.query, reading.truncation)
         room = self.max_length_tokens - self._frame_tokens - len(query_ids)
-        if limit is not None:
-            room = min(room, limit)
-        kept = self._encode(reading.documents, room)
-        too_long = [index for index, ids in enumerate(kept) if len(ids) > room]
+        limit = most_tokens(reading, room)
+        encoded = self._encode(reading.documents, limit, with_offsets=reading.windows)
+        too_long = [index for index, encoding in enumerate(encoded) if len(encoding.ids) > limit]
         if too_long and not reading.truncation:
-            raise DocumentTooLong(too_long, room)
-        head = [*self._before, *query_ids, *self._between]
+            raise DocumentTooLong(too_long, limit)
+        head = np.array([*self._before, *query_ids, *self._between], dtype=np.int32)
         return [
-            Row(self._row(head, ids[:room]), query_cut or len(ids) > room, document)
-            for document, ids in enumerate(kept)
+            Row(
+                self._row(head, part.ids),
+                query_cut or len(encoding.ids) > limit,
+                document,
+                part.span,
+            )
+            for document, encoding in enumerate(encoded)
+            for part in parts(encoding, room, limit)
         ]
 
-    def _row(self, head: list[int], document: list[int]) -> TokenIds:
-        row = np.array([*head, *document, *self._behind], dtype=np.int32)
-        if self._second_segment:
-            placed = row[len(head) : len(head) + len(document)]
-            np.invert(placed, out=placed)
-        return row
+    def _row(self, head: TokenIds, document: TokenIds) -> TokenIds:
+        placed = np.invert(document) if self._second_segment else document
+        return np.concatenate([head, placed, self._tail])
 
-    def _query(self, query: str, truncation: bool) -> tuple[list[int], bool]:
+    def _query(self, query: str, truncation: bool) -> tuple[TokenIds, bool]:
         limit = self.max_query_tokens
-        ids = self._encode([query], limit)[0]
+        ids = self._encode([query], limit)[0].ids
         if len(ids) > limit and not truncation:
             raise QueryTooLong(limit)
         return ids[:limit], len(ids) > limit
 
-    def _encode(self, texts: Sequence[str], limit_tokens: int) -> list[list[int]]:
-        """Token ids of each text: all of them, or, where there are more than `limit_tokens`, at least one more."""
+    def _encode(
+        self, texts: Sequence[str], limit_tokens: int, *, with_offsets: bool = False
+    ) -> list[EncodedText]:
+        """The tokens of each text: all of them, or, where there are more than `limit_tokens`, at least one more."""
         enough_tokens = limit_tokens + self._settling_tokens
         budget_chars = enough_tokens * CHARS_PER_TOKEN
-        ids: list[list[int]] = [[] for _ in texts]
+        encoded = [NO_TOKENS] * len(texts)
         waiting = list(range(len(texts)))
         while waiting:
             heads = [texts[index][:budget_chars] for index in waiting]
-            encoded = self._tokenizer.encode_batch_fast(heads, add_special_tokens=False)
-            for index, encoding in zip(waiting, encoded, strict=True):
-                ids[index] = encoding.ids
+            for index, tokens in zip(waiting, self._encode_whole(heads, with_offsets), strict=True):
+                encoded[index] = tokens
             waiting = [
                 index
                 for index in waiting
-                if len(texts[index]) > budget_chars and len(ids[index]) < enough_tokens
+                if len(texts[index]) > budget_chars and len(encoded[index].ids) < enough_tokens
             ]
             budget_chars *= 4  # long words or long runs of blanks: look further
-        return ids
+        return encoded
+
+    def _encode_whole(self, texts: Sequence[str], with_offsets: bool) -> Iterator[EncodedText]:
+        encode = self._tokenizer.encode_batch if with_offsets else self._tokenizer.encode_batch_fast
+        for some in _some_at_a_time(texts, CHARS_AT_A_TIME):
+            for encoding in encode(some, add_special_tokens=False):
+                ids = np.array(encoding.ids, dtype=np.int32)
+                offsets = np.array(encoding.offsets, dtype=np.int32) if with_offsets else NO_OFFSETS
+                yield EncodedText(ids, offsets)
+
+
+def _some_at_a_time(texts: Sequence[str], most_chars: int) -> Iterator[list[str]]:
+    some: list[str] = []
+    chars = 0
+    for text in texts:
+        if some and chars + len(text) > most_chars:
+            yield some
+            some, chars = [], 0
+        some.append(text)
+        chars += len(text)
+    if some:
+        yield some
 
 
 def _unforgeable(

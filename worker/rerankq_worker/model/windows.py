@@ -6,32 +6,37 @@ the whole text: no border makes other tokens.
 """
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from rerankq_worker.model.reading import Reading, Span
+from rerankq_worker.scoring import TokenIds
 
 OVERLAP_SHARE = 8  # of the room: what is read twice costs an eighth more at most
 MOST_OVERLAP_TOKENS = 64  # two or three sentences
 
 
+Offsets = npt.NDArray[np.int32]
+"""For each token its first character in the caller's own text, and the one behind its last."""
+
+
 class Tokens(Protocol):
-    """A text's tokens, as an `Encoding` of the tokenizers library has them."""
+    """A text's tokens."""
 
     @property
-    def ids(self) -> list[int]: ...
+    def ids(self) -> TokenIds: ...
     @property
-    def offsets(self) -> list[tuple[int, int]]:
-        """The characters of each, in the caller's own text."""
-        ...
+    def offsets(self) -> Offsets: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
     """What of a document goes into one row."""
 
-    ids: Sequence[int]
+    ids: TokenIds
     span: Span | None = None
     """Where there are several."""
 
@@ -42,7 +47,14 @@ def overlap_tokens(room: int) -> int:
 
 
 def most_tokens(reading: Reading, room: int) -> int:
-    """How many tokens of a document are read at most, be it in one row or in several."""
+    """How many tokens of a document are read at most, be it in one row or in several.
+
+    Raises:
+        ValueError: a limit is none.
+    """
+    for name in ("max_tokens_per_doc", "max_windows_per_doc"):
+        if (told := getattr(reading, name)) is not None and told < 1:
+            raise ValueError(f"expected {name} to be at least 1, got {told}")
     windows = reading.max_windows_per_doc if reading.windows else 1
     reach = sys.maxsize if windows is None else windows * room - (windows - 1) * overlap_tokens(room)
     return reach if reading.max_tokens_per_doc is None else min(reach, reading.max_tokens_per_doc)
@@ -59,7 +71,7 @@ def parts(document: Tokens, room: int, limit: int) -> list[Part]:
         return [Part(ids)]
     offsets, cut = document.offsets, windows(len(ids), room)
     return [
-        Part(ids[start:end], Span(index, len(cut), offsets[start][0], offsets[end - 1][1]))
+        Part(ids[start:end], Span(index, len(cut), int(offsets[start, 0]), int(offsets[end - 1, 1])))
         for index, (start, end) in enumerate(cut)
     ]
 
