@@ -119,9 +119,9 @@ def test_a_program_asks_for_all_or_for_one(client: RerankClient, worker: Answeri
 
 
 def test_a_table_has_a_row_for_what_is_left(client: RerankClient, worker: AnsweringWorker) -> None:
-    pandas = pytest.importorskip("pandas")
-    table = pandas.DataFrame([ROW, {"id": "b", "query": "q", "documents": [SHORT]}])
+    arrow = pytest.importorskip("pyarrow")
+    table = arrow.Table.from_pylist([ROW, {"id": "b", "query": "q", "documents": [SHORT]}])
 
     ranked = rerank_table(table, client, score_threshold=THRESHOLD)
 
-    assert ranked[["id", "index", "rank"]].values.tolist() == [["a", 1, 1]]
+    assert ranked.select(["id", "index", "rank"]).to_pylist() == [{"id": "a", "index": 1, "rank": 1}]

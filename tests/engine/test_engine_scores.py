@@ -1,19 +1,24 @@
 """The score is transformers' own, to 1e-4 in the logit, whatever the text and whatever shares the batch."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 import transformers
 
+from rerankq.contract.messages import RerankRequest
 from rerankq_worker.engine import Engine
 from rerankq_worker.engine.attention import per_row
 from rerankq_worker.engine.linears import choose_linear
 from rerankq_worker.engine.precision import EXACT
 from rerankq_worker.engine.unpadded_model import UnpaddedModel
+from rerankq_worker.job.ranking import rank
 from rerankq_worker.model.family import XLM_ROBERTA
 from rerankq_worker.model.reading import Reading
+from rerankq_worker.model.tokenizer import PairTokenizer
 from tests.engine.definition import PAIRS, VOCABULARY, Plain, plain_model, random_rows
-from tests.model_dirs import SHAPES, randomize_biases, xlmr_config
+from tests.model_dirs import CORPUS, SHAPES, randomize_biases, xlmr_config
 
 
 @pytest.mark.parametrize(("query", "document"), list(PAIRS.values()), ids=list(PAIRS))
@@ -73,3 +78,30 @@ def test_pairs_come_back_in_the_order_given(tiny: Engine) -> None:
 def test_no_pairs_give_no_logits(tiny: Engine) -> None:
     assert tiny.score_pairs([]).shape == (0,)
     assert tiny.score([]).shape == (0,)
+
+
+def test_a_document_in_windows_scores_as_its_best_one(
+    tiny: Engine, tiny_dir: Path, plain_logits: Plain
+) -> None:
+    reader, query = PairTokenizer.from_model_dir(tiny_dir, max_length_tokens=64), "What is a panda?"
+    document = " ".join(CORPUS * 3)
+    asked = RerankRequest(query=query, documents=["a bear", document], long_documents="windows")
+
+    rows = reader.read(Reading(query=query, documents=asked.texts, windows=True))
+    logits = tiny.score([row.token_ids for row in rows])
+    ranked = {result.index: result for result in rank(asked, rows, logits, "sigmoid")}
+
+    best = 1 + int(np.argmax(logits[1:]))
+    window, span = ranked[1].window, rows[best].span
+    assert window is not None
+    assert span is not None
+    assert (window.index, window.start, window.end) == (best - 1, span.start, span.end)
+    assert (ranked[0].window, ranked[0].logit) == (None, logits[0])
+    texts = [document[row.span.start : row.span.end] for row in rows if row.span is not None]
+    alone = [row.token_ids for row in reader.read(Reading(query=query, documents=texts))]
+    np.testing.assert_allclose(
+        ranked[1].logit, max(plain_logits([row.token_ids for row in rows[1:]])), atol=1e-4
+    )
+    same = [np.array_equal(mine, row.token_ids) for mine, row in zip(alone, rows[1:], strict=True)]
+    assert any(same), "no border is one of words"
+    np.testing.assert_allclose(logits[1:][same], plain_logits(alone)[same], atol=1e-4)

@@ -157,6 +157,47 @@ def test_a_document_that_is_too_long_is_reported_or_refused(client: RerankClient
         client.rerank("panda", ["short", long], truncation=False)
 
 
+FILLER = "Der Fluss fließt ruhig durch das Tal. " * 200
+
+
+def test_a_document_read_in_windows_is_found_by_its_best_part(client: RerankClient) -> None:
+    report = f"{FILLER}{CITIES[3]} {FILLER}"
+    asked = {"job_id": "whole", "long_documents": "windows", "lane": "bulk"}
+
+    cut = client.rerank(CAPITAL, [*CITIES[:2], report])
+    job = client.submit(CAPITAL, [*CITIES[:2], report], **asked)
+    whole = job.result(timeout=30)
+
+    assert cut[-1].index == 2
+    assert (whole[0].index, whole[0].truncated) == (2, False)
+    window = whole[0].window
+    assert window is not None
+    assert CITIES[3] in report[window.start : window.end]
+    assert [result.window for result in whole[1:]] == [None, None]
+    assert (whole.scored, whole.total, job.progress()[1]) == (3, 3, 3)
+    assert whole.usage.pairs == 2 + window.total
+    assert whole.usage.truncated_documents == 0
+
+
+def test_a_threshold_leaves_out_what_is_below_it_before_the_best_are_taken(client: RerankClient) -> None:
+    every = client.rerank(CAPITAL, CITIES)
+    least = every[1].relevance_score or 0.0
+
+    some = client.rerank(CAPITAL, CITIES, score_threshold=least)
+    best = client.rerank(CAPITAL, CITIES, score_threshold=least, top_n=1)
+
+    assert some.results == every[:2]
+    assert best.results == every[:1]
+    assert (some.scored, some.total, some.complete) == (4, 4, True)
+
+
+def test_an_instruction_is_refused_by_a_model_that_reads_none(client: RerankClient) -> None:
+    with pytest.raises(InvalidRequest, match="this model reads no instruction") as refused:
+        client.rerank(CAPITAL, CITIES, instruction=MARKER)
+
+    assert refused.value.details["field"] == "instruction"
+
+
 def test_a_pack_gives_each_request_its_own_end(client: RerankClient) -> None:
     good = client.request("panda", ["a panda", "a bear"], lane="bulk")
     bad = client.request("panda", ["panda " * 3000], lane="bulk", truncation=False)
