@@ -85,9 +85,11 @@ class Ledger:
 class Load:
     """Producers of every kind, without a pause but for their pace."""
 
-    def __init__(self, client: RerankClient) -> None:
+    def __init__(self, client: RerankClient, model: str | None) -> None:
+        """`model`: what some of the jobs name."""
         self.ledger = Ledger()
         self._client = client
+        self._model = model
         self._is_over = threading.Event()
         self._threads = ThreadPoolExecutor()
         self._runs: list[Future[None]] = []
@@ -97,6 +99,7 @@ class Load:
         kinds: list[tuple[float, Callable[[int], None]]] = [
             (0.15, lambda n: self._job(f"interactive {n}", 8, "interactive")),
             (0.5, lambda n: self._job(f"bulk {n}", 20, "bulk")),
+            (0.5, lambda n: self._job(f"named {n}", 20, "bulk", self._model)),
             (2.0, lambda n: self._pack(f"pack {n}", 6)),
             (8.0, lambda n: self._job(f"long {n}", 400, "bulk")),
             (POISON_EVERY_SECONDS, self._poison),
@@ -118,8 +121,8 @@ class Load:
             except (BrokerUnavailable, QueueFull):
                 self.ledger.refused += 1
 
-    def _job(self, query: str, count: int, lane: Lane) -> None:
-        job = self._client.submit(query, texts(count), lane=lane)
+    def _job(self, query: str, count: int, lane: Lane, model: str | None = None) -> None:
+        job = self._client.submit(query, texts(count), lane=lane, model=model)
         self.ledger.accepted[job.job_id] = query
 
     def _pack(self, query: str, count: int) -> None:
@@ -152,7 +155,7 @@ class Faults:
             "fill_redis": lambda: self._told_to_redis("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"),
             "make_redis_a_replica": lambda: self._told_to_redis("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
             "refuse_answers": lambda: self._told_to_redis(MAY_NOT_ANSWER, "ACL SETUSER default allkeys"),
-            "delete_lane": lambda: self._told_to_redis(f"DEL {queue_of(self._lane())}"),
+            "delete_lane": lambda: self._told_to_redis(f"DEL {queue_of(self._lane(), self._model())}"),
             "evict_records": self._evict_records,
             "shift_a_clock": self._submit_with_a_shifted_clock,
         }
@@ -182,6 +185,9 @@ class Faults:
 
     def _lane(self) -> Lane:
         return self._random.choice(LANES)
+
+    def _model(self) -> str | None:
+        return self._random.choice([None, "double"])
 
     def _worker(self) -> psutil.Process:
         return self._service.celery_worker(self._lane())
@@ -261,7 +267,7 @@ def run(
         has_small_disk=small_disk.is_possible(),
         **LIMITS,
     ) as service:
-        load = Load(service.client)
+        load = Load(service.client, None if is_stock else "double")
         faults = Faults(service, load.ledger, seed)
         say(f"seed {seed}, {seconds:g} s, {'stock transport' if is_stock else 'ours'}")
         recoveries = _under_fire(service, load, faults, seconds, longest_pause_seconds, say)

@@ -6,11 +6,10 @@ segmentation fault in a native library would do. Each run of such a job is writt
 
 import os
 import signal
-from collections.abc import Sequence
-from typing import Any
 
 from benchmarks.chaos import KILLS_ITS_CHILD, KILLS_ITS_WORKER, use_stock_transport
-from rerankq_worker.model.tokenizer import PairTokenizer, Row
+from rerankq_worker.model.reading import Reading, Row
+from rerankq_worker.model.tokenizer import PairTokenizer
 from tests import witness
 
 STOCK_VISIBILITY_SECONDS = (
@@ -19,18 +18,18 @@ STOCK_VISIBILITY_SECONDS = (
 
 
 def _set_traps() -> None:
-    rows_of = PairTokenizer.rows
+    read_plainly = PairTokenizer.read
 
-    def rows(self: PairTokenizer, query: str, documents: Sequence[str], **options: Any) -> list[Row]:
-        found = rows_of(self, query, documents, **options)
-        if KILLS_ITS_CHILD in query or KILLS_ITS_WORKER in query:
+    def read(self: PairTokenizer, reading: Reading) -> list[Row]:
+        found = read_plainly(self, reading)
+        if KILLS_ITS_CHILD in reading.query or KILLS_ITS_WORKER in reading.query:
             witness.note(witness.open_ledger(), "b", [found[0].token_ids])
-            if KILLS_ITS_WORKER in query:
+            if KILLS_ITS_WORKER in reading.query:
                 os.kill(os.getppid(), signal.SIGKILL)
             os.kill(os.getpid(), signal.SIGKILL)
         return found
 
-    PairTokenizer.rows = rows  # type: ignore[method-assign]
+    PairTokenizer.read = read  # type: ignore[method-assign]
 
 
 IS_STOCK = "CHAOS_STOCK" in os.environ

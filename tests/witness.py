@@ -50,6 +50,12 @@ def engine(settings: WorkerSettings, device: str, **behaviour: Any) -> Witness:
     return Witness(settings, device, Behaviour(**behaviour))
 
 
+def of_written_revision(settings: WorkerSettings, device: str) -> DoubleEngine:
+    """In an engine's place: one of the revision that stands in `WITNESS_FILE` when it starts."""
+    revision = Path(os.environ["WITNESS_FILE"]).read_text()
+    return DoubleEngine(settings, device, Behaviour(revision=revision))
+
+
 def open_ledger() -> int:
     """A descriptor of the file in `WITNESS_FILE`; several processes may append to it."""
     return os.open(os.environ["WITNESS_FILE"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)

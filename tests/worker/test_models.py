@@ -21,8 +21,8 @@ LARGE = ["many words " * 2000] * 4
 class Workers(Service):
     """The worker side alone, on the Redis of another service."""
 
-    def __init__(self, of: Service, model: str, revision: str = "1", **settings: Any) -> None:
-        super().__init__(engine=double(model, revision), redis=of.redis, **settings)
+    def __init__(self, of: Service, engine: str | None = None, **settings: Any) -> None:
+        super().__init__(engine=engine, redis=of.redis, **settings)
 
     def __enter__(self) -> Self:
         self.client = self.producer(redis_timeout_seconds=5.0)
@@ -59,7 +59,7 @@ def test_a_named_job_waits_for_a_worker_of_its_model(alpha: Service, client: Rer
         client.rerank("q", ["a"], model="gamma")
     assert early.status().state == "queued"
     assert (client.lanes()["interactive"], client.model_lanes()["interactive", "gamma@7"]) == (2, 1)
-    with Workers(alpha, "gamma", revision="7"):
+    with Workers(alpha, double("gamma", "7")):
         assert early.result(60).model.revision == "7"
         answers = packed.answers(60)
 
@@ -68,7 +68,7 @@ def test_a_named_job_waits_for_a_worker_of_its_model(alpha: Service, client: Rer
 
 @pytest.fixture(scope="module")
 def beta(alpha: Service) -> Iterator[Service]:
-    with Workers(alpha, "beta", serve_unnamed=False) as running:
+    with Workers(alpha, double("beta"), serve_unnamed=False) as running:
         yield running
 
 
@@ -156,7 +156,7 @@ def test_of_a_pack_that_names_two_models_those_of_the_other_are_to_be_tried_alon
 def test_a_job_whose_worker_dies_is_answered_by_another_of_its_model(
     alpha: Service, beta: Service, client: RerankClient
 ) -> None:
-    with Workers(alpha, "beta", serve_unnamed=False) as second:
+    with Workers(alpha, double("beta"), serve_unnamed=False) as second:
         job = client.submit("q", [f"{n}" for n in range(3200)], lane="bulk", model="beta")  # two seconds
         alpha.wait_until(lambda: job.status().state == "running")
         worker = job.status().worker
@@ -168,3 +168,22 @@ def test_a_job_whose_worker_dies_is_answered_by_another_of_its_model(
     assert (ranking.model.name, ranking.scored, job.status().attempts) == ("beta", 3200, 2)
     if holder is beta:
         beta.start_launcher()
+
+
+def test_an_engine_that_comes_back_with_another_revision_answers_what_names_that_one() -> None:
+    service = Service(engine="tests.witness:of_written_revision", bulk_workers=0)
+    service.witness_file.write_text("1")
+    with service:
+        ask = service.client.rerank
+        before = [ask("q", ["a"]), ask("q", ["b"], model="double@1")]
+        later = service.client.submit("q", ["c"], model="double@2")
+        service.witness_file.write_text("2")
+        service.kill(service.engine())
+        after = [later.result(60), ask("q", ["d"], model="double"), ask("q", ["e"])]
+        left = service.client.submit("q", ["f"], model="double@1")
+
+        assert [each.model.revision for each in before + after] == ["1", "1", "2", "2", "2"]
+        service.wait_until(lambda: service.client.workers()[0].revision == "2")
+        assert left.status().state == "queued"
+        with pytest.raises(NoWorkers, match="the model double@1; served: double@2;"):
+            ask("q", ["g"], model="double@1")

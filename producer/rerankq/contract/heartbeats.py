@@ -56,8 +56,10 @@ class WorkerStatus:
         return names_of(self.model, self.revision)
 
     def may_serve(self, model: str | None) -> bool:
-        """Whether jobs that name this model, or none, are for this worker; of one that loads its model they may be."""
-        return self.serves_unnamed if model is None else not self.model or model in self.names
+        """Whether jobs that name this model, or none, are for this worker; for one that loads its model they may be."""
+        if model is None:
+            return self.serves_unnamed
+        return model in self.names or (not self.model and self.state == "loading")
 
 
 class _Beat(BaseModel):
