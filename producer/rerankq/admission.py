@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 from redis.exceptions import ResponseError
 
-from rerankq.contract import keys
+from rerankq.contract import heartbeats, keys
 from rerankq.contract.clock import RedisClock
 from rerankq.contract.errors import NoWorkers, QueueFull
-from rerankq.contract.heartbeats import WorkerStatus, alive_in, models_in
+from rerankq.contract.heartbeats import WorkerStatus, alive_in
 from rerankq.contract.messages import LANES, Lane
 from rerankq.contract.redis_clients import reply_or
 from rerankq.contract.risks import FULL_FRACTION
@@ -154,12 +154,11 @@ class Admission:
 
 
 def known_models() -> Procedure[list[str]]:
-    """The models that jobs may have named: those that were asked for of late, and those that are served."""
+    """The models that jobs may have named: those asked for in the last week, and those that are served."""
     named, beats = yield from ask(("ZRANGE", keys.MODELS, 0, -1), ("HGETALL", keys.WORKERS))
     if isinstance(named, ResponseError):  # something else lies there, or a user of before has no right to it
         named = []
-    asked = {name.decode(errors="replace") for name in named}
-    return sorted(asked | models_in(reply_or(beats, {})))
+    return heartbeats.known_models(named, reply_or(beats, {}))
 
 
 def waiting() -> Procedure[dict[tuple[Lane, str | None], int]]:

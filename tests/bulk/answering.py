@@ -28,12 +28,22 @@ REFUSED = "refused"  # in a query: the worker refuses this member
 class AnsweringWorker:
     """`with AnsweringWorker(server) as worker:`"""
 
-    def __init__(self, server: RedisServer, *, seconds_per_pack: float = 0.0, revision: str = "1") -> None:
+    def __init__(
+        self,
+        server: RedisServer,
+        *,
+        seconds_per_pack: float = 0.0,
+        revision: str = "1",
+        model: str = MODEL["name"],
+        serves_unnamed: bool = True,
+    ) -> None:
         self._redis: redis.Redis = server.client()
         self._seconds_per_pack = seconds_per_pack
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._model = {**MODEL, "revision": revision}
+        self._model = {"name": model, "revision": revision}
+        names = [None] * serves_unnamed + [model, f"{model}@{revision}"]
+        self._queues = [keys.queue_of("bulk", name) for name in names]
         self._beat_at = 0.0
         self.scored: Counter[str] = Counter()
         """How often each query was scored."""
@@ -57,8 +67,10 @@ class AnsweringWorker:
             try:
                 if time.monotonic() > self._beat_at:
                     self._beat()
-                taken: Any = self._redis.blmove("rerankq.bulk", "held", 0.05, "RIGHT", "LEFT")
-                if taken is not None:
+                taken: Any = self._next()
+                if taken is None:
+                    time.sleep(0.01)
+                else:
                     envelope = json.loads(taken)
                     self._answer(envelope)
                     self._redis.lrem("held", 1, taken)
@@ -69,22 +81,27 @@ class AnsweringWorker:
                 time.sleep(0.05)
                 self._give_back()
 
+    def _next(self) -> Any:
+        moved = (self._redis.lmove(queue, "held", "RIGHT", "LEFT") for queue in self._queues)
+        return next((taken for taken in moved if taken is not None), None)
+
     def _give_back(self) -> None:
         """As leases do: what was held when Redis went away is answered once it is back."""
         with contextlib.suppress(redis.RedisError):
-            while self._redis.lmove("held", "rerankq.bulk", "LEFT", "RIGHT"):
+            while self._redis.lmove("held", self._queues[0], "LEFT", "RIGHT"):
                 pass
 
     def _beat(self) -> None:
         self._beat_at = time.monotonic() + 1
         worker = WorkerStatus(
-            name="w@test",
+            name=f"{self._model['name']}@test",
             state="ready",
             lanes=("bulk",),
             device="cpu",
             dtype="fp32",
             model=self._model["name"],
             revision=self._model["revision"],
+            serves_unnamed=keys.queue_of("bulk") in self._queues,
         )
         Heartbeats(self._redis).tell(worker)
 

@@ -2,6 +2,7 @@
 
 import io
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from rerankq import InvalidRequest, NoWorkers, RerankClient
 from rerankq.bulk import BulkRun, Task, rerank_many
 from rerankq.bulk.run import Summary
 from rerankq.contract import wire
+from rerankq.contract.errors import InvalidSettings
 from rerankq.packing import PackSize
 from rerankq.settings import ClientSettings
 from tests.bulk.answering import AnsweringWorker
@@ -247,3 +249,57 @@ def test_a_programs_own_keys_are_no_part_of_the_request(
 
     assert request is given
     assert [result.index for result in answer.results] == [1]  # type: ignore[union-attr]
+
+
+@pytest.fixture
+def other(client: RerankClient, redis_server: RedisServer) -> Iterator[AnsweringWorker]:
+    """A worker of another model, which takes no job that does not name it."""
+    with AnsweringWorker(redis_server, model="other", serves_unnamed=False) as serving:
+        yield serving
+
+
+def test_each_request_of_a_program_is_answered_by_the_model_that_it_names(
+    client: RerankClient, worker: AnsweringWorker, other: AnsweringWorker
+) -> None:
+    names = [None, "other", "by-length"] * 20
+    given = [{"query": f"{n}", "documents": ["a", "bb"], "model": name} for n, name in enumerate(names)]
+
+    answers = [answer for _, answer in rerank_many(given, client)]
+
+    assert [answer.model.name for answer in answers] == ["by-length", "other", "by-length"] * 20  # type: ignore[union-attr]
+
+
+def test_a_run_is_scored_by_the_model_that_it_names_whoever_else_is_there(
+    client: RerankClient, worker: AnsweringWorker, other: AnsweringWorker, tmp_path: Path
+) -> None:
+    given = [*rows(4), {"query": "q", "documents": ["a"], "model": "by-length"}]
+    lines = [{"custom_id": f"{n}", "url": "/v1/rerank", "body": row} for n, row in enumerate(given)]
+    options = {"options": {"model": "other@1"}}
+
+    summary = run(client, write(tmp_path / "in.jsonl", lines), tmp_path / "out.jsonl", **options)
+
+    assert (summary.model, summary.rows, summary.failed) == ("other@1", 5, 1)
+    assert not worker.scored
+    errors = (tmp_path / "out.jsonl.errors.jsonl").read_text()
+    assert "model: the run is scored by other@1, got another; run such rows by themselves" in errors
+
+
+def test_a_run_that_names_none_of_several_models_is_told_which_there_are(
+    client: RerankClient, worker: AnsweringWorker, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    given = write(tmp_path / "in.jsonl", rows(1))
+
+    with AnsweringWorker(redis_server, model="other"), pytest.raises(InvalidSettings) as told:
+        run(client, given, tmp_path / "out.jsonl")
+
+    assert str(told.value).endswith("name one of them as the model: by-length@1, other@1")
+
+
+def test_a_run_waits_for_workers_of_the_model_that_it_names(
+    redis_server: RedisServer, worker: AnsweringWorker, tmp_path: Path
+) -> None:
+    settings = ClientSettings(broker_url=redis_server.url, bulk_patience_seconds=0.1)
+    given = write(tmp_path / "in.jsonl", rows(1))
+
+    with RerankClient(settings=settings) as hasty, pytest.raises(NoWorkers, match="for the model other "):
+        run(hasty, given, tmp_path / "out.jsonl", options={"model": "other"})

@@ -4,10 +4,11 @@ import asyncio
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
-from rerankq import AsyncRerankClient, QueueFull, RerankClient
+from rerankq import AsyncRerankClient, DeadlineExceeded, NoWorkers, QueueFull, RerankClient
 from rerankq.admission import Haste, Room, Surroundings, refusal, room
 from rerankq.contract.heartbeats import Heartbeats, WorkerStatus
 from rerankq.contract.messages import LANES
@@ -97,3 +98,63 @@ def test_of_many_who_ask_at_once_only_as_many_are_let_in(paced: RedisServer) -> 
     assert [isinstance(each, QueueFull) for each in told] == [False] * 3 + [True] * 17
     with paced.client() as redis:
         assert redis.llen("rerankq.interactive") == 3
+
+
+@pytest.fixture
+def of_two_models(redis_server: RedisServer) -> Iterator[RedisServer]:
+    """A slow worker of one model, which takes what names none, and a quick one of another, which does not."""
+    with redis_server.client() as redis:
+        redis.flushall()
+        heartbeats = Heartbeats(redis)
+        for model, seconds, unnamed in (("slow", 0.5, True), ("quick", 0.001, False)):
+            worker = WorkerStatus(
+                name=model, state="ready", lanes=LANES, model=model, revision="1", serves_unnamed=unnamed
+            )
+            heartbeats.tell(worker)
+            heartbeats.tell_pace(model, {"interactive": seconds})
+        yield redis_server
+
+
+def test_workers_of_other_models_neither_make_room_nor_delay(of_two_models: RedisServer) -> None:
+    def submit(client: RerankClient, model: str | None) -> None:
+        client.submit("q", ["a"], deadline=time.time() + 2, model=model)
+
+    with RerankClient(of_two_models.url) as client:
+        for _ in range(20):
+            submit(client, "quick")
+        for model in ("slow", None, "slow@1"):
+            for _ in range(3):
+                submit(client, model)
+            with pytest.raises(QueueFull, match="ahead in the interactive lane"):
+                submit(client, model)
+        submit(client, "a model that nobody serves yet")
+
+
+NOBODY = {
+    "a model": ("other", "no worker serves the model other; served: slow;"),
+    "a revision": ("slow@2", "no worker serves the model slow@2; served: slow@1;"),
+    "no model": (None, "no worker takes jobs that name no model .* name one of those served: slow"),
+    "a name without an end": ("x\n" * 500, r"no worker serves the model (x\?)+…; served"),
+}
+
+
+@pytest.mark.parametrize(("model", "told"), NOBODY.values(), ids=NOBODY)
+def test_whoever_asks_what_nobody_serves_is_told_what_is_served(
+    redis_server: RedisServer, model: str | None, told: str
+) -> None:
+    with redis_server.client() as redis, RerankClient(redis_server.url) as client:
+        redis.flushall()
+        worker = WorkerStatus(name="w", state="ready", lanes=LANES, model="slow", revision="1")
+        Heartbeats(redis).tell(replace(worker, serves_unnamed=model is not None))
+
+        with pytest.raises(NoWorkers, match=told):
+            client.rerank("q", ["a"], model=model)
+
+
+def test_a_worker_that_loads_may_turn_out_to_be_of_the_model_that_is_asked(redis_server: RedisServer) -> None:
+    with redis_server.client() as redis, RerankClient(redis_server.url) as client:
+        redis.flushall()
+        Heartbeats(redis).tell(WorkerStatus(name="w", state="loading", lanes=LANES))
+
+        with pytest.raises(DeadlineExceeded):
+            client.rerank("q", ["a"], model="other", timeout=0.01)

@@ -279,3 +279,53 @@ def test_asyncio_begins_to_wait_while_redis_is_away() -> None:
         job = client.submit("q", ["a"], lane="bulk")
 
         assert asyncio.run(ask(server, job.job_id)) == "why"
+
+
+def test_a_job_that_names_a_model_lies_on_that_models_lane_and_its_record_says_so(
+    client: RerankClient, redis_server: RedisServer
+) -> None:
+    queue = keys.queue_of("bulk", "org/name@1")
+    job = client.submit("q", ["a"], lane="bulk", model="org/name@1")
+
+    with redis_server.client() as redis:
+        assert (redis.llen(queue), queued(redis_server, "bulk")) == (1, 0)
+        assert redis.hget(keys.job(job.job_id), "queue") == queue.encode()
+        assert redis.zrange(keys.MODELS, 0, -1) == [b"org/name@1"]
+        redis.delete(keys.open_jobs(queue))
+        assert job.status().state == "queued"
+        assert redis.zcard(keys.open_jobs(queue)) == 1  # it would be missed again
+        redis.delete(keys.job(job.job_id))
+        assert job.status().lane == "bulk"  # found by the index of its model's lane
+
+
+def test_an_id_without_a_trace_is_queued_while_a_strangers_job_waits_for_a_model(
+    client: RerankClient, redis_server: RedisServer
+) -> None:
+    client.submit("q", ["a"], model="org/name").cancel()
+    assert client.job("anybodys").status().state == "unknown"
+
+    redis_server.client().lpush(keys.queue_of("bulk", "org/name"), "{}")
+
+    assert client.job("anybodys").status().state == "queued"
+
+
+def test_lanes_are_counted_by_model_and_all_together(client: RerankClient) -> None:
+    for model in (None, "a", "a", "b"):
+        client.submit("q", ["a"], model=model)
+
+    assert client.lanes() == {"interactive": 4, "bulk": 0}
+    assert client.model_lanes() == {
+        ("interactive", None): 1,
+        ("bulk", None): 0,
+        ("interactive", "a"): 2,
+        ("interactive", "b"): 1,
+    }
+
+
+def test_a_pack_names_one_model(client: RerankClient) -> None:
+    requests = [client.request("q", ["a"], model=model) for model in (None, "a")]
+
+    with pytest.raises(
+        InvalidRequest, match="requests of a pack to name the same one, got 2; send a pack for"
+    ):
+        client.send_pack(requests)

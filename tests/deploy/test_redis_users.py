@@ -7,6 +7,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -85,6 +86,23 @@ def test_a_producer_asks_waits_and_calls_off(guarded: GuardedRedis, producer: Re
     assert producer.workers()
     assert producer.lanes()["interactive"] == 0
     assert long.status().state == "cancelled"
+
+
+def test_a_named_job_is_answered_and_one_of_an_older_client_handed_on(
+    guarded: GuardedRedis, producer: RerankClient, service: Service
+) -> None:
+    assert producer.rerank("q", ["a"], model="double", timeout=20).complete
+    waiting = producer.submit("q", ["a"], model="other", lane="bulk")
+    message = job_submission(producer.request("q", ["b"], model="other"), None, producer.clock)
+    producer.deliver(replace(message, model=None))
+
+    service.wait_until(lambda: producer.model_lanes().get(("interactive", "other")) == 1)
+
+    assert producer.lanes() == {"interactive": 1, "bulk": 1}
+    waiting.cancel()
+    producer.cancel(message.job_id)
+    with redis.Redis.from_url(guarded.url_of("admin")) as admin:
+        admin.delete(queue_of("interactive", "other"), queue_of("bulk", "other"))
 
 
 def test_a_producer_asks_from_asyncio(guarded: GuardedRedis) -> None:

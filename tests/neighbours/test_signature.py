@@ -154,6 +154,7 @@ def test_an_application_that_makes_no_queues_sends_to_the_lanes_and_reads_none(
         rerankq.celery.route(app)
 
         rerankq.celery.signature("panda", ["a"], lane="bulk", app=app).delay()
+        rerankq.celery.signature("panda", ["a"], model="org/name", app=app).delay()
 
         assert list(app.amqp.queues.consume_from) == ["celery"]
 

@@ -130,6 +130,17 @@ def test_a_waiting_job_is_counted_and_aged_without_a_word_of_it(url: str, redis_
     assert MARKER not in scraped(url)
 
 
+def test_a_job_that_names_a_model_counts_and_ages_in_its_lane(url: str, redis_server: RedisServer) -> None:
+    counted = value(url, "rerankq_lane_jobs", lane="interactive")
+    with RerankClient(settings=ClientSettings(broker_url=redis_server.url)) as client:
+        client.submit("q", ["a"], model="org/name")
+    time.sleep(0.1)
+
+    assert value(url, "rerankq_lane_jobs", lane="interactive") == counted + 1
+    assert value(url, "rerankq_lane_oldest_seconds", lane="interactive") >= 0.1
+    redis_server.client().delete(keys.queue_of("interactive", "org/name"))
+
+
 def test_a_message_that_nobody_can_read_does_not_stop_the_metrics(
     url: str, redis_server: RedisServer
 ) -> None:

@@ -50,8 +50,8 @@ def test_the_documented_worker_takes_bulk_jobs_and_interactive_ones_first(
     while running.status().state != "running":
         assert time.monotonic() < give_up_at
         time.sleep(0.05)
-    later = client.submit("later", LONG, lane="bulk")
-    urgent = client.submit("urgent", ["a"])
+    later = client.submit("later", LONG, lane="bulk", model="double")
+    urgent = client.submit("urgent", ["a"], model="double@0")
 
     assert later.result(60).complete
     with redis_server.client() as redis:

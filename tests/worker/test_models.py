@@ -7,11 +7,13 @@ from typing import Any, Self
 
 import pytest
 from celery import Celery
+from starlette.testclient import TestClient
 
 from rerankq import JobFailed, NoWorkers, Ranking, RerankClient, RerankRequest
 from rerankq.client import Pack
 from rerankq.contract import keys, wire
 from rerankq.contract.wire import RERANK_TASK
+from rerankq.http import HttpSettings, create_app
 from rerankq.submission import job_submission, pack_submission
 from tests.service import Service
 
@@ -80,6 +82,22 @@ def test_every_named_job_is_answered_by_its_model_and_the_others_by_who_takes_th
     jobs = [client.submit("q", [f"{n}"], lane="bulk", model=name) for n, name in enumerate(names)]
 
     assert [job.result(60).model.name for job in jobs] == [*names[:40], *["alpha"] * 10]
+
+
+@pytest.mark.usefixtures("beta")
+def test_http_sends_each_request_to_the_model_that_it_names(alpha: Service) -> None:
+    settings = HttpSettings.load(broker_url=alpha.redis.url, redis_timeout_seconds=5.0)
+    names = [None, "beta", "a-label", "ALPHA@1", "any/beta"] * 3
+    batch = [{"query": f"{n}", "documents": ["a"], "model": name} for n, name in enumerate(names)]
+
+    with TestClient(create_app(settings=settings), base_url="http://127.0.0.1") as http:
+        served = {model["id"] for model in http.get("/v1/models").json()["data"]}
+        one = http.post("/v1/rerank", json=batch[1]).json()
+        answers = http.post("/v1/rerank/batch", json=batch).json()["data"]
+
+    assert ({"alpha", "beta"} <= served, one["model"]) == (True, "beta")
+    models = ["alpha", "beta", "alpha", "alpha", "beta"] * 3
+    assert [answer["ranking"]["model"] for answer in answers] == models
 
 
 def of_before(client: RerankClient, *requests: RerankRequest) -> Pack:

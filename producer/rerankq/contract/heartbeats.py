@@ -6,7 +6,7 @@ Anybody can write there: a later release, another program, a hand. What is not u
 import math
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -120,6 +120,16 @@ class Heartbeats:
         now, paces = self._now(), self._all(keys.PACE)
         return alive_in(self._all(keys.WORKERS), paces, now)
 
+    def models(self) -> list[str]:
+        """The models that jobs may have named: those asked for in the last week, and those that are served."""
+        asked: Any = []
+        beats: dict[bytes, bytes] = {}
+        with suppress(ResponseError):  # something else lies there, or a user of before has no right to it
+            asked = self._redis.zrange(keys.MODELS, 0, -1)
+        with suppress(ResponseError):
+            beats = self._all(keys.WORKERS)
+        return known_models(asked, beats)
+
     def _forget_the_long_gone(self, now: float) -> None:
         with suppress(ResponseError):  # something else lies there, or a user of before has no right to it
             self._redis.zremrangebyscore(keys.MODELS, "-inf", now - keys.JOB_TTL_SECONDS)
@@ -167,9 +177,10 @@ def alive_in(
     return tuple(sorted(found, key=lambda worker: worker.name))
 
 
-def models_in(beats: Mapping[bytes, bytes]) -> set[str]:
-    """What requests may call the models in what lies under `keys.WORKERS`, those of the last hour included."""
-    return {name for beat in _understood(beats).values() for name in names_of(beat.model, beat.revision)}
+def known_models(asked: Iterable[bytes], beats: Mapping[bytes, bytes]) -> list[str]:
+    """What requests may call models, in what lies under `keys.MODELS` and `keys.WORKERS`."""
+    served = {name for beat in _understood(beats).values() for name in names_of(beat.model, beat.revision)}
+    return sorted(served | {name.decode(errors="replace") for name in asked})
 
 
 def _understood(beats: Mapping[bytes, bytes]) -> dict[bytes, _Beat]:

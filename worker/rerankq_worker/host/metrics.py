@@ -148,27 +148,37 @@ def _gauges(
 
 def _waiting_jobs(lane: Lane, redis: "Redis") -> Iterator[Sample]:
     pipeline = redis.pipeline(transaction=False)
-    for key in (queue_of(lane), *keys.priority_lists(queue_of(lane))):
-        pipeline.llen(key)
+    for queue in _queues_of(lane, redis):
+        for key in (queue, *keys.priority_lists(queue)):
+            pipeline.llen(key)
     yield "rerankq_lane_jobs", [lane], sum(pipeline.execute())
 
 
 def _oldest_job(lane: Lane, redis: "Redis") -> Iterator[Sample]:
-    """0 when nothing waits; nothing when the producer of the next in line has left no record."""
-    message: Any = redis.lindex(queue_of(lane), -1)
-    if message is None:
-        yield "rerankq_lane_oldest_seconds", [lane], 0.0
-        return
+    """0 when nothing waits; nothing when the producer of each next in line has left no record."""
+    messages: list[Any] = [redis.lindex(queue, -1) for queue in _queues_of(lane, redis)]
+    waiting = [message for message in messages if message is not None]
+    ages = [age for age in (_age_seconds(message, redis) for message in waiting) if age is not None]
+    if ages or not waiting:
+        yield "rerankq_lane_oldest_seconds", [lane], max(ages, default=0.0)
+
+
+def _age_seconds(message: bytes, redis: "Redis") -> float | None:
     try:
         job = job_id(open_envelope(message))
     except Undecodable:
-        return
+        return None
     told: Any = job and redis.hget(keys.job(job), "submitted")
     submitted = number_in(told)
-    if submitted is not None:
-        seconds, microseconds = redis.time()  # pyright: ignore[reportGeneralTypeIssues] - redis-py
-        age_seconds = seconds + microseconds / 1e6 - submitted
-        yield "rerankq_lane_oldest_seconds", [lane], max(age_seconds, 0.0)
+    if submitted is None:
+        return None
+    seconds, microseconds = redis.time()  # pyright: ignore[reportGeneralTypeIssues] - redis-py
+    return max(seconds + microseconds / 1e6 - submitted, 0.0)
+
+
+def _queues_of(lane: Lane, redis: "Redis") -> list[str]:
+    """Of the jobs that name no model, and of each model that jobs name."""
+    return [queue_of(lane, model) for model in (None, *Heartbeats(redis).models())]
 
 
 def _held_jobs(redis: "Redis") -> Iterator[Sample]:
