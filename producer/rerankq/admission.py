@@ -199,8 +199,7 @@ def nobody_for(model: str | None, workers: Sequence[WorkerStatus]) -> NoWorkers:
 
 def shortened(model: str) -> str:
     """A model's name as it may be shown: whoever asked chose it."""
-    shown = "".join(letter if letter.isprintable() else "?" for letter in model[:_SHOWN_CHARACTERS])
-    return shown if len(model) <= _SHOWN_CHARACTERS else f"{shown}…"
+    return model if len(model) <= _SHOWN_CHARACTERS else f"{model[:_SHOWN_CHARACTERS]}…"
 
 
 def _around(workers: tuple[WorkerStatus, ...], memory_fraction: float) -> Surroundings:

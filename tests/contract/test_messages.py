@@ -44,6 +44,13 @@ class ChunkedColumn:
 
 
 BAD = {
+    "a model without a name": (
+        {"model": ""},
+        "model: expected a name of 1 to 256 characters that can be printed",
+    ),
+    "a name without an end": ({"model": SECRET * 100}, "model: expected a name of 1 to 256 characters"),
+    "a name of two lines": ({"model": f"{SECRET}\n"}, "model: expected a name of 1 to 256 characters"),
+    "a name of half a character": ({"model": "\ud800"}, "model: expected a name of 1 to 256 characters"),
     "empty query": ({"query": "  "}, "query: expected a query, got an empty string"),
     "no query": ({"query": None}, "query: expected a valid string"),
     "query of a wrong type": ({"query": 3}, "query: expected a valid string"),

@@ -63,7 +63,7 @@ def digest_of(model: str) -> str:
 
     `name` and `name@revision` are two names, each taken as it is written.
     """
-    return hashlib.sha256(model.encode(errors="surrogatepass")).hexdigest()[:DIGEST_CHARACTERS]
+    return hashlib.sha256(model.encode()).hexdigest()[:DIGEST_CHARACTERS]
 
 
 def queue_of(lane: Lane, model: str | None = None) -> str:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 CONTRACT_VERSION = 2
 OPTIONS_SINCE_VERSION_2 = ("instruction", "score_threshold", "long_documents", "max_windows_per_doc")
 
+LONGEST_MODEL_NAME = 256
 _SHOWN = 10  # results in a ranking's repr, and of each text so many characters
 _SHOWN_CHARACTERS = 40
 
@@ -60,6 +61,19 @@ def _sendable(text: str) -> str:
             f"expected text that utf-8 can carry, got a lone surrogate at character {error.start}"
         ) from None
     return text
+
+
+def _model_name(text: str) -> str:
+    if not is_model_name(text):
+        raise ValueError(
+            f"expected a name of 1 to {LONGEST_MODEL_NAME} characters that can be printed, got {len(text)} characters"
+        )
+    return text
+
+
+def is_model_name(value: Any) -> bool:
+    """Whether jobs may name a model so."""
+    return isinstance(value, str) and 1 <= len(value) <= LONGEST_MODEL_NAME and value.isprintable()
 
 
 def _whole(value: Any) -> Any:
@@ -195,7 +209,7 @@ class RerankRequest(BaseModel):
     """False: a document that is too long is an error for the whole job, named by its index."""
     raw_scores: bool = False
     """`relevance_score` is the logit itself rather than its sigmoid."""
-    model: str | None = None
+    model: Annotated[str, AfterValidator(_model_name)] | None = None
     """Its name, or `name@revision`: the job waits for a worker of this model; any worker's will do when absent."""
     deadline: Annotated[float, BeforeValidator(_real), Field(allow_inf_nan=False)] | None = None
     """Unix seconds after which the answer is of no use: by the caller's own clock where a request is made, by Redis's

@@ -23,6 +23,7 @@ from rerankq.contract.messages import (
     Timings,
     Usage,
     WorkerInfo,
+    is_model_name,
     parse_request,
 )
 from rerankq_worker.job.ranking import rank
@@ -186,7 +187,7 @@ class JobRunner:
 
     def _serves(self, asked: Any) -> bool:
         """Whether a request is for the model served here: one that names none is, or one that cannot be read."""
-        return not isinstance(asked, str) or asked in self._names
+        return not is_model_name(asked) or asked in self._names
 
     def _read(self, request: RerankRequest) -> list[Row]:
         reading = Reading(
