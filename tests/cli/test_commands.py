@@ -55,6 +55,22 @@ def test_raw_scores_are_logits(rerankq: Command, tmp_path: Path) -> None:
     assert result["relevance_score"] == result["logit"]
 
 
+def test_a_long_document_is_read_whole_and_what_is_too_low_is_left_out(
+    rerankq: Command, tmp_path: Path
+) -> None:
+    file = tmp_path / "documents.txt"
+    file.write_text(f"{WRONG}\n{'word ' * 1_500}{RIGHT}\n", encoding="utf-8")
+    asked = ("rerank", QUERY, "--file", str(file), "--threshold", "0.3", "--json")
+
+    whole = json.loads(rerankq.run(*asked, "--max-windows", "9").out)
+    cut = json.loads(rerankq.run(*asked, "--long-documents", "truncate").out)
+
+    assert [(r["index"], r["window"]["total"]) for r in whole["results"]] == [
+        (1, whole["usage"]["pairs"] - 1)
+    ]
+    assert (cut["results"], cut["total"]) == ([], 2)
+
+
 def test_a_job_is_picked_up_again_by_its_id(rerankq: Command) -> None:
     job_id = rerankq.run("submit", QUERY, WRONG, RIGHT).out.strip()
 

@@ -67,6 +67,12 @@ def test_a_document_that_was_read_in_part_is_marked() -> None:
     assert "✂ long" in drawn(ranking_table(ranking(result(0, truncated=True)), ["long"]))
 
 
+def test_of_a_document_in_windows_the_best_is_shown() -> None:
+    best = result(0, id="report", window={"index": 1, "total": 3, "start": 6, "end": 12})
+
+    assert "[report] 2/3 middle" in drawn(ranking_table(ranking(best), ["begin middle end"]))
+
+
 def test_a_document_that_was_not_scored_gets_no_invented_score() -> None:
     partial = ranking(result(0, 0.7), result(1, None))
 

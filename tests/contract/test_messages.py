@@ -313,4 +313,6 @@ def test_a_message_of_any_version_until_now_is_read(said: dict[str, Any]) -> Non
     ids=str,
 )
 def test_whoever_says_how_many_windows_asks_for_windows(asked: dict[str, Any], expected: str) -> None:
-    assert parse_request(GOOD | asked).long_documents == expected
+    request = parse_request(GOOD | asked)
+
+    assert request.long_documents == parse_request(request.to_wire()).long_documents == expected

@@ -153,6 +153,25 @@ def test_what_cannot_be_kept_is_refused_by_the_field(
     assert refused.json()["error"]["param"] == field
 
 
+@pytest.mark.parametrize("texts", ["texts", "input", "documents"])
+def test_an_instruction_that_the_model_does_not_read_is_refused_in_the_callers_words(
+    live: TestClient, texts: str
+) -> None:
+    refused = live.post("/rerank", json={"query": "panda", texts: ["a bear"], "instruct": "who came"})
+
+    assert refused.status_code == 422
+    assert "this model reads no instruction" in refused.text
+    assert "who came" not in refused.text
+
+
+def test_a_job_has_the_rows_that_its_threshold_leaves(live: TestClient) -> None:
+    job = live.post(PATH, json={"query": "panda", "documents": ["a bear"], "score_threshold": 0.9}).json()
+
+    told = live.get(f"{PATH}/{job['id']}?wait=20").json()
+
+    assert (told["state"], told["ranking"]["results"], told["ranking"]["total"]) == ("done", [], 1)
+
+
 @pytest.mark.parametrize("wait", ["-1", "61", "nan", "inf", "soon", ""])
 def test_a_wait_out_of_bounds_is_refused(live: TestClient, wait: str) -> None:
     refused = live.get(f"{PATH}/any", params={"wait": wait})

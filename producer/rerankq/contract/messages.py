@@ -284,6 +284,8 @@ class RerankRequest(BaseModel):
     def to_wire(self) -> dict[str, Any]:
         """As plain JSON; what is at its default stays at home, and a version that every worker speaks."""
         fields = self.model_dump(exclude_defaults=True, exclude={"return_documents", "version"})
+        if self.long_documents == "truncate":  # who reads it would take windows for asked for
+            fields.pop("max_windows_per_doc", None)
         is_new = any(name in fields for name in OPTIONS_SINCE_VERSION_2)
         return {**fields, "version": CONTRACT_VERSION} if is_new else fields
 
