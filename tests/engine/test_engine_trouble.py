@@ -340,7 +340,7 @@ def test_a_device_that_fails_while_the_model_is_loaded_is_worth_another_start(
     def fails(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("rerankq_worker.engine.engine.load_forward", fails)
+    monkeypatch.setattr("rerankq_worker.engine.loading.load_forward", fails)
 
     with pytest.raises(EngineBroken, match=told):
         Engine.load(tiny_dir, device="cpu")

@@ -20,8 +20,11 @@ from rerankq_worker.model.files import (
     ModelBroken,
     ModelError,
     ModelNotFound,
+    NotPacked,
+    choose_engine,
     find_model,
     fingerprint,
+    scale_of,
 )
 from rerankq_worker.model.small import WEIGHTS_SHA256
 
@@ -72,12 +75,14 @@ BREAKAGES = [
         id="config list",
     ),
     pytest.param(
-        lambda d: change_config(d, architectures=["AlbertForSequenceClassification"]),
+        lambda d: change_config(d, architectures=["T5ForSequenceClassification"], model_type="t5"),
         r"expected .* to say XLMRobertaForSequenceClassification or .*, got",
         id="wrong architecture",
     ),
     pytest.param(
-        lambda d: change_config(d, id2label={"0": "a", "1": "b"}), "with 1 label, got 2", id="two labels"
+        lambda d: change_config(d, id2label=dict.fromkeys("012", "a")),
+        "1 or 2 labels, got 3",
+        id="three labels",
     ),
     pytest.param(leave_pickle_only, "only pickled weights", id="pickled weights"),
     pytest.param(lambda d: (d / "model.safetensors").unlink(), "has no model.safetensors", id="no weights"),
@@ -127,9 +132,89 @@ def test_a_broken_model_is_refused_in_one_line(
     breakage(model_dir)
 
     with pytest.raises(ModelBroken, match=complaint) as caught:
-        find_model(model_dir)
+        choose_engine(find_model(model_dir).path, "packed")
 
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"architectures": ["DebertaV2ForSequenceClassification"], "model_type": "deberta-v2"},
+        {"is_decoder": True},
+    ],
+    ids=["another architecture", "computed otherwise"],
+)
+def test_what_the_packed_engine_cannot_compute_goes_to_the_other_unless_it_was_asked_for(
+    model_dir: Path, changes: dict[str, Any]
+) -> None:
+    change_config(model_dir, **changes)
+
+    assert choose_engine(model_dir, "auto") == "sentence-transformers"
+    with pytest.raises(NotPacked, match=r"RERANKQ_ENGINE=packed cannot compute .*; set RERANKQ_ENGINE=auto"):
+        choose_engine(model_dir, "packed")
+
+
+@pytest.mark.parametrize(
+    "architectures",
+    [
+        None,
+        ["XLMRobertaForSequenceClassification"] * 2,
+        ["XLMRobertaForSequenceClassification", "XLMRobertaModel"],
+    ],
+    ids=["absent", "twice", "with another"],
+)
+def test_architectures_absent_or_doubled_leave_a_model_what_it_is(
+    model_dir: Path, architectures: list[str] | None
+) -> None:
+    change_config(model_dir, architectures=architectures)
+
+    assert choose_engine(model_dir, "auto") == "packed"
+
+
+@pytest.mark.parametrize(
+    ("files", "scale"),
+    [
+        ({}, "sigmoid"),
+        (
+            {"config.json": {"sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity"}},
+            "identity",
+        ),
+        (
+            {"config.json": {"sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"}}},
+            "identity",
+        ),
+        (
+            {
+                "config.json": {
+                    "sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"}
+                },
+                "config_sentence_transformers.json": {"activation_fn": "torch.nn.modules.activation.Tanh"},
+                "modules.json": {},
+            },
+            "tanh",
+        ),
+        ({"config.json": {"sbert_ce_default_activation_function": "somebodys.own.Activation"}}, "sigmoid"),
+    ],
+    ids=["unsaid", "of old", "in config.json", "saved with modules", "code"],
+)
+def test_the_scale_is_the_one_that_the_models_files_name(
+    model_dir: Path, files: dict[str, dict[str, Any]], scale: str
+) -> None:
+    for name, said in files.items():
+        file = model_dir / name
+        file.write_text(json.dumps((json.loads(file.read_text()) if file.is_file() else {}) | said))
+
+    assert scale_of(model_dir) == scale
+
+
+def test_a_scale_that_is_not_served_is_refused(model_dir: Path) -> None:
+    change_config(model_dir, sbert_ce_default_activation_function="torch.nn.modules.activation.ReLU")
+
+    with pytest.raises(
+        ModelBroken, match=r"scale of torch.nn.modules.activation.ReLU, expected one of sigmoid"
+    ):
+        scale_of(model_dir)
 
 
 def test_a_directory_is_named_after_itself(model_dir: Path) -> None:

@@ -91,7 +91,7 @@ def _add(
 def _serve(options: argparse.Namespace) -> int:
     from rerankq_worker.host import launcher, metrics
     from rerankq_worker.host.devices import chosen_devices
-    from rerankq_worker.model.files import find_model
+    from rerankq_worker.model.files import choose_engine, find_model
     from rerankq_worker.queue import redis_health
     from rerankq_worker.settings import WorkerSettings
 
@@ -100,7 +100,8 @@ def _serve(options: argparse.Namespace) -> int:
     devices = chosen_devices(settings.devices)
     if settings.engine_factory == WorkerSettings.model_fields["engine_factory"].default:
         # Refused here in a moment, and fetched here once: each engine would take seconds to come to it.
-        find_model(settings.model, settings.model_revision, settings.offline)
+        found = find_model(settings.model, settings.model_revision, settings.offline)
+        choose_engine(found.path, settings.engine)
     if not options.engine_only:
         for line in redis_health.trouble(settings):  # a wrong password ends us; an outage is waited out
             logging.warning("%s yet", line)

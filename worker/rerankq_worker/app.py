@@ -338,7 +338,8 @@ def _runner() -> JobRunner:
     served = engine.describe()
     # An engine on the CPU is the one that uses its cores; beside a GPU they would idle.
     os.environ["TOKENIZERS_PARALLELISM"] = "false" if served.device.startswith("cpu") else "true"
-    return JobRunner(_store(), _tokenizer(), engine, served, settings.limits)
+    reader = _tokenizer() if served.engine == "packed" else engine
+    return JobRunner(_store(), reader, engine, served, settings.limits)
 
 
 @celeryd_init.connect

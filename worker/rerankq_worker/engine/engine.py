@@ -21,13 +21,13 @@ import torch
 from torch import Tensor
 
 from rerankq_worker.engine.errors import first_line, is_device_lost, is_out_of_memory
-from rerankq_worker.engine.loading import Forward, load_forward, refuse_other_rows
+from rerankq_worker.engine.loading import Forward, load_packed
 from rerankq_worker.engine.memory import PROBE_TOKENS, Budget, CudaMemory, Memory, warm_up_rows
 from rerankq_worker.engine.planner import plan
-from rerankq_worker.engine.precision import choose_device, choose_precision
-from rerankq_worker.model.files import find_model, read_config
-from rerankq_worker.model.reading import Reader, Reading
-from rerankq_worker.model.tokenizer import PairTokenizer
+from rerankq_worker.engine.precision import choose_device
+from rerankq_worker.engine.sentence_transformers_model import load_cross_encoder
+from rerankq_worker.model.files import ENGINES, choose_engine, find_model, read_config
+from rerankq_worker.model.reading import Reader, Reading, Row
 from rerankq_worker.scoring import EngineBroken, EngineError, EngineInfo, Logits, TokenIds
 
 log = logging.getLogger(__name__)
@@ -102,43 +102,42 @@ class Engine:
         Raises:
             ModelError, EngineError: one line each, with the way out.
         """
-        if engine not in ("auto", "packed"):
-            raise EngineError(f"expected an engine of auto, packed, got {engine!r}")
+        if engine not in ENGINES:
+            raise EngineError(f"expected an engine of {', '.join(ENGINES)}, got {engine!r}")
         if threads is not None:
             torch.set_num_threads(threads)
-        files = find_model(model, revision, offline)
-        where = choose_device(device)
-        precision = choose_precision(dtype, where)
-        config = read_config(files.path)
-        # refuses sooner than the weights
-        tokenizer = PairTokenizer.from_model_dir(files.path, max_length_tokens)
-        refuse_other_rows(files.path, tokenizer)
-        length = tokenizer.max_length_tokens
+        files, where = find_model(model, revision, offline), choose_device(device)
+        chosen = choose_engine(files.path, engine)
+        load = load_packed if chosen == "packed" else load_cross_encoder
+        loaded = _or_broken(lambda: load(files.path, where, dtype, max_length_tokens))
+        name = _or_broken(lambda: _device_name(where)) or str(where)
+        if loaded is None:
+            raise EngineBroken(
+                f"{files.name} does not fit into what is free of {name}; free it, or choose another device"
+            )
+        length = loaded.max_length_tokens
         info = EngineInfo(
             model=files.name,
             revision=files.revision,
-            device=_or_broken(lambda: _device_name(where)) or str(where),
-            dtype=precision.name,
+            device=name,
+            dtype=loaded.dtype,
             max_length_tokens=length,
             max_batch_pairs=max_batch_pairs,
             max_batch_tokens=_asked_batch_tokens(max_batch_tokens, length),
+            engine=chosen,
+            family=str(read_config(files.path).get("model_type", "")),
+            scale=loaded.scale,
         )
-        forward = _or_broken(lambda: load_forward(files.path, where, precision))
-        if forward is None:
-            raise EngineBroken(
-                f"{files.name} in {precision.name} does not fit into what is free of {info.device}; "
-                "free it, or choose another device"
-            )
         on_cuda = where.type == "cuda"
         return cls(
-            forward=forward,
+            forward=loaded.model,
             info=info,
-            tokenizer=tokenizer,
-            vocabulary_size=int(config["vocab_size"]),
+            tokenizer=loaded.reader,
+            vocabulary_size=loaded.vocabulary_size,
             # A CPU computes in fp32, or in bf16 that reaches as far: what is not finite there is so exactly.
-            load_exact=(lambda: exact_forward(forward.exactly, where)) if on_cuda else None,
+            load_exact=(lambda: exact_forward(loaded.model.exactly, where)) if on_cuda else None,
             memory=where if on_cuda and max_batch_tokens is None else None,
-            pads=forward.pads,
+            pads=loaded.model.pads,
         )
 
     def warm_up(self) -> None:
@@ -148,15 +147,23 @@ class Engine:
             EngineBroken: the device is lost.
         """
         length = self.info.max_length_tokens
-        self.score(warm_up_rows(FIRST_TOKENS, min(length, FIRST_TOKENS)))
+        self.score(self._warm_up_rows(FIRST_TOKENS, min(length, FIRST_TOKENS)))
         if self._memory is None:
             return
         self._budget.bytes_per_token = self._bytes_per_token(self._memory)
         self._budget.fit(self._free_bytes())
         self._tell_budget()
         # takes the memory now: what does not fit is halved before any job
-        self.score(warm_up_rows(self._budget.tokens, length))
+        self.score(self._warm_up_rows(self._budget.tokens, length))
         log.info("engine: %d tokens fit into one batch on %s", self.info.max_batch_tokens, self.info.device)
+
+    def read(self, reading: Reading) -> list[Row]:
+        """The rows of a query and its documents; may be called from any thread.
+
+        Raises:
+            Unreadable
+        """
+        return self.tokenizer.read(reading)
 
     def score_pairs(self, pairs: Sequence[Pair]) -> Logits:
         """Logits of (query, document) pairs, float32, in the order given, for any number of them.
@@ -199,6 +206,14 @@ class Engine:
         if len(rows) > 1 and self._cost_tokens(rows) > self._budget.tokens:
             return partial(self._score_planned, rows)
         return partial(self._finish, rows, self._launch(rows))
+
+    def _warm_up_rows(self, total_tokens: int, longest_tokens: int) -> list[TokenIds]:
+        """As `warm_up_rows`; of words where the model looks for tokens of a frame."""
+        if self.info.engine == "packed":
+            return warm_up_rows(total_tokens, longest_tokens)
+        reading = Reading(query="a", documents=["a " * longest_tokens], max_tokens_per_doc=longest_tokens)
+        row = self.tokenizer.read(reading)[0].token_ids
+        return [row] * max(1, total_tokens // len(row))
 
     def _tokenize(self, pairs: Sequence[Pair]) -> list[TokenIds]:
         rows: list[TokenIds] = []
@@ -280,7 +295,7 @@ class Engine:
 
     def _bytes_per_token(self, memory: Memory) -> float:
         """What a probe takes at its peak, halved until it fits; 0 where nothing could be measured."""
-        rows = warm_up_rows(PROBE_TOKENS, self.info.max_length_tokens)
+        rows = self._warm_up_rows(PROBE_TOKENS, self.info.max_length_tokens)
         while rows:
             growth = _or_broken(lambda rows=rows: memory.growth_bytes(lambda: self._forward(rows).cpu()))
             if growth is not None:

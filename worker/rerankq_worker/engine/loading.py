@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from logging import CRITICAL
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,13 +15,13 @@ from rerankq_worker.engine.errors import first_line, is_out_of_memory
 from rerankq_worker.engine.linears import MakeLinear, choose_linear
 from rerankq_worker.engine.modernbert_model import ModernBertModel
 from rerankq_worker.engine.packed_model import PackedModel
-from rerankq_worker.engine.precision import Precision
-from rerankq_worker.engine.unfit_weights import refuse_unfit
+from rerankq_worker.engine.precision import Precision, choose_precision
+from rerankq_worker.engine.unfit_weights import Architecture, refuse_unfit
 from rerankq_worker.engine.unpadded_model import UnpaddedModel
 from rerankq_worker.model.family import Family
-from rerankq_worker.model.files import ModelBroken, family_of, reading
+from rerankq_worker.model.files import ModelBroken, family_of, labels_of, read_config, reading, scale_of
 from rerankq_worker.model.frame import READ_AS_IT_IS
-from rerankq_worker.model.reading import Reading
+from rerankq_worker.model.reading import Reader, Reading
 from rerankq_worker.model.tokenizer import PairTokenizer
 from rerankq_worker.scoring import TokenIds
 
@@ -55,6 +56,41 @@ PROBES = (
 """Texts that tell normalizers and pre-tokenizers apart: case, width, accents, ligatures, blanks, scripts."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """A model as an engine needs it."""
+
+    model: PackedModel
+    reader: Reader
+    max_length_tokens: int
+    vocabulary_size: int
+    """The rows of its table of words: no id is beyond."""
+    dtype: str
+    scale: str
+    """How a logit becomes a relevance score."""
+
+
+def load_packed(directory: Path, device: torch.device, dtype: str, max_length_tokens: int) -> Loaded:
+    """A model that the packed engine knows.
+
+    Raises:
+        ModelBroken, PrecisionRefused
+    """
+    precision, config = choose_precision(dtype, device), read_config(directory)
+    # refuses sooner than the weights
+    tokenizer = PairTokenizer.from_model_dir(directory, max_length_tokens)
+    refuse_other_rows(directory, tokenizer)
+    scale = scale_of(directory)
+    return Loaded(
+        model=load_forward(directory, device, precision),
+        reader=tokenizer,
+        max_length_tokens=tokenizer.max_length_tokens,
+        vocabulary_size=int(config["vocab_size"]),
+        dtype=precision.name,
+        scale=scale,
+    )
+
+
 def load_forward(directory: Path, device: torch.device, precision: Precision) -> PackedModel:
     """The model, batch, resident on its device in its precision."""
     source = load_reference(directory)
@@ -75,14 +111,15 @@ def load_reference(directory: Path) -> nn.Module:
     # imported here, because it takes seconds and only an engine's start needs it
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
-    _quiet_transformers()
-    with reading(directory), _memory_apart():
+    quiet_transformers()
+    with reading(directory), memory_apart():
         config: Any = AutoConfig.from_pretrained(
             directory,
             trust_remote_code=False,
             local_files_only=True,
             attn_implementation="eager",  # whichever it was trained with: attention is ours
         )
+        config.num_labels = labels_of(directory, family_of(directory))
         loaded: Any = AutoModelForSequenceClassification.from_pretrained(
             directory,
             config=config,
@@ -95,8 +132,11 @@ def load_reference(directory: Path) -> nn.Module:
             ignore_mismatched_sizes=True,  # refused below, by name
         )
         model, report = loaded
-        refuse_unfit(directory, report["missing_keys"], report["unexpected_keys"], report["mismatched_keys"])
-        _refuse_broken_numbers(directory, model)
+        refuse_unfit(
+            *(directory, report["missing_keys"], report["unexpected_keys"], report["mismatched_keys"]),
+            Architecture.of_family(family_of(directory)),
+        )
+        refuse_broken_numbers(directory, model)
     return model.eval()
 
 
@@ -111,7 +151,7 @@ def refuse_other_rows(directory: Path, tokenizer: PairTokenizer) -> None:
     """
     from transformers import AutoTokenizer
 
-    _quiet_transformers()
+    quiet_transformers()
     with reading(directory):
         theirs: Any = AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
         expected = [_row(theirs("a", text, padding=False), family_of(directory)) for text in PROBES]
@@ -136,7 +176,8 @@ def _row(encoded: Any, family: Family) -> list[int]:
     ]
 
 
-def _quiet_transformers() -> None:
+def quiet_transformers() -> None:
+    """Have transformers say nothing while it loads."""
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()  # a worker's log is read by people and machines
@@ -144,7 +185,7 @@ def _quiet_transformers() -> None:
 
 
 @contextmanager
-def _memory_apart() -> Generator[None]:
+def memory_apart() -> Generator[None]:
     """torch says "out of memory" in many ways; the files are not to blame for any of them."""
     try:
         yield
@@ -154,7 +195,11 @@ def _memory_apart() -> Generator[None]:
         raise
 
 
-def _refuse_broken_numbers(directory: Path, model: nn.Module) -> None:
+def refuse_broken_numbers(directory: Path, model: nn.Module) -> None:
+    """
+    Raises:
+        ModelBroken: a weight is NaN or infinite.
+    """
     for name, tensor in model.named_parameters():
         # the sum first: it needs no second tensor, and no whole one overflows it
         if not torch.isfinite(tensor.data.sum()) and not torch.isfinite(tensor.data).all():

@@ -18,7 +18,16 @@ import numpy as np
 from rerankq.contract.messages import LANES
 from rerankq_worker.engine_process.scheduler import Scheduler
 from rerankq_worker.link import frames
-from rerankq_worker.link.frames import BadFrame, Failed, Frame, Indices, RowsToScore, Running, Scores
+from rerankq_worker.link.frames import (
+    BadFrame,
+    Failed,
+    Frame,
+    Indices,
+    RowsToScore,
+    Running,
+    Scores,
+    TextsToRead,
+)
 from rerankq_worker.link.health import Demand
 from rerankq_worker.scoring import Logits, TokenIds
 
@@ -33,16 +42,16 @@ class Asker:
         self._lock = threading.Lock()
         self._is_open = True
 
-    def receive(self) -> RowsToScore:
-        """The next rows to score; waits for them.
+    def receive(self) -> RowsToScore | TextsToRead:
+        """The next rows to score, or texts to read; waits for them.
 
         Raises:
             EOFError, OSError: the asker hung up.
             BadFrame: it said something else.
         """
         frame = frames.decode(self._connection.recv_bytes(frames.MAX_FRAME_BYTES))
-        if not isinstance(frame, RowsToScore):
-            raise BadFrame(f"expected rows, got {type(frame).__name__}")
+        if not isinstance(frame, RowsToScore | TextsToRead):
+            raise BadFrame(f"expected rows or texts, got {type(frame).__name__}")
         return frame
 
     def send(self, frame: Frame) -> bool:

@@ -1,7 +1,8 @@
 """One device's engine in a process of its own: holds the model, serves rows over a unix socket, watches itself.
 
 The life of a pass: a batch is cut; each one concerned is told which of its rows go onto the device; one forward
-pass; each gets its logits. The main thread alone calls the model; a thread per connection reads.
+pass; each gets its logits. The main thread alone calls the model; a thread per connection listens, and reads texts
+where the engine is one that does.
 
 The life of a failing job: a batch that raises is run again, each job's share alone; the job that fails alone is told
 so. A pass that outlives `stuck_after_seconds`, or a device that is lost, ends this process; whoever asked keeps
@@ -31,8 +32,19 @@ from rerankq.contract.errors import InvalidSettings
 from rerankq_worker.engine_process.desk import Asker, Desk, Share
 from rerankq_worker.engine_process.watchdog import BROKEN, Watchdog
 from rerankq_worker.link import health
-from rerankq_worker.link.frames import BadFrame, Hello, Leaving
+from rerankq_worker.link.frames import (
+    BadFrame,
+    Failed,
+    Frame,
+    Hello,
+    Leaving,
+    NotRead,
+    RowsRead,
+    RowsToScore,
+    TextsToRead,
+)
 from rerankq_worker.link.health import EngineStatus
+from rerankq_worker.model.reading import Reading, Row, Unreadable
 from rerankq_worker.scoring import EngineBroken, Logits, ScoringEngine
 from rerankq_worker.settings import WorkerSettings
 
@@ -169,7 +181,11 @@ class EngineProcess:
         try:
             asker.send(Hello(self._watchdog.status.boot, self._info))
             while True:
-                self._desk.submit(asker, asker.receive())
+                match asker.receive():
+                    case RowsToScore() as ask:
+                        self._desk.submit(asker, ask)
+                    case TextsToRead(reading):
+                        asker.send(self._read(reading))
         except (EOFError, OSError):
             pass  # it has what it wanted, or wants it no more
         except BadFrame as error:
@@ -177,6 +193,19 @@ class EngineProcess:
         finally:
             self._desk.dismiss(asker)
             asker.close()
+
+    def _read(self, reading: Reading) -> Frame:
+        """The rows of texts, or why there are none; in the thread of whoever asks."""
+        read: Callable[[Reading], Sequence[Row]] | None = getattr(self._engine, "read", None)
+        if read is None:
+            return Failed("this engine reads no texts")
+        try:
+            return RowsRead(read(reading))
+        except Unreadable as error:
+            return NotRead(error)
+        except Exception as error:  # noqa: BLE001 - the boundary; the words of an error may be the texts'
+            log.warning("engine %s: a job could not be read (%s)", self._device, type(error).__name__)
+            return Failed(f"its texts could not be read ({type(error).__name__})")
 
     def _score(self, batch: Sequence[Share]) -> None:
         batch = self._desk.announce(batch)

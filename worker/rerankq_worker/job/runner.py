@@ -204,6 +204,8 @@ class JobRunner:
         except Unreadable as error:
             indices = {"indices": list(error.indices)} if isinstance(error, DocumentTooLong) else {}
             raise InvalidRequest(str(error), {"field": error.field, **indices}) from error
+        except EngineRefused as error:
+            raise JobFailed(f"the engine could not read a request: {error}", {"where": "engine"}) from error
 
     def _score_members(self, attempt: Attempt, members: Sequence[Member], sheet: ScoreSheet) -> bool:
         """Fill the sheet in one go, and in a pack that fails so, request by request; False when time was up first."""

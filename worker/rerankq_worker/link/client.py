@@ -1,4 +1,4 @@
-"""Ask the engine of this device for scores, and outlive it.
+"""Ask the engine of this device for scores, and for rows where it reads texts itself, and outlive it.
 
 The life of a job whose engine dies: what has been scored is kept; the rest is asked again of the next engine. Rows
 that were on the device at the death are suspects and go alone, so that an innocent neighbour is never blamed; when
@@ -10,7 +10,7 @@ Knows a socket; no torch, no Celery.
 import contextlib
 import time
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Client, Connection
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -20,11 +20,24 @@ import numpy.typing as npt
 
 from rerankq.contract.messages import Lane
 from rerankq_worker.link import frames
-from rerankq_worker.link.frames import BadFrame, Failed, Hello, Leaving, RowsToScore, Running, Scores
+from rerankq_worker.link.frames import (
+    BadFrame,
+    Failed,
+    Hello,
+    Leaving,
+    NotRead,
+    RowsRead,
+    RowsToScore,
+    Running,
+    Scores,
+    TextsToRead,
+)
+from rerankq_worker.model.reading import DocumentTooLong, Reading, Row
 from rerankq_worker.scoring import EngineInfo, Logits, TokenIds
 
 TICK_SECONDS = 0.25  # how long a caller may have to wait for a look at its clock
 RETRY_SECONDS = 0.05
+DEATHS_WHILE_READING = 3  # of one job's texts: the engine may have died of another's rows
 
 EngineConnection: TypeAlias = "Connection[Any, Any]"  # subscriptable for type checkers only
 _LOST = (EOFError, OSError)
@@ -84,6 +97,40 @@ class EngineClient:
         self._described = hello.description
         return self._described
 
+    def read(self, reading: Reading) -> list[Row]:
+        """The rows of a reading, by an engine that reads texts itself: it is a `Reader`.
+
+        Raises:
+            Unreadable
+            EngineAway: there is no engine.
+            EngineRefused: the engine could not read these texts, or died of them time and again.
+        """
+        rows: list[Row] = []
+        too_long: list[int] = []
+        limit = 0
+        for first, texts in frames.texts_of(reading):
+            try:
+                rows += [replace(row, document=row.document + first) for row in self._read(texts)]
+            except DocumentTooLong as error:
+                too_long += [index + first for index in error.indices]
+                limit = error.limit
+        if too_long:
+            raise DocumentTooLong(too_long, limit)
+        return rows
+
+    def _read(self, texts: TextsToRead) -> Sequence[Row]:
+        boots: set[str] = set()
+        data = frames.encode(texts)
+        if len(data) > frames.MAX_FRAME_BYTES:
+            raise EngineRefused(f"a text of {len(data)} bytes is more than the engine reads at once")
+        while len(boots) < DEATHS_WHILE_READING:
+            connection, hello = _last_word_of(self._connect())
+            with connection, contextlib.suppress(*_LOST):
+                connection.send_bytes(data)
+                return _rows_in(frames.decode(connection.recv_bytes(frames.MAX_FRAME_BYTES)))
+            boots.add(hello.boot)
+        raise EngineRefused(f"the engine died {DEATHS_WHILE_READING} times while it read these texts")
+
     def scores(self, rows: Sequence[TokenIds], *, job_id: str, lane: Lane) -> Generator[Scored]:
         """Logits as the batches finish, every row once; at least every 0.25 s something, be it empty.
 
@@ -122,6 +169,20 @@ class EngineClient:
                 )
             yield NOTHING_YET
             time.sleep(RETRY_SECONDS)
+
+
+def _rows_in(frame: frames.Frame) -> Sequence[Row]:
+    match frame:
+        case RowsRead(rows):
+            return rows
+        case NotRead(error):
+            raise error
+        case Failed(message):
+            raise EngineRefused(message)
+        case Leaving():
+            raise EOFError
+        case other:
+            raise BadFrame(f"expected rows, got {type(other).__name__}. This is a bug.")
 
 
 @dataclass(slots=True)

@@ -2,6 +2,9 @@
 
     client                          engine
                     ◀── Hello       who I am and what I hold
+    TextsToRead ──▶                 these, in words, to an engine that reads itself; one frame after another
+                    ◀── RowsRead    and these are they, in tokens
+                    ◀── NotRead     they cannot be read as was asked
     RowsToScore ──▶                 these, in tokens; several frames for a large job
                     ◀── Running     these rows go onto the device now
                     ◀── Scores      and these are their logits
@@ -14,8 +17,8 @@ Knows no socket and no engine.
 """
 
 import struct
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, astuple, dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -23,6 +26,7 @@ import numpy.typing as npt
 import orjson
 
 from rerankq.contract.messages import LANES, Lane
+from rerankq_worker.model.reading import Reading, Row, Span, Unreadable
 from rerankq_worker.scoring import EngineInfo, Logits, TokenIds
 
 Indices = npt.NDArray[np.int32]
@@ -30,6 +34,8 @@ Indices = npt.NDArray[np.int32]
 MAX_FRAME_BYTES = 16_000_000  # a peer that speaks something else must not make us reserve gigabytes
 MAX_ROW_TOKENS_PER_FRAME = 2_000_000  # half a frame: leaves room for header, indices and lengths
 MAX_ROWS_PER_FRAME = 100_000
+MAX_TEXT_CHARACTERS_PER_FRAME = 250_000  # and their rows fit into a frame, whatever their length
+MAX_TEXTS_PER_FRAME = 250
 
 _HEADER_LENGTH = struct.Struct(">I")
 _INTEGERS, _FLOATS = np.dtype("<i4"), np.dtype("<f4")
@@ -85,7 +91,28 @@ class Leaving:
     """The engine stops in good order; no row of this connection is on the device."""
 
 
-Frame = Hello | RowsToScore | Running | Scores | Failed | Leaving
+@dataclass(frozen=True, slots=True, eq=False)
+class TextsToRead:
+    """A query and some of a job's documents, to be made rows of."""
+
+    reading: Reading = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RowsRead:
+    """What became of texts; which document a row is of counts from the first that was sent with them."""
+
+    rows: Sequence[Row]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NotRead:
+    """Why texts cannot be read; `error` never holds any of them."""
+
+    error: Unreadable
+
+
+Frame = TextsToRead | RowsRead | NotRead | Hello | RowsToScore | Running | Scores | Failed | Leaving
 
 
 def encode(frame: Frame) -> bytes:
@@ -103,6 +130,13 @@ def encode(frame: Frame) -> bytes:
                 "rows": len(frame.rows),
             }
             return _join(header, frame.indices, lengths, *frame.rows)
+        case TextsToRead():
+            return _join({"kind": "texts", **asdict(frame.reading)})
+        case RowsRead():
+            return _encode_rows(frame.rows)
+        case NotRead():
+            error = {"error": type(frame.error).__name__, "arguments": frame.error.args}
+            return _join({"kind": "unreadable", **error})
         case Running():
             return _join({"kind": "running"}, frame.indices)
         case Scores():
@@ -145,6 +179,22 @@ def asks_for(
     return asks
 
 
+def texts_of(reading: Reading) -> Iterator[tuple[int, TextsToRead]]:
+    """Ask for a reading in as many frames as it takes; with each the place of its first document."""
+    first, characters = 0, 0
+    documents = reading.documents
+    for position, text in enumerate(documents):
+        is_full = (
+            characters + len(text) > MAX_TEXT_CHARACTERS_PER_FRAME or position - first == MAX_TEXTS_PER_FRAME
+        )
+        if is_full and position > first:
+            yield first, TextsToRead(replace(reading, documents=documents[first:position]))
+            first, characters = position, 0
+        characters += len(text)
+    if first < len(documents):
+        yield first, TextsToRead(replace(reading, documents=documents[first:]))
+
+
 def _join(header: dict[str, Any], *arrays: npt.NDArray[Any]) -> bytes:
     head = orjson.dumps(header)
     return b"".join([_HEADER_LENGTH.pack(len(head)), head, *(array.tobytes() for array in arrays)])
@@ -167,6 +217,13 @@ def _build(header: dict[str, Any], body: memoryview) -> Frame:
             return Hello(_text(header["boot"]), EngineInfo(**header["description"]))
         case "rows":
             return _rows_to_score(header, _integers(body))
+        case "texts":
+            del header["kind"]
+            return TextsToRead(Reading(**header))
+        case "read":
+            return _rows_read(header, _integers(body))
+        case "unreadable":
+            return NotRead(_unreadables()[header["error"]](*header["arguments"]))
         case "running":
             return Running(_integers(body))
         case "scores":
@@ -188,6 +245,39 @@ def _rows_to_score(header: dict[str, Any], numbers: Indices) -> RowsToScore:
         raise ValueError("lengths contradict the tokens")
     rows = np.split(tokens, np.cumsum(lengths, dtype=np.int64)[:-1])
     return RowsToScore(_text(header["job_id"]), lane, suspect, indices, rows)
+
+
+def _encode_rows(rows: Sequence[Row]) -> bytes:
+    header = {
+        "kind": "read",
+        "truncated": [bool(row.truncated) for row in rows],
+        "documents": [row.document for row in rows],
+        "spans": [row.span and astuple(row.span) for row in rows],
+    }
+    lengths = np.array([len(row.token_ids) for row in rows], dtype=np.int32)
+    return _join(header, lengths, *(row.token_ids for row in rows))
+
+
+def _rows_read(header: dict[str, Any], numbers: Indices) -> RowsRead:
+    said = list(zip(header["truncated"], header["documents"], header["spans"], strict=True))
+    lengths, tokens = numbers[: len(said)], numbers[len(said) :]
+    if len(lengths) != len(said) or int(lengths.sum(dtype=np.int64)) != len(tokens):
+        raise ValueError("lengths contradict the tokens")
+    ids = np.split(tokens, np.cumsum(lengths, dtype=np.int64)[:-1]) if said else []
+    return RowsRead(
+        [
+            Row(row, truncated, document, span and Span(*span))
+            for row, (truncated, document, span) in zip(ids, said, strict=True)
+        ]
+    )
+
+
+def _unreadables(kind: type[Unreadable] = Unreadable) -> dict[str, type[Unreadable]]:
+    """All there are, by name."""
+    found = {kind.__name__: kind}
+    for narrower in kind.__subclasses__():
+        found |= _unreadables(narrower)
+    return found
 
 
 def _scores(body: memoryview) -> Scores:

@@ -88,7 +88,7 @@ def facts_of(directory: Path) -> Facts:
         family=str(config.get("model_type", "")),
         architecture=", ".join(map(str, architectures)),
         labels=1 if engine else None,
-        scale="sigmoid" if engine else None,
+        scale=files.scale_of(directory) if engine else None,
         length_tokens=_length(directory, config),
         parameters=sum(counts.values()),
         embedded=embedded,
@@ -119,8 +119,9 @@ def licence_of(card: Path) -> str | None:
 
 def _engine(directory: Path) -> tuple[str | None, str]:
     try:
-        files.find_model(directory, revision="-")  # any: the fingerprint is not wanted
-        return "packed", ""
+        found = files.find_model(directory, revision="-")  # any: the fingerprint is not wanted
+        files.scale_of(directory)
+        return files.choose_engine(found.path), ""
     except ModelError as error:
         return None, str(error)
 

@@ -14,6 +14,7 @@ from rerankq_worker.model.errors import HubAway as HubAway
 from rerankq_worker.model.errors import ModelBroken, ModelNotFound, NotPacked, reading
 from rerankq_worker.model.errors import ModelError as ModelError
 from rerankq_worker.model.family import FAMILIES, Family
+from rerankq_worker.model.scales import SCALES
 from rerankq_worker.model.small import WEIGHTS_SHA256, materialise
 
 KNOWN_REVISIONS: dict[str, str] = {}  # Hub id -> commit; empty until a host with the weights has verified one
@@ -24,6 +25,9 @@ SAMPLES = 64
 REVISION_DIGITS = 12
 
 ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+ENGINES = ("auto", "packed", "sentence-transformers")
+NO_AND_YES = 2  # labels
+SAVED_CONFIG = "config_sentence_transformers.json"
 HELD_AS = ("F64", "F32", "F16", "BF16")
 READ_BEFORE_LOADING = ("max_position_embeddings", "vocab_size")
 """Of these transformers' own defaults would do, silently, if they happened to fit."""
@@ -99,18 +103,93 @@ def family_of(directory: Path) -> Family:
         NotPacked: none that the packed engine computes, or in a way that it does not.
     """
     config, file = read_config(directory), directory / "config.json"
-    # without a class transformers goes by the type, and the weights must be that model's
-    by_type = [family.architecture for family in FAMILIES if family.model_type == config.get("model_type")]
-    architectures = config.get("architectures") or by_type
+    named = config.get("architectures") or []
     for family in FAMILIES:
-        if architectures == [family.architecture]:
+        # without its class transformers goes by the type, and the weights must be that model's
+        by_type = family.model_type == config.get("model_type") and (
+            not named or _has_head(directory, family)
+        )
+        if family.architecture in named or by_type:
             _check_demands(family, config, file)
             return family
     raise NotPacked(
         f"expected {file} to say {' or '.join(family.architecture for family in FAMILIES)}, got "
-        f"{config.get('architectures')}; no other architecture is served, "
-        "give a reranker of this one, such as BAAI/bge-reranker-v2-m3"
+        f"{config.get('architectures')}; the packed engine computes no other"
     )
+
+
+def _has_head(directory: Path, family: Family) -> bool:
+    return any(f"{family.head[-1]}.weight" in _tensors(file) for file in weight_files(directory))
+
+
+def labels_of(directory: Path, family: Family) -> int:
+    """How many labels a model has: as config.json says, or, where it does not (transformers assumes 2), its head."""
+    config, head = read_config(directory), f"{family.head[-1]}.weight"
+    if "num_labels" in config:
+        return int(config["num_labels"])
+    if config.get("id2label"):
+        return len(config["id2label"])
+    heads = (_tensors(file).get(head) for file in weight_files(directory))
+    return next((int(tensor["shape"][0]) for tensor in heads if tensor), 1)
+
+
+def choose_engine(directory: Path, asked: str = "auto") -> str:
+    """The engine that computes a model which `find_model` has checked: `packed` or `sentence-transformers`.
+
+    Args:
+        asked: one of these, or `auto` for the first that can.
+
+    Raises:
+        ModelBroken: the packed engine was asked for and cannot, or nothing could with such files.
+    """
+    if asked == "sentence-transformers":
+        return asked
+    try:
+        with reading(directory):
+            _check_packed(directory)
+    except NotPacked as error:
+        if asked == "packed":
+            raise NotPacked(
+                f"RERANKQ_ENGINE=packed cannot compute this model: {error}; set RERANKQ_ENGINE=auto"
+            ) from error
+        return "sentence-transformers"
+    return "packed"
+
+
+def scale_of(directory: Path) -> str:
+    """The scale of a model's scores, as its files name it: of `SCALES`, by CrossEncoder's own rules.
+
+    Raises:
+        ModelBroken: none that is served.
+    """
+    config = read_config(directory)
+    saved = _read_if_there(directory / SAVED_CONFIG) if (directory / "modules.json").is_file() else {}
+    own: Any = config.get("sentence_transformers")
+    named = saved.get("activation_fn") or (own.get("activation_fn") if isinstance(own, dict) else None)
+    named = named or config.get("sbert_ce_default_activation_function")
+    # CrossEncoder takes no other: it would be code
+    if not isinstance(named, str) or not named.startswith("torch."):
+        return "sigmoid"
+    return scale_called(directory, named)
+
+
+def scale_called(directory: Path, activation: str) -> str:
+    """The scale that a class of torch.nn makes.
+
+    Raises:
+        ModelBroken: none that is served.
+    """
+    name = activation.rpartition(".")[2].lower()
+    if name not in SCALES:
+        raise ModelBroken(
+            f"{directory} has its scores on the scale of {activation}, expected one of {', '.join(SCALES)}; "
+            "name torch.nn.Identity as its activation_fn to get what the model computes"
+        )
+    return name
+
+
+def _read_if_there(file: Path) -> dict[str, Any]:
+    return read_json_object(file) if file.is_file() else {}
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -147,7 +226,7 @@ def fingerprint(directory: Path) -> str:
 def _checked(directory: Path, name: str, revision: str | None) -> ModelFiles:
     with reading(directory):
         _check_adapters(directory)
-        _check_config(directory)
+        _refuse_quantized(directory)
         _check_tokenizer(directory)
         for file in weight_files(directory):
             _check_safetensors(file)
@@ -219,21 +298,38 @@ def _shipped_model() -> Path:
         ) from error
 
 
-def _check_config(directory: Path) -> None:
+def _refuse_quantized(directory: Path) -> None:
+    if read_config(directory).get("quantization_config"):
+        raise ModelBroken(
+            f"{directory / 'config.json'} asks for quantized weights (quantization_config), which are not served; "
+            "save the model without, or remove that key if its weights are plain fp32 or fp16: RERANKQ_DTYPE chooses "
+            "what is computed in"
+        )
+
+
+def _check_packed(directory: Path) -> None:
     family = family_of(directory)
     config, file = read_config(directory), directory / "config.json"
-    if config.get("quantization_config"):
+    labels = labels_of(directory, family)
+    if labels not in (1, NO_AND_YES):
         raise ModelBroken(
-            f"{file} asks for quantized weights (quantization_config), which are not served; save the model without, "
-            "or remove that key if its weights are plain fp32 or fp16: RERANKQ_DTYPE chooses what is computed in"
-        )
-    labels = _number_of_labels(config)
-    if labels != 1:
-        raise ModelBroken(
-            f"expected a reranker with 1 label, got {labels} in {file}; give another model, or, if it was trained as "
-            'one and the file only does not tell (transformers assumes 2), say "num_labels": 1 there'
+            f"expected a reranker with 1 or 2 labels, got {labels} in {file}; give another model"
         )
     _check_sizes(family, config, file)
+    _refuse_more_than_the_model(directory)
+
+
+def _refuse_more_than_the_model(directory: Path) -> None:
+    """What sentence-transformers may have saved beside the model, and applies to each pair: layers, a prompt."""
+    if not (directory / "modules.json").is_file():
+        return
+    modules: Any = json.loads((directory / "modules.json").read_text(encoding="utf-8"))
+    told, cut = (_read_if_there(directory / name) for name in (SAVED_CONFIG, "sentence_bert_config.json"))
+    prompt = (told.get("prompts") or {}).get(told.get("default_prompt_name"))
+    if len(modules) > 1 or prompt or cut.get("do_lower_case") or cut.get("processing_kwargs"):
+        raise NotPacked(
+            f"{directory} holds more than a model: layers or a prompt of sentence-transformers' own"
+        )
 
 
 def _check_demands(family: Family, config: dict[str, Any], file: Path) -> None:
@@ -253,18 +349,21 @@ def _check_sizes(family: Family, config: dict[str, Any], file: Path) -> None:
             )
 
 
-def _number_of_labels(config: dict[str, Any]) -> int:
-    if "num_labels" in config:
-        return int(config["num_labels"])
-    return len(config.get("id2label") or (0, 1))  # transformers' default is two labels
-
-
 def _check_tokenizer(directory: Path) -> None:
     if not (directory / "tokenizer.json").is_file():
         raise ModelBroken(f"{directory} has no tokenizer.json; have one made: {_convert(directory)}")
 
 
 def _check_safetensors(file: Path) -> None:
+    for name, tensor in _tensors(file).items():
+        if name.endswith((".weight", ".bias")) and tensor["dtype"] not in HELD_AS:
+            raise ModelBroken(
+                f"{file} holds {name} as {tensor['dtype']}: quantized weights are not served; save the model in "
+                "fp32, fp16 or bf16"
+            )
+
+
+def _tensors(file: Path) -> dict[str, Any]:
     """The head of a safetensors file: 8 bytes of length, JSON, then exactly as many bytes as it promises."""
     cut_off = f"{file} is cut off or no safetensors file; {hub.fetched_anew(file)}"
     if not file.is_file():
@@ -282,9 +381,4 @@ def _check_safetensors(file: Path) -> None:
         raise ModelBroken(cut_off) from error
     if file.stat().st_size != 8 + head_bytes + end:
         raise ModelBroken(cut_off)
-    for name, tensor in tensors.items():
-        if name.endswith((".weight", ".bias")) and tensor["dtype"] not in HELD_AS:
-            raise ModelBroken(
-                f"{file} holds {name} as {tensor['dtype']}: quantized weights are not served; save the model in "
-                "fp32, fp16 or bf16"
-            )
+    return tensors

@@ -56,6 +56,19 @@ class NoInstruction(Unreadable):
         )
 
 
+class InstructionTooLong(Unreadable):
+    """The instruction leaves no room for texts."""
+
+    field = "instruction"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
+        self.limit = limit
+
+    def __str__(self) -> str:
+        return f"the instruction leaves no room in a row of {self.limit} tokens; shorten it"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
     """What is to be read, and how."""

@@ -12,4 +12,4 @@ def sigmoid(logit: float) -> float:
     return exponential / (1 + exponential)
 
 
-SCALES: Mapping[str, Callable[[float], float]] = {"sigmoid": sigmoid, "identity": float}
+SCALES: Mapping[str, Callable[[float], float]] = {"sigmoid": sigmoid, "identity": float, "tanh": math.tanh}

@@ -16,7 +16,7 @@ from rerankq_worker.settings import WorkerSettings
 PRECISIONS = {
     ("packed", "cpu"): ("fp32", "fp16", "bf16", "int8"),
     ("packed", "gpu"): ("fp32", "fp16"),
-    ("sentence-transformers", "cpu"): ("fp32", "bf16"),
+    ("sentence-transformers", "cpu"): ("fp32", "fp16", "bf16"),
     ("sentence-transformers", "gpu"): ("fp32", "fp16", "bf16"),
 }
 """What each engine offers on a device."""

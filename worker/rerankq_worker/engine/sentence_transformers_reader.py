@@ -1,0 +1,427 @@
+"""How a model that CrossEncoder loads reads a query and its documents: as it does, but that no text forges a token.
+
+A pair of texts is framed by the tokenizer's own post-processor, or by the model's chat template. The tokens of the
+frame keep their ids under names that nobody can guess, so that in a user's text they are characters; a template's own
+parts are given those names before the texts are put in. Knows tokenizers; no tensors.
+"""
+
+import json
+import logging
+import re
+import secrets
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product, takewhile
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from tokenizers import Encoding, Tokenizer
+
+from rerankq_worker.model.files import ModelBroken
+from rerankq_worker.model.reading import (
+    DocumentTooLong,
+    InstructionTooLong,
+    NoInstruction,
+    QueryTooLong,
+    Reading,
+    Row,
+)
+from rerankq_worker.model.tokenizer import CHARS_PER_TOKEN, MIN_LENGTH_TOKENS, SETTLING_TOKENS, PairTokenizer
+from rerankq_worker.scoring import EngineError
+
+log = logging.getLogger(__name__)
+
+MARKUP = re.compile(r"[<\[].*[>\]]")
+"""How tokens look that a template sets, and that nobody writes as a word."""
+FILLERS = ("0", "1 2 3 4")  # CrossEncoder's own: what follows both alike is the template's
+SLOTS = ("query", "document", "system")
+NOT_OF_THE_TEMPLATE = ("restore_suffix", "padding", "truncation", "max_length", "return_tensors")
+
+
+def read_by(directory: Path, cross_encoder: Any, max_length_tokens: int) -> "PromptedPairs | TemplateReader":
+    """The reader of a loaded CrossEncoder; the length is capped at what the model can.
+
+    Raises:
+        ModelBroken: there is none that would read as CrossEncoder does.
+    """
+    tokenizer, first = cross_encoder.tokenizer, cross_encoder[0]
+    if not getattr(tokenizer, "is_fast", False):
+        raise ModelBroken(
+            f"{directory}: {type(tokenizer).__name__} is no tokenizer of the tokenizers library, and no other is served"
+        )
+    length = min(max_length_tokens, _usable_length_tokens(cross_encoder))
+    prompts: dict[str, str] = cross_encoder.prompts or {}
+    default = prompts.get(cross_encoder.default_prompt_name) or ""
+    if "message" in first.modality_config:
+        return TemplateReader(Template.of(directory, first), length, default)
+    pairs = _pair_tokenizer(directory, tokenizer, length)
+    return PromptedPairs(pairs, default, tokenizer.pad_token_id, takes_prompts=any(prompts.values()))
+
+
+def _usable_length_tokens(cross_encoder: Any) -> int:
+    """What tokenizer, files and positions of the model allow; RoBERTa's kin count positions from behind padding's."""
+    first, config = cross_encoder[0], cross_encoder.config
+    saved = first.processing_kwargs.get("text", {}).get("max_length")
+    allowed = [int(length) for length in (first.max_seq_length, saved) if length]
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if positions and positions > 0:
+        allowed.append(positions - first._infer_flatten_position_offset())  # nobody else knows it
+    return min(allowed)
+
+
+class PromptedPairs:
+    """Pairs of texts, the query behind a prompt where the model was saved with some."""
+
+    def __init__(self, pairs: PairTokenizer, default: str, padding: int, *, takes_prompts: bool) -> None:
+        """
+        Args:
+            default: the prompt where none is given.
+            padding: the token of a row that has none, as of two empty texts without a frame.
+        """
+        self._pairs = pairs
+        self._empty = np.array([padding], dtype=np.int32)
+        self._default = default
+        self._takes_prompts = takes_prompts
+        self.max_length_tokens = pairs.max_length_tokens
+
+    def read(self, reading: Reading) -> list[Row]:
+        """As `Reader` says.
+
+        Raises:
+            Unreadable
+        """
+        if reading.instruction is not None and not self._takes_prompts:
+            raise NoInstruction
+        prompt = self._default if reading.instruction is None else reading.instruction
+        rows = self._pairs.read(replace(reading, query=prompt + reading.query, instruction=None))
+        return [row if len(row.token_ids) else replace(row, token_ids=self._empty) for row in rows]
+
+
+def _pair_tokenizer(directory: Path, tokenizer: Any, length: int) -> PairTokenizer:
+    """The frame of a pair as the tokenizer's post-processor makes it."""
+    tells_segments = "token_type_ids" in tokenizer.model_input_names
+    probe = tokenizer("a", "b", return_token_type_ids=True)
+    whose: list[int | None] = probe.sequence_ids(0)
+    types: list[int] = probe["token_type_ids"] if tells_segments else [0] * len(whose)
+    if max(types) > 1:
+        raise ModelBroken(
+            f"{directory}: its tokenizer tells more than two segments apart, which is not served"
+        )
+    first, second = _place_of(whose, 0), _place_of(whose, 1)
+    ids = [~token if kind else token for token, kind in zip(probe["input_ids"], types, strict=True)]
+    frame = ids[: first.start], ids[first.stop : second.start], ids[second.stop :]
+    roles = {token for token in tokenizer.special_tokens_map.values() if isinstance(token, str)}
+    framing = [~token if token < 0 else token for part in frame for token in part]
+    names = {*roles, *tokenizer.convert_ids_to_tokens(framing)}
+    unforgeable, _ = _under_secret_names(tokenizer, names)
+    return PairTokenizer(
+        unforgeable,
+        frame,
+        length,
+        SETTLING_TOKENS + _longest_added(tokenizer),
+        second_segment=types[second.start] == 1,
+    )
+
+
+def _place_of(whose: Sequence[int | None], sequence: int) -> slice:
+    start = whose.index(sequence)
+    return slice(start, start + whose.count(sequence))
+
+
+def _longest_added(tokenizer: Any) -> int:
+    return max(map(len, tokenizer.get_added_vocab()), default=0)
+
+
+def _under_secret_names(tokenizer: Any, names: Collection[str]) -> tuple[Tokenizer, dict[str, str]]:
+    """The same tokenizer, ids unchanged, that knows these tokens by other names only; and those."""
+    secret = f" {secrets.token_hex(16)}"  # text is split at blanks before pieces are looked up
+    secrets_of = {name: name + secret for name in names}
+    definition = json.loads(tokenizer.backend_tokenizer.to_str())
+    added = [
+        entry | {"content": secrets_of[entry["content"]], "normalized": False}
+        if entry["content"] in names
+        else entry
+        for entry in definition["added_tokens"]
+    ]
+    bare = {
+        **definition,
+        **dict.fromkeys(("post_processor", "truncation", "padding")),
+        "added_tokens": added,
+        "model": _model_under(definition["model"], secrets_of),
+    }
+    return Tokenizer.from_str(json.dumps(bare)), secrets_of
+
+
+def _model_under(model: dict[str, Any], secrets_of: Mapping[str, str]) -> dict[str, Any]:
+    pieces: Any = model["vocab"]
+    if isinstance(pieces, dict):
+        named = cast(dict[str, int], pieces)
+        vocabulary: Any = {secrets_of.get(piece, piece): index for piece, index in named.items()}
+    else:
+        vocabulary = [[secrets_of.get(piece, piece), score] for piece, score in pieces]
+    changed = {**model, "vocab": vocabulary}
+    if model.get("unk_token"):
+        changed["unk_token"] = secrets_of.get(model["unk_token"], model["unk_token"])
+    if model.get("merges"):  # a piece that is put together from others would be one of a text again
+        changed["merges"] = [pair for pair in model["merges"] if _merged(pair) not in secrets_of]
+    return changed
+
+
+def _merged(pair: str | Sequence[str]) -> str:
+    return pair.replace(" ", "", 1) if isinstance(pair, str) else "".join(pair)
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A model's chat template, its own parts under the tokenizer's secret names."""
+
+    tokenizer: Tokenizer
+    parts: Mapping[tuple[bool, ...], Sequence[str]]
+    """What it renders where query, document and instruction are there or not: its own parts, and between them the
+    name of the slot that is filled."""
+    trims: Collection[str]
+    """The slots whose texts lose their blanks at both ends."""
+    settling_tokens: int
+
+    @classmethod
+    def of(cls, directory: Path, first: Any) -> "Template":
+        """Of CrossEncoder's first module.
+
+        Raises:
+            ModelBroken: it has no place for a query and one document.
+        """
+        tokenizer = first.tokenizer
+        marks = {slot: f"{slot}{secrets.token_hex(16)}" for slot in SLOTS}
+        parts = _rendered(directory, first, marks)
+        own = "".join(part for found in parts.values() for part in found if part not in SLOTS)
+        added: dict[str, Any] = {token.content: token for token in tokenizer.added_tokens_decoder.values()}
+        roles = {token for token in tokenizer.special_tokens_map.values() if isinstance(token, str)}
+        set_here = {name for name in added if name in own and MARKUP.fullmatch(name)}
+        names = {name for name, token in added.items() if token.special} | roles | set_here
+        unforgeable, secrets_of = _under_secret_names(tokenizer, names)
+        own_names = re.compile("|".join(map(re.escape, sorted(secrets_of, key=len, reverse=True))) or r"(?!)")
+        return cls(
+            unforgeable,
+            {
+                key: [
+                    part if part in SLOTS else own_names.sub(lambda found: secrets_of[found[0]], part)
+                    for part in found
+                ]
+                for key, found in parts.items()
+            },
+            _trimmed(first, marks),
+            SETTLING_TOKENS + _longest_added(tokenizer),
+        )
+
+    def takes_instructions(self) -> bool:
+        """Whether a system message reaches what it renders."""
+        return (True, True, True) in self.parts
+
+    def around(self, query: str, instruction: str, *, has_document: bool) -> tuple[str, str]:
+        """What stands before and behind a document."""
+        given = {"query": self.trimmed("query", query), "system": self.trimmed("system", instruction)}
+        key = bool(given["query"]), has_document, bool(given["system"])
+        parts = self.parts.get(key) or self.parts[True, True, key[2]]
+        middle = parts.index("document") if "document" in parts else len(parts)
+        before, behind = parts[:middle], parts[middle + 1 :]
+        return "".join(given.get(part, part) for part in before), "".join(
+            given.get(part, part) for part in behind
+        )
+
+    def trimmed(self, slot: str, text: str) -> str:
+        """The text as it is put in."""
+        return text.strip() if slot in self.trims else text
+
+
+def _rendered(directory: Path, first: Any, marks: Mapping[str, str]) -> dict[tuple[bool, ...], list[str]]:
+    """The parts of what the template renders, by which of the slots are filled; without those that it refuses."""
+    cut = re.compile(f"({'|'.join(marks.values())})")
+    slot_of = {mark: slot for slot, mark in marks.items()}
+    found: dict[tuple[bool, ...], list[str]] = {}
+    for key in product((True, False), repeat=len(SLOTS)):
+        texts = [mark if there else "" for mark, there in zip(marks.values(), key, strict=True)]
+        parts = [slot_of.get(part, part) for part in cut.split(_render(first, *texts)) if part]
+        if [slot in parts for slot in SLOTS] == list(key) and parts.count("document") <= 1:
+            found[key] = parts
+    if (True, True, False) not in found:
+        raise ModelBroken(
+            f"{directory}: its chat template has no place for a message of the role 'query' and one of the role "
+            "'document', so that CrossEncoder would score neither; give it a template that has (chat_template.jinja)"
+        )
+    return found
+
+
+def _render(first: Any, query: str, document: str, system: str) -> str:
+    """What the template makes of a pair; empty where it refuses."""
+    messages: Any = first.input_formatter.pair_to_messages((query, document))
+    if system:
+        (messages,) = first.input_formatter.prepend_prompt_to_messages([messages], system)
+    options: dict[str, Any] = first.processing_kwargs.get("chat_template", {})
+    options = {name: value for name, value in options.items() if name not in NOT_OF_THE_TEMPLATE}
+    try:
+        return str(first.processor.apply_chat_template(messages, tokenize=False, **options))
+    except Exception as error:  # noqa: BLE001 - a template is a program, and raises what it likes
+        log.debug("a chat template refused: %s", type(error).__name__)
+        return ""
+
+
+def _trimmed(first: Any, marks: Mapping[str, str]) -> list[str]:
+    wide = {slot: f" \n{mark} \n" for slot, mark in marks.items()}
+    told = _render(first, *wide.values()) or _render(first, wide["query"], wide["document"], "")
+    return [slot for slot, text in wide.items() if text not in told]
+
+
+class TemplateReader:
+    """Pairs in a chat template; safe to share between threads, since nothing in it changes after it was built."""
+
+    def __init__(self, template: Template, max_length_tokens: int, default: str) -> None:
+        """
+        Args:
+            default: the instruction where none is given.
+        """
+        self._template = template
+        self._default = default
+        self.max_length_tokens = max_length_tokens
+
+    def refuse_short(self) -> None:
+        """
+        Raises:
+            EngineError: the length leaves no room for texts.
+        """
+        room = self._room_beside(self._default)
+        if room < MIN_LENGTH_TOKENS:
+            raise EngineError(
+                f"RERANKQ_MAX_LENGTH_TOKENS={self.max_length_tokens} leaves {max(0, room)} tokens for texts beside the "
+                f"model's chat template, expected at least {MIN_LENGTH_TOKENS}; raise it"
+            )
+
+    def read(self, reading: Reading) -> list[Row]:
+        """One row per document, in order.
+
+        A query longer than 3/4 of the length is cut to that; a document is cut so that what the template puts behind
+        it stays, as CrossEncoder does.
+
+        Raises:
+            Unreadable
+        """
+        instruction = self._instruction(reading)
+        query, query_cut = self._query(reading, instruction)
+        texts = [self._template.trimmed("document", text) for text in reading.documents]
+        frames = {there: self._frame(query, instruction, there) for there in {bool(text) for text in texts}}
+        limit = reading.max_tokens_per_doc or self.max_length_tokens
+        encoded = self._encode([frames[bool(text)] for text in texts], texts, limit)
+        rows = [
+            self._row(frames[bool(text)], encoding, len(text), limit)
+            for text, encoding in zip(texts, encoded, strict=True)
+        ]
+        too_long = [index for index, (_, was_cut) in enumerate(rows) if was_cut]
+        if too_long and not reading.truncation:
+            raise DocumentTooLong(too_long, min(limit, self.max_length_tokens - frames[True].tokens))
+        return [
+            Row(np.array(ids, dtype=np.int32), query_cut or was_cut, document)
+            for document, (ids, was_cut) in enumerate(rows)
+        ]
+
+    def _instruction(self, reading: Reading) -> str:
+        if reading.instruction is None:
+            return self._default
+        if reading.instruction and not self._template.takes_instructions:
+            raise NoInstruction
+        if self._room_beside(reading.instruction) < MIN_LENGTH_TOKENS:
+            raise InstructionTooLong(self.max_length_tokens)
+        return reading.instruction
+
+    def _room_beside(self, instruction: str) -> int:
+        before, behind = self._template.around("", instruction, has_document=True)
+        return self.max_length_tokens - len(self._template.tokenizer.encode(before + behind).ids)
+
+    def _query(self, reading: Reading, instruction: str) -> tuple[str, bool]:
+        """As much of the query as it may have, and whether that is less than all."""
+        limit = min(self.max_length_tokens * 3 // 4, self._room_beside(instruction) - 1)
+        head_chars = (limit + self._template.settling_tokens) * CHARS_PER_TOKEN
+        while True:
+            encoding = self._template.tokenizer.encode(reading.query[:head_chars])
+            if len(encoding.ids) >= limit + self._template.settling_tokens or head_chars >= len(
+                reading.query
+            ):
+                break
+            head_chars *= 4
+        if len(encoding.ids) <= limit:
+            return reading.query, False
+        if not reading.truncation:
+            raise QueryTooLong(limit)
+        return reading.query[: encoding.offsets[limit - 1][1]], True
+
+    def _frame(self, query: str, instruction: str, has_document: bool) -> "_Frame":
+        before, behind = self._template.around(query, instruction, has_document=has_document)
+        first, second = (
+            encoding.ids
+            for encoding in self._template.tokenizer.encode_batch(
+                [before + filler + behind for filler in FILLERS]
+            )
+        )
+        same = sum(
+            1
+            for _ in takewhile(
+                lambda both: both[0] == both[1], zip(reversed(first), reversed(second), strict=False)
+            )
+        )
+        return _Frame(before, behind, first[len(first) - same :], len(first) - 1)
+
+    def _encode(self, frames: Sequence["_Frame"], texts: Sequence[str], limit: int) -> list[Encoding]:
+        """Each document in its frame: all of it, or, of what is too long for a row, more than a row holds."""
+        encoded: dict[int, Encoding] = {}
+        waiting = list(range(len(texts)))
+        enough_tokens = min(limit, self.max_length_tokens) + self._template.settling_tokens
+        budget_chars = enough_tokens * CHARS_PER_TOKEN
+        while waiting:
+            heads = [
+                frames[index].before
+                + texts[index][:budget_chars]
+                + (frames[index].behind if len(texts[index]) <= budget_chars else "")
+                for index in waiting
+            ]
+            encoded |= zip(waiting, self._template.tokenizer.encode_batch(heads), strict=True)
+            waiting = [
+                index
+                for index in waiting
+                if len(texts[index]) > budget_chars
+                and len(encoded[index].ids) < frames[index].tokens + enough_tokens
+            ]
+            budget_chars *= 4  # long words or long runs of blanks: look further
+        return [encoded[index] for index in range(len(texts))]
+
+    def _row(
+        self, frame: "_Frame", encoding: Encoding, characters: int, limit: int
+    ) -> tuple[list[int], bool]:
+        """The ids of a row, and whether the document lost some of its own."""
+        ids, length = encoding.ids, self.max_length_tokens
+        room = length - len(frame.suffix)
+        if len(ids) < length and limit >= length:
+            return ids, False
+        first, beyond = _document_in(encoding, len(frame.before), characters) if limit < length else (0, 0)
+        is_cut = len(ids) > length or beyond - first > limit
+        if not is_cut and len(ids) < length:
+            return ids, False
+        return ids[: min(room, first + limit)] + frame.suffix, is_cut
+
+
+def _document_in(encoding: Encoding, start: int, characters: int) -> tuple[int, int]:
+    """Where a document's tokens begin and end that stands behind `start` characters."""
+    offsets = encoding.offsets
+    first = next((index for index, (_, stop) in enumerate(offsets) if stop > start), len(offsets))
+    rest = enumerate(offsets[first:], first)
+    return first, next((index for index, (begin, _) in rest if begin >= start + characters), len(offsets))
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """What a template puts around one query's documents."""
+
+    before: str
+    behind: str
+    suffix: list[int]
+    """The tokens behind a document that was cut."""
+    tokens: int
+    """All that are not the document's."""
