@@ -45,6 +45,7 @@ JOB_FILES = {
     "web": "noveleval_google_top20",
 }
 SYNTHETIC = {"10x128": (10, 128), "50x256": (50, 256), "100x512": (100, 512)}
+SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers")  # in config.json
 PEAK_SIZE = 2048
 SEED = 20261122
 
@@ -100,7 +101,8 @@ def lognormal_pairs(jobs: int, documents: int) -> Iterator[Pair]:
 
 def flops(config: dict[str, Any], lengths: Sequence[int]) -> float:
     """Multiply-adds times two of a forward pass over rows of these lengths; embeddings and head are left out."""
-    hidden, inner, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
+    names = ("dim", "hidden_dim", "n_layers") if config["model_type"] == "distilbert" else SIZES
+    hidden, inner, layers = (config[name] for name in names)
     per_token = 2 * (4 * hidden * hidden + 2 * hidden * inner)
     return float(layers * sum(n * per_token + 4 * n * n * hidden for n in lengths))
 
@@ -183,12 +185,16 @@ def ratios(baseline: list[float], mine: list[float]) -> dict[str, float]:
 
 def model_directory(name: str, cache: Path) -> Path:
     """The shapes of the tests are built once, with random weights: speed does not depend on their values."""
-    if name not in SHAPES:
+    shape, _, family = name.partition(":")
+    if shape not in SHAPES:
         return find_model(name).path
     xlmr = SHARED / "tokenizer-xlmr" / "tokenizer.json"
-    directory = cache / name
+    directory = cache / name.replace(":", "-")
     if not (directory / "model.safetensors").is_file():
-        build_model_dir(directory, name, tokenizer_json=xlmr if xlmr.is_file() else None)
+        tokenizer = (
+            xlmr if xlmr.is_file() and not family else None
+        )  # of other families a small one of their kind
+        build_model_dir(directory, shape, family or "xlm-roberta", tokenizer_json=tokenizer)
     return directory
 
 
@@ -198,7 +204,9 @@ def model_directory(name: str, cache: Path) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument(
-        "--models", default="mini", help="small, mini, true-shape, a directory or a Hub id; commas"
+        "--models",
+        default="mini",
+        help="small, mini, true-shape, one of these of another family (mini:bert), a directory or a Hub id; commas",
     )
     parser.add_argument(
         "--workloads", default="lognormal", help=", ".join([*JOB_FILES, *SYNTHETIC, "lognormal"])

@@ -11,13 +11,24 @@ score alike, and a wrong position or a leak between neighbours would not show.
 import json
 import math
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers  # its models are loaded when one is named: every process of a test run collects this
 from safetensors.torch import save_model
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import XLMRobertaConfig
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
@@ -51,20 +62,57 @@ SHAPES = {
 
 
 def build_model_dir(
-    directory: Path, shape: str = "tiny", *, tokenizer_json: Path | None = None, seed: int = 7
+    directory: Path,
+    shape: str = "tiny",
+    family: str = "xlm-roberta",
+    *,
+    tokenizer_json: Path | None = None,
+    seed: int = 7,
+    **changes: Any,
 ) -> Path:
-    """Writes config.json, model.safetensors, tokenizer.json and tokenizer_config.json; gives the directory back."""
+    """Writes config.json, model.safetensors, tokenizer.json and tokenizer_config.json; gives the directory back.
+
+    Args:
+        family: a `model_type` that the packed engine computes, of `TOKENIZERS`.
+        changes: what else config.json says.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    tokenizer = Tokenizer.from_file(str(tokenizer_json)) if tokenizer_json else small_tokenizer()
+    make_tokenizer, said = TOKENIZERS[family]
+    tokenizer = Tokenizer.from_file(str(tokenizer_json)) if tokenizer_json else make_tokenizer()
     tokenizer.save(str(directory / "tokenizer.json"))
-    (directory / "tokenizer_config.json").write_text(json.dumps(TOKENIZER_CONFIG))
-    config = xlmr_config(SHAPES[shape], tokenizer.get_vocab_size())
+    (directory / "tokenizer_config.json").write_text(json.dumps(said))
+    config = config_of(family, SHAPES[shape], tokenizer, **changes)
     torch.manual_seed(seed)
-    model = transformers.XLMRobertaForSequenceClassification(config)
+    model = transformers.AutoModelForSequenceClassification.from_config(config)
     randomize_biases(model)
+    config.architectures = [type(model).__name__]
     config.save_pretrained(directory)
     save_model(model, str(directory / "model.safetensors"), metadata={"format": "pt"})
     return directory
+
+
+def config_of(family: str, shape: Shape, tokenizer: Tokenizer, **changes: Any) -> Any:
+    """A config of the family in that shape, with the ids that the tokenizer has."""
+    if family == "xlm-roberta" and not changes:
+        return xlmr_config(shape, tokenizer.get_vocab_size())
+    own: dict[str, Any] = {
+        "xlm-roberta": {"type_vocab_size": 1, "layer_norm_eps": 1e-5},
+        "roberta": {"type_vocab_size": 1, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2},
+        "camembert": {"type_vocab_size": 1, "pad_token_id": 1, "bos_token_id": 5, "eos_token_id": 6},
+        "electra": {"embedding_size": shape.hidden // 2},
+        "distilbert": {"hidden_dim": shape.ffn},
+    }.get(family, {})
+    sizes = {
+        "vocab_size": tokenizer.get_vocab_size(),
+        "hidden_size": shape.hidden,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "intermediate_size": shape.ffn,
+        "max_position_embeddings": shape.positions,
+        "initializer_range": shape.weights_std,
+        "num_labels": 1,
+    }
+    return transformers.AutoConfig.for_model(family, **{**sizes, **own, **changes})
 
 
 def xlmr_config(shape: Shape, vocabulary_size: int) -> XLMRobertaConfig:
@@ -94,7 +142,7 @@ def randomize_biases(model: torch.nn.Module) -> None:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
 
 
-def small_tokenizer(vocabulary_size: int = 600) -> Tokenizer:
+def small_tokenizer(vocabulary_size: int = 600, special: Sequence[str] = SPECIAL) -> Tokenizer:
     """A Unigram tokenizer with XLM-RoBERTa's special ids: <s> 0, <pad> 1, </s> 2, <unk> 3, <mask> last.
 
     Its pieces are counted here: the library's own trainer gives another vocabulary on every run.
@@ -103,8 +151,9 @@ def small_tokenizer(vocabulary_size: int = 600) -> Tokenizer:
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")]
     )
     words = [word for line in CORPUS for word, _ in splitter.pre_tokenize_str(line)]
-    tokenizer = Tokenizer(models.Unigram(_pieces(words, vocabulary_size), unk_id=SPECIAL.index("<unk>")))
-    tokenizer.add_special_tokens(SPECIAL)
+    pieces = _pieces(words, vocabulary_size, special)
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=special.index("<unk>")))
+    tokenizer.add_special_tokens(list(special))
     tokenizer.pre_tokenizer = splitter
     definition = json.loads(tokenizer.to_str())
     definition["model"]["vocab"].append(["<mask>", 0.0])
@@ -117,24 +166,66 @@ def small_tokenizer(vocabulary_size: int = 600) -> Tokenizer:
         }
     )
     tokenizer = Tokenizer.from_str(json.dumps(definition))
+    ends = [(name, tokenizer.token_to_id(name)) for name in ("<s>", "</s>")]
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=ends
     )
     return tokenizer
 
 
-def _pieces(words: list[str], vocabulary_size: int) -> list[tuple[str, float]]:
-    """Every character and the substrings that cover most of the words, with the logarithms of their shares."""
+def word_piece_tokenizer(vocabulary_size: int = 600, **normalizer: Any) -> Tokenizer:
+    """BERT's: [PAD] 0, [UNK] 1, [CLS] 2, [SEP] 3, [MASK] 4; small letters, unless `normalizer` says otherwise."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    clean, splitter = normalizers.BertNormalizer(**normalizer), pre_tokenizers.BertPreTokenizer()
+    words = [word for line in CORPUS for word, _ in splitter.pre_tokenize_str(clean.normalize_str(line))]
+    pieces = _pieces(words, vocabulary_size, special, inside="##")
+    vocabulary = {piece: index for index, (piece, _) in enumerate(pieces)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.add_special_tokens(special)
+    tokenizer.normalizer, tokenizer.pre_tokenizer = clean, splitter
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    return tokenizer
+
+
+def byte_level_tokenizer(vocabulary_size: int = 600) -> Tokenizer:
+    """RoBERTa's: <s> 0, <pad> 1, </s> 2, <unk> 3, <mask> 4, which takes the blank before it; then bytes and merges."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary_size,
+        special_tokens=[*SPECIAL, AddedToken("<mask>", lstrip=True)],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    return tokenizer
+
+
+def _pieces(
+    words: list[str], vocabulary_size: int, special: Sequence[str], inside: str = ""
+) -> list[tuple[str, float]]:
+    """Every character and the substrings that cover most of the words, with the logarithms of their shares.
+
+    Args:
+        inside: what stands before a piece that does not begin its word.
+    """
     found = Counter(
-        word[start:end]
+        (word[start:end], inside if start else "")
         for word in words
         for start in range(len(word))
         for end in range(start + 1, min(start + LONGEST_PIECE, len(word)) + 1)
     )
-    by_cover = sorted(found, key=lambda piece: (len(piece) > 1, -found[piece] * len(piece), piece))
-    kept = by_cover[: vocabulary_size - len(SPECIAL) - 1]
+    by_cover = sorted(found, key=lambda piece: (len(piece[0]) > 1, -found[piece] * len(piece[0]), piece))
+    kept = by_cover[: vocabulary_size - len(special) - 1]
     total = sum(found[piece] for piece in kept)
-    return [(name, 0.0) for name in SPECIAL] + [(piece, math.log(found[piece] / total)) for piece in kept]
+    shares = [(before + piece, math.log(found[piece, before] / total)) for piece, before in kept]
+    return [(name, 0.0) for name in special] + shares
 
 
 TOKENIZER_CONFIG = {
@@ -148,3 +239,30 @@ TOKENIZER_CONFIG = {
     "unk_token": "<unk>",
     "mask_token": "<mask>",
 }
+BERT_CONFIG = {
+    "tokenizer_class": "BertTokenizer",
+    "model_max_length": 8192,
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "mask_token": "[MASK]",
+}
+OF_CAMEMBERT = ["<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>", "<unk>NOTUSED", "<s>", "</s>"]
+MASK = {"__type": "AddedToken", "content": "<mask>", "lstrip": True, "special": True}
+TOKENIZERS: dict[str, tuple[Callable[[], Tokenizer], dict[str, Any]]] = {
+    "xlm-roberta": (small_tokenizer, TOKENIZER_CONFIG),
+    "roberta": (
+        byte_level_tokenizer,
+        {**TOKENIZER_CONFIG, "tokenizer_class": "RobertaTokenizer", "mask_token": MASK},
+    ),
+    "camembert": (
+        lambda: small_tokenizer(special=OF_CAMEMBERT),
+        {**TOKENIZER_CONFIG, "tokenizer_class": "CamembertTokenizer"},
+    ),
+    "bert": (word_piece_tokenizer, BERT_CONFIG),
+    "ernie": (word_piece_tokenizer, BERT_CONFIG),
+    "electra": (word_piece_tokenizer, {**BERT_CONFIG, "tokenizer_class": "ElectraTokenizerFast"}),
+    "distilbert": (word_piece_tokenizer, {**BERT_CONFIG, "tokenizer_class": "DistilBertTokenizer"}),
+}
+"""Of each family: the tokenizer, and what tokenizer_config.json says."""

@@ -125,10 +125,12 @@ def test_a_model_without_a_head_is_called_one(model_dir: Path) -> None:
     assert "a model without its head gives vectors, not scores" in refusal(model_dir)
 
 
-def test_weights_named_by_other_code_are_called_so(shared: Path) -> None:
-    message = refusal(shared / "models" / "jina-like")
+def test_weights_named_by_other_code_are_called_so(model_dir: Path) -> None:
+    rename(model_dir, lambda name: name.replace("encoder.layer.", "encoder.blocks."))
 
-    assert "names them otherwise (roberta.encoder.layers.0." in message
+    message = refusal(model_dir)
+
+    assert "names them otherwise (roberta.encoder.blocks.0." in message
     assert "fetch" not in message
 
 

@@ -16,6 +16,7 @@ from rerankq_worker.engine.linears import MakeLinear, choose_linear
 from rerankq_worker.engine.modernbert_model import ModernBertModel
 from rerankq_worker.engine.packed_model import PackedModel
 from rerankq_worker.engine.precision import Precision, choose_precision
+from rerankq_worker.engine.renamed_weights import renamed_weights
 from rerankq_worker.engine.unfit_weights import Architecture, refuse_unfit
 from rerankq_worker.engine.unpadded_model import UnpaddedModel
 from rerankq_worker.model.family import Family
@@ -109,19 +110,24 @@ def load_reference(directory: Path) -> nn.Module:
         ModelBroken: it does not load, or not as the whole that config.json says.
     """
     # imported here, because it takes seconds and only an engine's start needs it
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    import transformers
 
     quiet_transformers()
     with reading(directory), memory_apart():
-        config: Any = AutoConfig.from_pretrained(
+        config: Any = transformers.AutoConfig.from_pretrained(
             directory,
             trust_remote_code=False,
             local_files_only=True,
             attn_implementation="eager",  # whichever it was trained with: attention is ours
         )
         config.num_labels = labels_of(directory, family_of(directory))
-        loaded: Any = AutoModelForSequenceClassification.from_pretrained(
-            directory,
+        renamed = renamed_weights(directory)
+        kind: Any = transformers.AutoModelForSequenceClassification
+        if renamed is not None:  # which that does not take
+            kind = getattr(transformers, family_of(directory).architecture)
+        loaded: Any = kind.from_pretrained(
+            directory if renamed is None else None,
+            state_dict=renamed,
             config=config,
             dtype=torch.float32,
             attn_implementation="eager",
