@@ -93,21 +93,6 @@ def cached(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return repository / "snapshots" / commit
 
 
-def test_a_repository_of_pickles_is_converted_to_a_directory(
-    tiny: Engine, cached: Path, tmp_path: Path
-) -> None:
-    weights = load_file(cached / "model.safetensors")
-    (cached / "model.safetensors").unlink()  # as it is pulled: *.bin is never fetched
-
-    message = refusal("some/reranker", offline=True)
-    torch.save(weights, cached / "pytorch_model.bin")  # which the command fetches
-    follow(message, tmp_path)
-
-    assert "`rerankq model pull some/reranker`" in message
-    assert "give the directory reranker" in message
-    assert scores(tmp_path / "reranker") == tiny.score_pairs(PAIRS).tolist()
-
-
 def test_a_damaged_file_of_the_cache_is_deleted_before_it_is_fetched_again(cached: Path) -> None:
     """The Hub's library takes a file that is there for whole, and would fetch nothing."""
     (cached / "model.safetensors").write_bytes(b"cut")
@@ -143,15 +128,6 @@ def test_weights_beside_an_adapter_are_served_alone_once_it_is_deleted(tiny: Eng
         (model_dir / name).unlink()
 
     assert scores(model_dir) == tiny.score_pairs(PAIRS).tolist()
-
-
-def test_an_adapter_alone_is_called_one(tmp_path: Path) -> None:
-    (tmp_path / "adapter_config.json").write_text("{}")
-
-    message = refusal(tmp_path)
-
-    assert "holds an adapter (LoRA) that is not part of any weights; merge it" in message
-    assert "delete" not in message
 
 
 def test_a_quantization_of_plain_weights_is_removed_from_the_config(shared: Path, tmp_path: Path) -> None:

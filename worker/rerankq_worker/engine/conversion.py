@@ -23,7 +23,7 @@ from torch import Tensor
 
 from rerankq_worker.model.errors import ModelBroken, ModelError
 from rerankq_worker.model.files import read_json_object
-from rerankq_worker.model.pickles import ADAPTER, INDEX, SINGLE, folders_of_pickles
+from rerankq_worker.model.pickles import ADAPTER, INDEX, SINGLE, folders_of_pickles, lacks_tokenizer
 
 FORBIDDEN = (
     "socket.connect",
@@ -41,18 +41,25 @@ METADATA = {"format": "pt"}
 def main(arguments: list[str]) -> int:
     """Convert; a refusal is one line on stderr and the exit code of a broken model."""
     source, target = map(Path, arguments)
-    from transformers import AutoTokenizer  # before nothing may be started any more
-
+    loader = (
+        _loader_of_tokenizers() if lacks_tokenizer(source) else None
+    )  # before nothing may be started any more
     _confine(source)
     try:
         for folder in folders_of_pickles(source):
             _convert_folder(folder, target / folder.relative_to(source))
-        if not (source / "tokenizer.json").is_file():
-            _make_tokenizer(AutoTokenizer, source, target)
+        if loader is not None:
+            _make_tokenizer(loader, source, target)
     except (ModelError, MemoryError, OSError) as error:
         print(" ".join(str(error).split()) or "out of memory", file=sys.stderr)
         return ModelError.exit_code
     return 0
+
+
+def _loader_of_tokenizers() -> Any:
+    from transformers import AutoTokenizer  # takes seconds
+
+    return AutoTokenizer
 
 
 def _confine(source: Path) -> None:

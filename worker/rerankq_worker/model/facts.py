@@ -3,7 +3,6 @@
 Reads config.json, the heads of the weights files and README.md's front matter; loads and fetches nothing.
 """
 
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -12,12 +11,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from rerankq_worker.model import files
+from rerankq_worker.model.adapters import is_adapter, merged_directory
 from rerankq_worker.model.errors import ModelError
 
 BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8}
 EMBEDDINGS = ("embed", "wte.", "wpe.")
 """In the names of tensors that are looked up, not multiplied by: int8 leaves them in half precision."""
-HEAD_BYTES = 100_000_000  # the format's own limit
+SCORING = ("ForSequenceClassification", "ForCausalLM")
 SCALE_IN_WORDS = {
     "sigmoid": "the sigmoid of the logit, 0 to 1",
     "identity": "the logit itself, unbounded",
@@ -38,7 +38,7 @@ class Facts:
     engine: str | None = None
     """`packed` or `sentence-transformers`; None where none computes it."""
     reason: str = ""
-    """Why no engine computes it, in one line."""
+    """Why no engine computes it, or on what condition one does, in one line."""
     family: str = ""
     """`model_type` of config.json."""
     architecture: str = ""
@@ -76,8 +76,10 @@ def facts_of(directory: Path) -> Facts:
     Raises:
         ModelBroken: there is no config.json, or it cannot be read.
     """
+    if is_adapter(directory):
+        return _of_adapter(directory)
     config = files.read_config(directory)
-    engine, reason = _engine(directory)
+    engine, reason = _engine(directory, config)
     counts, embedded = _counted(directory)
     architectures = cast(list[str], config.get("architectures") or [])
     return Facts(
@@ -87,7 +89,7 @@ def facts_of(directory: Path) -> Facts:
         reason=reason,
         family=str(config.get("model_type", "")),
         architecture=", ".join(map(str, architectures)),
-        labels=1 if engine else None,
+        labels=_labels(directory, config) if engine else None,
         scale=files.scale_of(directory) if engine else None,
         length_tokens=_length(directory, config),
         parameters=sum(counts.values()),
@@ -97,6 +99,21 @@ def facts_of(directory: Path) -> Facts:
         intermediate=_number(config, "intermediate_size", "hidden_dim", "d_ff"),
         licence=licence_of(directory / "README.md"),
     )
+
+
+def _of_adapter(directory: Path) -> Facts:
+    """Those of the merged model, once somebody has loaded it; until then what it is an adapter of."""
+    try:
+        adapter, _base, revision = files.base_of(directory, offline=True)
+    except ModelError as error:
+        return Facts(path=directory, sizes=_sizes(directory), reason=str(error))
+    merged = merged_directory(revision)
+    if merged.is_dir():
+        return facts_of(merged)
+    reason = (
+        f"an adapter (LoRA) of {adapter.base}, merged when it is first loaded: `rerankq model verify` does"
+    )
+    return Facts(path=directory, sizes=_sizes(directory), reason=reason)
 
 
 def licence_of(card: Path) -> str | None:
@@ -117,13 +134,30 @@ def licence_of(card: Path) -> str | None:
     )
 
 
-def _engine(directory: Path) -> tuple[str | None, str]:
+def _engine(directory: Path, config: Mapping[str, Any]) -> tuple[str | None, str]:
+    """Which engine computes a model, and why none does, or perhaps none."""
     try:
-        found = files.find_model(directory, revision="-")  # any: the fingerprint is not wanted
+        files.find_model(directory, revision="-")  # any: the fingerprint is not wanted
+        engine = files.choose_engine(directory)
         files.scale_of(directory)
-        return files.choose_engine(found.path), ""
     except ModelError as error:
         return None, str(error)
+    named = [str(name) for name in config.get("architectures") or ()]
+    if named and not any(name.endswith(SCORING) for name in named):
+        return None, f"{', '.join(named)} gives no scores of pairs; give a reranker"
+    if engine != "packed" and config.get("auto_map"):
+        return engine, "if transformers has its architecture: code that a model brings along is not run"
+    return engine, ""
+
+
+def _labels(directory: Path, config: Mapping[str, Any]) -> int:
+    try:
+        return files.labels_of(directory, files.family_of(directory))
+    except ModelError:  # not packed: as CrossEncoder counts them
+        named = config.get("architectures") or ()
+        if any(str(name).endswith("ForCausalLM") for name in named):
+            return 1
+        return int(config.get("num_labels", len(config.get("id2label") or "1")))
 
 
 def _sizes(directory: Path) -> dict[str, int]:
@@ -136,23 +170,11 @@ def _counted(directory: Path) -> tuple[Counter[str], int]:
     counts: Counter[str] = Counter()
     embedded = 0
     for file in sorted(directory.rglob("*.safetensors")):
-        for name, tensor in _tensors(file).items():
+        for name, tensor in files.tensors_in(file).items():
             numbers = math.prod(tensor["shape"])
             counts[tensor["dtype"]] += numbers
             embedded += numbers if any(part in name for part in EMBEDDINGS) else 0
     return counts, embedded
-
-
-def _tensors(file: Path) -> dict[str, Any]:
-    """The head of a safetensors file; empty where it is none."""
-    with file.open("rb") as stream:
-        head_bytes = int.from_bytes(stream.read(8), "little")
-        try:
-            head: dict[str, Any] = json.loads(stream.read(min(head_bytes, HEAD_BYTES)))
-        except ValueError:
-            return {}
-    head.pop("__metadata__", None)
-    return head
 
 
 def _length(directory: Path, config: Mapping[str, Any]) -> int | None:

@@ -3,28 +3,23 @@
 Reads config.json and the head of the weights file; knows no torch and no tensor.
 """
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from rerankq_worker.model import hub
+from rerankq_worker.model import adapters, hub
 from rerankq_worker.model.errors import HubAway as HubAway
 from rerankq_worker.model.errors import ModelBroken, ModelNotFound, NotPacked, reading
 from rerankq_worker.model.errors import ModelError as ModelError
 from rerankq_worker.model.family import FAMILIES, Family
+from rerankq_worker.model.fingerprints import DIGITS, fingerprint_over
 from rerankq_worker.model.scales import SCALES
 from rerankq_worker.model.small import WEIGHTS_SHA256, materialise
 
 KNOWN_REVISIONS: dict[str, str] = {}  # Hub id -> commit; empty until a host with the weights has verified one
 SHIPPED_MODEL = "small"
 
-SAMPLE_BYTES = 4096
-SAMPLES = 64
-REVISION_DIGITS = 12
-
-ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 ENGINES = ("auto", "packed", "sentence-transformers")
 NO_AND_YES = 2  # labels
 SAVED_CONFIG = "config_sentence_transformers.json"
@@ -50,7 +45,34 @@ def find_model(model: str | Path, revision: str | None = None, offline: bool = F
     Raises:
         ModelNotFound, ModelBroken: one line each, with the way out.
     """
-    return _checked(*locate(model, revision, offline))
+    directory, name, revision = locate(model, revision, offline)
+    if adapters.is_adapter(directory):
+        with reading(directory):
+            adapter, base, revision = base_of(directory, offline)
+            weight_files(base)  # pickles, or none at all, are told by their own name
+            directory = adapters.merge(adapter, base, revision)
+    return _checked(directory, name, revision)
+
+
+def base_of(directory: Path, offline: bool = False) -> tuple[adapters.Adapter, Path, str]:
+    """The adapter of a directory, the directory of what it was trained on, and the revision of both in one.
+
+    Raises:
+        ModelError: the one cannot be read, or the other is not here.
+    """
+    adapter = adapters.read_adapter(directory)
+    try:
+        base, _name, _revision = locate(adapter.base, adapter.base_revision, offline)
+    except ModelNotFound as error:
+        raise type(error)(
+            f"{directory} is an adapter (LoRA) of {adapter.base}: {error}; "
+            "base_model_name_or_path in its adapter_config.json says where that is"
+        ) from error
+    if adapters.is_adapter(base):
+        raise ModelBroken(
+            f"{directory} is an adapter of an adapter ({base}); merge that one into its base first"
+        )
+    return adapter, base, adapters.revision_of(adapter, base)
 
 
 def locate(
@@ -119,7 +141,7 @@ def family_of(directory: Path) -> Family:
 
 
 def _has_head(directory: Path, family: Family) -> bool:
-    return any(f"{family.head[-1]}.weight" in _tensors(file) for file in weight_files(directory))
+    return any(f"{family.head[-1]}.weight" in tensors_in(file) for file in weight_files(directory))
 
 
 def labels_of(directory: Path, family: Family) -> int:
@@ -129,7 +151,7 @@ def labels_of(directory: Path, family: Family) -> int:
         return int(config["num_labels"])
     if config.get("id2label"):
         return len(config["id2label"])
-    heads = (_tensors(file).get(head) for file in weight_files(directory))
+    heads = (tensors_in(file).get(head) for file in weight_files(directory))
     return next((int(tensor["shape"][0]) for tensor in heads if tensor), 1)
 
 
@@ -205,27 +227,13 @@ def weight_files(directory: Path) -> list[Path]:
 
 
 def fingerprint(directory: Path) -> str:
-    """`sha256:` and 12 digits over config, tokenizer, and the head, size and 64 samples of the weights.
-
-    Sampled, because hashing 2 GB delays a restart by seconds; a fine-tuned model differs in every tensor, so
-    samples tell it from its parent. It names a revision; it is no proof against tampering.
-    """
-    digest = hashlib.sha256()
-    for name in ("config.json", "tokenizer.json"):
-        digest.update((directory / name).read_bytes())
-    for file in weight_files(directory):
-        size_bytes = file.stat().st_size
-        digest.update(size_bytes.to_bytes(8, "big"))
-        with file.open("rb") as stream:
-            for sample in range(SAMPLES):
-                stream.seek(max(0, size_bytes - SAMPLE_BYTES) * sample // (SAMPLES - 1))
-                digest.update(stream.read(SAMPLE_BYTES))
-    return f"sha256:{digest.hexdigest()[:REVISION_DIGITS]}"
+    """`sha256:` and 12 digits over config, tokenizer and samples of the weights."""
+    whole = [directory / name for name in ("config.json", "tokenizer.json")]
+    return fingerprint_over(whole, weight_files(directory))
 
 
 def _checked(directory: Path, name: str, revision: str | None) -> ModelFiles:
     with reading(directory):
-        _check_adapters(directory)
         _refuse_quantized(directory)
         _check_tokenizer(directory)
         for file in weight_files(directory):
@@ -263,29 +271,9 @@ def _without_weights(directory: Path) -> str:
     )
 
 
-def _check_adapters(directory: Path) -> None:
-    """Nothing here would apply an adapter: the base weights alone would be served under its name."""
-    found = [name for name in ADAPTERS if (directory / name).is_file()]
-    if not found:
-        return
-    merge = (
-        'merge it (pip install peft): python -c "from peft import AutoPeftModelForSequenceClassification as M; '
-        f"M.from_pretrained('{directory}', num_labels=1).merge_and_unload().save_pretrained('{directory}-merged')\" "
-        "and put the tokenizer's files there"
-    )
-    alone = (
-        f", or delete {' and '.join(found)} to serve the weights beside it" if _has_weights(directory) else ""
-    )
-    raise ModelBroken(f"{directory} holds an adapter (LoRA) that is not part of any weights; {merge}{alone}")
-
-
-def _has_weights(directory: Path) -> bool:
-    return any((directory / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json"))
-
-
 def shipped_revision() -> str:
     """The revision of the model in the box."""
-    return f"sha256:{WEIGHTS_SHA256[:REVISION_DIGITS]}"
+    return f"sha256:{WEIGHTS_SHA256[:DIGITS]}"
 
 
 def _shipped_model() -> Path:
@@ -355,7 +343,7 @@ def _check_tokenizer(directory: Path) -> None:
 
 
 def _check_safetensors(file: Path) -> None:
-    for name, tensor in _tensors(file).items():
+    for name, tensor in tensors_in(file).items():
         if name.endswith((".weight", ".bias")) and tensor["dtype"] not in HELD_AS:
             raise ModelBroken(
                 f"{file} holds {name} as {tensor['dtype']}: quantized weights are not served; save the model in "
@@ -363,7 +351,7 @@ def _check_safetensors(file: Path) -> None:
             )
 
 
-def _tensors(file: Path) -> dict[str, Any]:
+def tensors_in(file: Path) -> dict[str, Any]:
     """The head of a safetensors file: 8 bytes of length, JSON, then exactly as many bytes as it promises."""
     cut_off = f"{file} is cut off or no safetensors file; {hub.fetched_anew(file)}"
     if not file.is_file():

@@ -1,4 +1,4 @@
-"""Which files of a model are pickles of weights. Reads none of them."""
+"""Which files of a model cannot be served as they are: pickles of weights, old tokenizers. Reads none of them."""
 
 from pathlib import Path
 
@@ -18,3 +18,8 @@ def folders_of_pickles(directory: Path) -> list[Path]:
 def _is_pickled(folder: Path) -> bool:
     pickled = any((folder / name).is_file() for name in (SINGLE, INDEX, ADAPTER))
     return pickled and not any(folder.glob("*.safetensors"))
+
+
+def lacks_tokenizer(directory: Path) -> bool:
+    """Whether a whole model, which an adapter is not, has no tokenizer.json."""
+    return (directory / "config.json").is_file() and not (directory / "tokenizer.json").is_file()

@@ -1,22 +1,18 @@
 """`convert`: pickled weights (`*.bin`) as safetensors, and a tokenizer.json, in a directory that can be served."""
 
-import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from fnmatch import fnmatch
 from pathlib import Path
 
 from rerankq_worker.model import hub, pickles
-from rerankq_worker.model.errors import ModelBroken, ModelNotFound
+from rerankq_worker.model.errors import ModelNotFound
 from rerankq_worker.model.files import find_model, locate
+from rerankq_worker.model.programs import run_apart
 from rerankq_worker.model_commands.verifying import load
 from rerankq_worker.settings import WorkerSettings
 
 PROGRAM = "rerankq_worker.engine.conversion"
-HANDED_ON = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV")
-"""Of our environment: nothing that is a secret."""
 
 
 def convert(settings: WorkerSettings, target: Path) -> int:
@@ -26,7 +22,7 @@ def convert(settings: WorkerSettings, target: Path) -> int:
         ModelError: nothing was written, or what was written does not load; one line, with the way out.
     """
     source = _fetched(settings)
-    if not pickles.folders_of_pickles(source) and (source / "tokenizer.json").is_file():
+    if not pickles.folders_of_pickles(source) and not pickles.lacks_tokenizer(source):
         find_model(source)  # says what is wrong with it, if it is something else
         print(f"nothing to convert: {source} has neither pickled weights nor an old tokenizer")
         return 0
@@ -61,7 +57,7 @@ def _write(source: Path, target: Path, in_place: bool) -> None:
     try:
         if not in_place:
             _copy(source, ours)
-        _run(source, ours)
+        run_apart(PROGRAM, source, ours)
         ours.chmod(0o755)
         if in_place:
             shutil.copytree(ours, target, dirs_exist_ok=True)
@@ -82,18 +78,3 @@ def _copy(source: Path, target: Path) -> None:
         ):
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target / name)
-
-
-def _run(source: Path, target: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if name in HANDED_ON}
-    done = subprocess.run(  # noqa: S603 - our own program
-        [sys.executable, "-m", PROGRAM, str(source.resolve()), str(target.resolve())],
-        env=environment | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"},
-        stdin=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}, without a word"])[-1]
-        raise ModelBroken(f"nothing was converted: {last}")

@@ -6,6 +6,7 @@ from typing import Any
 
 from rerankq_worker.host.devices import Device, chosen_devices
 from rerankq_worker.host.memory import memory_of
+from rerankq_worker.model.adapters import is_adapter
 from rerankq_worker.model.errors import ModelError
 from rerankq_worker.model.facts import SCALE_IN_WORDS, Facts, facts_of
 from rerankq_worker.model.files import fingerprint, locate
@@ -31,6 +32,8 @@ def print_info(settings: WorkerSettings, as_json: bool) -> int:
         ModelError: it is not here, or has no config.json.
     """
     directory, name, revision = locate(settings.model, settings.model_revision, offline=True)
+    if is_adapter(directory):
+        revision = None  # that of both in one, once they are
     facts = facts_of(directory)
     told = _told(name, revision or _fingerprint(facts), facts, settings)
     print(json.dumps(told, ensure_ascii=False) if as_json else "\n".join(_lines(told)))
@@ -91,7 +94,7 @@ def _lines(told: Mapping[str, Any]) -> list[str]:
         "model": told["model"],
         "revision": told["revision"] or "none",
         "path": told["path"],
-        "engine": told["engine"] or f"none: {told['reason']}",
+        "engine": ": ".join(filter(None, [told["engine"] or "none", told["reason"]])),
         "family": f"{told['family'] or 'not stated'} ({told['architecture'] or 'no architecture named'})",
         "labels": str(told["labels"] or "not known"),
         "score": SCALE_IN_WORDS.get(told["scale"], "not known"),
@@ -115,15 +118,16 @@ def _golden(told: Mapping[str, Any]) -> str:
 
 
 def _memory(told: Mapping[str, Any], batch_tokens: int) -> str:
-    free = told["free_bytes"]
-    needed = [
+    needed, free = told["needed_bytes"], told["free_bytes"]
+    if not needed:
+        return f"{told['device']}: no engine computes it"
+    estimates = [
         f"{dtype} {in_bytes(size)}{'' if free is None or size <= free else ' (not free)'}"
-        for dtype, size in told["needed_bytes"].items()
+        for dtype, size in needed.items()
     ]
     there = (
         "nothing tells what it has"
         if free is None
         else f"{in_bytes(free)} of {in_bytes(told['total_bytes'])} free"
     )
-    estimate = ", ".join(needed) or "no engine computes it"
-    return f"{told['device']}: about {estimate}, with a batch of {batch_tokens} tokens; {there}"
+    return f"{told['device']}: about {', '.join(estimates)}, with a batch of {batch_tokens} tokens; {there}"

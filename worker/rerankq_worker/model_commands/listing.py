@@ -13,7 +13,9 @@ from rerankq_worker.model.facts import Facts, facts_of
 from rerankq_worker.model.files import SHIPPED_MODEL, find_model
 from rerankq_worker.model_commands.words import in_bytes, short, table
 
-RERANKERS = ("ForSequenceClassification",)
+RERANKERS = "ForSequenceClassification"
+MODULES = "1_LogitScore/config.json"
+"""Where sentence-transformers says which tokens of a language model are its yes and no."""
 HEADINGS = ("model", "revision", "size", "family", "length", "complete", "engine")
 
 
@@ -48,7 +50,7 @@ def print_models(as_json: bool) -> int:
 
 
 def _cells(one: Listed) -> tuple[str, ...]:
-    engine = one.engine or f"none: {one.reason}"
+    engine = f"{one.engine or 'none'}: {one.reason}" if one.reason else str(one.engine)
     length = "" if one.length_tokens is None else str(one.length_tokens)
     complete = "yes" if one.complete else "no"
     return (one.model, short(one.revision), in_bytes(one.size_bytes), one.family, length, complete, engine)

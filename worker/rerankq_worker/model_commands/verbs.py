@@ -42,11 +42,17 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _pull(options: argparse.Namespace) -> int:
-    from rerankq_worker.model.files import find_model
+    from rerankq_worker.model.adapters import is_adapter
+    from rerankq_worker.model.files import base_of, find_model, locate
 
     settings = _settings_for(options)
-    found = find_model(settings.model, settings.model_revision, settings.offline)
-    print(f"{found.name} ({found.revision}) is in {found.path}")
+    directory, name, revision = locate(settings.model, settings.model_revision, settings.offline)
+    if is_adapter(directory):  # whoever loads it first merges it; here may be no torch
+        adapter, base, revision = base_of(directory, settings.offline)
+        print(f"{name} ({revision}) is in {directory}, an adapter of {adapter.base}, which is in {base}")
+        return 0
+    found = find_model(directory, revision)
+    print(f"{name} ({found.revision}) is in {directory}")
     return 0
 
 
