@@ -14,6 +14,7 @@ from redis import Redis
 
 from rerankq import JobFailed, RerankClient
 from rerankq.contract import keys, wire
+from rerankq.contract.keys import queue_of
 from rerankq.contract.redis_clients import redis_client
 from rerankq.contract.transport.dead_letters import DeadLetters
 from rerankq.contract.transport.envelope import DELIVERIES_HEADER
@@ -131,6 +132,17 @@ def test_workers_and_lanes_are_listed(rerankq: Command) -> None:
     assert all(worker["name"].split("@")[0] in table for worker in workers)
     assert "600 s, 60 s" in table
     assert lanes == {"interactive": 0, "bulk": 0}
+
+
+def test_what_waits_for_a_model_is_listed_under_its_name(rerankq: Command, stack: LocalStack) -> None:
+    rerankq.run("submit", "q", "d", "--model", "org/other")
+
+    lanes = json.loads(rerankq.run("lanes", "--json").out)
+
+    assert lanes == {"interactive": 1, "bulk": 0, "models": {"org/other": {"interactive": 1, "bulk": 0}}}
+    assert "org/other" in rerankq.run("lanes").out
+    with redis_client(stack.broker_url, 10) as redis:
+        redis.delete(queue_of("interactive", "org/other"))
 
 
 def test_settings_tell_both_sides_and_where_each_value_came_from(rerankq: Command, stack: LocalStack) -> None:

@@ -147,6 +147,8 @@ def test_a_job_of_an_older_client_is_handed_on_to_a_model_that_nobody_serves_yet
     alpha.wait_until(lambda: client.model_lanes().get(("interactive", "delta")) == 1)
 
     assert job.status().state == "queued"
+    assert alpha.log().count(f"job {job.job_id} is for another model: handed on to rerankq.interactive@") == 1
+    assert "HandOn" not in alpha.log()
 
 
 @pytest.mark.usefixtures("beta")

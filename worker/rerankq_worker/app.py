@@ -350,6 +350,7 @@ def _take_over_process(instance: Any, **_: object) -> None:
     # Celery writes a traceback or nine of each answer that is not stored; the parent has a line.
     logging.getLogger("celery.backends.base").setLevel(logging.ERROR)
     logging.getLogger("celery.backends.redis").addFilter(_name_errors_only)
+    logging.getLogger("celery.app.trace").addFilter(_is_no_hand_on)
     warnings.filterwarnings("ignore", "Exception raised outside body: AnswerNotStored", RuntimeWarning)
     hooks.end_vanished = _end_vanished_or_later
     replace_revoke(lambda job_id: _store().call_off(job_id))
@@ -368,6 +369,11 @@ def _name_errors_only(record: logging.LogRecord) -> bool:
         )
         record.exc_info = None
     return True
+
+
+def _is_no_hand_on(record: logging.LogRecord) -> bool:
+    """Leave out what Celery's child writes, with a traceback, of a job that is for others: the parent has a line."""
+    return not (record.exc_info and record.exc_info[0] is HandOn)
 
 
 def _note_success(sender: "Task[..., Any]", **_: object) -> None:
