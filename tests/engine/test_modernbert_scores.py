@@ -42,7 +42,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
-def tiny_modernbert(**changes: Any) -> transformers.ModernBertForSequenceClassification:
+def tiny_modernbert(**changes: Any) -> "transformers.ModernBertForSequenceClassification":
     said = {"num_hidden_layers": 3, "num_attention_heads": 4, "hidden_size": 32, "intermediate_size": 48}
     special = dict.fromkeys(["bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"], 0)
     config = transformers.ModernBertConfig(
