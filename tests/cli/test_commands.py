@@ -145,6 +145,24 @@ def test_what_waits_for_a_model_is_listed_under_its_name(rerankq: Command, stack
         redis.delete(queue_of("interactive", "org/other"))
 
 
+def test_models_are_listed_whole_where_no_terminal_is(rerankq: Command, stack: LocalStack) -> None:
+    rerankq.run("rerank", "q", "a", "b")
+    lost = rerankq.run("submit", "q", "a", "--model", f"org/{'long' * 20}").out.strip()
+
+    table = rerankq.run("models").out.splitlines()
+    served, waited_for = json.loads(rerankq.run("models", "--json").out)["models"]
+
+    assert table[-2].split()[0] == served["model"]
+    assert table[-2].split()[-2:] == ["100", "%"]
+    assert table[-1].split() == [f"org/{'long' * 20}", "nobody", "1"]
+    assert (served["workers"], served["devices"], served["engines"]) == (2, ["cpu0"], ["packed"])
+    assert (served["share"], served["serves_unnamed"], waited_for["workers"]) == (1.0, True, 0)
+    assert waited_for["queues"][0] == keys.queue_of("interactive", waited_for["model"])
+    with redis_client(stack.broker_url, 10) as redis:
+        rerankq.run("cancel", lost)
+        redis.delete(*waited_for["queues"])
+
+
 def test_settings_tell_both_sides_and_where_each_value_came_from(rerankq: Command, stack: LocalStack) -> None:
     rerankq.environment["RERANKQ_HTTP_KEYS"] = "a-key"
     settings = json.loads(rerankq.run("settings", "--json").out)

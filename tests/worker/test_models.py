@@ -1,6 +1,9 @@
 """Several models on one Redis: a job that names one is answered by a worker of it, whoever was there first."""
 
+import json
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Self
@@ -82,6 +85,29 @@ def test_every_named_job_is_answered_by_its_model_and_the_others_by_who_takes_th
     jobs = [client.submit("q", [f"{n}"], lane="bulk", model=name) for n, name in enumerate(names)]
 
     assert [job.result(60).model.name for job in jobs] == [*names[:40], *["alpha"] * 10]
+
+
+@pytest.mark.usefixtures("beta")
+def test_models_tells_each_model_with_its_workers_what_waits_for_it_and_its_share(
+    alpha: Service, client: RerankClient
+) -> None:
+    client.submit("q", ["a"], model="nobody's")
+    for model in ("alpha", "beta"):
+        client.submit("q", ["a"], model=model).result(60)
+
+    def told() -> dict[str, dict[str, Any]]:
+        command = [sys.executable, "-m", "rerankq.cli", "models", "--json"]
+        environment = {**alpha.environment, "RERANKQ_REDIS_TIMEOUT_SECONDS": "10"}
+        done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+        return {each["model"]: each for each in json.loads(done.stdout)["models"]}
+
+    alpha.wait_until(lambda: {"alpha", "beta"} <= told().keys())
+    found = told()
+    assert [found[name]["serves_unnamed"] for name in ("alpha", "beta", "nobody's")] == [True, False, False]
+    assert [found[name]["workers"] > 0 for name in ("alpha", "beta", "nobody's")] == [True, True, False]
+    assert found["nobody's"]["waiting"] == {"interactive": 1, "bulk": 0}
+    assert found["alpha"]["share"] > 0 < found["beta"]["share"]
+    assert sum(each["share"] or 0 for each in found.values()) == pytest.approx(1)
 
 
 @pytest.mark.usefixtures("beta")

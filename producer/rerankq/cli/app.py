@@ -11,7 +11,7 @@ from rerankq.cli.dead import dead
 from rerankq.cli.demo import demo
 from rerankq.cli.evaluate import evaluate
 from rerankq.cli.model import model
-from rerankq.cli.operate import lanes, workers
+from rerankq.cli.operate import lanes, models, workers
 from rerankq.cli.rerank import rerank
 from rerankq.cli.serve import serve
 from rerankq.cli.settings import settings
@@ -41,6 +41,7 @@ app.command(rich_help_panel=_ASK)(jobs.result)
 app.command(rich_help_panel=_ASK)(jobs.cancel)
 app.command(rich_help_panel=_RUN)(serve)
 app.command(rich_help_panel=_RUN)(workers)
+app.command(rich_help_panel=_RUN)(models)
 app.command(rich_help_panel=_RUN)(lanes)
 app.command(rich_help_panel=_RUN)(settings)
 app.add_typer(dead, name="dead", rich_help_panel=_RUN)

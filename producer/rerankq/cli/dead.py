@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rerankq.cli import options
-from rerankq.cli.screen import facts, out, plain_table
+from rerankq.cli.screen import facts, out, print_table
 from rerankq.contract import keys
 from rerankq.contract.errors import InvalidRequest, JobUnknown
 
@@ -46,7 +46,7 @@ def list_letters(
         (letter.id, _moment(letter.died_at), str(letter.attempts), letter.summary, letter.reason)
         for letter in found
     ]
-    out.print(plain_table(("job", "given up", "attempts", "asked", "reason"), rows))
+    print_table(("job", "given up", "attempts", "asked", "reason"), rows)
 
 
 @dead.command()

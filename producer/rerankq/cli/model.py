@@ -7,7 +7,9 @@ import typer
 
 from rerankq.local import worker_program
 
-model = typer.Typer(no_args_is_help=True, help="List, fetch, check or build models.")
+model = typer.Typer(
+    no_args_is_help=True, help="List, fetch, check or build models; `rerankq models` says which are served."
+)
 
 Name = Annotated[str | None, typer.Argument(help="Hub id or directory.", show_default="RERANKQ_MODEL")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -1,15 +1,16 @@
-"""`rerankq workers`, `lanes`: what is there to answer, and what waits."""
+"""`rerankq workers`, `models`, `lanes`: what is there to answer, and what waits."""
 
 import dataclasses
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rerankq.cli import options
 from rerankq.cli.connection import connected
-from rerankq.cli.screen import out, plain_table, short
+from rerankq.cli.screen import out, print_table, short
 
 if TYPE_CHECKING:
     from rerankq.contract.heartbeats import WorkerStatus
+    from rerankq.contract.served import ServedModel
     from rerankq.settings import ClientSettings
 
 
@@ -64,7 +65,92 @@ def _show(found: "list[WorkerStatus]") -> None:
         )
         for worker in found
     ]
-    out.print(plain_table(("worker", "state", "lanes", "limits", "device", "model", "seen"), rows))
+    print_table(("worker", "state", "lanes", "limits", "device", "model", "seen"), rows)
+
+
+def models(as_json: options.Json = False) -> None:
+    """List the models that are served now, and those that jobs wait for in vain; `rerankq model` is for their files.
+
+    `share` is of the pairs scored in the last minutes. `--json` has the Redis lists of each, too.
+
+    [bold]Example:[/] rerankq models --json | jq '.models[] | select(.workers == 0)'
+    """
+    from rerankq.contract.served import served_models
+
+    with connected() as client:
+        workers, waiting = client.workers(), client.model_lanes()
+    found = served_models(workers, waiting)
+    if as_json:
+        unnamed = {
+            "workers": sum(worker.serves_unnamed for worker in workers),
+            "waiting": {lane: jobs for (lane, model), jobs in waiting.items() if model is None},
+        }
+        print(json.dumps({"models": [_facts(each) for each in found], "unnamed": unnamed}))
+        return
+    _show_models(found)
+
+
+def _facts(of: "ServedModel") -> dict[str, Any]:
+    """What is told of a model; lists where its workers may differ."""
+    from rerankq.contract import keys
+    from rerankq.contract.messages import LANES
+
+    def all_of(name: str) -> list[Any]:
+        return sorted({getattr(worker, name) for worker in of.workers} - {"", None})
+
+    return {
+        "model": of.model,
+        "revision": of.revision,
+        "workers": len(of.workers),
+        "devices": all_of("device"),
+        "engines": all_of("engine"),
+        "families": all_of("family"),
+        "dtypes": all_of("dtype"),
+        "max_length_tokens": all_of("max_length_tokens"),
+        "lanes": [lane for lane in LANES if any(lane in worker.lanes for worker in of.workers)],
+        "serves_unnamed": any(worker.serves_unnamed for worker in of.workers),
+        "waiting": of.waiting,
+        "share": of.share,
+        "queues": [keys.queue_of(lane, name) for name in of.names for lane in LANES],
+    }
+
+
+def _show_models(found: "list[ServedModel]") -> None:
+    from rerankq.admission import shortened
+    from rerankq.contract.served import percentages
+
+    if not found:
+        out.print("no model is served or waited for; `rerankq-worker` serves one")
+        return
+    shares = iter(percentages([each.share for each in found if each.share is not None]))
+    rows = [
+        (
+            f"{shortened(told['model'])} {short(told['revision'])}".strip(),
+            str(told["workers"] or "nobody"),
+            ", ".join(told["devices"]),
+            " ".join(", ".join(told[name]) for name in ("engines", "families")).strip(),
+            ", ".join(told["dtypes"]),
+            ", ".join(map(str, told["max_length_tokens"])),
+            ", ".join(told["lanes"]),
+            "yes" if told["serves_unnamed"] else "no" if told["workers"] else "",
+            f"{sum(told['waiting'].values()):,}",
+            "" if told["share"] is None else f"{next(shares)} %",
+        )
+        for told in map(_facts, found)
+    ]
+    headings = (
+        "model",
+        "workers",
+        "devices",
+        "engine",
+        "dtype",
+        "length",
+        "lanes",
+        "unnamed",
+        "waiting",
+        "share",
+    )
+    print_table(headings, rows)
 
 
 def lanes(as_json: options.Json = False) -> None:
@@ -86,4 +172,4 @@ def lanes(as_json: options.Json = False) -> None:
     rows = [
         (lane, "" if model is None else shortened(model), f"{n:,}") for (lane, model), n in waiting.items()
     ]
-    out.print(plain_table(("lane", "model", "jobs waiting"), rows))
+    print_table(("lane", "model", "jobs waiting"), rows)

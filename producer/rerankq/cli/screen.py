@@ -13,6 +13,7 @@ from rerankq.contract.messages import RankedDocument, Ranking
 
 _REVISION_CHARACTERS = 12
 _SHOWN_CHARACTERS = 2_000
+_PIPE_COLUMNS = 10_000
 _CONTROLS = ("Cc", "Cf", "Zl", "Zp")
 
 out = Console(highlight=False)
@@ -89,14 +90,15 @@ def short(revision: str) -> str:
     return f"{kind}{colon}{digits[:_REVISION_CHARACTERS]}"
 
 
-def plain_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A table of short strings; the first of a row is its name and never cut."""
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table of short strings; on a terminal the first of a row is never cut, elsewhere none is."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for place, heading in enumerate(headings):
         table.add_column(heading, no_wrap=place == 0)
     for row in rows:
         table.add_row(*map(_printable, row))
-    return table
+    wide = out if out.is_terminal else Console(highlight=False, width=_PIPE_COLUMNS)
+    wide.print(table)
 
 
 def facts(told: Sequence[tuple[str, str]]) -> Text:

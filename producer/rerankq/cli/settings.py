@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from rerankq.cli import options
-from rerankq.cli.screen import out, plain_table
+from rerankq.cli.screen import out, print_table
 from rerankq.cli.serve import is_installed
 from rerankq.contract.settings import PREFIX
 from rerankq.contract.variables import place_of
@@ -23,7 +23,7 @@ def settings(as_json: options.Json = False) -> None:
     for side, values in found.items():
         out.print(f"{side}: {'not installed here' if values is None else ''}".rstrip(), style="bold")
         if values is not None:
-            out.print(plain_table(("setting", "value", "from"), _rows(values)))
+            print_table(("setting", "value", "from"), _rows(values))
 
 
 def _of_the_client() -> dict[str, Any]:

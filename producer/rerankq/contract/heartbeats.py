@@ -22,8 +22,9 @@ from rerankq.contract.redis_clients import is_of_another_type
 
 UNIQUE_MARK = "~"
 FORGET_AFTER_SECONDS = 3600.0
+TRAFFIC_MEMORY_SECONDS = 600.0  # what was scored that long ago counts for a third
 
-_PAIRS = "pairs_per_second"  # beside the lanes
+_PAIRS, _RECENT, _TOLD = "pairs_per_second", "recent_pairs", "told"  # beside the lanes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +39,8 @@ class WorkerStatus:
     dtype: str = ""
     model: str = ""
     revision: str = ""
+    engine: str = ""
+    family: str = ""
     limits_seconds: Mapping[str, float] = field(default_factory=dict[str, float])
     """How long a job may take here, by lane; absent in the words of an older worker."""
     max_length_tokens: int | None = None
@@ -49,6 +52,8 @@ class WorkerStatus:
     """How long a job took here of late, by lane; absent where it has run none."""
     pairs_per_second: float | None = None
     """Of bulk jobs of late; None where it has run none, or is of an older release."""
+    recent_pairs: float = 0.0
+    """Scored in the last minutes, the older the less: its share of the traffic."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -75,6 +80,8 @@ class _Beat(BaseModel):
     dtype: str = ""
     model: str = ""
     revision: str = ""
+    engine: str = ""
+    family: str = ""
     limits_seconds: dict[str, float] = {}
     max_length_tokens: int | None = None
     serves_unnamed: bool = True
@@ -83,6 +90,11 @@ class _Beat(BaseModel):
 def names_of(model: str, revision: str) -> tuple[str, ...]:
     """What a request may call a model: its name, and its name with its revision; nothing where it has no name yet."""
     return (model, f"{model}@{revision}") if model else ()
+
+
+def faded(pairs: float, seconds: float) -> float:
+    """What pairs scored that long ago count for in a worker's recent ones."""
+    return pairs * math.exp(-max(seconds, 0.0) / TRAFFIC_MEMORY_SECONDS)
 
 
 def unique_ending() -> str:
@@ -105,10 +117,15 @@ class Heartbeats:
         self._forget_the_long_gone(now)
 
     def tell_pace(
-        self, name: str, seconds_per_job: Mapping[Lane, float], pairs_per_second: float | None = None
+        self,
+        name: str,
+        seconds_per_job: Mapping[Lane, float],
+        pairs_per_second: float | None = None,
+        recent_pairs: float = 0.0,
     ) -> None:
-        """Say how long a job takes this worker, and how many pairs of bulk jobs it scores a second."""
-        self._set(keys.PACE, name, {**seconds_per_job, _PAIRS: pairs_per_second})
+        """Say how long a job takes this worker, how many pairs of bulk jobs it scores a second, and has of late."""
+        traffic = {_PAIRS: pairs_per_second, _RECENT: recent_pairs, _TOLD: self._now()}
+        self._set(keys.PACE, name, {**seconds_per_job, **traffic})
 
     def leave(self, name: str) -> None:
         """Take this worker off the list, so that nobody waits for its heartbeat to grow old."""
@@ -198,6 +215,7 @@ def _worker_status(name: bytes, beat: _Beat, pace: Mapping[str, float], now: flo
         seen_seconds_ago=max(now - beat.seen, 0.0),
         seconds_per_job={lane: pace[lane] for lane in LANES if lane in pace},
         pairs_per_second=pace.get(_PAIRS),
+        recent_pairs=faded(pace.get(_RECENT, 0.0), now - pace.get(_TOLD, now)),
         **beat.model_dump(exclude={"seen", "lanes"}),
     )
 
@@ -209,7 +227,11 @@ def _pace(told: bytes) -> dict[str, float]:
         return {}
     if not isinstance(by_name, dict):
         return {}
-    return {name: float(by_name[name]) for name in (*LANES, _PAIRS) if _is_positive(by_name.get(name))}
+    return {
+        name: float(by_name[name])
+        for name in (*LANES, _PAIRS, _RECENT, _TOLD)
+        if _is_positive(by_name.get(name))
+    }
 
 
 def _is_positive(value: Any) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from rerankq.contract.errors import Cancelled, DeadlineExceeded, InvalidRequest, JobFailed, RerankError
-from rerankq.contract.heartbeats import names_of
+from rerankq.contract.heartbeats import faded, names_of
 from rerankq.contract.messages import (
     Lane,
     Limits,
@@ -136,7 +136,10 @@ class JobRunner:
         self._leave_to_others(requests)
         answers = self._run(attempt, requests, started)
         self._pace.note(attempt.lane, time.perf_counter() - started, _scored_pairs(answers))
-        self._store.tell_pace(attempt.worker, self._pace.seconds_per_job, self._pace.pairs_per_second("bulk"))
+        pace = self._pace
+        self._store.tell_pace(
+            attempt.worker, pace.seconds_per_job, pace.pairs_per_second("bulk"), pace.recent_pairs
+        )
         return answers
 
     def _run(
@@ -346,17 +349,25 @@ class Every:
 
 
 class Pace:
-    """How long a job of each lane takes here, lately, and how many pairs it has: what admission and estimates go by."""
+    """How long a job of each lane takes here, lately, and how many pairs it has: what admission and estimates go by.
+
+    And how many pairs were scored of late, the older the less.
+    """
 
     def __init__(self) -> None:
         self.seconds_per_job: dict[Lane, float] = {}
         self._pairs_per_job: dict[Lane, float] = {}
+        self.recent_pairs = 0.0
+        self._noted_at = time.monotonic()
 
     def note(self, lane: Lane, seconds: float, pairs: int) -> None:
         """Count one more job."""
         for averages, value in ((self.seconds_per_job, seconds), (self._pairs_per_job, pairs)):
             before = averages.get(lane, value)
             averages[lane] = before + PACE_WEIGHT * (value - before)
+        now = time.monotonic()
+        self.recent_pairs = faded(self.recent_pairs, now - self._noted_at) + pairs
+        self._noted_at = now
 
     def pairs_per_second(self, lane: Lane) -> float | None:
         """Scored here; None when none were."""

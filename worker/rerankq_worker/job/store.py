@@ -193,14 +193,19 @@ class JobStore:
         self._if_there(lambda: self._broker.zadd(keys.MODELS, {model: self.clock.now()}), None)
 
     def tell_pace(
-        self, worker: str, seconds_per_job: Mapping[Lane, float], pairs_per_second: float | None
+        self,
+        worker: str,
+        seconds_per_job: Mapping[Lane, float],
+        pairs_per_second: float | None,
+        recent_pairs: float,
     ) -> None:
         """Tell producers how fast jobs go here, not more often than they can use it."""
         if time.monotonic() - self._pace_told_at < PACE_PERIOD_SECONDS:
             return
         self._pace_told_at = time.monotonic()
+        heartbeats = Heartbeats(self._broker)
         self._if_there(
-            lambda: Heartbeats(self._broker).tell_pace(worker, seconds_per_job, pairs_per_second), None
+            lambda: heartbeats.tell_pace(worker, seconds_per_job, pairs_per_second, recent_pairs), None
         )
 
     def _finish(self, job_id: str, keep_scores: bool) -> None:

@@ -175,6 +175,8 @@ class Heartbeat(bootsteps.StartStopStep):
             dtype=engine.dtype,
             model=engine.model,
             revision=engine.revision,
+            engine=engine.engine,
+            family=engine.family,
             max_length_tokens=self._settings.max_length_tokens,
             serves_unnamed=self._settings.serve_unnamed,
         )
