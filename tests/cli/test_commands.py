@@ -153,7 +153,7 @@ def test_models_are_listed_whole_where_no_terminal_is(rerankq: Command, stack: L
     served, waited_for = json.loads(rerankq.run("models", "--json").out)["models"]
 
     assert table[-2].split()[0] == served["model"]
-    assert table[-2].split()[-2:] == ["100", "%"]
+    assert table[-2].split()[-3:] == ["100", "%", served["revision"]]
     assert table[-1].split() == [f"org/{'long' * 20}", "nobody", "1"]
     assert (served["workers"], served["devices"], served["engines"]) == (2, ["cpu0"], ["packed"])
     assert (served["share"], served["serves_unnamed"], waited_for["workers"]) == (1.0, True, 0)

@@ -6,7 +6,6 @@ from rerankq.contract.heartbeats import WorkerStatus
 from rerankq.contract.messages import LANES, Lane
 from rerankq.contract.served import ServedModel, percentages, served_models
 
-
 Waiting = dict[tuple[Lane, str | None], int]
 
 

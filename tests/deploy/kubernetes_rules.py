@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from rerankq.contract.heartbeats import names_of
 from rerankq.contract.keys import queue_of
 from rerankq.contract.messages import LANES
 from rerankq.contract.settings import PREFIX
@@ -95,16 +96,30 @@ def every_scaler_key_exists(cluster: Cluster) -> Iterator[str]:
 
 
 def scaling_follows_the_lanes(cluster: Cluster) -> Iterator[str]:
-    """The scaler watches each lane's list and scales a deployment that exists."""
+    """A scaler watches each list that its deployment reads, and that deployment exists."""
     for manifest in cluster.manifests:
         if manifest["kind"] != "ScaledObject":
             continue
         target = manifest["spec"]["scaleTargetRef"]["name"]
         if target not in cluster.names("Deployment"):
             yield f"there is no deployment {target} to scale"
+            continue
         watched = {trigger["metadata"]["listName"] for trigger in manifest["spec"]["triggers"]}
-        for queue in sorted(watched ^ {queue_of(lane) for lane in LANES}):
+        (container,) = dict(cluster.pods())[target]["containers"]
+        for queue in sorted(watched ^ queues_read_with(container["env"])):
             yield f"{queue} is {'watched but no lane' if queue in watched else 'a lane but not watched'}"
+
+
+def queues_read_with(variables: list[Manifest]) -> set[str]:
+    """The lists that a worker with these variables reads, as far as they name its revision."""
+    told = {variable["name"]: variable.get("value") for variable in variables}
+    settings = {
+        name: told.get(f"{PREFIX}{name.upper()}") for name in ("model", "model_revision", "serve_unnamed")
+    }
+    model = settings["model"] or WorkerSettings.model_fields["model"].default
+    names = names_of(model, settings["model_revision"] or "")[: 2 if settings["model_revision"] else 1]
+    unnamed = () if settings["serve_unnamed"] == "false" else (None,)
+    return {queue_of(lane, name) for lane in LANES for name in (*unnamed, *names)}
 
 
 def selectors_find_their_pods(cluster: Cluster) -> Iterator[str]:

@@ -34,6 +34,18 @@ def test_the_compose_file_follows_the_compose_specification() -> None:
     assert check.returncode == 0, check.stdout
 
 
+def test_the_manual_s_second_model_is_a_worker_of_this_file_with_settings_that_exist(
+    compose: Compose,
+) -> None:
+    manual = (ROOT / "docs" / "operations.md").read_text()
+    (shown,) = re.findall(r"```yaml\n(services:\n  worker-other.*?)```", manual, re.DOTALL)
+    service = yaml.safe_load(shown)["services"]["worker-other"]
+
+    extended = compose["services"][service["extends"]["service"]]["environment"]
+
+    assert service["environment"].keys() <= extended.keys()
+
+
 def test_the_schema_check_sees_a_misspelt_device_capability(compose: Compose, tmp_path: Path) -> None:
     device = compose["services"]["worker-gpu"]["deploy"]["resources"]["reservations"]["devices"][0]
     device["capabilites"] = device.pop("capabilities")

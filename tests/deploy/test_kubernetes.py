@@ -1,6 +1,8 @@
 """The Kubernetes manifests, checked without a cluster: our rules, and that each can say no."""
 
 import copy
+import re
+import textwrap
 import tomllib
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +11,8 @@ import pytest
 import yaml
 from starlette.testclient import TestClient
 
+from rerankq.contract.keys import queue_of
+from rerankq.contract.variables import VARIABLES
 from rerankq.http import HttpSettings, create_app
 from rerankq.testing import AsyncFakeRerankClient
 from tests.deploy import kubernetes_rules as rules
@@ -48,6 +52,19 @@ def test_what_probes_ask_of_the_face_is_told_without_a_key() -> None:
     assert [reply.status_code for reply in told] == [200, 200]
 
 
+def test_the_manual_scales_a_second_model_by_the_lists_that_its_workers_read() -> None:
+    manual = (ROOT / "docs" / "operations.md").read_text()
+    (shown,) = re.findall(r"```yaml\n( +# worker-other.*?)```", manual, re.DOTALL)
+    worker, scaler = yaml.safe_load_all(textwrap.dedent(shown))
+
+    triggers = scaler["spec"]["triggers"]
+
+    assert all(each["name"] in VARIABLES for each in worker["env"])
+    assert {each["metadata"]["listName"] for each in triggers} == rules.queues_read_with(worker["env"])
+    ours = _manifest(ALL, "ScaledObject", "worker-gpu")["spec"]["triggers"][0]
+    assert {each["metadata"]["address"] for each in triggers} == {ours["metadata"]["address"]}
+
+
 def _manifest(cluster: Cluster, kind: str, name: str) -> Manifest:
     return next(m for m in cluster.manifests if (m["kind"], m["metadata"]["name"]) == (kind, name))
 
@@ -83,6 +100,11 @@ def _forget_the_password(cluster: Cluster) -> None:
 def _watch_another_list(cluster: Cluster) -> None:
     triggers = _manifest(cluster, "ScaledObject", "worker-gpu")["spec"]["triggers"]
     triggers[1]["metadata"]["listName"] = "celery"
+
+
+def _serve_another_model(cluster: Cluster) -> None:
+    worker = _pod(cluster, "worker-gpu")["containers"][0]
+    worker["env"].append({"name": "RERANKQ_MODEL", "value": "org/other"})
 
 
 def _scale_nothing(cluster: Cluster) -> None:
@@ -149,6 +171,11 @@ BREAKAGES: list[tuple[Any, Callable[[Cluster], None], str]] = [
     (rules.every_volume_leads_somewhere, _forget_a_mount, "worker-gpu: volume models is declared only"),
     (rules.every_scaler_key_exists, _forget_the_password, "secret redis has no key redis_password"),
     (rules.scaling_follows_the_lanes, _watch_another_list, "rerankq.bulk is a lane but not watched"),
+    (
+        rules.scaling_follows_the_lanes,
+        _serve_another_model,
+        f"{queue_of('bulk', 'org/other')} is a lane but not watched",
+    ),
     (rules.scaling_follows_the_lanes, _scale_nothing, "there is no deployment worker to scale"),
     (rules.selectors_find_their_pods, _select_nothing, "Service flower selects no pod"),
     (rules.every_variable_is_a_setting, _misspell_a_setting, "no setting is called RERANKQ_DEVICE"),

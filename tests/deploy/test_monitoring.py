@@ -19,6 +19,9 @@ from tests.deploy.compose_rules import ROOT
 METRICS = {
     "rerankq_lane_jobs": {"lane"},
     "rerankq_lane_oldest_seconds": {"lane"},
+    "rerankq_model_jobs": {"lane", "model"},
+    "rerankq_model_oldest_seconds": {"lane", "model"},
+    "rerankq_model_workers": {"model"},
     "rerankq_unacked_jobs": set[str](),
     "rerankq_dead_letters": set[str](),
     "rerankq_workers": {"state"},

@@ -97,7 +97,12 @@ def test_a_named_job_is_answered_and_one_of_an_older_client_handed_on(
     producer.deliver(replace(message, model=None))
 
     service.wait_until(lambda: producer.model_lanes().get(("interactive", "other")) == 1)
+    listed = json.loads(_rerankq(service, "models", "--json"))["models"]
 
+    assert [(each["model"], sum(each["waiting"].values())) for each in listed] == [
+        ("double", 0),
+        ("other", 2),
+    ]
     assert producer.lanes() == {"interactive": 1, "bulk": 1}
     waiting.cancel()
     producer.cancel(message.job_id)

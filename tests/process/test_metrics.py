@@ -4,6 +4,7 @@ import os
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from rerankq.contract import keys
 from rerankq.contract.heartbeats import Heartbeats, WorkerStatus
 from rerankq.settings import ClientSettings
 from rerankq_worker.host import metrics
-from rerankq_worker.host.metrics import RedisMetrics
+from rerankq_worker.host.metrics import UNSERVED_MODELS, RedisMetrics
 from rerankq_worker.link import health
 from rerankq_worker.link.health import COUNTERS, EngineStatus
 from rerankq_worker.settings import WorkerSettings
@@ -24,6 +25,7 @@ from tests.deploy.test_monitoring import METRICS
 from tests.redis_server import RedisServer, free_port
 
 MARKER = "xylophonist"
+OF_MODELS = ("model_jobs", "model_oldest_seconds", "model_workers")
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -141,6 +143,39 @@ def test_a_job_that_names_a_model_counts_and_ages_in_its_lane(url: str, redis_se
     redis_server.client().delete(keys.queue_of("interactive", "org/name"))
 
 
+@pytest.fixture
+def asked_of_models(redis_server: RedisServer) -> Iterator[None]:
+    """One job for a model that a worker serves, one each for more models that nobody does than are told apart."""
+    redis = redis_server.client()
+    redis.flushall()
+    worker = WorkerStatus(name="w@h", state="ready", lanes=("bulk",), model="org/name", revision="7")
+    Heartbeats(redis).tell(replace(worker, serves_unnamed=False))
+    unserved = [f"{MARKER}-{number}" for number in range(UNSERVED_MODELS + 5)]
+    with RerankClient(settings=ClientSettings(broker_url=redis_server.url)) as client:
+        for model in ["org/name@7", *unserved, MARKER, MARKER]:
+            client.submit("q", ["a"], lane="bulk", model=model)
+    yield
+    redis.flushall()
+
+
+@pytest.mark.usefixtures("asked_of_models")
+def test_jobs_are_counted_by_model_and_one_that_nobody_serves_is_told_by_its_digest(url: str) -> None:
+    seen = samples(url)
+
+    def of(name: str, **labels: str) -> float | None:
+        return seen.get((f"rerankq_model_{name}", frozenset(labels.items())))
+
+    assert [of("jobs", lane="bulk", model=model) for model in ("-", "org/name", "org/name@7")] == [0, 0, 1]
+    assert [of("workers", model=model) for model in ("-", "org/name", "org/name@7")] == [0, 1, 1]
+    lost = keys.digest_of(MARKER)
+    assert (of("jobs", lane="bulk", model=lost), of("workers", model=lost)) == (2, 0)
+    assert (of("oldest_seconds", lane="bulk", model=lost) or 0) > 0
+    told_apart = {labels for name, labels in seen if name == "rerankq_model_workers"}
+    assert len(told_apart) == 3 + UNSERVED_MODELS
+    assert value(url, "rerankq_lane_jobs", lane="bulk") == 1 + UNSERVED_MODELS + 5 + 2
+    assert MARKER not in scraped(url)
+
+
 def test_a_message_that_nobody_can_read_does_not_stop_the_metrics(
     url: str, redis_server: RedisServer
 ) -> None:
@@ -189,11 +224,15 @@ def test_a_key_of_another_type_hides_its_own_series_and_says_so(url: str, redis_
 @pytest.mark.parametrize(
     ("refused", "parts", "hidden"),
     [
-        ("llen", {"interactive jobs", "bulk jobs"}, {"lane_jobs"}),
-        ("lindex", {"oldest interactive job", "oldest bulk job"}, {"lane_oldest_seconds"}),
+        ("llen", {"interactive jobs", "bulk jobs", "models"}, {"lane_jobs", *OF_MODELS}),
+        (
+            "lindex",
+            {"oldest interactive job", "oldest bulk job", "models"},
+            {"lane_oldest_seconds", *OF_MODELS},
+        ),
         ("hlen", {"held jobs"}, {"unacked_jobs"}),
         ("zcard", {"dead letters"}, {"dead_letters"}),
-        ("hgetall", {"workers"}, {"workers"}),
+        ("hgetall", {"workers", "models"}, {"workers", *OF_MODELS}),
         (
             "info",
             {"memory", "risks of broker"},

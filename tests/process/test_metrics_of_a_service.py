@@ -132,6 +132,21 @@ TRUTHS: dict[str, Callable[[Seen], bool]] = {
         and 0 < (_of(seen.at_work, "rerankq_lane_oldest_seconds", lane="bulk") or 0) < 60
         and _of(seen.at_work, "rerankq_lane_oldest_seconds", lane="interactive") == 0
     ),
+    "rerankq_model_jobs": lambda seen: (
+        [
+            _of(scene, "rerankq_model_jobs", lane="bulk", model=model)
+            for scene in (seen.idle, seen.at_work)
+            for model in ("-", "double")
+        ]
+        == [0, 0, 1, 0]
+    ),
+    "rerankq_model_oldest_seconds": lambda seen: (
+        0 < (_of(seen.at_work, "rerankq_model_oldest_seconds", lane="bulk", model="-") or 0) < 60
+        and _of(seen.at_work, "rerankq_model_oldest_seconds", lane="bulk", model="double") == 0
+    ),
+    "rerankq_model_workers": lambda seen: (
+        [_of(seen.idle, "rerankq_model_workers", model=model) for model in ("-", "double")] == [2, 2]
+    ),
     "rerankq_unacked_jobs": lambda seen: (
         [_of(scene, "rerankq_unacked_jobs") for scene in (seen.idle, seen.at_work, seen.restarted)]
         == [0, 1, 0]

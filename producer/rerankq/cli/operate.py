@@ -125,7 +125,7 @@ def _show_models(found: "list[ServedModel]") -> None:
     shares = iter(percentages([each.share for each in found if each.share is not None]))
     rows = [
         (
-            f"{shortened(told['model'])} {short(told['revision'])}".strip(),
+            shortened(told["model"]),
             str(told["workers"] or "nobody"),
             ", ".join(told["devices"]),
             " ".join(", ".join(told[name]) for name in ("engines", "families")).strip(),
@@ -135,6 +135,7 @@ def _show_models(found: "list[ServedModel]") -> None:
             "yes" if told["serves_unnamed"] else "no" if told["workers"] else "",
             f"{sum(told['waiting'].values()):,}",
             "" if told["share"] is None else f"{next(shares)} %",
+            told["revision"],
         )
         for told in map(_facts, found)
     ]
@@ -149,6 +150,7 @@ def _show_models(found: "list[ServedModel]") -> None:
         "unnamed",
         "waiting",
         "share",
+        "revision",
     )
     print_table(headings, rows)
 

@@ -1,12 +1,13 @@
 """Prometheus metrics of one host's engines and of the lanes in Redis, read when they are asked for.
 
 Engines come from their status files, lanes from Redis; what cannot be read is left out of the answer, and
-`rerankq_engine_up` or an absent series says so. No label and no value holds a user's text. Knows no torch.
+`rerankq_engine_up` or an absent series says so. No label and no value holds a user's text: a model that requests alone
+name is told by its digest. Knows no torch.
 """
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -33,6 +34,8 @@ from rerankq_worker.settings import WorkerSettings
 log = logging.getLogger(__name__)
 
 REDIS_TIMEOUT_SECONDS = 1.0  # a scrape must not hang; Prometheus itself gives up after 10 s
+UNSERVED_MODELS = 50  # told apart, those with most jobs first: whoever asks names what he likes
+UNNAMED = "-"
 STATES: tuple[State, ...] = get_args(State)
 Sample = tuple[str, list[str], float]
 """Name, values of its labels, value."""
@@ -45,6 +48,9 @@ ENGINE_GAUGES: Mapping[str, tuple[str, list[str]]] = {
 GAUGES: Mapping[str, tuple[str, list[str]]] = {
     "rerankq_lane_jobs": ("Jobs that wait.", ["lane"]),
     "rerankq_lane_oldest_seconds": ("Age of the next job in line.", ["lane"]),
+    "rerankq_model_jobs": ("Of the lane's jobs, those that name this model; `-`: none.", ["lane", "model"]),
+    "rerankq_model_oldest_seconds": ("Age of the next of them in line.", ["lane", "model"]),
+    "rerankq_model_workers": ("Celery workers that take jobs that name it.", ["model"]),
     "rerankq_unacked_jobs": ("Jobs that a worker holds.", []),
     "rerankq_dead_letters": ("Jobs set aside.", []),
     "rerankq_workers": ("Celery workers heard of lately.", ["state"]),
@@ -147,20 +153,59 @@ def _gauges(
 
 
 def _waiting_jobs(lane: Lane, redis: "Redis") -> Iterator[Sample]:
+    yield "rerankq_lane_jobs", [lane], sum(_lengths(_queues_of(lane, redis), redis))
+
+
+def _lengths(queues: Sequence[str], redis: "Redis") -> list[int]:
+    """Jobs that wait on each, those of any priority included."""
     pipeline = redis.pipeline(transaction=False)
-    for queue in _queues_of(lane, redis):
-        for key in (queue, *keys.priority_lists(queue)):
-            pipeline.llen(key)
-    yield "rerankq_lane_jobs", [lane], sum(pipeline.execute())
+    lists = [(queue, *keys.priority_lists(queue)) for queue in queues]
+    for key in (key for each in lists for key in each):
+        pipeline.llen(key)
+    lengths = iter(pipeline.execute())
+    return [sum(next(lengths) for _ in each) for each in lists]
 
 
 def _oldest_job(lane: Lane, redis: "Redis") -> Iterator[Sample]:
-    """0 when nothing waits; nothing when the producer of each next in line has left no record."""
-    messages: list[Any] = [redis.lindex(queue, -1) for queue in _queues_of(lane, redis)]
+    age = _oldest_seconds(_queues_of(lane, redis), redis)
+    if age is not None:
+        yield "rerankq_lane_oldest_seconds", [lane], age
+
+
+def _oldest_seconds(queues: Iterable[str], redis: "Redis") -> float | None:
+    """0 when nothing waits; None when the producer of each next in line has left no record."""
+    messages: list[Any] = [redis.lindex(queue, -1) for queue in queues]
     waiting = [message for message in messages if message is not None]
     ages = [age for age in (_age_seconds(message, redis) for message in waiting) if age is not None]
-    if ages or not waiting:
-        yield "rerankq_lane_oldest_seconds", [lane], max(ages, default=0.0)
+    return max(ages, default=0.0) if ages or not waiting else None
+
+
+def _models(redis: "Redis") -> Iterator[Sample]:
+    """The lists of each model, told by a name that a worker serves or else by its digest."""
+    heartbeats = Heartbeats(redis)
+    workers = heartbeats.alive()
+    serving = Counter(name for worker in workers for name in worker.names)
+    names = [*serving, *_unserved(heartbeats.models(), serving, redis)]
+    labels = {None: UNNAMED} | {name: name if name in serving else keys.digest_of(name) for name in names}
+    yield "rerankq_model_workers", [UNNAMED], sum(worker.serves_unnamed for worker in workers)
+    for name in names:
+        yield "rerankq_model_workers", [labels[name]], serving[name]
+    for lane in LANES:
+        queues = [queue_of(lane, name) for name in labels]
+        for label, queue, jobs in zip(labels.values(), queues, _lengths(queues, redis), strict=True):
+            yield "rerankq_model_jobs", [lane, label], jobs
+            age = _oldest_seconds([queue], redis)
+            if age is not None:
+                yield "rerankq_model_oldest_seconds", [lane, label], age
+
+
+def _unserved(models: Iterable[str], serving: Container[str], redis: "Redis") -> list[str]:
+    """The models that nobody serves and jobs wait for, of which most wait first; no more than can be shown."""
+    names = [name for name in models if name not in serving]
+    lengths = _lengths([queue_of(lane, name) for name in names for lane in LANES], redis)
+    waiting = {name: sum(lengths[at * len(LANES) :][: len(LANES)]) for at, name in enumerate(names)}
+    by_most = sorted(waiting, key=lambda name: -waiting[name])
+    return [name for name in by_most[:UNSERVED_MODELS] if waiting[name]]
 
 
 def _age_seconds(message: bytes, redis: "Redis") -> float | None:
@@ -211,6 +256,7 @@ def _risks(store: str, redis: "Redis") -> Iterator[Sample]:
 READINGS: Mapping[str, Callable[["Redis"], Iterator[Sample]]] = {
     **{f"{lane} jobs": partial(_waiting_jobs, lane) for lane in LANES},
     **{f"oldest {lane} job": partial(_oldest_job, lane) for lane in LANES},
+    "models": _models,
     "held jobs": _held_jobs,
     "dead letters": _dead_letters,
     "workers": _workers,
