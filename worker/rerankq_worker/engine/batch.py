@@ -60,11 +60,10 @@ def lay_out(rows: Sequence[TokenIds], device: torch.device) -> Batch:
     positions = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
     filler = np.zeros(_filler_tokens(int(offsets[-1])) if device.type == "cpu" else 0, dtype=np.int32)
     ids = np.concatenate([*rows, filler])
-    second = ids < 0  # their complements
-    several = bool(second.any())
+    parts = [ids, positions, filler, offsets]
+    several = ids.min(initial=0) < 0
     if several:
-        ids = np.where(second, ~ids, ids)
-    parts = [ids, positions, filler, offsets, second if several else filler[:0]]
+        parts = [np.maximum(ids, ~ids), *parts[1:], ids < 0]
     on_host = torch.from_numpy(np.concatenate(parts).astype(np.int32))
     if device.type == "cuda":  # from pinned memory the copy does not wait for the kernels in flight
         on_host = on_host.pin_memory()

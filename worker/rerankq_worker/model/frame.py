@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rerankq_worker.model.family import Family
-from rerankq_worker.model.files import NotPacked, read_config, read_json_object
+from rerankq_worker.model.files import ModelBroken, read_config, read_json_object
 
 READ_AS_IT_IS = ("PreTrainedTokenizerFast", "TokenizersBackend")
 """Classes for which transformers takes tokenizer.json whole; for others it builds the tokenizer anew."""
@@ -71,7 +71,7 @@ def frame_of(
     """The frame that a directory, whose tokenizer.json holds `definition`, puts around a pair.
 
     Raises:
-        NotPacked: it is none that could be put around two texts here.
+        ModelBroken: it is none that a row could hold.
     """
     name = tokenizer_class(directory, family)
     built_anew = name in BY_CLASS
@@ -114,14 +114,14 @@ def _of_template(directory: Path, processor: Any) -> Frame:
         case None | {"type": "ByteLevel"}:
             return Frame([], [], [], 1)
         case _:
-            raise NotPacked(f"{directory}: tokenizer.json frames a pair by an unknown post_processor")
+            raise ModelBroken(f"{directory}: tokenizer.json frames a pair by an unknown post_processor")
 
 
 def _of_pair(directory: Path, pair: Sequence[Any], known: Mapping[str, Any]) -> Frame:
     """A template's tokens, and the two texts between them: the query's first, each once."""
     texts = [piece["Sequence"] for piece in pair if "Sequence" in piece]
     if [text["id"] for text in texts] != ["A", "B"] or texts[0]["type_id"] != 0:
-        raise NotPacked(f"{directory}: tokenizer.json frames a pair otherwise than query, then document")
+        raise ModelBroken(f"{directory}: tokenizer.json frames a pair otherwise than query, then document")
     parts: list[list[Mark]] = [[]]
     for piece in pair:
         if "Sequence" in piece:
@@ -131,7 +131,7 @@ def _of_pair(directory: Path, pair: Sequence[Any], known: Mapping[str, Any]) -> 
     before, between, behind = parts
     frame = Frame(before, between, behind, texts[1]["type_id"])
     if not {0, 1}.issuperset({frame.document_segment, *(mark.segment for mark in frame.marks)}):
-        raise NotPacked(f"{directory}: tokenizer.json has a pair of more than two segments")
+        raise ModelBroken(f"{directory}: tokenizer.json has a pair of more than two segments")
     return frame
 
 
