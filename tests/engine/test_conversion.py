@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from rerankq_worker.engine import Engine
-from rerankq_worker.engine.conversion import _read, _refuse_reaching_out
+from rerankq_worker.engine.conversion import _make_tokenizer, _read, _refuse_reaching_out
 from rerankq_worker.model.errors import ModelBroken, ModelError, ModelNotFound
 from rerankq_worker.model_commands.converting import convert
 from rerankq_worker.settings import WorkerSettings
@@ -167,3 +167,21 @@ def test_a_model_without_any_weights_is_told_so(
 ) -> None:
     with pytest.raises(ModelError, match=r"has no model\.safetensors"):
         convert(settings(model_dir), tmp_path / "converted")
+
+
+def test_an_old_vocabulary_becomes_a_tokenizer_or_it_is_said_what_is_missing(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    (old / "config.json").write_text(json.dumps({"model_type": "bert", "vocab_size": 12}))
+    with pytest.raises(ModelBroken, match=r"one of 5 tokens where config\.json says 12") as caught:
+        _make_tokenizer(AutoTokenizer, old, new)
+    (old / "vocab.txt").write_text(
+        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "panda", *"abcdef"])
+    )
+
+    _make_tokenizer(AutoTokenizer, old, new)
+
+    assert "\n" not in str(caught.value)
+    assert "panda" in json.loads((new / "tokenizer.json").read_text())["model"]["vocab"]

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors.numpy import load_file, save_file
 
+from rerankq_worker.model.family import FAMILIES
 from rerankq_worker.model.files import (
     HubAway,
     ModelBroken,
@@ -26,7 +28,9 @@ from rerankq_worker.model.files import (
     fingerprint,
     scale_of,
 )
+from rerankq_worker.model.hub import HUB_ID
 from rerankq_worker.model.small import WEIGHTS_SHA256
+from tests.conftest import REPOSITORY
 
 
 @pytest.fixture
@@ -351,3 +355,13 @@ def test_the_rooms_beside_the_engine_import_no_torch(module: str) -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
     assert done.stdout.strip() == "[]"
+
+
+def test_the_manual_names_sixteen_models_by_their_families_and_engines() -> None:
+    text = (REPOSITORY / "docs" / "models.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\S+/\S+)`.*? \| ([\w-]+).*? \| (.*?) \|", text, re.MULTILINE)
+    packed = {family.model_type for family in FAMILIES}
+
+    assert len(rows) == 16
+    assert [name for name, _, _ in rows if not HUB_ID.fullmatch(name)] == []
+    assert [row for row in rows if (row[1] in packed) != (row[2] == "packed")] == []

@@ -17,7 +17,7 @@ NOT_FOR_PEOPLE = _named("ENGINE_FACTORY ENGINE_SOCKET")
 OUTSIDE_THE_CLASSES = frozenset(
     {
         "RERANKQ_SECRETS_DIR",  # where secrets lie as files
-        "RERANKQ_CACHE_DIR",  # where the small model is kept once written
+        "RERANKQ_CACHE_DIR",  # where the small model and merged adapters are kept once written
         "RERANKQ_SHARED",  # where the tests find data that nobody here wrote
     }
 )

@@ -13,7 +13,7 @@ import os
 import resource
 import sys
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rerankq_worker.model.errors import ModelBroken, ModelError
-from rerankq_worker.model.files import read_json_object
+from rerankq_worker.model.files import read_config, read_json_object
 from rerankq_worker.model.pickles import ADAPTER, INDEX, SINGLE, folders_of_pickles, lacks_tokenizer
 
 FORBIDDEN = (
@@ -155,9 +155,9 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _make_tokenizer(loader: Any, source: Path, target: Path) -> None:
-    make: Callable[..., Any] = loader.from_pretrained
     try:
-        make(source, trust_remote_code=False, local_files_only=True).save_pretrained(target)
+        tokenizer: Any = loader.from_pretrained(source, trust_remote_code=False, local_files_only=True)
+        tokenizer.save_pretrained(target)
     except Exception as error:  # whatever is missing for whatever class the directory names
         raise ModelBroken(
             f"{source} has no tokenizer.json, and transformers makes none ({' '.join(str(error).split())[:200]}); "
@@ -165,6 +165,12 @@ def _make_tokenizer(loader: Any, source: Path, target: Path) -> None:
         ) from error
     if not (target / "tokenizer.json").is_file():
         raise ModelBroken(f"{source} has no tokenizer.json, and its tokenizer is of a kind that has none")
+    wanted = read_config(source).get("vocab_size")
+    if isinstance(wanted, int) and len(tokenizer) < wanted / 2:  # transformers 5 makes one of nothing, too
+        raise ModelBroken(
+            f"{source} has no tokenizer.json, and of its other files transformers makes one of {len(tokenizer)} tokens "
+            f"where config.json says {wanted}; put the tokenizer's files there"
+        )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ Reads config.json, the heads of the weights files and README.md's front matter; 
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -145,9 +145,21 @@ def _engine(directory: Path, config: Mapping[str, Any]) -> tuple[str | None, str
     named = [str(name) for name in config.get("architectures") or ()]
     if named and not any(name.endswith(SCORING) for name in named):
         return None, f"{', '.join(named)} gives no scores of pairs; give a reranker"
+    if engine != "packed" and not _says_how_it_is_asked(directory, named):
+        return engine, "without a chat template it is asked as CrossEncoder does, which its card may not mean"
     if engine != "packed" and config.get("auto_map"):
         return engine, "if transformers has its architecture: code that a model brings along is not run"
     return engine, ""
+
+
+def _says_how_it_is_asked(directory: Path, named: Sequence[str]) -> bool:
+    """Whether a language model's own words stand around a pair."""
+    if not any(name.endswith("ForCausalLM") for name in named):
+        return True
+    tokenizer = directory / "tokenizer_config.json"
+    return (directory / "chat_template.jinja").is_file() or (
+        tokenizer.is_file() and "chat_template" in files.read_json_object(tokenizer)
+    )
 
 
 def _labels(directory: Path, config: Mapping[str, Any]) -> int:
