@@ -239,6 +239,11 @@ def test_too_large_a_request_is_refused_with_limit_and_value(
         LIMITS.check(parse_request({"query": query, "documents": documents}))
 
 
+def test_an_instruction_has_the_limit_of_a_query() -> None:
+    with pytest.raises(PayloadTooLarge, match="at most 10 instruction characters, got 11"):
+        LIMITS.check(parse_request({"query": "q", "documents": ["a"], "instruction": "i" * 11}))
+
+
 def test_a_request_at_every_limit_is_let_in() -> None:
     LIMITS.check(parse_request({"query": "qq", "documents": ["a" * 6, "b" * 6, "c" * 6]}))
 

@@ -16,6 +16,7 @@ from redis import Redis
 from rerankq import RerankClient, RerankError
 from rerankq.contract.heartbeats import Heartbeats
 from rerankq.contract.keys import PACE, WORKERS, queue_of
+from rerankq.contract.messages import OPTIONS_SINCE_VERSION_2
 from rerankq.contract.transport.dead_letters import DeadLetters
 from rerankq.contract.wire import PACK_TASK, RERANK_TASK
 from tests.contract.test_heartbeats import STRANGE
@@ -45,6 +46,7 @@ FIELDS = st.sampled_from(
         "task",
         "self",
         "model",
+        *OPTIONS_SINCE_VERSION_2,
     ]
 )
 HEADERS = st.sampled_from(

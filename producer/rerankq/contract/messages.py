@@ -310,9 +310,8 @@ class Limits:
             PayloadTooLarge: naming the limit, the value and the document.
         """
         self._refuse("documents", len(request.documents), self.max_documents, "split the job")
-        self._refuse(
-            "query characters", len(request.query), self.max_document_characters, "shorten the query"
-        )
+        for name, text in (("query", request.query), ("instruction", request.instruction or "")):
+            self._refuse(f"{name} characters", len(text), self.max_document_characters, f"shorten the {name}")
         for index, text in enumerate(request.texts):
             if len(text) > self.max_document_characters:
                 self._refuse(
