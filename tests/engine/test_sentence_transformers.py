@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +188,52 @@ def test_a_document_has_at_most_the_tokens_it_was_given(serve: Callable[[str], S
     (shorter,) = (row.token_ids.tolist() for row in served.read("a", [""]))
     assert len(cut.token_ids) <= len(shorter) + 5
     assert cut.token_ids.tolist()[-1] == whole.token_ids.tolist()[-1]
+
+
+WHOLE = {
+    "spaces": "  \n " + "It sleeps all day in winter, and eats bamboo. " * 60,
+    "none": "人工智能的历史与大熊猫🐼" * 80,
+}
+
+
+@pytest.mark.parametrize("text", WHOLE.values(), ids=WHOLE)
+@pytest.mark.parametrize("name", ["deberta", "qwen3", "gemma", "Qwen3-Reranker-template"])
+def test_a_long_document_is_read_whole_in_windows(
+    serve: Callable[[str], Served], name: str, text: str
+) -> None:
+    served, query = serve(name), "what is a panda?"
+
+    [first, *rows] = served.read(query, ["a bear", text], windows=True)
+
+    assert (first.span, {row.document for row in rows}) == (None, {1})
+    assert [first.token_ids.tolist()] == served.expected_rows(query, ["a bear"])
+    assert max(len(row.token_ids) for row in rows) <= 200
+    assert not any(row.truncated for row in rows)
+    spans = [row.span for row in rows if row.span is not None]
+    assert [(span.index, span.total) for span in spans] == [(n, len(rows)) for n in range(len(rows))]
+    stripped = text.strip()
+    begin = len(text) - len(text.lstrip())
+    assert spans[0].start <= begin
+    assert spans[-1].end >= begin + len(stripped)
+    assert all(after.start < before.end for before, after in pairwise(spans))
+    alone = served.read(query, [text[span.start : span.end] for span in spans])
+    for mine, row in zip(alone, rows, strict=True):
+        gone = Counter(row.token_ids.tolist()) - Counter(mine.token_ids.tolist())
+        assert gone.total() <= 8, "only tokens at a border may differ"
+
+
+@pytest.mark.parametrize("name", ["deberta", "qwen3"])
+def test_windows_are_bounded_as_they_are_asked_for(serve: Callable[[str], Served], name: str) -> None:
+    text = WHOLE["spaces"]
+    two = {"windows": True, "max_windows_per_doc": 2}
+
+    rows = serve(name).read("panda", [text], **two)
+    few = serve(name).read("panda", [text], windows=True, max_tokens_per_doc=20)
+
+    assert [(row.truncated, row.span and row.span.total) for row in rows] == [(True, 2)] * 2
+    assert [(row.truncated, row.span) for row in few] == [(True, None)]
+    with pytest.raises(DocumentTooLong, match=r"documents \[0\]"):
+        serve(name).read("panda", [text], truncation=False, **two)
 
 
 @pytest.mark.parametrize("name", ["deberta", "qwen3", "gemma"])

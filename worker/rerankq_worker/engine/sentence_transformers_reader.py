@@ -26,8 +26,16 @@ from rerankq_worker.model.reading import (
     QueryTooLong,
     Reading,
     Row,
+    Span,
 )
-from rerankq_worker.model.tokenizer import CHARS_PER_TOKEN, MIN_LENGTH_TOKENS, SETTLING_TOKENS, PairTokenizer
+from rerankq_worker.model.tokenizer import (
+    CHARS_PER_TOKEN,
+    MIN_LENGTH_TOKENS,
+    SETTLING_TOKENS,
+    EncodedText,
+    PairTokenizer,
+)
+from rerankq_worker.model.windows import Part, most_tokens, parts
 from rerankq_worker.scoring import EngineError
 
 log = logging.getLogger(__name__)
@@ -297,7 +305,7 @@ class TemplateReader:
             )
 
     def read(self, reading: Reading) -> list[Row]:
-        """One row per document, in order.
+        """One row per document, in order, or one per window of it.
 
         A query longer than 3/4 of the length is cut to that; a document is cut so that what the template puts behind
         it stays, as CrossEncoder does.
@@ -309,24 +317,40 @@ class TemplateReader:
         query, query_cut = self._query(reading, instruction)
         texts = [self._template.trimmed("document", text) for text in reading.documents]
         frames = {there: self._frame(query, instruction, there) for there in {bool(text) for text in texts}}
-        limit = reading.max_tokens_per_doc or self.max_length_tokens
-        encoded = self._encode([frames[bool(text)] for text in texts], texts, limit)
-        rows = [
-            self._row(frames[bool(text)], encoding, len(text), limit)
+        enough = most_tokens(reading, self.max_length_tokens)
+        encoded = self._encode([frames[bool(text)] for text in texts], texts, enough)
+        read = [
+            self._windows(frames[bool(text)], encoding, text, reading)
+            if reading.windows
+            else self._row(frames[bool(text)], encoding, len(text), enough)
             for text, encoding in zip(texts, encoded, strict=True)
         ]
-        too_long = [index for index, (_, was_cut) in enumerate(rows) if was_cut]
+        too_long = [index for index, (_, was_cut) in enumerate(read) if was_cut]
         if too_long and not reading.truncation:
-            raise DocumentTooLong(too_long, min(limit, self.max_length_tokens - frames[True].tokens))
+            room = self.max_length_tokens - frames[True].tokens
+            raise DocumentTooLong(too_long, most_tokens(reading, room))
         return [
-            Row(np.array(ids, dtype=np.int32), query_cut or was_cut, document)
-            for document, (ids, was_cut) in enumerate(rows)
+            Row(
+                part.ids,
+                query_cut or was_cut,
+                document,
+                self._in_given(part.span, reading.documents[document]),
+            )
+            for document, (found, was_cut) in enumerate(read)
+            for part in found
         ]
+
+    def _in_given(self, span: Span | None, text: str) -> Span | None:
+        """The span of a text that may have been trimmed, in the caller's own."""
+        if span is None or "document" not in self._template.trims:
+            return span
+        before = len(text) - len(text.lstrip())
+        return replace(span, start=span.start + before, end=span.end + before)
 
     def _instruction(self, reading: Reading) -> str:
         if reading.instruction is None:
             return self._default
-        if reading.instruction and not self._template.takes_instructions:
+        if reading.instruction and not self._template.takes_instructions():
             raise NoInstruction
         if self._room_beside(reading.instruction) < MIN_LENGTH_TOKENS:
             raise InstructionTooLong(self.max_length_tokens)
@@ -373,7 +397,7 @@ class TemplateReader:
         """Each document in its frame: all of it, or, of what is too long for a row, more than a row holds."""
         encoded: dict[int, Encoding] = {}
         waiting = list(range(len(texts)))
-        enough_tokens = min(limit, self.max_length_tokens) + self._template.settling_tokens
+        enough_tokens = limit + self._template.settling_tokens
         budget_chars = enough_tokens * CHARS_PER_TOKEN
         while waiting:
             heads = [
@@ -394,17 +418,39 @@ class TemplateReader:
 
     def _row(
         self, frame: "_Frame", encoding: Encoding, characters: int, limit: int
-    ) -> tuple[list[int], bool]:
+    ) -> tuple[list[Part], bool]:
         """The ids of a row, and whether the document lost some of its own."""
         ids, length = encoding.ids, self.max_length_tokens
         room = length - len(frame.suffix)
         if len(ids) < length and limit >= length:
-            return ids, False
+            return [_part(ids)], False
         first, beyond = _document_in(encoding, len(frame.before), characters) if limit < length else (0, 0)
         is_cut = len(ids) > length or beyond - first > limit
         if not is_cut and len(ids) < length:
-            return ids, False
-        return ids[: min(room, first + limit)] + frame.suffix, is_cut
+            return [_part(ids)], False
+        return [_part(ids[: min(room, first + limit)] + frame.suffix)], is_cut
+
+    def _windows(
+        self, frame: "_Frame", encoding: Encoding, text: str, reading: Reading
+    ) -> tuple[list[Part], bool]:
+        """The ids of a row for each window, and whether the document is longer than they are together."""
+        first, beyond = _document_in(encoding, len(frame.before), len(text))
+        room = self.max_length_tokens - first - len(frame.suffix)
+        limit = most_tokens(reading, room)
+        is_cut = beyond - first > limit
+        if len(encoding.ids) <= self.max_length_tokens and not is_cut:
+            return self._row(frame, encoding, len(text), self.max_length_tokens)
+        ids = np.array(encoding.ids, dtype=np.int32)
+        # a token of the frame's end and the text's beginning is the text's, as far as it is of it
+        offsets = np.clip(np.array(encoding.offsets, dtype=np.int32) - len(frame.before), 0, len(text))
+        document = EncodedText(ids[first:beyond], offsets[first:beyond])
+        suffix = np.array(frame.suffix, dtype=np.int32)
+        found = parts(document, room, limit)
+        return [Part(np.concatenate([ids[:first], part.ids, suffix]), part.span) for part in found], is_cut
+
+
+def _part(ids: list[int]) -> Part:
+    return Part(np.array(ids, dtype=np.int32))
 
 
 def _document_in(encoding: Encoding, start: int, characters: int) -> tuple[int, int]:

@@ -33,6 +33,7 @@ from rerankq_worker.engine_process.desk import Asker, Desk, Share
 from rerankq_worker.engine_process.watchdog import BROKEN, Watchdog
 from rerankq_worker.link import health
 from rerankq_worker.link.frames import (
+    MAX_ROWS_READ_BYTES,
     BadFrame,
     Failed,
     Frame,
@@ -200,7 +201,10 @@ class EngineProcess:
         if read is None:
             return Failed("this engine reads no texts")
         try:
-            return RowsRead(read(reading))
+            rows = read(reading)
+            if sum(row.token_ids.nbytes for row in rows) > MAX_ROWS_READ_BYTES // 2:
+                return Failed("a text makes too many rows; bound them by max_windows_per_doc")
+            return RowsRead(rows)
         except Unreadable as error:
             return NotRead(error)
         except Exception as error:  # noqa: BLE001 - the boundary; the words of an error may be the texts'

@@ -127,7 +127,7 @@ class EngineClient:
             connection, hello = _last_word_of(self._connect())
             with connection, contextlib.suppress(*_LOST):
                 connection.send_bytes(data)
-                return _rows_in(frames.decode(connection.recv_bytes(frames.MAX_FRAME_BYTES)))
+                return _rows_in(frames.decode(connection.recv_bytes(frames.MAX_ROWS_READ_BYTES)))
             boots.add(hello.boot)
         raise EngineRefused(f"the engine died {DEATHS_WHILE_READING} times while it read these texts")
 

@@ -34,7 +34,8 @@ Indices = npt.NDArray[np.int32]
 MAX_FRAME_BYTES = 16_000_000  # a peer that speaks something else must not make us reserve gigabytes
 MAX_ROW_TOKENS_PER_FRAME = 2_000_000  # half a frame: leaves room for header, indices and lengths
 MAX_ROWS_PER_FRAME = 100_000
-MAX_TEXT_CHARACTERS_PER_FRAME = 250_000  # and their rows fit into a frame, whatever their length
+MAX_TEXT_CHARACTERS_PER_FRAME = 250_000
+MAX_ROWS_READ_BYTES = 128_000_000  # a long text in windows repeats the query in each of its rows
 MAX_TEXTS_PER_FRAME = 250
 
 _HEADER_LENGTH = struct.Struct(">I")
