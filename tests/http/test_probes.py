@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,31 @@ def test_models_are_listed_once_as_openai_lists_them(redis: RedisServer, http: T
     assert [(model["id"], model["revision"]) for model in listed["data"]] == [
         ("BAAI/bge-reranker-v2-m3", "953dc6f6")
     ]
+
+
+def test_of_several_models_the_one_that_answers_what_names_none_comes_first(
+    redis: RedisServer, http: TestClient
+) -> None:
+    with redis.client() as client:
+        for name, model, revision, takes_any in (
+            ("a", "a", "1", False),
+            ("b", "b", "1", False),
+            ("c", "b", "2", True),
+        ):
+            worker = WorkerStatus(
+                name=name, state="ready", lanes=("bulk",), device=f"cpu-{name}", dtype="fp32"
+            )
+            told = replace(worker, model=model, revision=revision, engine="packed", serves_unnamed=takes_any)
+            Heartbeats(client).tell(told)
+    key = {"Api-Key": "secret"}
+
+    listed = http.get("/v1/models", headers=key).json()["data"]
+
+    assert [model["id"] for model in listed] == ["b@2", "a", "b@1"]
+    assert [listed[0][fact] for fact in ("devices", "engines", "dtypes")] == [["cpu-c"], ["packed"], ["fp32"]]
+    assert [model["serves_unnamed"] for model in listed] == [True, False, False]
+    assert http.get("/info", headers=key).json()["model_sha"] == "2"
+    assert [one["engine"] for one in http.get("/v1/state", headers=key).json()["workers"]] == ["packed"] * 3
 
 
 def test_info_is_what_teis_clients_look_for(redis: RedisServer, http: TestClient, shared_data: Path) -> None:

@@ -95,20 +95,17 @@ def _facts(of: "ServedModel") -> dict[str, Any]:
     from rerankq.contract import keys
     from rerankq.contract.messages import LANES
 
-    def all_of(name: str) -> list[Any]:
-        return sorted({getattr(worker, name) for worker in of.workers} - {"", None})
-
     return {
         "model": of.model,
         "revision": of.revision,
         "workers": len(of.workers),
-        "devices": all_of("device"),
-        "engines": all_of("engine"),
-        "families": all_of("family"),
-        "dtypes": all_of("dtype"),
-        "max_length_tokens": all_of("max_length_tokens"),
+        "devices": of.all_of("device"),
+        "engines": of.all_of("engine"),
+        "families": of.all_of("family"),
+        "dtypes": of.all_of("dtype"),
+        "max_length_tokens": of.all_of("max_length_tokens"),
         "lanes": [lane for lane in LANES if any(lane in worker.lanes for worker in of.workers)],
-        "serves_unnamed": any(worker.serves_unnamed for worker in of.workers),
+        "serves_unnamed": of.serves_unnamed,
         "waiting": of.waiting,
         "share": of.share,
         "queues": [keys.queue_of(lane, name) for name in of.names for lane in LANES],

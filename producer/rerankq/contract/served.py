@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rerankq.contract.heartbeats import WorkerStatus, names_of
 from rerankq.contract.messages import LANES, Lane
@@ -24,6 +25,15 @@ class ServedModel:
     def names(self) -> tuple[str, ...]:
         """What jobs call it."""
         return names_of(self.model, self.revision) if self.workers else (self.model,)
+
+    @property
+    def serves_unnamed(self) -> bool:
+        """Whether a worker of it takes jobs that name no model."""
+        return any(worker.serves_unnamed for worker in self.workers)
+
+    def all_of(self, name: str) -> list[Any]:
+        """What its workers say of themselves under a name, each once."""
+        return sorted({getattr(worker, name) for worker in self.workers} - {"", None})
 
 
 def served_models(

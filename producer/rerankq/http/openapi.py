@@ -431,6 +431,8 @@ def _schemas() -> dict[str, Schema]:
                 "created": COUNT,
                 "owned_by": TEXT,
                 "revision": text_or_nothing,
+                "serves_unnamed": {"type": "boolean"},
+                **dict.fromkeys(("devices", "engines", "dtypes"), _list(TEXT)),
             }
         ),
         "Info": _object(
@@ -468,6 +470,9 @@ def _schemas() -> dict[str, Schema]:
                 "dtype": TEXT,
                 "model": TEXT,
                 "revision": TEXT,
+                "engine": TEXT,
+                "family": TEXT,
+                "serves_unnamed": {"type": "boolean"},
                 "pairs_per_second": _any(NUMBER, NOTHING),
                 "seen_seconds_ago": NUMBER,
             }

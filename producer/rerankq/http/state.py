@@ -9,6 +9,7 @@ from starlette.responses import Response
 from rerankq import __version__
 from rerankq.contract.errors import BrokerUnavailable, NoWorkers
 from rerankq.contract.heartbeats import WorkerStatus
+from rerankq.contract.served import ServedModel, served_models
 from rerankq.http.errors import RETRY_LATER
 from rerankq.http.ranking import json_response
 from rerankq.http.service import service_of
@@ -26,6 +27,9 @@ _SHOWN = (
     "dtype",
     "model",
     "revision",
+    "engine",
+    "family",
+    "serves_unnamed",
     "pairs_per_second",
     "seen_seconds_ago",
 )
@@ -56,15 +60,18 @@ async def ready(request: Request) -> Response:
 
 
 async def models(request: Request) -> Response:
-    """What is served, as OpenAI lists it."""
-    served = dict.fromkeys((worker.model, worker.revision) for worker in await _workers(request))
-    revisions = Counter(name for name, _ in served)
-    named = [(f"{name}@{of}" if revisions[name] > 1 else name, of) for name, of in served]
-    return json_response({"object": "list", "data": [_model(*each) for each in named]})
+    """What is served, as OpenAI lists it; first what answers requests that name no model."""
+    served = served_models(await _workers(request), {})
+    revisions = Counter(each.model for each in served)
+    listed = [
+        _model(each.names[-1] if revisions[each.model] > 1 else each.model, each)
+        for each in sorted(served, key=lambda each: not each.serves_unnamed)
+    ]
+    return json_response({"object": "list", "data": listed})
 
 
 async def info(request: Request) -> Response:
-    """What Text Embeddings Inference tells of itself, for clients that look there first.
+    """What Text Embeddings Inference tells of itself, for clients that look there first, and name no model.
 
     Raises:
         NoWorkers: nobody is there to tell the model.
@@ -102,13 +109,21 @@ async def state(request: Request) -> Response:
 
 
 async def _workers(request: Request) -> list[WorkerStatus]:
-    """Those that have told their model, those that score first."""
+    """Those that have told their model, first those that take requests which name none, and score."""
     known = [worker for worker in await service_of(request).client.workers() if worker.model]
-    return sorted(known, key=lambda worker: worker.state not in SERVING)
+    return sorted(known, key=lambda worker: (not worker.serves_unnamed, worker.state not in SERVING))
 
 
-def _model(name: str, revision: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": 0, "owned_by": "rerankq", "revision": revision or None}
+def _model(name: str, of: ServedModel) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": 0,
+        "owned_by": "rerankq",
+        "revision": of.revision or None,
+        "serves_unnamed": of.serves_unnamed,
+        **{f"{fact}s": of.all_of(fact) for fact in ("device", "engine", "dtype")},
+    }
 
 
 def _unwell(message: str, *, redis: bool) -> Response:

@@ -518,6 +518,43 @@ def results_of(scores: list[float | None], **further: Any) -> dict[str, Any]:
     return {"results": rows, "complete": True, "model": "small", **further}
 
 
+def worker_of(model: str, revision: str = "1", *, any_too: bool = True) -> dict[str, Any]:
+    return {
+        "name": f"{model}-{revision}",
+        "state": "ready",
+        "model": model,
+        "revision": revision,
+        "serves_unnamed": any_too,
+    }
+
+
+CHOICES = {
+    "one model": ([worker_of("a"), worker_of("a")], []),
+    "two": ([worker_of("b"), worker_of("a", any_too=False)], ["", "a", "b"]),
+    "two revisions": ([worker_of("a"), worker_of("a", "2")], ["", "a@1", "a@2"]),
+    "none answers what names none": ([worker_of(BAD, any_too=False)], [BAD]),
+}
+
+
+@pytest.mark.parametrize(("workers", "offered"), CHOICES.values(), ids=CHOICES)
+def test_of_several_models_one_can_be_chosen(
+    page: Page, workers: list[dict[str, Any]], offered: list[str]
+) -> None:
+    told = {"lanes": {}, "workers": workers, "redis": True}
+    page.route("**/v1/state", lambda route: route.fulfill(body=json.dumps(told)))
+    page.reload()
+    page.locator("#worker-rows tr").first.wait_for()
+
+    options = [option.get_attribute("value") for option in page.locator("#model option").all()]
+    if offered:
+        page.locator("#model").select_option(offered[-1])
+    with page.expect_request("**/v1/rerank") as asked:
+        page.locator("#go").click()
+
+    assert options == offered
+    assert asked.value.post_data_json.get("model") == (offered[-1] if offered else None)
+
+
 def test_raw_scores_have_bars_from_the_least_to_the_greatest(page: Page) -> None:
     answer(page, results_of([6.0, 1.0, -4.0]))
     page.get_by_label("raw scores").check()
