@@ -93,6 +93,17 @@ def test_a_token_sees_no_further_than_its_window(attention, window: int, lengths
     torch.testing.assert_close(got, by_definition(q, k, v, batch, window), atol=1e-5, rtol=1e-5)
 
 
+def test_a_kernel_that_knows_no_window_is_not_asked_for_one() -> None:
+    def kernel_of_before(*_: object) -> torch.Tensor:
+        raise AssertionError("asked")
+
+    batch, (q, k, v) = batch_of((3, 5)), projections((3, 5), queries=8)
+
+    got = VariableLength(kernel_of_before)(q, k, v, batch, 1)
+
+    torch.testing.assert_close(got, by_definition(q, k, v, batch, 1), atol=1e-5, rtol=1e-5)
+
+
 def test_positions_start_anew_in_every_row() -> None:
     assert batch_of((3, 1, 2)).positions.tolist() == [0, 1, 2, 0, 0, 1]
 

@@ -78,9 +78,13 @@ def test_batches_begun_ahead_give_the_scores_of_batches_awaited(half: Engine) ->
     assert all(np.array_equal(finish(), scores) for finish, scores in zip(finishes, awaited, strict=True))
 
 
-@pytest.mark.parametrize("only_firsts", [False, True], ids=["all ask", "firsts ask"])
+@pytest.mark.parametrize(
+    ("only_firsts", "window"),
+    [(False, None), (True, None), (False, 64)],
+    ids=["all ask", "firsts ask", "all ask within a window"],
+)
 @pytest.mark.parametrize("chosen", [True, False], ids=["chosen here", "padded"])
-def test_attention_agrees_with_the_cpu(chosen: bool, only_firsts: bool) -> None:
+def test_attention_agrees_with_the_cpu(chosen: bool, only_firsts: bool, window: int | None) -> None:
     """In fp16, on slices of one projection, as the model hands them over."""
     way = attention.choose_attention(CUDA, torch.float16) if chosen else attention.padded
     batch: Batch = lay_out(random_rows(LENGTHS), CUDA)
@@ -90,10 +94,10 @@ def test_attention_agrees_with_the_cpu(chosen: bool, only_firsts: bool) -> None:
     if only_firsts:
         queries = queries.index_select(0, batch.firsts)
 
-    got = way(queries, keys, values, batch).float().cpu()
+    got = way(queries, keys, values, batch, window).float().cpu()
 
     expected = attention.per_row(
-        *(x.float().cpu() for x in (queries, keys, values)), lay_out(random_rows(LENGTHS), CUDA)
+        *(x.float().cpu() for x in (queries, keys, values)), lay_out(random_rows(LENGTHS), CUDA), window
     )
     torch.testing.assert_close(got, expected, atol=4e-3, rtol=0)
 

@@ -7,6 +7,7 @@ its row no further than so many tokens to either side.
 
 import importlib
 from collections.abc import Callable
+from inspect import signature
 from typing import Any, Protocol
 
 import torch
@@ -60,10 +61,11 @@ def _in_blocks(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     not its square.
     """
     out, length = torch.empty_like(q), q.shape[2]
+    places = torch.arange(length, device=q.device)
     for start in range(0, length, BLOCK_TOKENS):
         asking = slice(start, min(start + BLOCK_TOKENS, length))
         seen = slice(max(0, asking.start - window), min(asking.stop + window, length))
-        near = _near(torch.arange(asking.start, asking.stop), torch.arange(seen.start, seen.stop), window)
+        near = _near(places[asking], places[seen], window)
         out[:, :, asking] = functional.scaled_dot_product_attention(
             q[:, :, asking], k[:, :, seen], v[:, :, seen], attn_mask=near
         )
@@ -101,10 +103,13 @@ class VariableLength:
 
     def __init__(self, kernel: Callable[..., Any]) -> None:
         self._kernel = kernel
+        self._knows_windows = "window_size" in signature(kernel).parameters  # torch 2.10's does not
 
     def __call__(
         self, queries: Tensor, keys: Tensor, values: Tensor, batch: Batch, window: int | None = None
     ) -> Tensor:
+        if window is not None and not self._knows_windows:
+            return padded(queries, keys, values, batch, window)
         longest = max(batch.lengths)
         if len(queries) == len(keys):
             offsets, longest_asking = batch.offsets, longest
