@@ -101,6 +101,11 @@ def config_of(family: str, shape: Shape, tokenizer: Tokenizer, **changes: Any) -
         "camembert": {"type_vocab_size": 1, "pad_token_id": 1, "bos_token_id": 5, "eos_token_id": 6},
         "electra": {"embedding_size": shape.hidden // 2},
         "distilbert": {"hidden_dim": shape.ffn},
+        "modernbert": {
+            **dict.fromkeys(("bos_token_id", "cls_token_id"), 1),
+            **dict.fromkeys(("eos_token_id", "sep_token_id"), 2),
+            "pad_token_id": 3,
+        },
     }.get(family, {})
     sizes = {
         "vocab_size": tokenizer.get_vocab_size(),
@@ -138,7 +143,7 @@ def randomize_biases(model: torch.nn.Module) -> None:
     """transformers starts biases at 0 and norms at 1: a forgotten bias would not show."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name.endswith("bias") or "LayerNorm" in name:
+            if name.endswith("bias") or "norm" in name.lower():
                 parameter.add_(torch.randn_like(parameter) * 0.1)
 
 
@@ -183,28 +188,42 @@ def word_piece_tokenizer(vocabulary_size: int = 600, **normalizer: Any) -> Token
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.add_special_tokens(special)
     tokenizer.normalizer, tokenizer.pre_tokenizer = clean, splitter
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
-    )
+    tokenizer.post_processor = _cls_and_sep(2, 3)
     return tokenizer
 
 
-def byte_level_tokenizer(vocabulary_size: int = 600) -> Tokenizer:
+def byte_level_tokenizer(
+    vocabulary_size: int = 600, special: Sequence[str] = SPECIAL, mask: str = "<mask>"
+) -> Tokenizer:
     """RoBERTa's: <s> 0, <pad> 1, </s> 2, <unk> 3, <mask> 4, which takes the blank before it; then bytes and merges."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary_size,
-        special_tokens=[*SPECIAL, AddedToken("<mask>", lstrip=True)],
+        special_tokens=[*special, AddedToken(mask, lstrip=True)],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(CORPUS, trainer)
     tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
     return tokenizer
+
+
+def modernbert_tokenizer() -> Tokenizer:
+    """[UNK] 0, [CLS] 1, [SEP] 2, [PAD] 3, [MASK] 4; then bytes and merges; accents composed."""
+    tokenizer = byte_level_tokenizer(special=["[UNK]", "[CLS]", "[SEP]", "[PAD]"], mask="[MASK]")
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.post_processor = _cls_and_sep(1, 2)
+    return tokenizer
+
+
+def _cls_and_sep(cls: int, sep: int) -> processors.TemplateProcessing:
+    return processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", cls), ("[SEP]", sep)],
+    )
 
 
 def _pieces(
@@ -264,5 +283,13 @@ TOKENIZERS: dict[str, tuple[Callable[[], Tokenizer], dict[str, Any]]] = {
     "ernie": (word_piece_tokenizer, BERT_CONFIG),
     "electra": (word_piece_tokenizer, {**BERT_CONFIG, "tokenizer_class": "ElectraTokenizerFast"}),
     "distilbert": (word_piece_tokenizer, {**BERT_CONFIG, "tokenizer_class": "DistilBertTokenizer"}),
+    "modernbert": (
+        modernbert_tokenizer,
+        {
+            **BERT_CONFIG,
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_input_names": ["input_ids", "attention_mask"],
+        },
+    ),
 }
 """Of each family: the tokenizer, and what tokenizer_config.json says."""

@@ -1,4 +1,4 @@
-"""Every family of BERT's kin scores as CrossEncoder does, reads text as it does, and lets no text forge its frame."""
+"""Every packed family scores as CrossEncoder does, reads text as it does, and lets no text forge its frame."""
 
 import json
 from collections.abc import Callable
@@ -15,9 +15,8 @@ from safetensors.numpy import load_file, save_file
 from rerankq_worker.engine import Engine, linears
 from rerankq_worker.engine.attention import padded
 from rerankq_worker.engine.linears import plain_linear
-from rerankq_worker.engine.loading import load_reference
+from rerankq_worker.engine.loading import FORWARDS, load_reference
 from rerankq_worker.engine.precision import EXACT
-from rerankq_worker.engine.unpadded_model import UnpaddedModel
 from rerankq_worker.model.family import FAMILIES
 from rerankq_worker.model.files import ModelBroken, family_of
 from rerankq_worker.model.reading import Reading
@@ -90,6 +89,8 @@ CASES = {
     "electra, relu": case("electra", hidden_act="relu"),
     "distilbert, read as bert's": case("distilbert", said={"tokenizer_class": "BertTokenizerFast"}),
     "distilbert, silu": case("distilbert", activation="silu"),
+    "modernbert, small windows": case("modernbert", local_attention=8),
+    "modernbert, the mean of all tokens": case("modernbert", classifier_pooling="mean", norm_bias=True),
 }
 
 
@@ -147,7 +148,7 @@ def test_scores_are_those_of_cross_encoder(built: Callable[[str], Path], name: s
     np.testing.assert_allclose(engine.score_pairs(PLAIN_PAIRS), expected, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["bert", "added-both"])
+@pytest.mark.parametrize("name", ["bert", "added-both", "modernbert"])
 def test_scores_of_a_shared_directory_are_those_of_cross_encoder(shared: Path, name: str) -> None:
     directory = shared / "models" / name
 
@@ -179,7 +180,8 @@ def test_what_a_card_would_run_computes_the_same(built: Callable[[str], Path], f
     rows.sort(key=len)
     rows = [rows[0], *(row for row in rows if len(row) % 32 == 0)]  # no fillers, which cards have none of
     source = load_reference(built(family))
-    model = UnpaddedModel(source, family_of(built(family)), CPU, EXACT, plain_linear, padded)
+    record = family_of(built(family))
+    model = FORWARDS[record.forward](source, record, CPU, EXACT, plain_linear, padded)
 
     exact = [model.exactly(CPU, [row]).item() for row in rows]
 
@@ -203,7 +205,7 @@ def ids(tokenizer: PairTokenizer, query: str, document: str) -> list[int]:
     return np.where(row.token_ids < 0, ~row.token_ids, row.token_ids).tolist()
 
 
-@pytest.mark.parametrize("family", ["roberta", "bert", "electra", "distilbert"])
+@pytest.mark.parametrize("family", ["roberta", "bert", "electra", "distilbert", "modernbert"])
 def test_a_literal_special_token_is_read_as_its_characters(built: Callable[[str], Path], family: str) -> None:
     """Exactly as transformers splits it when told to; Unigram finds its pieces even then."""
     theirs: Any = transformers.AutoTokenizer.from_pretrained(built(family), split_special_tokens=True)
@@ -214,7 +216,7 @@ def test_a_literal_special_token_is_read_as_its_characters(built: Callable[[str]
     assert rows == theirs(FORGED, ["b"] * len(FORGED))["input_ids"]
 
 
-@pytest.mark.parametrize("family", ["roberta", "camembert", "bert"])
+@pytest.mark.parametrize("family", ["roberta", "camembert", "bert", "modernbert"])
 @pytest.mark.parametrize(
     "unit",
     [

@@ -1,18 +1,24 @@
 """ModernBERT's scores are those of transformers' own, whatever its config says and whatever shares the batch."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import transformers
+from transformers import AutoModelForSequenceClassification
 
+from rerankq_worker.engine import Engine, precision
 from rerankq_worker.engine.attention import padded, per_row
 from rerankq_worker.engine.linears import choose_linear, plain_linear
 from rerankq_worker.engine.modernbert_model import ModernBertModel
-from rerankq_worker.engine.precision import EXACT
+from rerankq_worker.engine.precision import EXACT, Precision
+from rerankq_worker.model.errors import NotPacked
 from rerankq_worker.model.family import MODERNBERT
-from tests.engine.definition import VOCABULARY, plain_model, random_rows
+from tests.engine.definition import plain_model, random_rows
+from tests.engine.test_engine_precision import COST_TOLERANCE, NEIGHBOUR_TOLERANCE, OFFERED
+from tests.model_dirs import SHAPES, build_model_dir, config_of, modernbert_tokenizer, randomize_biases
 
 CPU = torch.device("cpu")
 LENGTHS = [300, 1, 2, 66, 66, 65, 129, 700, 3]
@@ -32,8 +38,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "no window at all": {"local_attention": 1},
     "last layer sees all": {"num_hidden_layers": 4},
     "one layer": {"num_hidden_layers": 1},
-    "only windows": {"layer_types": ["sliding_attention"] * 2, "num_hidden_layers": 2},
-    "no windows": {"layer_types": ["full_attention"] * 2, "num_hidden_layers": 2},
+    "only windows": {"layer_types": ["sliding_attention"] * 3},
+    "no windows": {"layer_types": ["full_attention"] * 3},
     "other activations": {"hidden_activation": "silu", "classifier_activation": "relu"},
     "names of before": {"global_rope_theta": 5e4, "local_rope_theta": 5e4, "global_attn_every_n_layers": 2},
     "stretched": {
@@ -42,34 +48,17 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
-def tiny_modernbert(**changes: Any) -> "transformers.ModernBertForSequenceClassification":
-    said = {"num_hidden_layers": 3, "num_attention_heads": 4, "hidden_size": 32, "intermediate_size": 48}
-    special = dict.fromkeys(["bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"], 0)
-    config = transformers.ModernBertConfig(
-        **{
-            **said,
-            **special,
-            "pad_token_id": 1,
-            "vocab_size": VOCABULARY,
-            "initializer_range": 0.6,
-            **changes,
-        },
-        num_labels=1,
-    )
+def tiny_modernbert(**changes: Any) -> torch.nn.Module:
+    config = config_of("modernbert", SHAPES["tiny"], modernbert_tokenizer(), **changes)
     torch.manual_seed(7)
-    model = transformers.ModernBertForSequenceClassification(config)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "norm" in name or name.endswith(
-                "bias"
-            ):  # which start at 1 and 0: a forgotten one would not show
-                parameter.add_(torch.randn_like(parameter) * 0.2)
+    model: torch.nn.Module = AutoModelForSequenceClassification.from_config(config)
+    randomize_biases(model)
     return model
 
 
-def packed(source: torch.nn.Module) -> ModernBertModel:
-    make_linear = choose_linear(CPU, EXACT.weights, EXACT.body)
-    return ModernBertModel(source, MODERNBERT, CPU, EXACT, make_linear, per_row)
+def packed(source: torch.nn.Module, held: Precision = EXACT) -> ModernBertModel:
+    make_linear = choose_linear(CPU, held.weights, held.body)
+    return ModernBertModel(source, MODERNBERT, CPU, held, make_linear, per_row)
 
 
 @pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS)
@@ -83,8 +72,8 @@ def test_rows_score_as_in_transformers(changes: dict[str, Any]) -> None:
     np.testing.assert_allclose(got, expected, atol=1e-4, rtol=0)
 
 
-def test_a_row_of_4096_tokens_scores_as_in_transformers() -> None:
-    source, rows = tiny_modernbert(num_hidden_layers=2), random_rows([4096])
+def test_a_row_of_2048_tokens_scores_as_in_transformers() -> None:
+    source, rows = tiny_modernbert(num_hidden_layers=2), random_rows([2048])
     expected = plain_model(source)(rows)
 
     np.testing.assert_allclose(packed(source)(rows).numpy(), expected, atol=1e-4, rtol=0)
@@ -106,3 +95,43 @@ def test_a_pass_in_exact_arithmetic_gives_the_same(pooling: str) -> None:
     model = ModernBertModel(source, MODERNBERT, CPU, EXACT, plain_linear, padded)
 
     np.testing.assert_allclose(model.exactly(CPU, rows).numpy(), expected, atol=1e-4, rtol=0)
+
+
+def test_angles_that_change_with_the_length_of_a_row_are_refused() -> None:
+    factors = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    source = tiny_modernbert(rope_parameters={"full_attention": {**scaled("longrope"), **factors}})
+
+    with pytest.raises(NotPacked, match="RERANKQ_ENGINE=sentence-transformers computes them"):
+        packed(source)
+
+
+def test_a_config_saved_by_transformers_4_is_read_as_it_was_meant(tmp_path: Path) -> None:
+    """As those of gte-reranker-modernbert-base and its like are; transformers ignores what it does not know."""
+    build_model_dir(tmp_path, "tiny", "modernbert", classifier_pooling="mean", local_attention=8)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["layer_types"], config["rope_parameters"]
+    config |= {"global_rope_theta": 8e4, "local_rope_theta": 2e4, "global_attn_every_n_layers": 2}
+    config |= {"layer_norm_eps": 1e-5, "position_embedding_type": "absolute", "reference_compile": False}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+
+    rows = random_rows(LENGTHS)
+    logits = Engine.load(tmp_path, device="cpu", dtype="fp32").score(rows)
+
+    expected = plain_model(AutoModelForSequenceClassification.from_pretrained(tmp_path))(rows)
+    np.testing.assert_allclose(logits, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", OFFERED)
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_a_precision_costs_what_it_costs_others(
+    dtype: str, pooling: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "bf16_pays", lambda: dtype == "bf16")
+    source, rows = tiny_modernbert(classifier_pooling=pooling), random_rows(range(5, 125, 4))
+    expected = plain_model(source)(rows)
+
+    model = packed(source, precision.choose_precision(dtype.split()[0], CPU))
+
+    together, alone = model(rows).numpy(), np.array([model([row]).item() for row in rows])
+    assert np.abs(together - expected).mean() <= COST_TOLERANCE[dtype]
+    assert np.abs(together - alone).max() <= NEIGHBOUR_TOLERANCE[dtype]

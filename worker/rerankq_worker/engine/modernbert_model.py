@@ -19,6 +19,7 @@ from rerankq_worker.engine.batch import Batch
 from rerankq_worker.engine.linears import Linear, MakeLinear, as_in
 from rerankq_worker.engine.packed_model import Norm, PackedModel, bias_of, norm_of, one_label, placed, taken
 from rerankq_worker.engine.precision import Precision
+from rerankq_worker.model.errors import NotPacked
 from rerankq_worker.model.family import Family
 
 SLIDING = "sliding_attention"
@@ -70,6 +71,11 @@ class _Turn:
 
     @classmethod
     def of(cls, source: Any, kind: str, device: torch.device) -> "_Turn":
+        if source.rope_type[kind] == "longrope":
+            raise NotPacked(
+                "expected rotary embeddings that turn by the position alone, got rope_type longrope, by which a row's "
+                "length counts, too; RERANKQ_ENGINE=sentence-transformers computes them"
+            )
         frequencies = placed(getattr(source, f"{kind}_inv_freq"), device, torch.float32)
         return cls(frequencies, getattr(source, f"{kind}_attention_scaling"))
 
