@@ -30,7 +30,7 @@ class EngineUnderTest:
         self.exit_codes: list[int] = []
         self.client = EngineClient(self.socket_path, PATIENCE_SECONDS)
         self._environment = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if not name.startswith("RERANKQ_")},
             "RERANKQ_RUNTIME_DIR": str(runtime_dir),
             "RERANKQ_ENGINE_FACTORY": f"rerankq_worker.doubles:{factory}",
             **variables,

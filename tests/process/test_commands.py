@@ -6,9 +6,12 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from rerankq_worker.__main__ import main
 from rerankq_worker.model.facts import licence_of
 from tests.fake_hub import COMMIT
 from tests.model_dirs import build_model_dir
@@ -39,13 +42,21 @@ def run_command(
     )
 
 
-def test_weights_called_like_published_ones_are_compared_and_not_convicted(model_dir: Path) -> None:
-    done = run_command("verify", str(model_dir))
+def test_weights_called_like_published_ones_are_compared_and_not_convicted(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # In this process, which has torch. A command hides the other devices from its own, here those of all tests.
+    monkeypatch.setattr("rerankq_worker.model_commands.verifying.os", SimpleNamespace(environ={}))
+    monkeypatch.setenv("RERANKQ_DEVICES", "cpu")
+    monkeypatch.setenv("RERANKQ_THREADS", "1")
 
-    assert done.returncode == 0
-    assert "bge-reranker-v2-m3 (sha256:" in done.stdout
-    assert "WRONG expected" in done.stdout
-    assert "a fine-tune of that name has scores of its own" in done.stdout
+    code = main(["verify", str(model_dir)])
+
+    told = capsys.readouterr().out
+    assert code == 0
+    assert "bge-reranker-v2-m3 (sha256:" in told
+    assert "WRONG expected" in told
+    assert "a fine-tune of that name has scores of its own" in told
 
 
 def test_a_model_directory_is_pulled_by_saying_where_it_is(model_dir: Path) -> None:
@@ -64,11 +75,14 @@ def test_a_missing_model_is_refused_in_one_line(command: str, tmp_path: Path) ->
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_what_a_model_is_can_be_told_without_loading_it(model_dir: Path) -> None:
+@pytest.fixture(scope="module")
+def told(model_dir: Path) -> dict[str, Any]:
+    """What `info` says of it where nothing could load it."""
     (model_dir / "README.md").write_text("---\nlicense: cc-by-nc-4.0\ntags:\n- rerank\n---\n# A model\n")
+    return json.loads(run_command("info", str(model_dir), "--json", hidden=HEAVY).stdout)
 
-    told = json.loads(run_command("info", str(model_dir), "--json", hidden=HEAVY).stdout)
 
+def test_what_a_model_is_can_be_told_without_loading_it(told: dict[str, Any], model_dir: Path) -> None:
     assert (told["engine"], told["family"], told["labels"], told["scale"]) == (
         *("packed", "xlm-roberta"),
         *(1, "sigmoid"),
@@ -82,9 +96,7 @@ def test_what_a_model_is_can_be_told_without_loading_it(model_dir: Path) -> None
     assert told["files"]["README.md"] == (model_dir / "README.md").stat().st_size
 
 
-def test_memory_is_told_by_device_and_precision(model_dir: Path) -> None:
-    told = json.loads(run_command("info", str(model_dir), "--json", hidden=HEAVY).stdout)
-
+def test_memory_is_told_by_device_and_precision(told: dict[str, Any]) -> None:
     (here,) = told["memory"]
     assert here["device"] == "cpu0"
     needed = here["needed_bytes"]

@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +22,22 @@ from rerankq_worker.link.client import (
     EngineRefused,
 )
 from tests.process.conftest import StartEngine
-from tests.process.engine_under_test import PATIENCE_SECONDS, eventually, expected, rows_of
+from tests.process.engine_under_test import PATIENCE_SECONDS, EngineUnderTest, eventually, expected, rows_of
 
 POISON = 666
 
 
-def test_scores_come_batch_by_batch_under_the_index_of_their_row(start_engine: StartEngine) -> None:
-    engine = start_engine("noop", RERANKQ_MAX_BATCH_PAIRS="4")
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineUnderTest]:
+    """For whoever leaves it as it was."""
+    limits = {"RERANKQ_MAX_BATCH_PAIRS": "4", "RERANKQ_MAX_LENGTH_TOKENS": "64"}
+    running = EngineUnderTest(tmp_path_factory.mktemp("engine"), "noop", **limits)
+    running.start()
+    yield running
+    running.stop()
+
+
+def test_scores_come_batch_by_batch_under_the_index_of_their_row(engine: EngineUnderTest) -> None:
     rows = rows_of(3, 9, 1, 7, 5, 8, 2, 6, 4)
 
     pieces = [piece for piece in engine.client.scores(rows, job_id="job", lane="bulk") if len(piece.indices)]
@@ -37,12 +47,10 @@ def test_scores_come_batch_by_batch_under_the_index_of_their_row(start_engine: S
     assert np.concatenate([piece.indices for piece in pieces]).tolist() == [1, 5, 3, 7, 4, 8, 0, 6, 2]
 
 
-def test_the_engine_tells_what_it_holds(start_engine: StartEngine) -> None:
-    engine = start_engine("noop", RERANKQ_MAX_BATCH_PAIRS="4", RERANKQ_MAX_LENGTH_TOKENS="512")
-
+def test_the_engine_tells_what_it_holds(engine: EngineUnderTest) -> None:
     description = engine.client.describe()
 
-    assert (description.max_batch_pairs, description.max_length_tokens) == (4, 512)
+    assert (description.max_batch_pairs, description.max_length_tokens) == (4, 64)
 
 
 def test_jobs_of_several_clients_share_a_batch(start_engine: StartEngine) -> None:
@@ -181,9 +189,7 @@ def test_a_row_without_a_finite_logit_is_passed_on_as_nan(start_engine: StartEng
     assert logits.tolist() == pytest.approx([-3, float("nan"), -5], nan_ok=True)
 
 
-def test_a_row_longer_than_the_model_reads_is_refused_with_its_length(start_engine: StartEngine) -> None:
-    engine = start_engine("noop", RERANKQ_MAX_LENGTH_TOKENS="64")
-
+def test_a_row_longer_than_the_model_reads_is_refused_with_its_length(engine: EngineUnderTest) -> None:
     with pytest.raises(EngineRefused, match="at most 64 tokens, got 65"):
         engine.scores(rows_of(10, 65))
 
@@ -202,10 +208,8 @@ def test_a_row_longer_than_the_model_reads_is_refused_with_its_length(start_engi
     ],
 )
 def test_garbage_on_the_socket_closes_that_connection_and_no_other(
-    start_engine: StartEngine, garbage: bytes
+    engine: EngineUnderTest, garbage: bytes
 ) -> None:
-    engine = start_engine("noop")
-
     with socket.socket(socket.AF_UNIX) as intruder:
         intruder.settimeout(PATIENCE_SECONDS)
         intruder.connect(str(engine.socket_path))
@@ -278,8 +282,7 @@ def test_an_engine_whose_parent_was_killed_ends_by_itself(tmp_path: Path) -> Non
     eventually(lambda: health.judged(status).state == "broken")
 
 
-def test_a_second_engine_for_the_same_device_is_refused(start_engine: StartEngine) -> None:
-    engine = start_engine("noop")
+def test_a_second_engine_for_the_same_device_is_refused(engine: EngineUnderTest) -> None:
     environment = {**os.environ, "RERANKQ_RUNTIME_DIR": str(engine.socket_path.parent)}
     command = [sys.executable, "-m", "rerankq_worker", "engine", "--device", "cpu0"]
 
@@ -300,8 +303,7 @@ def test_the_status_follows_the_engine_through_death_and_loading(start_engine: S
         eventually(lambda state=state: engine.status.state == state)  # type: ignore[misc]
 
 
-def test_a_frozen_engine_is_stuck_once_its_heartbeat_is_old(start_engine: StartEngine) -> None:
-    engine = start_engine("noop")
+def test_a_frozen_engine_is_stuck_once_its_heartbeat_is_old(engine: EngineUnderTest) -> None:
     last_words = engine.status
 
     in_time = health.judged(last_words, last_words.heartbeat_monotonic + 1)
