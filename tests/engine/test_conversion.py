@@ -78,6 +78,7 @@ def test_pickles_in_shards_at_the_hub_become_a_directory_that_is_served(
     engine = Engine.load(tmp_path / "converted", device="cpu")
     assert engine.score_pairs(PAIRS).tolist() == tiny.score_pairs(PAIRS).tolist()
     assert not list((tmp_path / "converted").glob("*.bin*"))
+    assert {file.stat().st_mode & 0o777 for file in (tmp_path / "converted").iterdir()} == {0o644}
 
 
 def test_a_pickle_that_would_run_something_is_refused_and_nothing_is_run(

@@ -13,7 +13,7 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "CUDA_VISIBLE_DEV
 
 
 def run_apart(module: str, *paths: Path) -> None:
-    """Run a module of ours with these arguments, without network, GPU or secrets.
+    """Run a module of ours, without network, GPU or secrets; the last path is where it writes, for everybody to read.
 
     Raises:
         ModelBroken: it failed; with the last line of what it said.
@@ -31,3 +31,5 @@ def run_apart(module: str, *paths: Path) -> None:
     if done.returncode != 0:
         said = done.stderr.strip().splitlines() or [f"{module} ended with {done.returncode}, without a word"]
         raise ModelBroken(said[-1])
+    for written in paths[-1].rglob("*"):  # safetensors' are the owner's alone
+        written.chmod(0o755 if written.is_dir() else 0o644)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rerankq_worker.host.devices import Device, chosen_devices
@@ -9,7 +10,7 @@ from rerankq_worker.host.memory import memory_of
 from rerankq_worker.model.adapters import is_adapter
 from rerankq_worker.model.errors import ModelError
 from rerankq_worker.model.facts import SCALE_IN_WORDS, Facts, facts_of
-from rerankq_worker.model.files import fingerprint, locate
+from rerankq_worker.model.files import base_of, fingerprint, locate
 from rerankq_worker.model.published import golden_pairs, is_known
 from rerankq_worker.model_commands.words import in_bytes, in_millions
 from rerankq_worker.settings import WorkerSettings
@@ -33,16 +34,16 @@ def print_info(settings: WorkerSettings, as_json: bool) -> int:
     """
     directory, name, revision = locate(settings.model, settings.model_revision, offline=True)
     if is_adapter(directory):
-        revision = None  # that of both in one, once they are
+        revision = None  # a commit names the one of both
     facts = facts_of(directory)
-    told = _told(name, revision or _fingerprint(facts), facts, settings)
+    told = _told(name, revision or _fingerprint(directory), facts, settings)
     print(json.dumps(told, ensure_ascii=False) if as_json else "\n".join(_lines(told)))
     return 0
 
 
-def _fingerprint(facts: Facts) -> str:
+def _fingerprint(directory: Path) -> str:
     try:
-        return fingerprint(facts.path)
+        return base_of(directory, offline=True)[2] if is_adapter(directory) else fingerprint(directory)
     except (ModelError, OSError):  # said as the reason why it is not served
         return ""
 
