@@ -160,6 +160,14 @@ def test_a_model_of_plain_pairs_reads_no_instruction(serve: Callable[[str], Serv
         serve("deberta").read("a", ["b"], instruction="Find")
 
 
+def test_a_template_without_a_place_for_instructions_reads_none(tmp_path: Path) -> None:
+    bare = "<|im_start|>{{ messages[0].content }}?\n{{ messages[1].content }}<|im_end|>\n"
+    engine = Engine.load(qwen3(tmp_path, template=bare), device="cpu")
+
+    with pytest.raises(NoInstruction):
+        engine.read(Reading(query="a", documents=["b"], instruction="Find"))
+
+
 def test_an_instruction_without_end_is_refused(serve: Callable[[str], Served]) -> None:
     with pytest.raises(InstructionTooLong, match="no room in a row of 200 tokens"):
         serve("qwen3").read("a", ["b"], instruction="panda " * 300)

@@ -113,7 +113,13 @@ def test_of_several_models_the_one_that_answers_what_names_none_comes_first(
 def test_info_is_what_teis_clients_look_for(redis: RedisServer, http: TestClient, shared_data: Path) -> None:
     with redis.client() as client:
         worker = WorkerStatus(
-            name="a", state="ready", lanes=("bulk",), model="m", dtype="float16", max_length_tokens=2048
+            name="a",
+            state="ready",
+            lanes=("bulk",),
+            model="m",
+            dtype="fp16",
+            max_length_tokens=2048,
+            engine="packed",
         )
         Heartbeats(client).tell(worker)
 
@@ -121,7 +127,8 @@ def test_info_is_what_teis_clients_look_for(redis: RedisServer, http: TestClient
 
     theirs = json.loads((shared_data / "fixtures" / "tei_openapi.json").read_text())
     schema = theirs["components"]["schemas"]["Info"]
-    assert info.keys() == schema["properties"].keys()
+    assert info.keys() == schema["properties"].keys() | {"engine", "family", "scale"}
+    assert info["engine"] == "packed"
     assert info["model_type"]["reranker"]["label2id"] == {"LABEL_0": 0}
     assert (info["max_input_length"], info["model_sha"]) == (2048, None)
 

@@ -11,12 +11,15 @@ from rerankq_worker.link.frames import (
     Failed,
     Hello,
     Leaving,
+    NotRead,
     RowsToScore,
     Running,
     Scores,
+    TextsToRead,
     decode,
     encode,
 )
+from rerankq_worker.model.reading import DocumentTooLong, NoInstruction, QueryTooLong, Reading, Unreadable
 from rerankq_worker.scoring import EngineInfo
 from tests.process.engine_under_test import rows_of
 
@@ -27,6 +30,9 @@ from tests.process.engine_under_test import rows_of
         pytest.param(Hello("b1", EngineInfo("m", "r", "cpu", "fp32", 1024, 32, 4096)), id="hello"),
         pytest.param(Failed("no"), id="failed"),
         pytest.param(Leaving(), id="leaving"),
+        pytest.param(
+            TextsToRead(Reading(query="大", documents=["", "a\n"], max_windows_per_doc=3)), id="texts"
+        ),
     ],
 )
 def test_a_frame_of_words_comes_out_as_it_went_in(frame: frames.Frame) -> None:
@@ -44,6 +50,18 @@ def test_rows_come_out_as_they_went_in(lengths: list[int], is_suspect: bool) -> 
     assert (out.job_id, out.lane, out.suspect) == ("job", "bulk", is_suspect)
     assert out.indices.tolist() == indices.tolist()
     assert [row.tolist() for row in out.rows] == [row.tolist() for row in rows]
+
+
+@pytest.mark.parametrize("error", [QueryTooLong(5), DocumentTooLong([1, 4], 9), NoInstruction()], ids=str)
+def test_why_texts_cannot_be_read_comes_out_as_it_went_in(error: Unreadable) -> None:
+    out = decode(encode(NotRead(error)))
+
+    assert isinstance(out, NotRead)
+    assert (type(out.error), str(out.error)) == (type(error), str(error))
+
+
+def test_texts_are_in_no_frames_words() -> None:
+    assert "secret" not in repr(TextsToRead(Reading(query="secret", documents=["secret"])))
 
 
 def test_scores_keep_every_bit_and_nan() -> None:

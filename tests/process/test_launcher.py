@@ -341,7 +341,7 @@ def test_health_is_0_while_ready_and_1_before_and_after(
     after = run_command(environment, "health", "--live")
 
     assert (before.returncode, before.stdout) == (1, f"broken: no engine has reported in {tmp_path}\n")
-    assert (meanwhile.returncode, meanwhile.stdout) == (0, "cpu0 ready\n")
+    assert (meanwhile.returncode, meanwhile.stdout) == (0, "cpu0 ready, packed\n")
     assert (after.returncode, after.stdout) == (1, "cpu0 broken\n")
 
 

@@ -142,7 +142,8 @@ def _health(options: argparse.Namespace) -> int:
     settings = WorkerSettings.load()
     statuses, beats = health.engines(settings.runtime_path), health.beats(settings.runtime_path)
     for status in statuses:
-        print(f"{status.device} {status.state}")
+        engine = f", {status.engine}" if status.engine and status.state in health.IN_SERVICE else ""
+        print(f"{status.device} {status.state}{engine}")
     for beat in beats:
         print(f"{beat.node} {beat.state}")
     if not statuses:

@@ -60,12 +60,13 @@ def _show(found: "list[WorkerStatus]") -> None:
                 f"{worker.limits_seconds[lane]:g} s" for lane in worker.lanes if lane in worker.limits_seconds
             ),
             f"{worker.device} {worker.dtype}".strip(),
+            worker.engine,
             f"{worker.model} {short(worker.revision)}".strip(),
             f"{worker.seen_seconds_ago:.0f} s ago",
         )
         for worker in found
     ]
-    print_table(("worker", "state", "lanes", "limits", "device", "model", "seen"), rows)
+    print_table(("worker", "state", "lanes", "limits", "device", "engine", "model", "seen"), rows)
 
 
 def models(as_json: options.Json = False) -> None:

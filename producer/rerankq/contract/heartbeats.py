@@ -40,7 +40,11 @@ class WorkerStatus:
     model: str = ""
     revision: str = ""
     engine: str = ""
+    """`packed` or `sentence-transformers`; nothing in the words of an older worker."""
     family: str = ""
+    """`model_type` of the model's config.json."""
+    scale: str = ""
+    """How a logit becomes a relevance score."""
     limits_seconds: Mapping[str, float] = field(default_factory=dict[str, float])
     """How long a job may take here, by lane; absent in the words of an older worker."""
     max_length_tokens: int | None = None
@@ -82,6 +86,7 @@ class _Beat(BaseModel):
     revision: str = ""
     engine: str = ""
     family: str = ""
+    scale: str = ""
     limits_seconds: dict[str, float] = {}
     max_length_tokens: int | None = None
     serves_unnamed: bool = True

@@ -374,7 +374,7 @@ def _schemas() -> dict[str, Schema]:
                 "complete": {"type": "boolean"},
                 "scored": COUNT,
                 "total": COUNT,
-                "worker": _object({"name": TEXT, "device": TEXT, "dtype": TEXT, "revision": TEXT}),
+                "worker": _object(dict.fromkeys(("name", "device", "dtype", "engine", "revision"), TEXT)),
                 "timings": {"type": "object", "additionalProperties": NUMBER},
             }
         ),
@@ -440,6 +440,7 @@ def _schemas() -> dict[str, Schema]:
                 "model_id": TEXT,
                 "model_sha": text_or_nothing,
                 "model_dtype": TEXT,
+                **dict.fromkeys(("engine", "family", "scale"), TEXT),
                 "served_model_name": TEXT,
                 "model_type": _object(
                     {"reranker": _object({"id2label": {"type": "object"}, "label2id": {"type": "object"}})}
@@ -470,8 +471,7 @@ def _schemas() -> dict[str, Schema]:
                 "dtype": TEXT,
                 "model": TEXT,
                 "revision": TEXT,
-                "engine": TEXT,
-                "family": TEXT,
+                **dict.fromkeys(("engine", "family", "scale"), TEXT),
                 "serves_unnamed": {"type": "boolean"},
                 "pairs_per_second": _any(NUMBER, NOTHING),
                 "seen_seconds_ago": NUMBER,

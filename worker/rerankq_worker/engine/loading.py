@@ -30,6 +30,23 @@ Forward = Callable[[Sequence[TokenIds]], Tensor]
 """Rows to fp32 logits [n]; what the engine calls for every batch, and what its tests replace."""
 
 
+class Model(Protocol):
+    """A model resident on its device, packed or not."""
+
+    @property
+    def pads(self) -> bool:
+        """Whether a batch takes the memory of rows that are all as long as its longest."""
+        ...
+
+    def __call__(self, rows: Sequence[TokenIds]) -> Tensor:
+        """Logits, fp32, [n]; on CUDA they may not have been computed yet when this returns."""
+        ...
+
+    def exactly(self, device: torch.device, rows: Sequence[TokenIds]) -> Tensor:
+        """The same in fp32 arithmetic, on the device or on the CPU."""
+        ...
+
+
 class BuildPacked(Protocol):
     """Takes the weights of `source`, transformers' own model in fp32 on the CPU, and empties it."""
 
@@ -61,7 +78,7 @@ PROBES = (
 class Loaded:
     """A model as an engine needs it."""
 
-    model: PackedModel
+    model: Model
     reader: Reader
     max_length_tokens: int
     vocabulary_size: int

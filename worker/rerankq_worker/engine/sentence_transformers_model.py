@@ -194,8 +194,13 @@ def _load(directory: Path, device: torch.device, dtype: torch.dtype) -> Any:
         )
         architecture = Architecture.of_model(cross_encoder.transformers_model)
         for report in reports:
-            names = ("missing_keys", "unexpected_keys", "mismatched_keys")
-            refuse_unfit(directory, *(report[name] for name in names), architecture)
+            refuse_unfit(
+                directory,
+                report["missing_keys"],
+                report["unexpected_keys"],
+                report["mismatched_keys"],
+                architecture,
+            )
         refuse_broken_numbers(directory, cross_encoder)
         _refuse_heads(directory, cross_encoder)
     return cross_encoder.eval()

@@ -276,8 +276,10 @@ def _render(first: Any, query: str, document: str, system: str) -> str:
 
 def _trimmed(first: Any, marks: Mapping[str, str]) -> list[str]:
     wide = {slot: f" \n{mark} \n" for slot, mark in marks.items()}
-    told = _render(first, *wide.values()) or _render(first, wide["query"], wide["document"], "")
-    return [slot for slot, text in wide.items() if text not in told]
+    bare, instructed = (
+        _render(first, wide["query"], wide["document"], system) for system in ("", wide["system"])
+    )
+    return [slot for slot, text in wide.items() if text not in (instructed if slot == "system" else bare)]
 
 
 class TemplateReader:

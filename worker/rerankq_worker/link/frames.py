@@ -92,7 +92,7 @@ class Leaving:
     """The engine stops in good order; no row of this connection is on the device."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class TextsToRead:
     """A query and some of a job's documents, to be made rows of."""
 

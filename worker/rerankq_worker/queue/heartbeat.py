@@ -177,6 +177,7 @@ class Heartbeat(bootsteps.StartStopStep):
             revision=engine.revision,
             engine=engine.engine,
             family=engine.family,
-            max_length_tokens=self._settings.max_length_tokens,
+            scale=engine.scale,
+            max_length_tokens=engine.max_length_tokens or self._settings.max_length_tokens,
             serves_unnamed=self._settings.serve_unnamed,
         )
