@@ -1,12 +1,14 @@
 """What is taken for a worker, whatever somebody else has written beside it."""
 
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from redis import Redis
 
 from rerankq.contract import keys, wire
-from rerankq.contract.heartbeats import FORGET_AFTER_SECONDS, Heartbeats, WorkerStatus
+from rerankq.contract.heartbeats import FORGET_AFTER_SECONDS, TRAFFIC_MEMORY_SECONDS, Heartbeats, WorkerStatus
 from tests.redis_server import RedisServer
 
 OURS = WorkerStatus(name="ours@host", state="ready", lanes=("bulk",), device="cpu0")
@@ -64,6 +66,23 @@ def test_a_key_of_another_type_is_nobody_until_the_next_beat_replaces_it(redis: 
 
     (worker,) = heartbeats.alive()
     assert (worker.seconds_per_job, worker.pairs_per_second) == ({"bulk": 0.5}, 512.0)
+
+
+def test_pairs_scored_long_ago_count_for_less_and_those_of_an_older_worker_for_none(redis: "Redis") -> None:
+    heartbeats = Heartbeats(redis)
+    for name in ("late@h", "long-ago@h", "older@h"):
+        heartbeats.tell(replace(OURS, name=name))
+        heartbeats.tell_pace(name, {"bulk": 0.5}, 512.0, 1000.0)
+    long_ago = {"bulk": 0.5, "recent_pairs": 1000.0, "told": redis.time()[0] - 2 * TRAFFIC_MEMORY_SECONDS}
+    redis.hset(
+        keys.PACE, mapping={"long-ago@h": wire.encode(long_ago), "older@h": wire.encode({"bulk": 0.5})}
+    )
+
+    recent = {worker.name: worker.recent_pairs for worker in heartbeats.alive()}
+
+    assert recent["late@h"] == pytest.approx(1000, rel=0.1)
+    assert recent["long-ago@h"] == pytest.approx(1000 / math.e**2, rel=0.1)
+    assert recent["older@h"] == 0
 
 
 def test_a_later_release_may_say_more_and_serve_other_lanes(redis: "Redis") -> None:

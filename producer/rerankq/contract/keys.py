@@ -19,7 +19,7 @@
 | rerankq:cancel:<id>      | string | "1": the job was called off                  | JOB_TTL, till answer |
 | rerankq:payload:<id>     | string | zstd body of a large message (claim check)   | JOB_TTL              |
 | rerankq:workers          | hash   | worker name -> its last heartbeat as JSON    | pruned by age        |
-| rerankq:pace             | hash   | worker name -> seconds a job takes, by lane  | with its worker      |
+| rerankq:pace             | hash   | worker name -> its pace, and pairs of late   | with its worker      |
 | rerankq:models           | zset   | model that jobs named -> when one did last   | JOB_TTL              |
 
 A job's record has of its sender fingerprint, lane, total, submitted and deadline, of the transport published, of both
