@@ -282,16 +282,18 @@ def test_what_was_not_scored_in_time_is_left_out_and_told(
 
 
 SERVED = "BAAI/bge-reranker-v2-m3"
-REFUSED = "refused"
+NOT_SERVED = "refused"
 NAMES = {
     "served": (SERVED, SERVED),
     "in other letters": ("baai/BGE-reranker-v2-m3", SERVED),
     "its last part": ("bge-reranker-v2-m3", SERVED),
     "its last part, of another house": ("mixedbread-ai/bge-reranker-v2-m3", SERVED),
     "at its revision": (f"{SERVED}@953dc6f", f"{SERVED}@953dc6f6f85a"),
-    "at another revision": (f"{SERVED}@abcdef0", REFUSED),
+    "at another revision": (f"{SERVED}@abcdef0", NOT_SERVED),
+    "its last part, at another revision": ("bge-reranker-v2-m3@abcdef0", NOT_SERVED),
     "a label": ("rerank-v3.5", None),
-    "another model": ("jinaai/jina-reranker-v2-base-multilingual", REFUSED),
+    "a label with a revision": ("rerank@v3.5", None),
+    "another model": ("jinaai/jina-reranker-v2-base-multilingual", NOT_SERVED),
     "none": ("", None),
 }
 
@@ -308,7 +310,7 @@ def test_a_name_of_a_served_model_is_meant_and_one_without_a_slash_else_a_label(
 
     reply = http.post("/v1/rerank", json={**ASKED, "model": name})
 
-    if meant == REFUSED:
+    if meant == NOT_SERVED:
         assert (reply.status_code, reply.json()["error"]["type"]) == (404, "model_not_found")
         assert served in reply.json()["message"]
     else:

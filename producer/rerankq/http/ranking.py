@@ -38,7 +38,7 @@ async def served_model(service: Service, asked: str | None) -> str | None:
     """The model that a request means, as its workers call it; None where it means whichever is served.
 
     Most clients cannot do without a model's name, and many send a fixed one (`rerank-v3.5`): a name without a slash is
-    such a label, unless a model that is served is called so. With one it is a Hub id, and meant.
+    such a label, unless a model that is served is called so, at whatever revision. With one it is a Hub id, and meant.
 
     Raises:
         Refusal: the one that is meant is not served.
@@ -46,11 +46,13 @@ async def served_model(service: Service, asked: str | None) -> str | None:
     if asked is None:
         return None
     workers = await service.client.workers()
-    names = dialects.meant(asked, [(worker.model, worker.revision) for worker in workers if worker.model])
-    if names or "/" not in asked:
-        return names
+    served = [(worker.model, worker.revision) for worker in workers if worker.model]
+    found = dialects.meant(asked, served)
+    name, at_revision, _ = asked.partition("@")
+    if found or ("/" not in asked and not dialects.meant(name, served)):
+        return found
     if workers and all(worker.model for worker in workers):
-        raise _not_served({worker.model for worker in workers})
+        raise _not_served({"@".join(each) if at_revision else each[0] for each in served})
     return asked
 
 
