@@ -23,7 +23,9 @@ File = Annotated[
     Path | None, typer.Option("--file", "-f", help="Documents, one per line; `-` is standard input.")
 ]
 TopN = Annotated[int | None, _request("--top-n", "-n", min=1, help="Only the best N results.")]
-RawScores = Annotated[bool, _request("--raw-scores", help="Scores as logits instead of 0 to 1.")]
+RawScores = Annotated[
+    bool, _request("--raw-scores", help="Scores as logits instead of on the model's scale, mostly 0 to 1.")
+]
 MaxTokensPerDoc = Annotated[int | None, _request(min=1, help="Read only this many tokens of each document.")]
 Truncation = Annotated[bool, _request(help="Cut a document that is too long, or fail the job.")]
 LongDocumentsOption = Annotated[

@@ -208,7 +208,7 @@ class RerankRequest(BaseModel):
     truncation: bool = True
     """False: a document that is too long is an error for the whole job, named by its index."""
     raw_scores: bool = False
-    """`relevance_score` is the logit itself rather than its sigmoid."""
+    """`relevance_score` is the logit itself rather than what the model makes of it, most a sigmoid."""
     model: Annotated[str, AfterValidator(_model_name)] | None = None
     """Its name, or `name@revision`: the job waits for a worker of this model; any worker's will do when absent."""
     deadline: Annotated[float, BeforeValidator(_real), Field(allow_inf_nan=False)] | None = None
@@ -353,7 +353,8 @@ class RankedDocument(BaseModel):
     index: int
     """Position in the request's `documents`."""
     relevance_score: float | None
-    """0..1 (sigmoid of the logit), or the logit when raw scores were asked for; None when unscored."""
+    """On the model's own scale, for most 0..1 (sigmoid of the logit), or the logit when raw scores were asked for; None
+    when unscored."""
     logit: float | None
     """Raw float32 logit; None when unscored."""
     truncated: bool = False

@@ -566,6 +566,30 @@ def test_raw_scores_have_bars_from_the_least_to_the_greatest(page: Page) -> None
     assert widths == ["100%", "50%", "0%"]
 
 
+def test_scores_beyond_0_to_1_have_such_bars_too(page: Page) -> None:
+    answer(page, results_of([8.5, -1.0, -10.5]))
+
+    page.get_by_role("button", name="Rank").click()
+
+    ranked(page)
+    widths = page.locator(".bar i").evaluate_all("bars => bars.map(bar => bar.style.width)")
+    assert widths == ["100%", "50%", "0%"]
+
+
+def test_long_documents_are_read_whole_and_the_window_is_told(page: Page) -> None:
+    told = results_of([0.5])
+    told["results"][0]["window"] = {"index": 2, "total": 7, "start": 5395, "end": 8406}
+    answer(page, told)
+    page.get_by_label("long documents whole").check()
+
+    with page.expect_request("**/v1/rerank") as asked:
+        page.get_by_role("button", name="Rank").click()
+
+    ranked(page)
+    assert asked.value.post_data_json["long_documents"] == "windows"
+    assert page.get_by_text("best of 7 windows: number 3, characters 5,395 to 8,406").count() == 1
+
+
 def test_what_was_cut_and_what_was_not_scored_is_told(page: Page) -> None:
     told = results_of([0.5, None], complete=False, scored=1)
     told["results"][0]["truncated"] = True
