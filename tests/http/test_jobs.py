@@ -13,7 +13,8 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.testclient import TestClient
 
-from rerankq import AsyncRerankClient
+from rerankq import AsyncRerankClient, Cancelled, Ranking
+from rerankq.aio import AsyncJob
 from rerankq.contract import keys
 from rerankq.http import HttpSettings, create_app
 from rerankq.http.jobs import LONGEST_KEY_CHARACTERS, PATH, UNDER_WAY
@@ -235,6 +236,23 @@ def test_a_job_that_is_answered_stays_so(live: TestClient) -> None:
 
     assert refused.status_code == 409
     assert told(live, where)["state"] == "done"
+
+
+def test_a_job_that_is_answered_while_it_is_called_off_is_told_as_answered(
+    live: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = live.post(PATH, json=body("bear")).headers["location"]
+    assert told(live, where)["state"] == "done"
+    whole, heard = AsyncJob.result, iter([Cancelled("just before")])
+
+    async def late(job: AsyncJob, timeout: float | None = None) -> Ranking:
+        for error in heard:
+            raise error
+        return await whole(job, timeout)
+
+    monkeypatch.setattr(AsyncJob, "result", late)
+
+    assert "ranking" in told(live, where)
 
 
 def test_fifty_who_wait_take_no_thread_and_hear_at_once(witnessed: Service) -> None:

@@ -14,6 +14,7 @@ from rerankq.aio import AsyncJob
 from rerankq.answers import JobStatus
 from rerankq.contract.errors import (
     BrokerUnavailable,
+    Cancelled,
     InvalidRequest,
     JobUnknown,
     RerankError,
@@ -100,7 +101,8 @@ async def _standing(job: AsyncJob, wait: float) -> tuple[JobStatus, Ranking | Re
     while True:
         end = await _end(job, wait)
         status = await job.status()
-        if end is not None or status.state in UNDER_WAY:
+        was_overtaken = isinstance(end, Cancelled) and status.state == "done"
+        if not was_overtaken and (end is not None or status.state in UNDER_WAY):
             return status, end
         wait = 0.0  # it has ended between the two
 
