@@ -1,12 +1,13 @@
 """What a run or a row of it may ask of every ranking: windows, a threshold; and what becomes of it in each format."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rerankq import RerankClient
+from rerankq import InvalidRequest, RerankClient
 from rerankq.bulk import rerank_many, rerank_table
 from rerankq.bulk.evaluate import evaluate
 from tests.bulk.answering import AnsweringWorker
@@ -42,6 +43,17 @@ def test_columns_have_it_too(client: RerankClient, worker: AnsweringWorker, tmp_
 
     results = parquet.read_table(tmp_path / "out.parquet").column("results").to_pylist()
     assert [one[0]["window"] for one in results] == [WINDOW, None]
+
+
+def test_an_option_of_the_run_that_no_request_may_have_is_refused_before_a_row_is_asked(
+    client: RerankClient, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+
+    with pytest.raises(InvalidRequest, match=r"^score_threshold: expected a finite number$"):
+        run(client, write(tmp_path / "in.jsonl", [ROW]), out, options={"score_threshold": math.nan})
+
+    assert not out.exists()
 
 
 LEFT_OUT = {

@@ -65,11 +65,13 @@ def test_a_long_document_is_read_whole_and_what_is_too_low_is_left_out(
 
     whole = json.loads(rerankq.run(*asked, "--max-windows", "9").out)
     cut = json.loads(rerankq.run(*asked, "--long-documents", "truncate").out)
+    told = rerankq.run(*asked[:-1], "--long-documents", "truncate").out
 
     assert [(r["index"], r["window"]["total"]) for r in whole["results"]] == [
         (1, whole["usage"]["pairs"] - 1)
     ]
     assert (cut["results"], cut["total"]) == ([], 2)
+    assert told.startswith("none of 2 reaches the threshold")
 
 
 def test_a_job_is_picked_up_again_by_its_id(rerankq: Command) -> None:

@@ -20,7 +20,7 @@ from rerankq.bulk.rows import InputRow, may_leave_out
 from rerankq.bulk.selection import Selection, once_seen
 from rerankq.bulk.task import Task
 from rerankq.contract.errors import InvalidRequest
-from rerankq.contract.messages import OPTIONS_SINCE_VERSION_2
+from rerankq.contract.messages import OPTIONS_SINCE_VERSION_2, parse_request
 
 _TABLES, _RUNS = ("csv", "tsv"), ("trec",)
 _OPTIONS = ("top_n", "max_tokens_per_doc", "truncation", "raw_scores", *OPTIONS_SINCE_VERSION_2)
@@ -32,6 +32,7 @@ class Plan:
 
     def __init__(self, task: Task) -> None:
         self.task = task
+        parse_request({"query": "any", "documents": ["any"], **task.options})  # else it would fail row by row
         self.selection = Selection.of(task.where, task.skip, task.limit, task.shard)
         self._refuse_no_place_to_write()
         self._refuse_reading_what_is_written()

@@ -67,7 +67,10 @@ def show_ranking(ranking: Ranking, texts: list[str] | None, *, as_json: bool) ->
     if as_json:
         print(ranking.model_dump_json(exclude_none=texts is None))
         return
-    out.print(ranking_table(ranking, texts))
+    if ranking.results:
+        out.print(ranking_table(ranking, texts))
+    else:
+        out.print(f"none of {ranking.scored} reaches the threshold")
     if any(result.truncated for result in ranking.results):
         out.print("✂ only the beginning was read", style="yellow")
     note = incomplete_line(ranking)
