@@ -192,8 +192,8 @@ def nobody_for(model: str | None, workers: Sequence[WorkerStatus]) -> NoWorkers:
             f"served: {served}"
         )
     return NoWorkers(
-        f"no worker serves the model {shortened(model)}; served: {served}; start one that does, or `submit` the job "
-        "and let it wait"
+        f"no worker serves the model {shortened(model)}; served: {served or 'none'}; start one that does, or "
+        "`submit` the job and let it wait"
     )
 
 

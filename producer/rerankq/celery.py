@@ -6,16 +6,20 @@
 Stands beside whatever Celery the application has, from 5.5, and sends by the application's own connection.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from celery import Celery
 from celery.app import app_or_default, routes
 from celery.canvas import Signature
+from redis.exceptions import RedisError
 
+from rerankq.contract import keys
 from rerankq.contract.errors import InvalidRequest, InvalidSettings
 from rerankq.contract.keys import queue_of
-from rerankq.contract.messages import LANES, Document, Lane, parse_request
+from rerankq.contract.messages import LANES, Document, Lane, is_model_name, parse_request
 from rerankq.contract.wire import PACK_TASK, RERANK_TASK
 
 # Ours goes as JSON, whatever the application's other tasks go as.
@@ -111,12 +115,24 @@ def _aiming(app: Celery, send: Callable[..., Any]) -> Callable[..., Any]:
     """How the application sends, and no other of the process: Celery's signal tells nobody whose task it is."""
 
     def send_aimed(producer: Any, name: str, message: Any, **options: Any) -> Any:
-        if name in (RERANK_TASK, PACK_TASK):
-            _aim_what_follows(app, message.body)
-        return send(producer, name, message, **options)
+        if name not in (RERANK_TASK, PACK_TASK):
+            return send(producer, name, message, **options)
+        _aim_what_follows(app, message.body)
+        sent = send(producer, name, message, **options)
+        _note_model(producer, message.body)
+        return sent
 
     send_aimed.aims = True  # pyright: ignore[reportFunctionMemberAccess] - `route` may be called again
     return send_aimed
+
+
+def _note_model(producer: Any, body: Any) -> None:
+    """Let `rerankq models` list what waits for a model that nobody serves; the job is sent, whatever comes of it."""
+    kwargs = body.get("kwargs") if isinstance(body, dict) else body[1]
+    model = kwargs.get("model") if isinstance(kwargs, Mapping) else None
+    if is_model_name(model):
+        with suppress(AttributeError, RedisError), producer.channel.conn_or_acquire() as redis:
+            redis.zadd(keys.MODELS, {model: time.time()})
 
 
 def _aim_what_follows(app: Celery, body: Any) -> None:

@@ -22,6 +22,7 @@ from rerankq.local.stack import LocalStack
 from rerankq.submission import job_submission
 from tests.cli.conftest import Command
 from tests.cli.test_local_parts import is_gone, wait_until
+from tests.redis_server import RedisServer
 
 QUERY, WRONG, RIGHT = "中国的首都是哪里？", "西红柿炒蛋是一道家常菜。", "北京是中国的政治中心和首都。"
 
@@ -163,6 +164,17 @@ def test_models_are_listed_whole_where_no_terminal_is(rerankq: Command, stack: L
     with redis_client(stack.broker_url, 10) as redis:
         rerankq.run("cancel", lost)
         redis.delete(*waited_for["queues"])
+
+
+def test_models_tells_of_jobs_without_a_name_that_nobody_takes(
+    rerankq: Command, redis_server: RedisServer
+) -> None:
+    with redis_server.client() as redis:
+        redis.flushall()
+    rerankq.environment["RERANKQ_BROKER_URL"] = redis_server.url
+    rerankq.run("submit", "q", "a")
+
+    assert "jobs that name no model: 1 wait, for no worker takes any" in rerankq.run("models").out
 
 
 def test_settings_tell_both_sides_and_where_each_value_came_from(rerankq: Command, stack: LocalStack) -> None:

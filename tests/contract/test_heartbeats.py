@@ -9,6 +9,7 @@ from redis import Redis
 
 from rerankq.contract import keys, wire
 from rerankq.contract.heartbeats import FORGET_AFTER_SECONDS, TRAFFIC_MEMORY_SECONDS, Heartbeats, WorkerStatus
+from rerankq.contract.served import served_models
 from tests.redis_server import RedisServer
 
 OURS = WorkerStatus(name="ours@host", state="ready", lanes=("bulk",), device="cpu0")
@@ -83,6 +84,20 @@ def test_pairs_scored_long_ago_count_for_less_and_those_of_an_older_worker_for_n
     assert recent["late@h"] == pytest.approx(1000, rel=0.1)
     assert recent["long-ago@h"] == pytest.approx(1000 / math.e**2, rel=0.1)
     assert recent["older@h"] == 0
+
+
+def test_an_older_worker_serves_no_model_by_its_name(redis: "Redis") -> None:
+    older = BEAT | {"seen": redis.time()[0], "model": "m", "revision": "1"}
+    redis.hset(keys.WORKERS, "older@host", wire.encode(older))
+
+    (worker,) = Heartbeats(redis).alive()
+    listed = served_models([worker], {("bulk", "m"): 2})
+
+    assert [worker.may_serve(model) for model in (None, "m", "m@1")] == [True, False, False]
+    assert [(each.model, len(each.workers), each.waiting["bulk"]) for each in listed] == [
+        ("m", 1, 0),
+        ("m", 0, 2),
+    ]
 
 
 def test_a_later_release_may_say_more_and_serve_other_lanes(redis: "Redis") -> None:

@@ -12,7 +12,8 @@ from kombu import Queue
 from kombu.serialization import loads
 
 import rerankq.celery
-from rerankq import InvalidRequest, InvalidSettings
+from rerankq import InvalidRequest, InvalidSettings, RerankClient
+from rerankq.contract import keys
 from tests.conftest import REPOSITORY
 from tests.redis_server import RedisServer
 
@@ -70,6 +71,16 @@ def test_a_request_of_words_that_are_newer_says_which_version_reads_it(shop: Cel
 
     expected = {"long_documents": "windows", "max_windows_per_doc": 4, "instruction": "answers"}
     assert kwargs == {**expected, "version": 2}
+
+
+def test_the_model_that_a_task_names_is_known_as_asked_for(shop: Celery, redis_server: RedisServer) -> None:
+    rerankq.celery.signature("panda", ["a"], model="org/misspelt", app=shop).delay()
+    shop.send_task("rerankq.rerank", kwargs={"query": "panda", "documents": ["a"], "model": "by/hand"})
+
+    with RerankClient(redis_server.url) as client:
+        assert client.model_lanes()["interactive", "org/misspelt"] == 1
+    with redis_server.client() as redis:
+        assert set(redis.zrange(keys.MODELS, 0, -1)) == {b"org/misspelt", b"by/hand"}
 
 
 def test_a_task_named_by_hand_finds_its_lane(shop: Celery) -> None:

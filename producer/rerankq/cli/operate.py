@@ -89,6 +89,11 @@ def models(as_json: options.Json = False) -> None:
         print(json.dumps({"models": [_facts(each) for each in found], "unnamed": unnamed}))
         return
     _show_models(found)
+    in_vain = sum(jobs for (_, model), jobs in waiting.items() if model is None)
+    if in_vain and not any(worker.serves_unnamed for worker in workers):
+        out.print(
+            f"jobs that name no model: {in_vain:,} wait, for no worker takes any; RERANKQ_SERVE_UNNAMED=true lets one"
+        )
 
 
 def _facts(of: "ServedModel") -> dict[str, Any]:

@@ -51,6 +51,8 @@ class WorkerStatus:
     """Tokens it reads of a pair; None in the words of an older worker."""
     serves_unnamed: bool = True
     """Whether it takes jobs that name no model."""
+    reads_lanes_of_models: bool = True
+    """False of an older worker."""
     seen_seconds_ago: float = 0.0
     seconds_per_job: Mapping[Lane, float] = field(default_factory=dict[Lane, float])
     """How long a job took here of late, by lane; absent where it has run none."""
@@ -61,8 +63,8 @@ class WorkerStatus:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What a request may call the model served here; nothing before that has been loaded."""
-        return names_of(self.model, self.revision)
+        """What a request may call the model served here; nothing where that is not loaded, or its lanes not read."""
+        return names_of(self.model, self.revision) if self.reads_lanes_of_models else ()
 
     def may_serve(self, model: str | None) -> bool:
         """Whether jobs that name this model, or none, are for this worker; for one that loads its model they may be."""
@@ -218,6 +220,7 @@ def _worker_status(name: bytes, beat: _Beat, pace: Mapping[str, float], now: flo
         name=name.decode(errors="replace"),
         lanes=tuple(lane for lane in LANES if lane in beat.lanes),
         seen_seconds_ago=max(now - beat.seen, 0.0),
+        reads_lanes_of_models="serves_unnamed" in beat.model_fields_set,
         seconds_per_job={lane: pace[lane] for lane in LANES if lane in pace},
         pairs_per_second=pace.get(_PAIRS),
         recent_pairs=faded(pace.get(_RECENT, 0.0), now - pace.get(_TOLD, now)),

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rerankq.contract.heartbeats import WorkerStatus, names_of
+from rerankq.contract.heartbeats import WorkerStatus
 from rerankq.contract.messages import LANES, Lane
 
 
@@ -24,7 +24,7 @@ class ServedModel:
     @property
     def names(self) -> tuple[str, ...]:
         """What jobs call it."""
-        return names_of(self.model, self.revision) if self.workers else (self.model,)
+        return _names(self.workers) if self.workers else (self.model,)
 
     @property
     def serves_unnamed(self) -> bool:
@@ -50,7 +50,7 @@ def served_models(
             model=model,
             revision=revision,
             workers=tuple(group),
-            waiting=_waiting(waiting, names_of(model, revision)),
+            waiting=_waiting(waiting, _names(group)),
             share=sum(worker.recent_pairs for worker in group) / all_pairs if all_pairs else None,
         )
         for (model, revision), group in sorted(groups.items())
@@ -68,6 +68,11 @@ def percentages(shares: Sequence[float]) -> list[int]:
     for place in by_loss[: round(sum(exact)) - sum(whole)]:
         whole[place] += 1
     return whole
+
+
+def _names(workers: Sequence[WorkerStatus]) -> tuple[str, ...]:
+    """What jobs call the model of these; nothing where all are of an older release."""
+    return max((worker.names for worker in workers), key=len)
 
 
 def _waiting(waiting: Mapping[tuple[Lane, str | None], int], names: Sequence[str]) -> dict[Lane, int]:
