@@ -15,7 +15,9 @@ from safetensors.torch import load_file
 from rerankq_worker.engine import Engine
 from rerankq_worker.engine.conversion import _make_tokenizer, _read, _refuse_reaching_out
 from rerankq_worker.model.errors import ModelBroken, ModelError, ModelNotFound
-from rerankq_worker.model_commands.converting import convert
+from rerankq_worker.model.files import find_model
+from rerankq_worker.model.programs import run_apart
+from rerankq_worker.model_commands.converting import PROGRAM, convert
 from rerankq_worker.settings import WorkerSettings
 from tests.fake_hub import fake_hub
 
@@ -161,6 +163,31 @@ def test_a_model_that_is_as_it_should_be_is_left_alone(
 
     assert capsys.readouterr().out.startswith("nothing to convert")
     assert not (tmp_path / "converted").exists()
+
+
+@pytest.fixture
+def with_a_layer(model_dir: Path) -> Path:
+    """The tiny model, and a layer of sentence-transformers behind it, which is a pickle."""
+    (model_dir / "1_Dense").mkdir()
+    torch.save({"linear.weight": torch.ones(1, 1)}, model_dir / "1_Dense" / "pytorch_model.bin")
+    (model_dir / "1_Dense" / "another.safetensors").write_bytes(b"")  # which nobody reads instead
+    kinds = {"": "sentence_transformers.models.Transformer", "1_Dense": "sentence_transformers.models.Dense"}
+    listed = [{"path": path, "type": kind} for path, kind in kinds.items()]
+    (model_dir / "modules.json").write_text(json.dumps(listed))
+    return model_dir
+
+
+def test_a_pickle_of_a_layer_beside_the_model_is_refused_with_the_way_out(with_a_layer: Path) -> None:
+    with pytest.raises(ModelBroken, match=r"1_Dense/pytorch_model\.bin.*`rerankq model convert"):
+        find_model(with_a_layer)
+
+
+def test_a_layer_beside_the_model_is_converted(with_a_layer: Path, tmp_path: Path) -> None:
+    run_apart(PROGRAM, with_a_layer, tmp_path / "converted")
+
+    shutil.copytree(tmp_path / "converted", with_a_layer, dirs_exist_ok=True)
+    assert load_file(with_a_layer / "1_Dense" / "model.safetensors")["linear.weight"].tolist() == [[1.0]]
+    find_model(with_a_layer)
 
 
 def test_a_model_without_any_weights_is_told_so(

@@ -14,6 +14,7 @@ from rerankq_worker.model.errors import ModelBroken, ModelNotFound, NotPacked, r
 from rerankq_worker.model.errors import ModelError as ModelError
 from rerankq_worker.model.family import FAMILIES, Family
 from rerankq_worker.model.fingerprints import DIGITS, fingerprint_over
+from rerankq_worker.model.pickles import pickled_module
 from rerankq_worker.model.scales import SCALES
 from rerankq_worker.model.small import WEIGHTS_SHA256, materialise
 
@@ -23,6 +24,7 @@ SHIPPED_MODEL = "small"
 ENGINES = ("auto", "packed", "sentence-transformers")
 NO_AND_YES = 2  # labels
 SAVED_CONFIG = "config_sentence_transformers.json"
+PICKLED = ", which can run code when read; convert them, which runs none:"
 HELD_AS = ("F64", "F32", "F16", "BF16")
 READ_BEFORE_LOADING = ("max_position_embeddings", "vocab_size")
 """Of these transformers' own defaults would do, silently, if they happened to fit."""
@@ -113,6 +115,11 @@ def read_json_object(file: Path) -> dict[str, Any]:
     return cast(dict[str, Any], content)
 
 
+def read_if_there(file: Path) -> dict[str, Any]:
+    """What a JSON file of a model holds; nothing where the model has none."""
+    return read_json_object(file) if file.is_file() else {}
+
+
 def read_config(directory: Path) -> dict[str, Any]:
     """config.json as a dictionary."""
     return read_json_object(directory / "config.json")
@@ -185,7 +192,7 @@ def scale_of(directory: Path) -> str:
         ModelBroken: none that is served.
     """
     config = read_config(directory)
-    saved = _read_if_there(directory / SAVED_CONFIG) if (directory / "modules.json").is_file() else {}
+    saved = read_if_there(directory / SAVED_CONFIG) if (directory / "modules.json").is_file() else {}
     own: Any = config.get("sentence_transformers")
     named = saved.get("activation_fn") or (own.get("activation_fn") if isinstance(own, dict) else None)
     named = named or config.get("sbert_ce_default_activation_function")
@@ -208,10 +215,6 @@ def scale_called(directory: Path, activation: str) -> str:
             "name torch.nn.Identity as its activation_fn to get what the model computes"
         )
     return name
-
-
-def _read_if_there(file: Path) -> dict[str, Any]:
-    return read_json_object(file) if file.is_file() else {}
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -238,7 +241,16 @@ def _checked(directory: Path, name: str, revision: str | None) -> ModelFiles:
         _check_tokenizer(directory)
         for file in weight_files(directory):
             _check_safetensors(file)
+        _refuse_pickled_modules(directory)
         return ModelFiles(path=directory, name=name, revision=revision or fingerprint(directory))
+
+
+def _refuse_pickled_modules(directory: Path) -> None:
+    pickle = pickled_module(directory, hub.files_in_repository(directory) or ())
+    if pickle is not None:
+        raise ModelBroken(
+            f"{directory} has a layer's weights as a pickle ({pickle}){PICKLED} {_convert(directory)}"
+        )
 
 
 def _convert(directory: Path) -> str:
@@ -252,7 +264,7 @@ def _convert(directory: Path) -> str:
 
 
 def _without_weights(directory: Path) -> str:
-    pickled = "has only pickled weights (*.bin), which can run code when read; convert them, which runs none:"
+    pickled = f"has only pickled weights (*.bin){PICKLED}"
     repository, at_the_hub = hub.repository_of(directory), hub.files_in_repository(directory)
     if any(directory.glob("*.bin")):
         return f"{directory} {pickled} {_convert(directory)}"
@@ -312,7 +324,7 @@ def _refuse_more_than_the_model(directory: Path) -> None:
     if not (directory / "modules.json").is_file():
         return
     modules: Any = json.loads((directory / "modules.json").read_text(encoding="utf-8"))
-    told, cut = (_read_if_there(directory / name) for name in (SAVED_CONFIG, "sentence_bert_config.json"))
+    told, cut = (read_if_there(directory / name) for name in (SAVED_CONFIG, "sentence_bert_config.json"))
     prompt = (told.get("prompts") or {}).get(told.get("default_prompt_name"))
     if len(modules) > 1 or prompt or cut.get("do_lower_case") or cut.get("processing_kwargs"):
         raise NotPacked(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rerankq_worker.model.family import Family
-from rerankq_worker.model.files import ModelBroken, read_config, read_json_object
+from rerankq_worker.model.files import ModelBroken, read_config, read_if_there
 
 READ_AS_IT_IS = ("PreTrainedTokenizerFast", "TokenizersBackend")
 """Classes for which transformers takes tokenizer.json whole; for others it builds the tokenizer anew."""
@@ -49,11 +49,6 @@ BY_CLASS: Mapping[str, tuple[Sequence[str], Sequence[str], Sequence[str], int]] 
     "XLMRobertaTokenizer": (["bos_token"], ["eos_token", "eos_token"], ["eos_token"], 0),
 }
 """The roles before, between and behind, and the segment of the document, in classes that are built anew."""
-
-
-def read_if_there(file: Path) -> dict[str, Any]:
-    """What a JSON file of a model holds; nothing where the model has none."""
-    return read_json_object(file) if file.is_file() else {}
 
 
 def tokenizer_class(directory: Path, family: Family) -> str:

@@ -37,12 +37,13 @@ def convert(settings: WorkerSettings, target: Path) -> int:
 
 
 def _fetched(settings: WorkerSettings) -> Path:
-    """The model's directory; of a Hub id whose weights are pickles, with these."""
+    """The model's directory; of a Hub id whose weights, or those of layers beside it, are pickles, with these."""
     model, revision, offline = settings.model, settings.model_revision, settings.offline
     source, _name, commit = locate(model, revision, offline)
-    if Path(model).expanduser().is_dir() or any(source.glob("*.safetensors")):
+    if hub.repository_of(source) is None or Path(model).expanduser().is_dir():
         return source
-    return hub.fetch(model, commit, offline, (*hub.PATTERNS, *pickles.PATTERNS))
+    wanted = (pickles.OF_MODULES,) if any(source.glob("*.safetensors")) else pickles.PATTERNS
+    return hub.fetch(model, commit, offline, (*hub.PATTERNS, *wanted))
 
 
 def _write(source: Path, target: Path, in_place: bool) -> None:
