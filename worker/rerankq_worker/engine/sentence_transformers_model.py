@@ -33,6 +33,15 @@ log = logging.getLogger(__name__)
 
 HELD = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 CPU = torch.device("cpu")
+NEIGHBOURS: Sequence[Callable[[int, TokenIds], object]] = (
+    lambda _index, _row: None,
+    lambda _index, row: len(row),
+    lambda index, _row: index,
+)
+"""What rows must have in common to be computed together: nothing, their length so that none is padded, themselves."""
+LONG_PROBE = 8
+ROUNDING = {"fp32": 1e-4, "fp16": 0.05, "bf16": 0.1}
+"""By how much a logit may move for its neighbours, of the greatest that it is among or of 1."""
 
 
 def load_cross_encoder(directory: Path, device: torch.device, dtype: str, max_length_tokens: int) -> Loaded:
@@ -72,9 +81,12 @@ class CrossEncoderModel:
         self._device = device
         self._cross_encoder = _load(directory, device, HELD[dtype])
         first = self._cross_encoder[0]
-        tokenizer = self._cross_encoder.tokenizer
+        tokenizer: Any = self._cross_encoder.tokenizer
+        if tokenizer.pad_token_id is None:
+            _give_padding(directory, tokenizer)
         self._pad = (int(tokenizer.pad_token_id), int(tokenizer.pad_token_type_id))
         self._pads_left = tokenizer.padding_side == "left"
+        self._neighbours, self._rounding = NEIGHBOURS[0], ROUNDING[dtype]
         self._reads_types = "token_type_ids" in tokenizer.model_input_names
         self._constants: dict[str, Any] = {
             "modality": "message" if "message" in first.modality_config else "text"
@@ -109,9 +121,33 @@ class CrossEncoderModel:
             rows = [row.token_ids for row in reader.read(Reading(query=PROBES[0], documents=PROBES))]
             if max(map(len, rows)) < reader.max_length_tokens:
                 self._refuse_other_features(rows)
-            if self(rows[:2]).shape != (2,):
+            if self(rows[:1]).shape != (1,):
                 raise ModelBroken(f"{self._directory}: CrossEncoder gives more than a score for each pair")
+            self._choose_neighbours(reader)
         return reader, reader.max_length_tokens
+
+    def _choose_neighbours(self, reader: Reader) -> None:
+        """As many rows in one forward pass as leave each other's scores alone."""
+        documents = ["", "", " ".join(PROBES * LONG_PROBE)]
+        rows = [row.token_ids for row in reader.read(Reading(query=PROBES[0], documents=documents))]
+        alone = torch.cat([self(rows[index : index + 1]) for index in range(len(rows))])
+        for neighbours in NEIGHBOURS:
+            self._neighbours = neighbours
+            if self._agrees(rows, alone):
+                break
+        if self._neighbours is not NEIGHBOURS[0]:
+            log.warning(
+                "%s: scores of this model depend on padding, so it computes %s: slower than one that knows padding",
+                self._directory.name,
+                "rows of one length at a time" if self._neighbours is NEIGHBOURS[1] else "each row alone",
+            )
+
+    def _agrees(self, rows: Sequence[TokenIds], alone: Tensor) -> bool:
+        apart = self._rounding * max(1.0, float(alone.abs().max()))
+        try:
+            return bool((self(rows) - alone).abs().max() <= apart)
+        except (ValueError, IndexError):  # as transformers' heads where config.json names no padding token
+            return False
 
     def _refuse_other_features(self, rows: Sequence[TokenIds]) -> None:
         prompts, default = self._cross_encoder.prompts, self._cross_encoder.default_prompt_name
@@ -129,6 +165,14 @@ class CrossEncoderModel:
     @torch.inference_mode()
     def __call__(self, rows: Sequence[TokenIds]) -> Tensor:
         """Logits, fp32, [n]; on CUDA they may not have been computed yet when this returns."""
+        together: dict[object, list[int]] = {}
+        for index, row in enumerate(rows):
+            together.setdefault(self._neighbours(index, row), []).append(index)
+        logits = [self._score([rows[index] for index in indices]) for indices in together.values()]
+        order = np.argsort(np.concatenate(list(together.values())))
+        return torch.cat(logits)[torch.from_numpy(order).to(self._device)]
+
+    def _score(self, rows: Sequence[TokenIds]) -> Tensor:
         features = {name: tensor.to(self._device) for name, tensor in self.features(rows).items()}
         scores: Tensor = self._cross_encoder({**features, **self._constants})["scores"].float()
         return scores[:, 1] - scores[:, 0] if scores.shape[1] == NO_AND_YES else scores.squeeze(1)
@@ -204,6 +248,16 @@ def _load(directory: Path, device: torch.device, dtype: torch.dtype) -> Any:
         refuse_broken_numbers(directory, cross_encoder)
         _refuse_heads(directory, cross_encoder)
     return cross_encoder.eval()
+
+
+def _give_padding(directory: Path, tokenizer: Any) -> None:
+    """Any token will do that no text has: it is masked, and where that does not suffice, rows are not padded."""
+    special = tokenizer.all_special_tokens
+    if not special:
+        raise ModelBroken(
+            f"{directory}: its tokenizer has no token for padding; name one as pad_token in tokenizer_config.json"
+        )
+    tokenizer.pad_token = tokenizer.eos_token or special[0]
 
 
 def _cross_encoder_class() -> Any:

@@ -127,7 +127,7 @@ def _pair_tokenizer(directory: Path, tokenizer: Any, length: int) -> PairTokeniz
         unforgeable,
         frame,
         length,
-        SETTLING_TOKENS + _longest_added(tokenizer),
+        _settling_tokens(tokenizer),
         second_segment=types[second.start] == 1,
     )
 
@@ -137,8 +137,10 @@ def _place_of(whose: Sequence[int | None], sequence: int) -> slice:
     return slice(start, start + whose.count(sequence))
 
 
-def _longest_added(tokenizer: Any) -> int:
-    return max(map(len, tokenizer.get_added_vocab()), default=0)
+def _settling_tokens(tokenizer: Any) -> int:
+    """As the packed engine's: a cut inside an added token or an unknown word may leave a token per character."""
+    word = getattr(tokenizer.backend_tokenizer.model, "max_input_chars_per_word", 0)
+    return max(SETTLING_TOKENS, word) + max(map(len, tokenizer.get_added_vocab()), default=0)
 
 
 def _under_secret_names(tokenizer: Any, names: Collection[str]) -> tuple[Tokenizer, dict[str, str]]:
@@ -219,7 +221,7 @@ class Template:
                 for key, found in parts.items()
             },
             _trimmed(first, marks),
-            SETTLING_TOKENS + _longest_added(tokenizer),
+            _settling_tokens(tokenizer),
         )
 
     def takes_instructions(self) -> bool:
