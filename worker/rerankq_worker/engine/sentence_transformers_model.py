@@ -82,8 +82,7 @@ class CrossEncoderModel:
         self._cross_encoder = _load(directory, device, HELD[dtype])
         first = self._cross_encoder[0]
         tokenizer: Any = self._cross_encoder.tokenizer
-        if tokenizer.pad_token_id is None:
-            _give_padding(directory, tokenizer)
+        _give_padding(directory, tokenizer)
         self._pad = (int(tokenizer.pad_token_id), int(tokenizer.pad_token_type_id))
         self._pads_left = tokenizer.padding_side == "left"
         self._neighbours, self._rounding = NEIGHBOURS[0], ROUNDING[dtype]
@@ -251,7 +250,9 @@ def _load(directory: Path, device: torch.device, dtype: torch.dtype) -> Any:
 
 
 def _give_padding(directory: Path, tokenizer: Any) -> None:
-    """Any token will do that no text has: it is masked, and where that does not suffice, rows are not padded."""
+    """Where it has none, any token will do that no text has: it is masked, or rows are not padded."""
+    if tokenizer.pad_token_id is not None:
+        return
     special = tokenizer.all_special_tokens
     if not special:
         raise ModelBroken(
