@@ -47,53 +47,27 @@ TOGETHER = [
     ["engine/*", "small_model/*", "process/test_commands.py"],
 ]
 """Files that ask one session's service, or load transformers' models: in one process, or each would pay for it."""
-WITH_TORCH = TOGETHER[-1]
-
-
-def _is_of(group: list[str], path: str) -> bool:
-    return any(fnmatch(path, pattern) for pattern in group)
-
-
-def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Of a run's processes one alone reads what imports torch, unless the command names it."""
-    process = getattr(config, "workerinput", {"workerid": "gw0", "workercount": 1})
-    is_first_or_a_substitute = not 0 < int(process["workerid"][2:]) < process["workercount"]
-    if is_first_or_a_substitute or not collection_path.is_relative_to(REPOSITORY / "tests"):
-        return None
-    here = collection_path.relative_to(REPOSITORY / "tests").as_posix()
-    return _is_of(WITH_TORCH, here) or _is_of(WITH_TORCH, f"{here}/") or None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs torch, then each room's files spread over the run: what waits beside what computes."""
+    """Spread each room's files over the run: what waits for real time beside what computes."""
     rooms: dict[Path, list[Path]] = {}
     for path in dict.fromkeys(item.path for item in items):
         rooms.setdefault(path.parent, []).append(path)
     place = {path: at / len(files) for files in rooms.values() for at, path in enumerate(files)}
-    place |= {path: -1 for path in place if _is_of(WITH_TORCH, f"{path.parent.name}/{path.name}")}
     items.sort(key=lambda item: place[item.path])
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A file in one process, and what belongs together in the same; what needs torch in the one that has read it."""
+    """A file in one process, and what belongs together in the same."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Together(LoadScopeScheduling):
-        def schedule(self) -> None:
-            if self.collection is None:
-                largest_first = sorted(self.registered_collections.items(), key=lambda it: -len(it[1]))
-                self.registered_collections = dict(largest_first)
-                self.assigned_work = {node: self.assigned_work[node] for node, _ in largest_first}
-            super().schedule()
-
-        def _check_nodes_have_same_collection(self) -> bool:
-            return True
-
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
             here = file.removeprefix("tests/")
-            return next((str(group) for group in TOGETHER if _is_of(group, here)), file)
+            return next((str(group) for group in TOGETHER if any(fnmatch(here, it) for it in group)), file)
 
     return Together(config, log)
 
