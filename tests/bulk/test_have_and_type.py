@@ -232,6 +232,10 @@ SAMPLES: dict[str, Sample] = {
         {**BEIR, "old.trec": RUN + b"q1 Q0 deleted 9 0 bm25\n"}
     ),
     "rerankq bulk jobs.jsonl ranked.jsonl": sample({"jobs.jsonl": lines(jobs())}),
+    "rerankq bulk jobs.jsonl ranked.jsonl --long-documents windows": sample({"jobs.jsonl": lines(jobs())}),
+    "rerankq bulk jobs.jsonl ranked.jsonl --threshold 0.6": sample(
+        {"jobs.jsonl": lines(jobs())}, ranked=[(0, [1, 2]), (1, [1])]
+    ),
     "rerankq bulk dump.jsonl ranked.jsonl.zst": sample({"dump.jsonl": gzip.compress(lines(jobs()))}),
     "rerankq bulk faq.jsonl ranked.jsonl --query-field ask --documents-field answers --id-field key --text-field "
     "reply": sample({"faq.jsonl": lines(jobs("ask", "answers", "key", "reply"))}),
