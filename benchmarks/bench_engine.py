@@ -1,6 +1,7 @@
 """How fast is the engine, against what people use today, on the same pairs in the same run?
 
     python -m benchmarks.bench_engine --models mini,true-shape --workloads lognormal,zh --rounds 5
+    python -m benchmarks.bench_engine --models mini:bert,mini:modernbert    # of other families
 
 Every round runs every contestant once (A B C A B C ...), so a busy machine slows all of them; what is reported is the
 ratio to CrossEncoder's defaults within a round: median and range. The matrix-product peak of the machine is measured
@@ -17,8 +18,10 @@ import argparse
 import gzip
 import itertools
 import json
+import math
 import os
 import platform
+import re
 import statistics
 import tempfile
 import time
@@ -29,13 +32,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from transformers import AutoConfig
 
-from benchmarks.contestants import BASELINE, Pair, contestants, end_children
+from benchmarks.contestants import BASELINE, Pair, Score, contestants, end_children
+from rerankq_worker.engine import Engine, PrecisionRefused
 from rerankq_worker.engine.precision import bf16_pays
-from rerankq_worker.model.files import find_model, read_config
+from rerankq_worker.model.files import find_model
 from rerankq_worker.model.reading import Reading
-from rerankq_worker.model.tokenizer import PairTokenizer
 from tests.model_dirs import CORPUS, SHAPES, build_model_dir
+from tests.st_dirs import BUILDERS, MINI
 
 SHARED = Path(os.environ.get("RERANKQ_SHARED") or Path(__file__).parents[1].parent / "shared") / "data"
 JOB_FILES = {
@@ -44,8 +50,10 @@ JOB_FILES = {
     "mixed": "xquad_mixed_zh_en_top50",
     "web": "noveleval_google_top20",
 }
+TOKENIZER_FILES = {"xlm-roberta": "tokenizer-xlmr", "bert": "models/bert", "modernbert": "models/modernbert"}
+"""With their own tokenizers texts have their natural length; the tests' have words of the corpus only."""
+LAYER = re.compile(r"\blayers?\.\d+\.")
 SYNTHETIC = {"10x128": (10, 128), "50x256": (50, 256), "100x512": (100, 512)}
-SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers")  # in config.json
 PEAK_SIZE = 2048
 SEED = 20261122
 
@@ -73,12 +81,11 @@ def workload(name: str, jobs: int, documents: int, model: Path) -> Workload:
         pairs = list(
             lognormal_pairs(jobs, documents) if name == "lognormal" else job_pairs(name, jobs, documents)
         )
-    tokenizer = PairTokenizer.from_model_dir(model, length)
+    engine = Engine.load(model, device="cpu", max_length_tokens=length)
     lengths = [
-        len(tokenizer.read(Reading(query=query, documents=[document]))[0].token_ids)
-        for query, document in pairs
+        len(engine.read(Reading(query=query, documents=[document]))[0].token_ids) for query, document in pairs
     ]
-    return Workload(name, pairs, length, sum(lengths), flops(read_config(model), lengths))
+    return Workload(name, pairs, length, sum(lengths), flops(model, lengths))
 
 
 def job_pairs(name: str, jobs: int, documents: int) -> Iterator[Pair]:
@@ -99,12 +106,23 @@ def lognormal_pairs(jobs: int, documents: int) -> Iterator[Pair]:
             yield (CORPUS[job % 5][:30], text[: int(tokens * (4.2 if english else 1.4))])
 
 
-def flops(config: dict[str, Any], lengths: Sequence[int]) -> float:
+def flops(model: Path, lengths: Sequence[int]) -> float:
     """Multiply-adds times two of a forward pass over rows of these lengths; embeddings and head are left out."""
-    names = ("dim", "hidden_dim", "n_layers") if config["model_type"] == "distilbert" else SIZES
-    hidden, inner, layers = (config[name] for name in names)
-    per_token = 2 * (4 * hidden * hidden + 2 * hidden * inner)
-    return float(layers * sum(n * per_token + 4 * n * n * hidden for n in lengths))
+    config: Any = AutoConfig.from_pretrained(model)
+    windows = {"sliding_attention": getattr(config, "local_attention", 0)}
+    kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
+    reach = [min(n, windows.get(kind) or n) for kind in kinds for n in lengths]
+    attention = sum(
+        4 * config.hidden_size * n * far for n, far in zip([*lengths] * len(kinds), reach, strict=True)
+    )
+    return float(2 * weights_of_layers(model) * sum(lengths) + attention)
+
+
+def weights_of_layers(model: Path) -> int:
+    """Of all that every token is multiplied with."""
+    with safe_open(model / "model.safetensors", "np") as tensors:
+        shapes = {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118 - no mapping
+    return sum(math.prod(shape) for name, shape in shapes.items() if LAYER.search(name) and len(shape) == 2)
 
 
 # --- measuring -----------------------------------------------------------------------------------------------------
@@ -144,9 +162,15 @@ CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": cpu_
 def race(
     model: Path, work: Workload, device: str, rounds: int, only: set[str], clock: Callable[[], float]
 ) -> list[dict[str, Any]]:
-    entered = [c for c in contestants(device) if not only or c.name in only or c.name == BASELINE]
+    asked = [c for c in contestants(device) if not only or c.name in only or c.name == BASELINE]
+    scorers: dict[str, Score] = {}
+    for contestant in asked:
+        try:
+            scorers[contestant.name] = contestant.make(model, device, work.max_length_tokens)
+        except PrecisionRefused as refusal:
+            print(f"{contestant.name}: left out, {refusal}")
+    entered = [c for c in asked if c.name in scorers]
     baseline = entered[0].name
-    scorers = {c.name: c.make(model, device, work.max_length_tokens) for c in entered}
     scores = {name: np.asarray(score(work.pairs)) for name, score in scorers.items()}  # warms up, too
     seconds: dict[str, list[float]] = {c.name: [] for c in entered}
     peaks: dict[str, list[float]] = {c.dtype: [] for c in entered}
@@ -188,14 +212,14 @@ def model_directory(name: str, cache: Path) -> Path:
     shape, _, family = name.partition(":")
     if shape not in SHAPES:
         return find_model(name).path
-    xlmr = SHARED / "tokenizer-xlmr" / "tokenizer.json"
+    family = family or "xlm-roberta"
+    real = SHARED / TOKENIZER_FILES.get(family, "") / "tokenizer.json"
     directory = cache / name.replace(":", "-")
-    if not (directory / "model.safetensors").is_file():
-        tokenizer = (
-            xlmr if xlmr.is_file() and not family else None
-        )  # of other families a small one of their kind
-        build_model_dir(directory, shape, family or "xlm-roberta", tokenizer_json=tokenizer)
-    return directory
+    if (directory / "model.safetensors").is_file():
+        return directory
+    if family in BUILDERS:
+        return BUILDERS[family](directory, sizes=MINI)
+    return build_model_dir(directory, shape, family, tokenizer_json=real if real.is_file() else None)
 
 
 # --- the table -----------------------------------------------------------------------------------------------------

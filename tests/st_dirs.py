@@ -16,8 +16,23 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 from tests.model_dirs import CORPUS, randomize_biases
 
-SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-WIDE = {"initializer_range": 0.4}
+Sizes = Mapping[str, Any]
+SMALL: Sizes = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.4,
+}
+MINI: Sizes = {
+    "hidden_size": 384,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 12,
+    "intermediate_size": 1536,
+    "max_position_embeddings": 2048,
+}
+"""For benches: model_dirs' mini."""
 CHAT = """<|im_start|>system
 Judge whether the Document answers the Query. Only "yes" or "no".<|im_end|>
 <|im_start|>user
@@ -37,7 +52,7 @@ TURNS = (
 )
 
 
-def deberta(directory: Path, **changes: Any) -> Path:
+def deberta(directory: Path, sizes: Sizes = SMALL, **changes: Any) -> Path:
     """DeBERTa-v2 with a one-label head: mxbai-rerank v1 and its like."""
     roles = {"cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "unk": "[UNK]", "mask": "[MASK]"}
     tokenizer = _sentencepiece_like(["[PAD]", "[CLS]", "[SEP]", "[UNK]"], "[UNK]")
@@ -48,14 +63,13 @@ def deberta(directory: Path, **changes: Any) -> Path:
         special_tokens=[("[CLS]", 1), ("[SEP]", 2)],
     )
     config = transformers.DebertaV2Config(
-        **SMALL,
-        **WIDE,
+        **sizes,
         vocab_size=tokenizer.get_vocab_size(),
-        max_position_embeddings=256,
         type_vocab_size=2,
         relative_attention=True,
         pos_att_type=["p2c", "c2p"],
         position_biased_input=False,
+        position_buckets=256,
         pad_token_id=0,
         **({"num_labels": 1} | changes),
     )
@@ -69,40 +83,38 @@ def deberta(directory: Path, **changes: Any) -> Path:
     )
 
 
-def qwen2(directory: Path, **changes: Any) -> Path:
+def qwen2(directory: Path, sizes: Sizes = SMALL, **changes: Any) -> Path:
     """Qwen2 with a one-label head."""
     tokenizer = _byte_level()
     config = transformers.Qwen2Config(
-        **SMALL,
-        **WIDE,
+        **sizes,
         num_key_value_heads=2,
         vocab_size=tokenizer.get_vocab_size(),
-        max_position_embeddings=512,
         pad_token_id=0,
         **({"num_labels": 1} | changes),
     )
-    return _saved(directory, transformers.Qwen2ForSequenceClassification(config), tokenizer, QWEN_TOKENS)
+    return _saved(
+        directory, transformers.Qwen2ForSequenceClassification(config), tokenizer, _qwen_tokens(sizes)
+    )
 
 
-def qwen3(directory: Path, *, template: str = CHAT) -> Path:
+def qwen3(directory: Path, sizes: Sizes = SMALL, *, template: str = CHAT) -> Path:
     """A causal Qwen3 that is asked for yes or no in a chat template: Qwen3-Reranker and its like."""
     tokenizer = _byte_level()
     config = transformers.Qwen3Config(
-        **SMALL,
-        **WIDE,
+        **sizes,
         num_key_value_heads=2,
-        head_dim=8,
+        head_dim=sizes["hidden_size"] // sizes["num_attention_heads"],
         vocab_size=tokenizer.get_vocab_size(),
-        max_position_embeddings=512,
         pad_token_id=0,
         tie_word_embeddings=True,
     )
-    _saved(directory, transformers.Qwen3ForCausalLM(config), tokenizer, QWEN_TOKENS)
+    _saved(directory, transformers.Qwen3ForCausalLM(config), tokenizer, _qwen_tokens(sizes))
     (directory / "chat_template.jinja").write_text(template)
     return directory
 
 
-def gemma(directory: Path) -> Path:
+def gemma(directory: Path, sizes: Sizes = SMALL) -> Path:
     """A causal Gemma whose score is the logit of "Yes", as sentence-transformers' modules say; its prompt is last."""
     special = ["<pad>", "<eos>", "<bos>", "<unk>"]
     tokenizer = _sentencepiece_like(special, "<unk>")
@@ -110,12 +122,10 @@ def gemma(directory: Path) -> Path:
         single="<bos> $A", pair="<bos> $A $B", special_tokens=[("<bos>", 2)]
     )
     config = transformers.GemmaConfig(
-        **SMALL,
-        **WIDE,
+        **sizes,
         num_key_value_heads=1,
-        head_dim=8,
+        head_dim=sizes["hidden_size"] // sizes["num_attention_heads"],
         vocab_size=tokenizer.get_vocab_size(),
-        max_position_embeddings=512,
         pad_token_id=0,
         eos_token_id=1,
         bos_token_id=2,
@@ -155,19 +165,21 @@ def gemma(directory: Path) -> Path:
     return directory
 
 
-BUILDERS: Mapping[str, Callable[[Path], Path]] = {
+BUILDERS: Mapping[str, Callable[..., Path]] = {
     "deberta": deberta,
     "qwen2": qwen2,
     "qwen3": qwen3,
     "gemma": gemma,
 }
 
-QWEN_TOKENS = {
-    "tokenizer_class": "TokenizersBackend",
-    "eos_token": "<|im_end|>",
-    "pad_token": "<|endoftext|>",
-    "model_max_length": 512,
-}
+
+def _qwen_tokens(sizes: Sizes) -> Mapping[str, Any]:
+    return {
+        "tokenizer_class": "TokenizersBackend",
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|endoftext|>",
+        "model_max_length": sizes["max_position_embeddings"],
+    }
 
 
 def _saved(directory: Path, model: Any, tokenizer: Tokenizer, tokens: Mapping[str, Any]) -> Path:
