@@ -115,6 +115,22 @@ def test_the_job_of_a_message_that_is_handed_on_is_open_where_it_is(
         assert (client.exists(keys.open_jobs("lane@b")), ended) == (0, [])
 
 
+def test_a_copy_of_a_job_that_is_open_on_the_other_list_is_dropped(
+    server: RedisServer, connect: Callable[..., Connection]
+) -> None:
+    connection, headers = connect(), {"id": "j", RECORD_HEADER: keys.job("j")}
+    publish(connection, "the job", queue="lane@b", headers=headers)
+    publish(
+        connection, "a copy, of a client that looks on the common list alone", queue="lane", headers=headers
+    )
+
+    get(connection, "lane").hand_on("lane@b")
+
+    with server.client() as client:
+        assert (client.llen("lane"), client.llen("lane@b"), client.hlen("rerankq:held")) == (0, 1, 0)
+        assert client.exists(keys.open_jobs("lane"), keys.open_jobs("lane@b")) == 1
+
+
 def test_a_message_that_is_handed_on_is_missed_when_it_vanishes(
     server: RedisServer, connect: Callable[..., Connection], ended: list[str]
 ) -> None:

@@ -226,7 +226,8 @@ end
 
 # KEYS: held, leases, list, bell, [open jobs of the list it came from, of this one, job record]; ARGV: tag, message,
 # [job id, when its message was pushed]. Compare and move on one tag, to the end of another list, where its job is open
-# from now on. Returns 0 when somebody else was quicker.
+# from now on. A job that is open there has its message there: this is a copy, and dropped. An older client looks for
+# its job on the common list alone, and sends one every two seconds. Returns 0 when somebody else was quicker.
 HAND_ON = Script(
     TRIED
     + STAMP
@@ -236,7 +237,13 @@ local kept = redis.call('HGET', KEYS[1], ARGV[1])
 if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then return 0 end
 redis.call('ZREM', KEYS[2], ARGV[1])
 local message, stamp = ARGV[2], nil
-if ARGV[3] then message, stamp = stamped(message, KEYS[6]) end
+if ARGV[3] then
+  if type(redis.pcall('ZSCORE', KEYS[6], ARGV[3])) == 'string' then
+    close(KEYS[5], ARGV[3], ARGV[4])
+    return 1
+  end
+  message, stamp = stamped(message, KEYS[6])
+end
 local failed = tried('LPUSH', KEYS[3], message)
 if failed then
   redis.call('HSET', KEYS[1], ARGV[1], kept)
