@@ -160,7 +160,7 @@ def test_one_press_of_the_button_ranks_the_example(page: Page) -> None:
 
 
 def test_the_keyboard_alone_is_enough(page: Page) -> None:
-    order = ["query", "clear", "typed", "line", "choose", "top-n", "max-tokens", "key", "raw", "go"]
+    order = ["query", "clear", "typed", "line", "choose", "top-n", "max-tokens", "key", "whole", "raw", "go"]
     for name in [*order, "curl", "python"]:
         page.keyboard.press("Tab")
         assert page.evaluate("document.activeElement.id || document.activeElement.value") == name
