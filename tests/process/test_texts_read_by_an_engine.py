@@ -1,14 +1,15 @@
 """An engine that reads texts itself gives their rows over its socket, in as many frames as they take."""
 
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from rerankq_worker.doubles import DIED, Behaviour, DoubleEngine
-from rerankq_worker.link.client import EngineRefused
+from rerankq_worker.link.client import EngineClient, EngineRefused
 from rerankq_worker.model.reading import DocumentTooLong, NoInstruction, Reading, Row, Span
 from rerankq_worker.settings import WorkerSettings
 from tests.process.engine_under_test import EngineUnderTest
@@ -24,6 +25,8 @@ class ReadingDouble(DoubleEngine):
             raise NoInstruction
         if "die" in reading.documents:
             os._exit(DIED)
+        if "sleep" in reading.documents:
+            threading.Event().wait()
         if "fail" in reading.documents:
             raise RuntimeError(f"cannot read {reading.documents}")
         too_long = [index for index, text in enumerate(reading.documents) if len(text) > WINDOW_CHARACTERS]
@@ -112,6 +115,39 @@ def test_texts_that_an_engine_dies_of_time_and_again_are_refused(reader: EngineU
         reader.client.read(Reading(query="q", documents=["die"]))
 
     assert len(reader.client.read(Reading(query="q", documents=["a"]))) == 1
+
+
+class TimeIsUp(Exception):
+    pass
+
+
+def once_patient() -> Callable[[], None]:
+    looks = iter([None, None])
+
+    def watch() -> None:
+        if next(looks, TimeIsUp) is TimeIsUp:
+            raise TimeIsUp
+
+    return watch
+
+
+def test_whoever_waits_for_an_engine_that_is_to_read_may_stop(tmp_path: Path) -> None:
+    client = EngineClient(tmp_path / "none.sock", wait_seconds=60)
+    client.watch = once_patient()
+
+    with pytest.raises(TimeIsUp):
+        client.read(Reading(query="q", documents=["a"]))
+
+
+def test_whoever_waits_for_texts_that_are_being_read_may_stop(reader: EngineUnderTest) -> None:
+    boot = reader.status.boot
+    client = EngineClient(reader.socket_path, wait_seconds=60)
+    client.watch = once_patient()
+    with pytest.raises(TimeIsUp):
+        client.read(Reading(query="q", documents=["sleep"]))
+
+    assert len(reader.client.read(Reading(query="q", documents=["a"]))) == 1
+    assert reader.status.boot == boot
 
 
 def test_an_engine_that_reads_no_texts_says_so(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -134,6 +135,7 @@ class JobRunner:
                 f"job {attempt.job_id} was not started before its deadline", {"started": False}
             )
         self._leave_to_others(requests)
+        self._engine.watch = partial(self._watch_reading, attempt, Every(WANTED_PERIOD_SECONDS))
         answers = self._run(attempt, requests, started)
         self._pace.note(attempt.lane, time.perf_counter() - started, _scored_pairs(answers))
         pace = self._pace
@@ -172,6 +174,8 @@ class JobRunner:
             self._limits.check(request)
             self._refuse_other_model(request.model)
             return Member(request, self._read(request))
+        except (Cancelled, DeadlineExceeded):  # of the whole job, while its texts were read
+            raise
         except RerankError as error:
             return Member(None, error=error)
 
@@ -209,6 +213,14 @@ class JobRunner:
             raise InvalidRequest(str(error), {"field": error.field, **indices}) from error
         except EngineRefused as error:
             raise JobFailed(f"the engine could not read a request: {error}", {"where": "engine"}) from error
+
+    def _watch_reading(self, attempt: Attempt, is_time_to_ask: "Every") -> None:
+        if time.monotonic() >= attempt.stop_at:
+            raise DeadlineExceeded(
+                f"the time of job {attempt.job_id} was up while its texts were read", {"scored": 0}
+            )
+        if is_time_to_ask():
+            self._refuse_to_go_on(attempt)
 
     def _score_members(self, attempt: Attempt, members: Sequence[Member], sheet: ScoreSheet) -> bool:
         """Fill the sheet in one go, and in a pack that fails so, request by request; False when time was up first."""

@@ -9,7 +9,7 @@ Knows a socket; no torch, no Celery.
 
 import contextlib
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Client, Connection
 from pathlib import Path
@@ -85,6 +85,8 @@ class EngineClient:
         self._socket_path = socket_path
         self._wait_seconds = wait_seconds
         self._described: EngineInfo | None = None
+        self.watch: Callable[[], object] = lambda: None
+        """Called for each frame of texts, and every 0.25 s while one is waited for; what it raises ends the reading."""
 
     def describe(self) -> EngineInfo:
         """What the engine holds; waits for one.
@@ -123,10 +125,13 @@ class EngineClient:
         data = frames.encode(texts)
         if len(data) > frames.MAX_FRAME_BYTES:
             raise EngineRefused(f"a text of {len(data)} bytes is more than the engine reads at once")
+        self.watch()
         while len(boots) < DEATHS_WHILE_READING:
-            connection, hello = _last_word_of(self._connect())
+            connection, hello = _last_word_of(self._connect(), self.watch)
             with connection, contextlib.suppress(*_LOST):
                 connection.send_bytes(data)
+                while not connection.poll(TICK_SECONDS):
+                    self.watch()
                 return _rows_in(frames.decode(connection.recv_bytes(frames.MAX_ROWS_READ_BYTES)))
             boots.add(hello.boot)
         raise EngineRefused(f"the engine died {DEATHS_WHILE_READING} times while it read these texts")
@@ -268,9 +273,11 @@ def _greeting(connection: EngineConnection, give_up_at: float) -> Generator[Scor
 
 def _last_word_of(
     asking: Generator[Any, None, tuple[EngineConnection, Hello]],
+    watch: Callable[[], object] = lambda: None,
 ) -> tuple[EngineConnection, Hello]:
     while True:
         try:
             next(asking)
+            watch()
         except StopIteration as end:
             return end.value
