@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -210,6 +211,20 @@ def test_the_scale_is_the_one_that_the_models_files_name(
         file.write_text(json.dumps((json.loads(file.read_text()) if file.is_file() else {}) | said))
 
     assert scale_of(model_dir) == scale
+
+
+@pytest.mark.parametrize(
+    ("saved_as", "is_loaded"), [("CrossEncoder", True), ("SentenceTransformer", False), (None, False)]
+)
+def test_a_rerankers_module_that_is_code_of_others_is_refused(
+    model_dir: Path, saved_as: str | None, is_loaded: bool
+) -> None:
+    said = {"model_type": saved_as} if saved_as else {}
+    (model_dir / "config_sentence_transformers.json").write_text(json.dumps(said))
+    (model_dir / "modules.json").write_text(json.dumps([{"path": "", "type": "acme.Own"}]))
+
+    with pytest.raises(ModelBroken, match=r"acme\.Own") if is_loaded else nullcontext():
+        find_model(model_dir)
 
 
 def test_a_scale_that_is_not_served_is_refused(model_dir: Path) -> None:

@@ -241,8 +241,23 @@ def _checked(directory: Path, name: str, revision: str | None) -> ModelFiles:
         _check_tokenizer(directory)
         for file in weight_files(directory):
             _check_safetensors(file)
+        _refuse_modules_of_its_own(directory)
         _refuse_pickled_modules(directory)
         return ModelFiles(path=directory, name=name, revision=revision or fingerprint(directory))
+
+
+def _refuse_modules_of_its_own(directory: Path) -> None:
+    """Of a reranker; those of an embedding model CrossEncoder leaves alone: it makes a reranker's in their place."""
+    file = directory / "modules.json"
+    if not file.is_file() or read_if_there(directory / SAVED_CONFIG).get("model_type") != "CrossEncoder":
+        return
+    modules: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
+    for module in modules:
+        if not str(module["type"]).startswith("sentence_transformers."):
+            raise ModelBroken(
+                f"{file} names a module that is no part of sentence-transformers ({module['type']}), and code of "
+                "others is never run here; give a model without"
+            )
 
 
 def _refuse_pickled_modules(directory: Path) -> None:
