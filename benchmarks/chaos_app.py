@@ -29,7 +29,7 @@ def _set_traps() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return found
 
-    PairTokenizer.read = read  # type: ignore[method-assign]
+    PairTokenizer.read = read  # type: ignore[method-assign] - a trap, in this process alone
 
 
 IS_STOCK = "CHAOS_STOCK" in os.environ

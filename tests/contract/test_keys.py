@@ -5,6 +5,7 @@ import re
 import pytest
 
 from rerankq.contract.keys import lane_of, queue_of
+from rerankq.contract.messages import Lane
 from tests.conftest import REPOSITORY
 
 QUEUES = {
@@ -17,9 +18,9 @@ QUEUES = {
 
 @pytest.mark.parametrize(("queue", "lane", "model"), QUEUES.values(), ids=QUEUES)
 def test_a_list_is_named_by_its_lane_and_what_its_jobs_call_their_model(
-    queue: str, lane: str, model: str | None
+    queue: str, lane: Lane, model: str | None
 ) -> None:
-    assert (queue_of(lane, model), lane_of(queue)) == (queue, lane)  # type: ignore[arg-type]
+    assert (queue_of(lane, model), lane_of(queue)) == (queue, lane)
 
 
 def test_what_is_no_lane_is_patient() -> None:

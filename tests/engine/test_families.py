@@ -165,7 +165,7 @@ def test_every_family_has_a_model_to_be_held_to_crossencoder() -> None:
 @pytest.mark.parametrize("dtype", ["fp16", "bf16", "int8"])
 def test_every_precision_computes_every_family(built: Callable[[str], Path], family: str, dtype: str) -> None:
     if dtype == "int8" and not linears.can_compute_int8():
-        pytest.skip("no int8 product here")
+        pytest.skip("this processor or this torch has no int8 product")
     plain, rounded = (
         Engine.load(built(family), device="cpu", dtype=kind, max_length_tokens=LENGTH)
         for kind in ("fp32", dtype)

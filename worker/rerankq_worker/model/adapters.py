@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -136,22 +135,12 @@ def _fill_beside(target: Path, adapter: Path, base: Path) -> None:
     ours = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         for directory in (base, adapter):  # the adapter's own tokenizer, if it has one, is the later
-            _copy_what_is_no_weight(directory, ours)
+            hub.copy_pulled(directory, ours, but=MADE_ANEW)
         run_apart(PROGRAM, adapter, base, ours)
         ours.chmod(0o755)
         ours.rename(target)
     finally:
         shutil.rmtree(ours, ignore_errors=True)
-
-
-def _copy_what_is_no_weight(source: Path, target: Path) -> None:
-    for file in source.rglob("*"):
-        name = str(file.relative_to(source))
-        if not file.is_file() or any(fnmatch(name, pattern) for pattern in MADE_ANEW):
-            continue
-        if any(fnmatch(name, pattern) for pattern in hub.PATTERNS):
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, target / name)
 
 
 def _name_of(directory: Path) -> str:

@@ -8,7 +8,9 @@ import fcntl
 import hashlib
 import http
 import re
+import shutil
 from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,19 @@ def files_in_repository(snapshot: Path) -> list[str] | None:
     except CachedRepoTreeNotFoundError:
         return None
     return [file.path for file in tree]
+
+
+def copy_pulled(source: Path, target: Path, but: Sequence[str]) -> None:
+    """Copies what would be pulled of a repository, its folders kept, but what matches a pattern of `but`."""
+    for file in source.rglob("*"):
+        name = str(file.relative_to(source))
+        if file.is_file() and _matches(name, PATTERNS) and not _matches(name, but):
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target / name)
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
 
 
 def repository_of(path: Path) -> Path | None:

@@ -2,7 +2,6 @@
 
 import shutil
 import tempfile
-from fnmatch import fnmatch
 from pathlib import Path
 
 from rerankq_worker.model import hub, pickles
@@ -57,7 +56,7 @@ def _write(source: Path, target: Path, in_place: bool) -> None:
         ) from error
     try:
         if not in_place:
-            _copy(source, ours)
+            hub.copy_pulled(source, ours, but=[pickles.INDEX])
         run_apart(PROGRAM, source, ours)
         ours.chmod(0o755)
         if in_place:
@@ -66,16 +65,3 @@ def _write(source: Path, target: Path, in_place: bool) -> None:
             ours.replace(target)
     finally:
         shutil.rmtree(ours, ignore_errors=True)
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Whatever would be pulled of it."""
-    for file in source.rglob("*"):
-        name = str(file.relative_to(source))
-        if (
-            file.is_file()
-            and name != pickles.INDEX
-            and any(fnmatch(name, pattern) for pattern in hub.PATTERNS)
-        ):
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, target / name)
