@@ -40,7 +40,7 @@ from rerankq_worker.engine import Engine, PrecisionRefused
 from rerankq_worker.engine.precision import bf16_pays
 from rerankq_worker.model.files import find_model
 from rerankq_worker.model.reading import Reading
-from tests.model_dirs import CORPUS, SHAPES, build_model_dir
+from tests.model_dirs import CORPUS, SHAPES, TOKENIZERS, build_model_dir
 from tests.st_dirs import BUILDERS, MINI
 
 SHARED = Path(os.environ.get("RERANKQ_SHARED") or Path(__file__).parents[1].parent / "shared") / "data"
@@ -213,6 +213,8 @@ def model_directory(name: str, cache: Path) -> Path:
     if shape not in SHAPES:
         return find_model(name).path
     family = family or "xlm-roberta"
+    if family not in (*TOKENIZERS, *BUILDERS):
+        raise SystemExit(f"expected a family of {', '.join((*TOKENIZERS, *BUILDERS))}, got {family!r}")
     real = SHARED / TOKENIZER_FILES.get(family, "") / "tokenizer.json"
     directory = cache / name.replace(":", "-")
     if (directory / "model.safetensors").is_file():

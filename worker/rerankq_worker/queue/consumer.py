@@ -255,10 +255,10 @@ class Consumer(celery_consumer.Consumer):
     def on_unknown_message(self, body: Any, message: Any) -> None:  # noqa: ARG002 - Celery's signature
         self._set_aside(message, _unusable(message, "it is no task message"))
 
-    def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:  # noqa: ARG002
+    def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:  # noqa: ARG002 - likewise
         self._set_aside(message, _unusable(message, "no worker here knows its task"))
 
-    def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:  # noqa: ARG002
+    def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:  # noqa: ARG002 - likewise
         self._set_aside(message, _unusable(message, f"it is not acceptable ({type(exc).__name__})"))
 
     # -- ours
