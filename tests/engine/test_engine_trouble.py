@@ -186,10 +186,10 @@ def test_an_error_of_ours_is_not_taken_for_the_devices(tokenizer: PairTokenizer)
 @pytest.mark.parametrize(
     ("row", "complaint"),
     [
-        (np.array([], dtype=np.int32), "row 0 to have 1 to 16 tokens, got 0"),
-        (np.zeros(17, dtype=np.int32), "row 0 to have 1 to 16 tokens, got 17"),
-        (np.array([0, 100], dtype=np.int32), "token ids of 0 to 99 in row 0, got 0 to 100"),
-        (np.array([~100, 5], dtype=np.int32), "token ids of 0 to 99 in row 0, got -101 to 5"),
+        (np.array([], dtype=np.int32), "row 1 to have 1 to 16 tokens, got 0"),
+        (np.zeros(17, dtype=np.int32), "row 1 to have 1 to 16 tokens, got 17"),
+        (np.array([0, 100], dtype=np.int32), "token ids of 0 to 99 in row 1, got 0 to 100"),
+        (np.array([~100, 5], dtype=np.int32), "token ids of 0 to 99 in row 1, got -101 to 5"),
     ],
     ids=["empty", "too long", "unknown id", "unknown id of the second segment"],
 )
@@ -199,7 +199,7 @@ def test_a_row_that_would_crash_the_device_never_reaches_it(
     device = Device()
 
     with pytest.raises(ValueError, match=complaint):
-        engine_on(device, tokenizer).score([row])
+        engine_on(device, tokenizer).score([*rows(5), row])
 
     assert device.batches == []
 

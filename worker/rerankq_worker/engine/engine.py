@@ -237,19 +237,20 @@ class Engine:
 
     def _check(self, rows: Sequence[TokenIds]) -> None:
         """On CUDA a position or an id beyond its table would end the process: refused before it gets there."""
+        longest = self.info.max_length_tokens
         for index, row in enumerate(rows):
-            if not 0 < len(row) <= self.info.max_length_tokens:
-                raise ValueError(
-                    f"expected row {index} to have 1 to {self.info.max_length_tokens} tokens, got {len(row)}"
-                )
-            smallest, largest = int(row.min()), int(row.max())
-            if (
-                max(~smallest, largest) >= self._vocabulary_size
-            ):  # of the second segment there are complements
-                raise ValueError(
-                    f"expected token ids of 0 to {self._vocabulary_size - 1} in row {index}, "
-                    f"got {smallest} to {largest}"
-                )
+            if not 0 < len(row) <= longest:
+                raise ValueError(f"expected row {index} to have 1 to {longest} tokens, got {len(row)}")
+        if not rows or self._has_embeddings(np.concatenate(rows)):
+            return
+        index, row = next((index, row) for index, row in enumerate(rows) if not self._has_embeddings(row))
+        raise ValueError(
+            f"expected token ids of 0 to {self._vocabulary_size - 1} in row {index}, got {row.min()} to {row.max()}"
+        )
+
+    def _has_embeddings(self, ids: TokenIds) -> bool:
+        # of the second segment there are complements
+        return max(~int(ids.min()), int(ids.max())) < self._vocabulary_size
 
     def _launch(self, rows: Sequence[TokenIds]) -> Tensor | None:
         """The logits as they will be on the device, or None where the batch does not fit."""
