@@ -26,7 +26,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,16 @@ import torch
 from safetensors import safe_open
 from transformers import AutoConfig
 
-from benchmarks.contestants import BASELINE, Pair, Score, contestants, end_children
+from benchmarks.contestants import (
+    BASELINE,
+    KINDS,
+    STAND_IN,
+    Contestant,
+    Pair,
+    Score,
+    contestants,
+    end_children,
+)
 from rerankq_worker.engine import Engine, PrecisionRefused
 from rerankq_worker.engine.precision import bf16_pays
 from rerankq_worker.model.files import find_model
@@ -54,7 +63,10 @@ TOKENIZER_FILES = {"xlm-roberta": "tokenizer-xlmr", "bert": "models/bert", "mode
 """With their own tokenizers texts have their natural length; the tests' have words of the corpus only."""
 LAYER = re.compile(r"\blayers?\.\d+\.")
 SYNTHETIC = {"10x128": (10, 128), "50x256": (50, 256), "100x512": (100, 512)}
-PEAK_SIZE = 2048
+PEAK_SIZES = {"cpu": 2048, "cuda": 8192}
+"""Of a square product that keeps the device busy: a large card is not, at 2048."""
+VOCABULARIES = {"xlm-roberta": 250_002, "bert": 30_522, "modernbert": 50_368}
+"""Rows of a true shape's table of words: much of its memory, and more than a tokenizer of the tests has."""
 SEED = 20261122
 
 
@@ -135,16 +147,33 @@ def peak_flops(dtype: str, device: str, clock: Callable[[], float]) -> float:
     """
     if dtype == "bf16" and device == "cpu" and not bf16_pays():
         dtype = "fp32"
-    kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(dtype, torch.float32)
-    a = torch.randn(PEAK_SIZE, PEAK_SIZE, dtype=kind, device=device)
-    repeats = 3 if device == "cpu" else 50
-    a @ a
+    size, repeats = PEAK_SIZES[torch.device(device).type], 3 if device == "cpu" else 20
+    a = torch.randn(size, size, dtype=KINDS.get(dtype, torch.float32), device=device)
+    torch.mm(a, a)
+    synchronize(device)  # or the first product and all that was begun before it would be timed, too
     started = clock()
     for _ in range(repeats):
-        a @ a
+        torch.mm(a, a)
+    synchronize(device)
+    return repeats * 2 * size**3 / (clock() - started)
+
+
+def synchronize(device: str) -> None:
     if device != "cpu":
-        torch.cuda.synchronize()
-    return repeats * 2 * PEAK_SIZE**3 / (clock() - started)
+        torch.cuda.synchronize(device)
+
+
+def device_bytes(device: str) -> int:
+    """What torch holds there now."""
+    return 0 if device == "cpu" else torch.cuda.memory_allocated(device)
+
+
+def peak_bytes(device: str, step: Callable[[], object]) -> int:
+    """The most that torch holds there while a step is done, whatever was before."""
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats(device)
+    step()
+    return 0 if device == "cpu" else torch.cuda.max_memory_allocated(device)
 
 
 def cpu_seconds() -> float:
@@ -159,43 +188,69 @@ def cpu_seconds() -> float:
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": cpu_seconds}
 
 
+@dataclass(slots=True)
+class Runner:
+    """A contestant that is loaded, and what was measured of it."""
+
+    name: str
+    dtype: str
+    score: Score
+    held_bytes: int
+    """Of the device, by its weights and what else stays."""
+    logits: np.ndarray
+    peak_bytes: int
+    """Of the device, its weights included, without those of the others."""
+    seconds: list[float] = field(default_factory=list)
+
+    def times(self, pairs: Sequence[Pair], clock: Callable[[], float]) -> None:
+        started = clock()
+        self.score(pairs)
+        self.seconds.append(clock() - started)
+
+
+def entered(contestant: Contestant, model: Path, work: Workload, device: str) -> Runner | None:
+    """Loaded and warmed up; None where this device does not compute in its precision."""
+    before = device_bytes(device)
+    logits: list[np.ndarray] = []
+    try:
+        score = contestant.make(model, device, work.max_length_tokens)
+        held = device_bytes(device) - before
+        peak = peak_bytes(device, lambda: logits.append(np.asarray(score(work.pairs)))) - before
+    except (PrecisionRefused, torch.OutOfMemoryError) as refusal:
+        print(f"{contestant.name}: left out, {refusal}")
+        return None
+    return Runner(contestant.name, contestant.dtype, score, held, logits[0], peak)
+
+
 def race(
     model: Path, work: Workload, device: str, rounds: int, only: set[str], clock: Callable[[], float]
 ) -> list[dict[str, Any]]:
-    asked = [c for c in contestants(device) if not only or c.name in only or c.name == BASELINE]
-    scorers: dict[str, Score] = {}
-    for contestant in asked:
-        try:
-            scorers[contestant.name] = contestant.make(model, device, work.max_length_tokens)
-        except PrecisionRefused as refusal:
-            print(f"{contestant.name}: left out, {refusal}")
-    entered = [c for c in asked if c.name in scorers]
-    baseline = entered[0].name
-    scores = {name: np.asarray(score(work.pairs)) for name, score in scorers.items()}  # warms up, too
-    seconds: dict[str, list[float]] = {c.name: [] for c in entered}
-    peaks: dict[str, list[float]] = {c.dtype: [] for c in entered}
+    asked = [c for c in contestants(device) if not only or c.name in {*only, BASELINE, STAND_IN}]
+    runners = [runner for c in asked if (runner := entered(c, model, work, device))]
+    peaks: dict[str, list[float]] = {runner.dtype: [] for runner in runners}
     for _ in range(rounds):
         for dtype, seen in peaks.items():
             seen.append(peak_flops(dtype, device, clock))
-        for name, score in scorers.items():
-            started = clock()
-            score(work.pairs)
-            seconds[name].append(clock() - started)
-    reference = scores[baseline]
-    return [
-        {
-            "contestant": c.name,
-            "baseline": baseline,
-            **ratios(seconds[baseline], seconds[c.name]),
-            "seconds": round(statistics.median(seconds[c.name]), 4),
-            "pairs_per_second": round(len(work.pairs) / statistics.median(seconds[c.name]), 1),
-            "gflops": round(work.flops / statistics.median(seconds[c.name]) / 1e9, 1),
-            "peak_gflops": round(max(peaks[c.dtype]) / 1e9, 1),
-            "mfu": round(work.flops / min(seconds[c.name]) / max(peaks[c.dtype]), 3),
-            "largest_difference": round(float(np.abs(scores[c.name] - reference).max()), 5),
-        }
-        for c in entered
-    ]
+        for runner in runners:
+            runner.times(work.pairs, clock)
+    return [result_of(runner, runners[0], work, max(peaks[runner.dtype])) for runner in runners]
+
+
+def result_of(mine: Runner, baseline: Runner, work: Workload, peak: float) -> dict[str, Any]:
+    median = statistics.median(mine.seconds)
+    return {
+        "contestant": mine.name,
+        "baseline": baseline.name,
+        **ratios(baseline.seconds, mine.seconds),
+        "seconds": round(median, 4),
+        "pairs_per_second": round(len(work.pairs) / median, 1),
+        "gflops": round(work.flops / median / 1e9, 1),
+        "peak_gflops": round(peak / 1e9, 1),
+        "mfu": round(work.flops / min(mine.seconds) / peak, 3),
+        "largest_difference": round(float(np.abs(mine.logits - baseline.logits).max()), 5),
+        "held_device_bytes": mine.held_bytes or None,  # of a CPU and of another process it is not seen
+        "peak_device_bytes": mine.peak_bytes or None,
+    }
 
 
 def ratios(baseline: list[float], mine: list[float]) -> dict[str, float]:
@@ -221,7 +276,12 @@ def model_directory(name: str, cache: Path) -> Path:
         return directory
     if family in BUILDERS:
         return BUILDERS[family](directory, sizes=MINI)
-    return build_model_dir(directory, shape, family, tokenizer_json=real if real.is_file() else None)
+    rows = (
+        {"vocab_size": VOCABULARIES[family]}
+        if (shape, family in VOCABULARIES) == ("true-shape", True)
+        else {}
+    )
+    return build_model_dir(directory, shape, family, tokenizer_json=real if real.is_file() else None, **rows)
 
 
 # --- the table -----------------------------------------------------------------------------------------------------
@@ -291,14 +351,12 @@ def print_table(result: dict[str, Any]) -> None:
 
 
 def environment(device: str) -> dict[str, Any]:
-    gpu = torch.cuda.get_device_name() if device.startswith("cuda") else None
-    memory = torch.cuda.max_memory_allocated() if gpu else None
+    gpu = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
     return {
         "date": time.strftime("%Y-%m-%d"),
         "processor": processor_name(),
         "threads": torch.get_num_threads(),
         "gpu": gpu,
-        "peak_device_bytes": memory,
         "torch": torch.__version__,
     }
 

@@ -20,6 +20,9 @@ Pair = tuple[str, str]
 Score = Callable[[Sequence[Pair]], np.ndarray]
 
 BASELINE = "crossencoder"
+PAIRS = 32  # of one batch, as everybody has it by default
+KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+STAND_IN = "crossencoder by transformers"
 CHILDREN: list["subprocess.Popen[str]"] = []
 """The processes that were started for contestants elsewhere."""
 
@@ -32,26 +35,55 @@ class Contestant:
     """Model directory, device, length in tokens; gives a function from pairs to logits or scores."""
 
 
-def ours(dtype: str) -> Contestant:
+def ours(dtype: str, pairs: int = PAIRS) -> Contestant:
+    """The engine, with batches of at most so many pairs."""
+
     def make(model: Path, device: str, length: int) -> Score:
-        engine = Engine.load(model, device=device, dtype=dtype, max_length_tokens=length)
+        engine = Engine.load(
+            model, device=device, dtype=dtype, max_length_tokens=length, max_batch_pairs=pairs
+        )
         engine.warm_up()
         return engine.score_pairs
 
-    return Contestant(f"rerankq {dtype}", dtype, make)
+    return Contestant(f"rerankq {dtype}" + (f", {pairs} pairs" if pairs != PAIRS else ""), dtype, make)
 
 
 def cross_encoder(name: str, dtype: str, batch: int) -> Contestant:
     def make(model: Path, device: str, length: int) -> Score:
         from sentence_transformers import CrossEncoder
 
-        kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
         encoder = CrossEncoder(
-            str(model), device=device, max_length=length, model_kwargs={"torch_dtype": kinds[dtype]}
+            str(model), device=device, max_length=length, model_kwargs={"torch_dtype": KINDS[dtype]}
         )
         return lambda pairs: encoder.predict(
             list(pairs), batch_size=batch, activation_fn=torch.nn.Identity(), show_progress_bar=False
         )
+
+    return Contestant(name, dtype, make)
+
+
+def plain_transformers(name: str, dtype: str, batch: int) -> Contestant:
+    """What CrossEncoder does, where it is not installed: its modules, on pairs sorted by characters and padded."""
+
+    def make(model: Path, device: str, length: int) -> Score:
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(model)
+        encoder = AutoModelForSequenceClassification.from_pretrained(model, dtype=KINDS[dtype]).to(device)
+
+        def logits(pairs: Sequence[Pair]) -> np.ndarray:
+            read = tokenizer(*zip(*pairs, strict=True), padding=True, truncation=True, max_length=length)
+            features = read.convert_to_tensors("pt").to(device)
+            return encoder(**features).logits[:, 0].float().cpu().numpy()
+
+        @torch.inference_mode()
+        def score(pairs: Sequence[Pair]) -> np.ndarray:
+            order = sorted(range(len(pairs)), key=lambda place: -sum(map(len, pairs[place])))
+            parts = [order[start : start + batch] for start in range(0, len(order), batch)]
+            scored = np.concatenate([logits([pairs[place] for place in part]) for part in parts])
+            return scored[np.argsort(order)]
+
+        return score
 
     return Contestant(name, dtype, make)
 
@@ -141,11 +173,13 @@ def contestants(device: str) -> list[Contestant]:
             cross_encoder("crossencoder fp16 batch 128", "fp16", 128),
             cross_encoder("crossencoder fp32", "fp32", 32),
         ]
-        found = [ours("fp16")]
+        found = [ours("fp16"), ours("fp16", 128)]
     if find_spec("sentence_transformers"):
         found = [*theirs, *found]
     else:
         print(f"{BASELINE}: left out, sentence_transformers is not installed")
+        if device != "cpu":  # a host with a GPU may have torch and its companions only
+            found = [plain_transformers(STAND_IN, "fp16", PAIRS), *found]
     for name, program in (("flag", FLAG), ("infinity", INFINITY)):
         python = os.environ.get(f"RERANKQ_BENCH_{name.upper()}_PYTHON")
         if python:

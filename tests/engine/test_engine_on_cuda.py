@@ -20,7 +20,10 @@ from rerankq_worker.model.family import XLM_ROBERTA
 from tests.engine.definition import Plain, random_rows
 from tests.model_dirs import SHAPES, build_model_dir, xlmr_config
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is visible")
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is visible"),
+    pytest.mark.filterwarnings("default"),  # a GPU host has a torch of its own, and what that warns of
+]
 
 CUDA = torch.device("cuda")
 LENGTHS = [1, 2, 3, 8, 8, 8, 31, 120, 500, 1024]
