@@ -23,6 +23,7 @@ from rerankq_worker.link.frames import (
     Failed,
     Frame,
     Indices,
+    Leaving,
     RowsToScore,
     Running,
     Scores,
@@ -37,7 +38,7 @@ class Asker:
 
     def __init__(self, connection: "Connection[Any, Any]") -> None:
         self.tickets: set[int] = set()
-        self.has_asked = False
+        self.job_id: str | None = None  # which it asked for last
         self._connection = connection
         self._lock = threading.Lock()
         self._is_open = True
@@ -67,6 +68,13 @@ class Asker:
                 self._shut_down()
                 return False
             return True
+
+    def send_off(self) -> None:
+        """Tell the asker that its next job is for the successor, and hang up; from any thread."""
+        self.send(Leaving())
+        with self._lock:
+            if self._is_open:
+                self._shut_down()
 
     def close(self) -> None:
         """Give the descriptor back. Only for the thread that reads: nobody else can know that it is unused."""
@@ -112,6 +120,7 @@ class Desk:
     _jobs: dict[str, int] = field(default_factory=lambda: dict.fromkeys(LANES, 0))
     _open_asks: dict[int, _OpenAsk] = field(default_factory=dict[int, _OpenAsk])
     _askers: set[Asker] = field(default_factory=set[Asker])
+    _is_closing: bool = False
     _tickets: "itertools.count[int]" = field(default_factory=itertools.count)
     _changed: threading.Condition = field(default_factory=threading.Condition)
     _scheduler: Scheduler = field(init=False)
@@ -125,14 +134,20 @@ class Desk:
             self._askers.add(asker)
 
     def submit(self, asker: Asker, ask: RowsToScore) -> None:
-        """Queue rows; ones that the model cannot read are refused, and with them the job."""
+        """Queue rows; ones that the model cannot read are refused, and with them the job.
+
+        Once it is closing time, those of a further job are not taken: their asker is sent off.
+        """
         longest = max(map(len, ask.rows))
         if longest > self.max_length_tokens:
             self.refuse(asker, f"expected rows of at most {self.max_length_tokens} tokens, got {longest}")
             return
         with self._changed:
-            if not asker.has_asked:
-                asker.has_asked = True
+            if self._is_closing and not asker.tickets:
+                asker.send_off()
+                return
+            if ask.job_id != asker.job_id:
+                asker.job_id = ask.job_id
                 self._jobs[ask.lane] += 1
             ticket = next(self._tickets)
             asker.tickets.add(ticket)
@@ -192,6 +207,14 @@ class Desk:
         """Cut batches of at most this many tokens from now on: the engine found out what fits."""
         with self._changed:
             self._scheduler.max_tokens = max_tokens
+
+    def close(self) -> None:
+        """Take no further job: whoever waits for nothing is sent off."""
+        with self._changed:
+            self._is_closing = True
+            idle = [asker for asker in self._askers if not asker.tickets]
+        for asker in idle:
+            asker.send_off()
 
     def tell_all(self, frame: Frame) -> None:
         """Send a frame to every asker there is."""

@@ -126,6 +126,7 @@ class EngineProcess:
             if self._leave_at is not None:
                 with suppress(FileNotFoundError):
                     listener.close()  # whoever comes now is for the successor
+                self._desk.close()
         self._desk.tell_all(Leaving())
         log.info("engine %s: stopped", self._device)
 

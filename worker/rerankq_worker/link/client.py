@@ -4,10 +4,15 @@ The life of a job whose engine dies: what has been scored is kept; the rest is a
 that were on the device at the death are suspects and go alone, so that an innocent neighbour is never blamed; when
 the engine dies under them again, the job is convicted.
 
+A connection outlives its job, and serves the next one as long as there is nothing to hear on it: between two jobs an
+engine has nothing to say but that it leaves. What a job leaves unfinished ends with its connection.
+
 Knows a socket; no torch, no Celery.
 """
 
 import contextlib
+import math
+import os
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -74,8 +79,25 @@ class Scored:
 NOTHING_YET = Scored(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Line:
+    """A connection to an engine that has said who it is."""
+
+    connection: EngineConnection
+    hello: Hello
+    has_served: bool = False
+    """A job before this one."""
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether there is nothing to hear on it: no late word, and no end."""
+        with contextlib.suppress(*_LOST):
+            return not self.connection.poll(0)
+        return False
+
+
 class EngineClient:
-    """Scores from the engine behind a socket. Holds no connection between jobs, so it survives a fork."""
+    """Scores from the engine behind a socket. Keeps a connection for each thread that asks, and none over a fork."""
 
     def __init__(self, socket_path: Path, wait_seconds: float) -> None:
         """
@@ -85,6 +107,8 @@ class EngineClient:
         self._socket_path = socket_path
         self._wait_seconds = wait_seconds
         self._described: EngineInfo | None = None
+        self._kept: list[_Line] = []
+        self._kept_by = os.getpid()
         self.watch: Callable[[], object] = lambda: None
         """Called for each frame of texts, and every 0.25 s while one is waited for; what it raises ends the reading."""
 
@@ -94,9 +118,9 @@ class EngineClient:
         Raises:
             EngineAway: there is none.
         """
-        connection, hello = _last_word_of(self._connect())
-        connection.close()
-        self._described = hello.description
+        line = _last_word_of(self._line())
+        with self._lent(line):
+            self._described = line.hello.description
         return self._described
 
     def read(self, reading: Reading) -> list[Row]:
@@ -127,13 +151,13 @@ class EngineClient:
             raise EngineRefused(f"a text of {len(data)} bytes is more than the engine reads at once")
         self.watch()
         while len(boots) < DEATHS_WHILE_READING:
-            connection, hello = _last_word_of(self._connect(), self.watch)
-            with connection, contextlib.suppress(*_LOST):
-                connection.send_bytes(data)
-                while not connection.poll(TICK_SECONDS):
+            line = _last_word_of(self._line(), self.watch)
+            with contextlib.suppress(*_LOST), self._lent(line):
+                line.connection.send_bytes(data)
+                while not line.connection.poll(TICK_SECONDS):
                     self.watch()
-                return _rows_in(frames.decode(connection.recv_bytes(frames.MAX_ROWS_READ_BYTES)))
-            boots.add(hello.boot)
+                return _rows_in(frames.decode(line.connection.recv_bytes(frames.MAX_ROWS_READ_BYTES)))
+            boots.add(line.hello.boot)
         raise EngineRefused(f"the engine died {DEATHS_WHILE_READING} times while it read these texts")
 
     def scores(self, rows: Sequence[TokenIds], *, job_id: str, lane: Lane) -> Generator[Scored]:
@@ -148,22 +172,46 @@ class EngineClient:
         asked = _AskedRows(job_id, lane, rows)
         boot = None
         while not asked.is_done:
-            connection, hello = yield from self._connect()
-            with connection:
-                if self._described and _model_of(self._described) != _model_of(hello.description):
+            line = yield from self._line()
+            with contextlib.suppress(*_LOST), self._lent(line):
+                if self._described and _model_of(self._described) != _model_of(line.hello.description):
                     raise EngineChanged("the engine holds another model by now")
-                if hello.boot != boot:
+                if line.hello.boot != boot:
                     asked.blame_rows_on_device()
-                boot = hello.boot
-                yield from asked.ask(connection)
+                boot = line.hello.boot
+                # Whoever serves a second job was not greeted for it: an engine that is frozen is told by its silence.
+                yield from asked.ask(line.connection, self._wait_seconds if line.has_served else math.inf)
 
-    def _connect(self) -> Generator[Scored, None, tuple[EngineConnection, Hello]]:
+    @contextlib.contextmanager
+    def _lent(self, line: _Line) -> Generator[None]:
+        """Keep the connection for the next job, or close it if this one is not done with it: the rest is called off."""
+        try:
+            yield
+        except BaseException:
+            line.connection.close()
+            raise
+        self._kept.append(replace(line, has_served=True))
+
+    def _line(self) -> Generator[Scored, None, _Line]:
+        """A connection that was kept, or a new one."""
+        return self._take_kept() or (yield from self._connect())
+
+    def _take_kept(self) -> _Line | None:
+        if self._kept_by != os.getpid():
+            self._kept, self._kept_by = [], os.getpid()  # those are of the process that forked this one
+        with contextlib.suppress(IndexError):
+            while not (line := self._kept.pop()).is_quiet:
+                line.connection.close()
+            return line
+        return None
+
+    def _connect(self) -> Generator[Scored, None, _Line]:
         give_up_at = time.monotonic() + self._wait_seconds
         while True:
             with contextlib.suppress(*_LOST):
                 connection = Client(str(self._socket_path), "AF_UNIX")
                 try:
-                    return connection, (yield from _greeting(connection, give_up_at))
+                    return _Line(connection, (yield from _greeting(connection, give_up_at)))
                 except BaseException:
                     connection.close()
                     raise
@@ -217,27 +265,35 @@ class _AskedRows:
         self._is_suspect |= self._is_on_device
         self._is_on_device[:] = False
 
-    def ask(self, connection: EngineConnection) -> Iterator[Scored]:
-        """Send what is unscored and yield what comes, until all is scored or the connection ends."""
-        with contextlib.suppress(*_LOST):
-            for ask in self._asks():
-                connection.send_bytes(frames.encode(ask))
-            while not self.is_done:
-                if not connection.poll(TICK_SECONDS):
-                    yield NOTHING_YET
-                    continue
-                match frames.decode(connection.recv_bytes(frames.MAX_FRAME_BYTES)):
-                    case Running(indices):
-                        self._is_on_device[indices] = True
-                    case Scores(indices, logits):
-                        yield self._take(indices, logits)
-                    case Failed(message):
-                        raise EngineRefused(message)
-                    case Leaving():
-                        self._is_on_device[:] = False
-                        return
-                    case other:
-                        raise BadFrame(f"expected scores, got {type(other).__name__}. This is a bug.")
+    def ask(self, connection: EngineConnection, silence_seconds: float) -> Iterator[Scored]:
+        """Send what is unscored and yield what comes, until all is scored.
+
+        Raises:
+            EngineRefused
+            EOFError, OSError: the connection ended, or not a word came in so many seconds.
+        """
+        for ask in self._asks():
+            connection.send_bytes(frames.encode(ask))
+        give_up_at = time.monotonic() + silence_seconds
+        while not self.is_done:
+            if not connection.poll(TICK_SECONDS):
+                if time.monotonic() >= give_up_at:
+                    raise TimeoutError
+                yield NOTHING_YET
+                continue
+            give_up_at = math.inf
+            match frames.decode(connection.recv_bytes(frames.MAX_FRAME_BYTES)):
+                case Running(indices):
+                    self._is_on_device[indices] = True
+                case Scores(indices, logits):
+                    yield self._take(indices, logits)
+                case Failed(message):
+                    raise EngineRefused(message)
+                case Leaving():
+                    self._is_on_device[:] = False
+                    raise EOFError
+                case other:
+                    raise BadFrame(f"expected scores, got {type(other).__name__}. This is a bug.")
 
     def _asks(self) -> list[RowsToScore]:
         innocent = np.flatnonzero(~self._is_scored & ~self._is_suspect)
@@ -271,10 +327,7 @@ def _greeting(connection: EngineConnection, give_up_at: float) -> Generator[Scor
     return hello
 
 
-def _last_word_of(
-    asking: Generator[Any, None, tuple[EngineConnection, Hello]],
-    watch: Callable[[], object] = lambda: None,
-) -> tuple[EngineConnection, Hello]:
+def _last_word_of(asking: Generator[Any, None, _Line], watch: Callable[[], object] = lambda: None) -> _Line:
     while True:
         try:
             next(asking)
