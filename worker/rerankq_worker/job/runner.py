@@ -14,7 +14,7 @@ import numpy as np
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from rerankq.contract.errors import Cancelled, DeadlineExceeded, InvalidRequest, JobFailed, RerankError
-from rerankq.contract.heartbeats import faded, names_of
+from rerankq.contract.heartbeats import names_of
 from rerankq.contract.messages import (
     Lane,
     Limits,
@@ -27,6 +27,7 @@ from rerankq.contract.messages import (
     is_model_name,
     parse_request,
 )
+from rerankq_worker.job.pace import Every, Pace
 from rerankq_worker.job.ranking import rank
 from rerankq_worker.job.score_sheet import Positions, ScoreSheet
 from rerankq_worker.job.store import JobStore
@@ -37,7 +38,6 @@ from rerankq_worker.scoring import EngineInfo
 CHECKPOINT_PERIOD_SECONDS = 1.0  # a shorter job is cheaper to score again than to save
 WANTED_PERIOD_SECONDS = 0.25  # between two looks at whether anybody still wants the answer
 DEAD_AFTER_ENGINE_DEATHS = 2
-PACE_WEIGHT = 0.1  # of the newest job in the moving average
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +214,7 @@ class JobRunner:
         except EngineRefused as error:
             raise JobFailed(f"the engine could not read a request: {error}", {"where": "engine"}) from error
 
-    def _watch_reading(self, attempt: Attempt, is_time_to_ask: "Every") -> None:
+    def _watch_reading(self, attempt: Attempt, is_time_to_ask: Every) -> None:
         if time.monotonic() >= attempt.stop_at:
             raise DeadlineExceeded(
                 f"the time of job {attempt.job_id} was up while its texts were read", {"scored": 0}
@@ -343,48 +343,6 @@ class JobRunner:
             duplicate_pairs=int(np.count_nonzero(sheet.is_duplicate[member.positions])),
             truncated_documents=len({row.document for row in member.rows if row.truncated}),
         )
-
-
-class Every:
-    """True once in each period, the first time when one has passed."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._last = time.monotonic()
-
-    def __call__(self) -> bool:
-        now = time.monotonic()
-        if now - self._last < self._seconds:
-            return False
-        self._last = now
-        return True
-
-
-class Pace:
-    """How long a job of each lane takes here, lately, and how many pairs it has: what admission and estimates go by.
-
-    And how many pairs were scored of late, the older the less.
-    """
-
-    def __init__(self) -> None:
-        self.seconds_per_job: dict[Lane, float] = {}
-        self._pairs_per_job: dict[Lane, float] = {}
-        self.recent_pairs = 0.0
-        self._noted_at = time.monotonic()
-
-    def note(self, lane: Lane, seconds: float, pairs: int) -> None:
-        """Count one more job."""
-        for averages, value in ((self.seconds_per_job, seconds), (self._pairs_per_job, pairs)):
-            before = averages.get(lane, value)
-            averages[lane] = before + PACE_WEIGHT * (value - before)
-        now = time.monotonic()
-        self.recent_pairs = faded(self.recent_pairs, now - self._noted_at) + pairs
-        self._noted_at = now
-
-    def pairs_per_second(self, lane: Lane) -> float | None:
-        """Scored here; None when none were."""
-        seconds = self.seconds_per_job.get(lane)
-        return self._pairs_per_job[lane] / seconds if seconds else None
 
 
 def _scored_pairs(answers: Sequence[Ranking | RerankError]) -> int:
