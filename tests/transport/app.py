@@ -17,6 +17,7 @@ from rerankq.contract.transport.hooks import hooks
 from rerankq_worker.queue import consumer
 from rerankq_worker.queue.answers import AnsweringTask
 from rerankq_worker.queue.consumer import AttemptPolicy, consumer_with
+from rerankq_worker.queue.events import BatchEvents
 
 BROKER_URL = os.environ.get("TEST_BROKER_URL", "redis://127.0.0.1:1/0")
 LEASE_SECONDS = float(os.environ.get("TEST_LEASE_SECONDS", "3"))
@@ -40,6 +41,7 @@ def make_app(broker_url: str = BROKER_URL, result_url: str | None = None, **tran
         broker=broker_url,
         backend=backend,
         amqp=LeasedAMQP if os.environ.get("TEST_TRANSPORT", "ours") == "ours" else None,
+        events=BatchEvents,
         set_as_current=False,
         task_cls=AnsweringTask,
     )

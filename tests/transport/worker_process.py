@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -24,6 +25,7 @@ class WorkerProcess:
         queues: str = "interactive,bulk",
         lease_seconds: float = 3.0,
         url: str | None = None,
+        more: Sequence[str] = (),
         **environment: str,
     ) -> None:
         self._environment = {
@@ -33,14 +35,14 @@ class WorkerProcess:
             "TEST_LEASE_SECONDS": str(lease_seconds),
             **environment,
         }
-        self._queues = queues
+        self._queues, self._more = queues, more
         self._log = tempfile.NamedTemporaryFile(prefix="rerankq-worker-", suffix=".log")  # noqa: SIM115
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, *, wait: bool = True) -> None:
         command = [sys.executable, "-m", "tests.transport.app", "--pool", "prefork", "--concurrency", "1"]
         command += ["-Q", self._queues, "-n", f"w{id(self)}@test", "--loglevel", "INFO"]
-        command += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+        command += ["--without-gossip", "--without-mingle", "--without-heartbeat", *self._more]
         seen = len(self.log)
         self._process = subprocess.Popen(
             command,

@@ -48,6 +48,7 @@ from rerankq_worker.queue.answers import NO_ANSWER, AnsweringTask, AnswerNotStor
 from rerankq_worker.queue.canvas import fields_of
 from rerankq_worker.queue.consumer import AttemptPolicy, HandOn, consumer_with
 from rerankq_worker.queue.control import keep_shape, replace_revoke
+from rerankq_worker.queue.events import BatchEvents
 from rerankq_worker.queue.heartbeat import Heartbeat
 from rerankq_worker.queue.risk_log import RiskLog
 from rerankq_worker.settings import WorkerSettings
@@ -69,6 +70,7 @@ def build_app(settings: WorkerSettings) -> Celery:
         result_ttl_seconds=settings.result_ttl_seconds,
         lease_seconds=settings.lease_seconds,
     )
+    app.events_cls = BatchEvents
     app.conf.broker_transport_options |= {"dead_letter_ttl_seconds": settings.dead_letter_ttl_seconds}
     app.conf.update(
         task_queues=[_queue(lane) for lane in LANES],  # without -Q: interactive first, then bulk

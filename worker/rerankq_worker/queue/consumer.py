@@ -35,6 +35,7 @@ from rerankq.contract.transport.hooks import hooks
 from rerankq.contract.transport.outage import UNREACHABLE, carry_over, hand_back_later, outage
 from rerankq_worker.queue.answers import NO_ANSWER, AnsweringTask, AnswerNotStored, Answers
 from rerankq_worker.queue.canvas import attached_to
+from rerankq_worker.queue.events import Batches
 from rerankq_worker.queue.headers import (
     TimeLimits,
     bounded,
@@ -185,6 +186,10 @@ class Consumer(celery_consumer.Consumer):
     task_consumer: Any
     first_connection_attempt: bool
 
+    def __init__(self, *args: Any, hub: Any = None, **kwargs: Any) -> None:
+        self._batches = hub and Batches(hub, self._flush_events, _is_handing_over)
+        super().__init__(*args, hub=hub, **kwargs)
+
     def update_strategies(self) -> None:
         Answers.in_parent(self.app)
         for task in self.app.tasks.values():
@@ -235,6 +240,20 @@ class Consumer(celery_consumer.Consumer):
         super().register_with_event_loop(hub)
         hooks.tell = self._tell
         hub.call_repeatedly(ANSWER_AGAIN_SECONDS, self._tell_the_untold)
+
+    def on_send_event_buffered(self) -> None:
+        if self._batches:
+            self._batches.gather()
+
+    def stop(self) -> None:
+        """Publish first: afterwards the worker says that it is offline, and what it tells then is not its own."""
+        self._flush_events()
+        super().stop()
+
+    def shutdown(self) -> None:
+        """Publish what was told while the children ended their jobs."""
+        self._flush_events()
+        super().shutdown()
 
     def on_connection_error_after_connected(self, exc: Exception) -> Any:
         waiting = {request for request in tuple(reserved_requests) if not request.acknowledged}
@@ -325,6 +344,11 @@ class Consumer(celery_consumer.Consumer):
     def _letters(self) -> DeadLetters:
         channel = self.task_consumer.channel
         return DeadLetters(redis.Redis(connection_pool=channel.pool), channel.global_keyprefix)
+
+
+def _is_handing_over() -> bool:
+    """Whether a job was taken that no child has yet."""
+    return len(reserved_requests) > len(active_requests)
 
 
 def _hide_text(message: Any) -> None:
