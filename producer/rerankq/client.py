@@ -5,14 +5,11 @@ Knows Redis and what its messages look like; needs no Celery, and never loads a 
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any, Self, TypeVar, Unpack
-
-from redis.exceptions import RedisError
 
 from rerankq.admission import Admission, waiting
 from rerankq.answers import JobStatus, read_pack, read_ranking
-from rerankq.contract import keys
 from rerankq.contract.errors import RerankError, ResultTimeout
 from rerankq.contract.heartbeats import WorkerStatus
 from rerankq.contract.messages import (
@@ -24,7 +21,7 @@ from rerankq.contract.messages import (
     RerankRequest,
     as_seconds,
 )
-from rerankq.contract.redis_clients import hang_up, redis_client
+from rerankq.contract.redis_clients import redis_client
 from rerankq.procedures import Ask, Listen, Pause, Procedure, Step, ask_one, errors_as_ours, run
 from rerankq.settings import ClientSettings
 from rerankq.submission import (
@@ -37,11 +34,13 @@ from rerankq.submission import (
     take_back,
     validated,
 )
+from rerankq.thread_connections import Connections, Listeners, Watch
 from rerankq.waiting import (
     ANSWER_GRACE_SECONDS,
     answer_of,
     call_off,
     given_up,
+    listened_for,
     look_and_keep,
     may_leave_a_job,
 )
@@ -67,12 +66,18 @@ class RerankClient:
         settings: ClientSettings | None = None,
     ) -> None:
         self.settings = settings or ClientSettings.of(broker_url, result_url)
-        timeout = self.settings.redis_timeout_seconds
-        self._broker = redis_client(self.settings.broker_url.get_secret_value(), timeout)
-        self._results = redis_client(self.settings.effective_result_url, timeout)
+        broker_url, result_url = (
+            self.settings.broker_url.get_secret_value(),
+            self.settings.effective_result_url,
+        )
+        broker, results = (
+            redis_client(url, self.settings.redis_timeout_seconds) for url in (broker_url, result_url)
+        )
+        self._broker = Connections(broker)
+        self._results = self._broker if broker_url == result_url else Connections(results)
+        self._listeners = Listeners(results)
         self._admission = Admission(self.settings)
         self.clock = self._admission.clock
-        self._is_closed = False
 
     def rerank(
         self,
@@ -97,15 +102,16 @@ class RerankClient:
         request = self.request(query, documents, **options)
         self._run("asking for workers", self._admission.require_workers(request.model))
         message = job_submission(request, None, self.clock)
-        try:
-            self.deliver(message)
-            job, left = self._promise(message), give_up_at - time.monotonic()
-            return job.ranking_in(self.await_answer(job.job_id, left, message, ANSWER_GRACE_SECONDS))
-        except BaseException as error:
-            self._take_back(message, error)
-            if isinstance(error, ResultTimeout):
-                raise given_up(message.job_id, timeout) from error
-            raise
+        with self.watching(message.job_id, is_early=True) as watch:
+            try:
+                self.deliver(message, watch)
+                left = give_up_at - time.monotonic()
+                return self._promise(message).wait(watch, left, ANSWER_GRACE_SECONDS)
+            except BaseException as error:
+                self._take_back(message, error)
+                if isinstance(error, ResultTimeout):
+                    raise given_up(message.job_id, timeout) from error
+                raise
 
     def submit(
         self,
@@ -172,8 +178,8 @@ class RerankClient:
 
     def close(self) -> None:
         """Give the connections back; whoever is waiting in another thread still gets an answer."""
-        self._is_closed = True
-        self._hang_up()
+        for connections in (self._broker, self._results, self._listeners):
+            connections.close()
 
     def __enter__(self) -> Self:
         return self
@@ -181,15 +187,21 @@ class RerankClient:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def deliver(self, message: Submission) -> None:
+    def deliver(self, message: Submission, watch: Watch | None = None) -> None:
         """Admit, record and publish one message; a message that was delivered before is left alone.
+
+        Args:
+            watch: listens for the job's end from before it is sent.
 
         Raises:
             InvalidRequest: the job id belongs to another request.
             QueueFull, BrokerUnavailable: nothing was accepted.
         """
         procedure = deliver(message, self._admission, self.settings)
-        self._run(f"submitting job {message.job_id}", procedure)
+        doing = f"submitting job {message.job_id}"
+        if watch is not None:
+            procedure = listened_for(message.job_id, procedure)
+        self._run(doing, procedure, watch)
 
     def status(self, job_id: str, *, is_ours: bool = False) -> JobStatus:
         """Where a job stands.
@@ -207,23 +219,34 @@ class RerankClient:
         """Call a job off: before it starts, or between its batches. A job that is done stays done."""
         self._run(f"cancelling job {job_id}", call_off(job_id))
 
+    @contextlib.contextmanager
+    def watching(self, job_id: str, *, is_early: bool = False) -> Generator[Watch]:
+        """Watch for a job's end."""
+        with contextlib.closing(Watch(self._listeners, job_id, is_early=is_early)) as watch:
+            yield watch
+
     def await_answer(
-        self, job_id: str, timeout: float | None, message: Submission | None, grace_seconds: float = 0.0
+        self,
+        job_id: str,
+        timeout: float | None,
+        message: Submission | None,
+        watch: Watch,
+        grace_seconds: float = 0.0,
     ) -> bytes:
         """Celery's record of a job's end.
 
         Args:
             timeout, grace_seconds: as `answer_of` has them.
             message: the job's own, if at hand: sent again where Redis lost it.
+            watch: of this job.
 
         Raises:
             ResultTimeout: it was not there in time.
             JobUnknown, Cancelled, BrokerUnavailable
         """
         again = None if message is None else lambda: deliver(message, self._admission, self.settings)
-        return self._run(
-            f"waiting for job {job_id}", answer_of(job_id, timeout, self.clock, again, grace_seconds)
-        )
+        procedure = answer_of(job_id, timeout, self.clock, again, grace_seconds, is_heard_of=watch.is_early)
+        return self._run(f"waiting for job {job_id}", procedure, watch)
 
     def _promise(self, message: Submission) -> "Job":
         return Job(self, message.job_id, message)
@@ -238,66 +261,18 @@ class RerankClient:
         """Redis's, as of the look around that admission needs anyway."""
         self._run("submitting a job", self._admission.surroundings())
 
-    def _run(self, doing: str, procedure: Procedure[T]) -> T:
-        try:
-            with (
-                errors_as_ours(doing, self.settings) as tried,
-                contextlib.closing(_AnswerListener(self._results)) as listener,
-            ):
-                return run(procedure, lambda step: self._do(tried(step), listener.hear))
-        except RerankError:
-            raise
-        except BaseException:
-            # Broken off anywhere: a reply that nobody read must not be taken for another's.
-            self._hang_up()
-            raise
-        finally:
-            if self._is_closed:
-                self._hang_up()
+    def _run(self, doing: str, procedure: Procedure[T], watch: Watch | None = None) -> T:
+        with errors_as_ours(doing, self.settings) as tried:
+            return run(procedure, lambda step: self._do(tried(step), watch))
 
-    def _hang_up(self) -> None:
-        hang_up(self._broker)
-        hang_up(self._results)
-
-    def _do(self, step: Step, hear: Callable[[Listen], bytes | None]) -> Any:
+    def _do(self, step: Step, watch: Watch | None) -> Any:
         match step:
             case Ask(commands, of):
-                pipeline = (self._broker if of == "broker" else self._results).pipeline(transaction=False)
-                for command in commands:
-                    pipeline.execute_command(*command)
-                return pipeline.execute(raise_on_error=False)
-            case Listen():
-                return hear(step)
+                return (self._broker if of == "broker" else self._results).ask(commands)
+            case Listen(_, seconds):
+                return None if watch is None else watch.hear(seconds)
             case Pause(seconds):
                 return time.sleep(seconds)
-
-
-class _AnswerListener:
-    """Hears of the end of one job; a connection of its own from the first listening on."""
-
-    def __init__(self, results: Any) -> None:
-        self._results = results
-        self._subscription: Any = None
-
-    def hear(self, wanted: Listen) -> bytes | None:
-        """What is announced of the job's end; listens for a while, or only begins to."""
-        try:
-            if self._subscription is None:
-                self._subscription = self._results.pubsub(ignore_subscribe_messages=True)
-                self._subscription.subscribe(keys.result(wanted.job_id))
-            if wanted.seconds <= 0:
-                return None
-            message = self._subscription.get_message(timeout=wanted.seconds)
-            return None if message is None else message["data"]
-        except RedisError:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """Hang up; listening again begins anew."""
-        if self._subscription is not None:
-            self._subscription.close()
-            self._subscription = None
 
 
 class Job:
@@ -338,14 +313,12 @@ class Job:
             ResultTimeout: not there yet; the job goes on.
             RerankError: the job did not end in a ranking.
         """
-        return self.ranking_in(self._client.await_answer(self.job_id, timeout, self.message))
+        with self._client.watching(self.job_id) as watch:
+            return self.wait(watch, timeout)
 
-    def ranking_in(self, meta: bytes) -> Ranking:
-        """The ranking in Celery's record of the job's end.
-
-        Raises:
-            RerankError: the job did not end in a ranking.
-        """
+    def wait(self, watch: Watch, timeout: float | None, grace_seconds: float = 0.0) -> Ranking:
+        """The ranking, taken when it is announced, and looked for now and then in case that was missed."""
+        meta = self._client.await_answer(self.job_id, timeout, self.message, watch, grace_seconds)
         return as_asked(read_ranking(self.job_id, meta), self.message)
 
 
@@ -354,4 +327,6 @@ class Pack(Job):
 
     def answers(self, timeout: float | None = None) -> list[Ranking | RerankError]:
         """One ranking or one error for each request of the pack, in its order."""
-        return read_pack(self.job_id, self._client.await_answer(self.job_id, timeout, self.message))
+        with self._client.watching(self.job_id) as watch:
+            meta = self._client.await_answer(self.job_id, timeout, self.message, watch)
+        return read_pack(self.job_id, meta)

@@ -98,6 +98,8 @@ def answer_of(
     clock: RedisClock,
     send_again: Callable[[], Procedure[None]] | None,
     grace_seconds: float = 0.0,
+    *,
+    is_heard_of: bool = False,
 ) -> Procedure[bytes]:
     """Celery's record of a job's end.
 
@@ -105,6 +107,7 @@ def answer_of(
         timeout: seconds to wait, or None for as long as it takes.
         grace_seconds: the last of them, for an answer that is on its way; not for a Redis that is away.
         send_again: puts the job on its lane once more; None where the request is not at hand.
+        is_heard_of: somebody has listened since before the job was sent, so there is nothing to look for at first.
 
     Raises:
         ResultTimeout: it was not there in time.
@@ -112,8 +115,9 @@ def answer_of(
     """
     allowed_seconds = math.inf if timeout is None else as_seconds(timeout)
     began_at = time.monotonic()
-    give_up_at, wait = began_at + allowed_seconds, 0.0
+    give_up_at = began_at + allowed_seconds
     away_until = give_up_at - grace_seconds
+    wait = _until_the_next_look(allowed_seconds, grace_seconds) if is_heard_of else 0.0
     while True:
         try:
             heard = yield Listen(job_id, wait)
@@ -128,14 +132,18 @@ def answer_of(
                 raise _no_answer(standing.status, allowed_seconds)
             if standing.meta is None and time.monotonic() - began_at > POLL_SECONDS / 2:
                 yield from keep_open(job_id, standing.record)
-            wait = min(left, POLL_SECONDS)
-            if left > grace_seconds:  # look when it begins, to notice by then that Redis is away
-                wait = min(wait, left - grace_seconds)
+            wait = _until_the_next_look(left, grace_seconds)
         except RedisError:  # a restarting Redis is ridden out within the time the caller gave
             if time.monotonic() + RECONNECT_SECONDS > away_until:
                 raise
             yield Pause(RECONNECT_SECONDS)
             wait = 0.0
+
+
+def listened_for(job_id: str, sending: Procedure[None]) -> Procedure[None]:
+    """Listen for the end of a job, then send it."""
+    yield Listen(job_id, 0.0)
+    yield from sending
 
 
 def call_off(job_id: str) -> Procedure[None]:
@@ -166,6 +174,12 @@ def _strangers_wait() -> Procedure[bool]:
     except ResponseError:  # a user who may not count what workers hold sees what waits, whoever sent it
         lengths = yield from ask(*(("LLEN", each) for each in lists))
         return any(isinstance(length, int) and length > 0 for length in lengths)
+
+
+def _until_the_next_look(seconds_left: float, grace_seconds: float) -> float:
+    """Of the seconds that are left; a look when the grace begins notices by then that Redis is away."""
+    is_in_grace = seconds_left <= grace_seconds
+    return min(seconds_left if is_in_grace else seconds_left - grace_seconds, POLL_SECONDS)
 
 
 def _ended(job_id: str, heard: bytes | None, clock: RedisClock) -> Standing | None:

@@ -78,15 +78,20 @@ class FakeRerankClient(_WithoutRedis, RerankClient):
     def lanes(self) -> dict[Lane, int]:
         return dict.fromkeys(LANES, 0)
 
-    def deliver(self, message: Submission) -> None:
+    def deliver(self, message: Submission, watch: Any = None) -> None:
         self._stand_in.deliver(message)
 
     def await_answer(
-        self, job_id: str, timeout: float | None, message: Submission | None, grace_seconds: float = 0.0
+        self,
+        job_id: str,
+        timeout: float | None,
+        message: Submission | None,
+        watch: Any,
+        grace_seconds: float = 0.0,
     ) -> bytes:
         return self._end_of(job_id, timeout)
 
-    def _run(self, doing: str, procedure: Procedure[Any]) -> Any:
+    def _run(self, doing: str, procedure: Procedure[Any], watch: Any = None) -> Any:
         """Nothing is asked of Redis."""
 
 

@@ -1,0 +1,176 @@
+"""From threads: connections are kept from job to job, shared with nobody, and never trusted blindly."""
+
+import multiprocessing
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import redis as redis_py
+
+from rerankq import RerankClient, thread_connections
+from rerankq.contract import keys
+from rerankq.settings import ClientSettings
+from tests.redis_server import RedisServer
+from tests.service import Service
+
+CHANNELS = "celery-task-meta-*"
+
+
+@pytest.fixture(scope="module")
+def service(idle_service: Service) -> Service:
+    return idle_service
+
+
+@pytest.fixture
+def redis(service: Service) -> Iterator[redis_py.Redis]:
+    with service.redis.client() as client:
+        yield client
+
+
+@pytest.fixture
+def client(service: Service) -> Iterator[RerankClient]:
+    with RerankClient(f"{service.redis.url}?client_name=kept") as made:
+        yield made
+
+
+def kept(redis: redis_py.Redis) -> list[str]:
+    return sorted(each["id"] for each in redis.client_list() if each["name"] == "kept")
+
+
+def calls(redis: redis_py.Redis) -> dict[str, int]:
+    return {name: told["calls"] for name, told in redis.info("commandstats").items()}
+
+
+def ask(client: RerankClient, times: int = 1) -> None:
+    for number in range(times):
+        assert client.rerank("q", [f"{number}"], timeout=30).complete
+
+
+def test_one_job_after_another_is_asked_and_heard_of_by_the_same_two_connections(
+    client: RerankClient, redis: redis_py.Redis
+) -> None:
+    ask(client)
+    first, before = kept(redis), calls(redis)
+    ask(client, 5)
+
+    assert kept(redis) == first
+    assert len(first) == 2
+    assert calls(redis)["cmdstat_subscribe"] - before["cmdstat_subscribe"] == 5
+    assert calls(redis).get("cmdstat_get", 0) - before.get("cmdstat_get", 0) <= 2 * 5  # the worker's own
+
+
+def test_many_threads_leave_no_channel_and_no_more_connections_than_are_kept(
+    client: RerankClient, service: Service, redis: redis_py.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(thread_connections, "MOST_SPARE", 3)
+    with ThreadPoolExecutor(16) as threads:
+        list(threads.map(lambda _: ask(client, 10), range(16)))
+
+    service.wait_until(lambda: not redis.pubsub_channels(CHANNELS))
+    service.wait_until(lambda: len(kept(redis)) <= 2 * 3)
+
+
+def test_what_waits_is_heard_by_each_thread_for_itself(client: RerankClient) -> None:
+    jobs = [client.submit("q", ["a"] * (1 + number)) for number in range(20)]
+    with ThreadPoolExecutor(20) as threads:
+        totals = threads.map(lambda job: job.result(30).total, jobs)
+
+    assert list(totals) == list(range(1, 21))
+
+
+def test_a_forked_process_has_connections_of_its_own(client: RerankClient, redis: redis_py.Redis) -> None:
+    ask(client)
+    of_parent = kept(redis)
+
+    child = multiprocessing.get_context("fork").Process(target=ask, args=(client, 3))
+    child.start()
+    ask(client, 3)
+    child.join(30)
+
+    assert child.exitcode == 0
+    assert kept(redis) == of_parent
+
+
+def killed_while_idle(redis: redis_py.Redis) -> None:
+    for each in kept(redis):
+        redis.client_kill_filter(_id=each)
+
+
+def grown_old(redis: redis_py.Redis) -> None:
+    thread_connections.TRUSTED_SECONDS = 0.0
+
+
+@pytest.mark.parametrize("spoil", [killed_while_idle, grown_old])
+def test_a_connection_that_is_kept_but_not_to_be_trusted_is_made_anew(
+    client: RerankClient,
+    redis: redis_py.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    spoil: Callable[[redis_py.Redis], None],
+) -> None:
+    monkeypatch.setattr(thread_connections, "TRUSTED_SECONDS", 60.0)
+    ask(client)
+    before = kept(redis)
+
+    spoil(redis)
+    ask(client)
+
+    assert not set(before) & set(kept(redis))
+
+
+def test_an_answer_that_is_not_announced_is_looked_for_and_its_listener_not_kept(
+    client: RerankClient, service: Service, redis: redis_py.Redis
+) -> None:
+    """As of a listener whose connection somebody on the way has forgotten."""
+    ask(client)
+    ((listener, _),) = client._listeners._spare
+    listener.send_command = lambda *_, **__: None  # it subscribes to nothing
+
+    ask(client)
+
+    assert all(each is not listener for each, _ in client._listeners._spare)
+
+
+def test_a_closed_client_is_used_all_the_same_and_keeps_nothing(
+    service: Service, redis: redis_py.Redis
+) -> None:
+    client = RerankClient(f"{service.redis.url}?client_name=kept")
+    client.close()
+
+    ask(client)
+
+    service.wait_until(lambda: not kept(redis))
+
+
+def test_a_restarted_redis_is_found_again_by_whoever_is_listening() -> None:
+    with Service(engine="rerankq_worker.doubles:slow?batch_ms=300&pair_ms=0", appendonly=True) as service:
+        ask(service.client)
+        ending = threading.Event()
+        answers: list[Any] = []
+
+        def wait() -> None:
+            answers.append(service.client.rerank("q", ["waiting"], timeout=60))
+            ending.set()
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        with service.redis.client() as redis:
+            service.wait_until(lambda: redis.pubsub_channels(CHANNELS) and redis.hlen(keys.HELD))
+        service.redis.kill()
+        service.redis.start()
+        thread.join(60)
+
+        assert ending.is_set()
+        assert answers[0].complete
+        ask(service.client, 3)
+
+
+def test_of_two_redis_each_is_asked_for_its_own(redis_server: RedisServer) -> None:
+    with RedisServer() as other:
+        settings = ClientSettings(broker_url=redis_server.url, result_url=other.url)
+        with RerankClient(settings=settings) as client:
+            job = client.submit("q", ["a"])
+            other.client().set(keys.result(job.job_id), '{"status": "REVOKED", "result": null}')
+
+            assert job.status().state == "cancelled"
