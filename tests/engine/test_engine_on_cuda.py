@@ -89,7 +89,7 @@ def test_batches_begun_ahead_give_the_scores_of_batches_awaited(half: Engine) ->
 @pytest.mark.parametrize("chosen", [True, False], ids=["chosen here", "padded"])
 def test_attention_agrees_with_the_cpu(chosen: bool, only_firsts: bool, window: int | None) -> None:
     """In fp16, on slices of one projection, as the model hands them over."""
-    way = attention.choose_attention(CUDA, torch.float16) if chosen else attention.padded
+    way = attention.choose_attention(CUDA, torch.float16, 64) if chosen else attention.padded
     batch: Batch = lay_out(random_rows(LENGTHS), CUDA)
     torch.manual_seed(0)
     both = torch.randn(sum(LENGTHS), 3, 4, 64, device=CUDA, dtype=torch.float16)
@@ -160,7 +160,7 @@ def test_the_true_shape_scores_32_pairs_of_512_tokens_in_2_gb() -> None:
         CUDA,
         precision,
         choose_linear(CUDA, precision.weights, precision.body),
-        attention.choose_attention(CUDA, precision.body),
+        attention.choose_attention(CUDA, precision.body, 64),
     )
 
     logits = model(random_rows([512] * 32)).cpu()

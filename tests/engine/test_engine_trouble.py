@@ -226,6 +226,26 @@ def test_batches_are_begun_before_the_last_one_is_fetched(tokenizer: PairTokeniz
     assert [second().tolist(), first().tolist()] == [[6], [5]]
 
 
+def test_logits_are_asked_for_before_the_next_batch_is_begun(
+    tokenizer: PairTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On CUDA a copy that is asked for later waits for all that was begun before it."""
+    device = Device()
+    engine = engine_on(device, tokenizer)
+    asked: list[int] = []
+
+    def to_host(logits: torch.Tensor) -> Callable[[], torch.Tensor]:
+        asked.append(len(device.batches))
+        return lambda: logits
+
+    monkeypatch.setattr("rerankq_worker.engine.engine.to_host", to_host)
+
+    finishes = [engine.begin(rows(5)), engine.begin(rows(6))]
+
+    assert asked == [1, 2]
+    assert [finish().tolist() for finish in finishes] == [[5], [6]]
+
+
 def test_a_batch_over_the_budget_is_cut_and_costs_none_of_it(tokenizer: PairTokenizer) -> None:
     device = Device()
     engine = engine_on(device, tokenizer)

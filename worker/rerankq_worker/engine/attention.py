@@ -18,6 +18,7 @@ from rerankq_worker.engine.batch import Batch
 
 BLOCK_TOKENS = 64  # queries at a time where a window limits what they see; 32 to 128 are as fast
 SM80 = (8, 0)  # Ampere: what flash attention's variable-length kernels need
+HEAD_STEP, WIDEST_HEAD = 8, 256  # of a head's dimensions, likewise
 
 
 class Attention(Protocol):
@@ -26,11 +27,16 @@ class Attention(Protocol):
     ) -> Tensor: ...
 
 
-def choose_attention(device: torch.device, body: torch.dtype) -> Attention:
-    """Per row on the CPU; on CUDA a variable-length kernel where the build has one, else padded."""
+def choose_attention(device: torch.device, body: torch.dtype, head: int) -> Attention:
+    """Per row on the CPU; on CUDA a variable-length kernel where build, card and heads let it, else padded.
+
+    Args:
+        head: dimensions of one head of the model.
+    """
     if device.type == "cpu":
         return per_row
-    if body is torch.float16 and torch.cuda.get_device_capability(device) >= SM80:
+    fits = head % HEAD_STEP == 0 and head <= WIDEST_HEAD
+    if fits and body is torch.float16 and torch.cuda.get_device_capability(device) >= SM80:
         kernel = _torch_varlen() or _flash_varlen()
         if kernel is not None:
             return VariableLength(kernel)
@@ -83,19 +89,35 @@ def padded(queries: Tensor, keys: Tensor, values: Tensor, batch: Batch, window: 
     For batches without fillers, as they are on CUDA.
     """
     rows, longest = len(batch.lengths), max(batch.lengths)
-    lengths, columns = batch.offsets.diff(), torch.arange(longest, device=queries.device)
-    mask = (columns < lengths[:, None])[:, None, None]  # [n, 1, 1, longest]
-    if window is not None:
-        mask = mask & _near(columns, columns, window)  # [n, 1, longest, longest]
-    every_row = torch.arange(rows, device=queries.device)
-    # size given: no waiting
-    row_of = torch.repeat_interleave(every_row, lengths, output_size=sum(batch.lengths))
-    slots = row_of * longest + batch.positions  # [T]
+    mask = _once(batch, f"mask {window}", lambda: _mask(batch, longest, window))
+    slots = _once(batch, "slots", lambda: _slots(batch, longest))
     all_ask = len(queries) == len(keys)
     q = _spread(queries, slots, rows, longest) if all_ask else _heads_first(queries, rows)
     k, v = _spread(keys, slots, rows, longest), _spread(values, slots, rows, longest)
     answer = _tokens_first(functional.scaled_dot_product_attention(q, k, v, attn_mask=mask))
     return answer[slots] if all_ask else answer
+
+
+def _once(batch: Batch, name: str, make: Callable[[], Tensor]) -> Tensor:
+    """What every layer needs alike: the first that asks makes it."""
+    if name not in batch.derived:
+        batch.derived[name] = make()
+    return batch.derived[name]
+
+
+def _mask(batch: Batch, longest: int, window: int | None) -> Tensor:
+    """What may be seen: [n, 1, 1, longest], within a window [n, 1, longest, longest]."""
+    columns = torch.arange(longest, device=batch.offsets.device)
+    within = (columns < batch.offsets.diff()[:, None])[:, None, None]
+    return within if window is None else within & _near(columns, columns, window)
+
+
+def _slots(batch: Batch, longest: int) -> Tensor:
+    """[T]: where each token lies among rows that are all as long as the longest."""
+    every_row = torch.arange(len(batch.lengths), device=batch.offsets.device)
+    # size given: no waiting
+    row_of = torch.repeat_interleave(every_row, batch.offsets.diff(), output_size=sum(batch.lengths))
+    return row_of * longest + batch.positions
 
 
 class VariableLength:

@@ -1,11 +1,12 @@
 """Lay the rows of a batch end to end, with no padding. Knows token ids and where each row starts; no model."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
+from rerankq_worker.engine.crossing import to_device
 from rerankq_worker.scoring import TokenIds
 
 SHORT_BATCH_TOKENS = 1_024
@@ -42,6 +43,8 @@ class Batch:
     lengths: list[int]
     """Tokens of each row, on the host."""
     stretches: list[Stretch]
+    derived: dict[str, torch.Tensor] = field(default_factory=dict, compare=False)
+    """What attention makes of the batch once, by name, for all layers."""
 
     @property
     def firsts(self) -> torch.Tensor:
@@ -64,11 +67,8 @@ def lay_out(rows: Sequence[TokenIds], device: torch.device) -> Batch:
     several = ids.min(initial=0) < 0
     if several:
         parts = [np.maximum(ids, ~ids), *parts[1:], ids < 0]
-    on_host = torch.from_numpy(np.concatenate(parts).astype(np.int32))
-    if device.type == "cuda":  # from pinned memory the copy does not wait for the kernels in flight
-        on_host = on_host.pin_memory()
     tokens, ends = len(ids), 2 * len(ids) + len(offsets)
-    on_device = on_host.to(device, non_blocking=True)
+    on_device = to_device(np.concatenate(parts).astype(np.int32), device)
     return Batch(
         token_ids=on_device[:tokens],
         positions=on_device[tokens : 2 * tokens],

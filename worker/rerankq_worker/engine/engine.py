@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rerankq_worker.engine.crossing import to_host
 from rerankq_worker.engine.errors import first_line, is_device_lost, is_out_of_memory
 from rerankq_worker.engine.loading import Forward, load_packed
 from rerankq_worker.engine.memory import PROBE_TOKENS, Budget, CudaMemory, Memory, warm_up_rows
@@ -252,12 +253,12 @@ class Engine:
         # of the second segment there are complements
         return max(~int(ids.min()), int(ids.max())) < self._vocabulary_size
 
-    def _launch(self, rows: Sequence[TokenIds]) -> Tensor | None:
-        """The logits as they will be on the device, or None where the batch does not fit."""
-        return _or_broken(lambda: self._forward(rows)) if rows else torch.empty(0)
+    def _launch(self, rows: Sequence[TokenIds]) -> Callable[[], Tensor] | None:
+        """What waits for the logits, or None where the batch does not fit."""
+        return _or_broken(lambda: to_host(self._forward(rows))) if rows else lambda: torch.empty(0)
 
-    def _finish(self, rows: Sequence[TokenIds], started: Tensor | None) -> Logits:
-        fetched = None if started is None else _or_broken(started.cpu)
+    def _finish(self, rows: Sequence[TokenIds], wait: Callable[[], Tensor] | None) -> Logits:
+        fetched = None if wait is None else _or_broken(wait)
         logits = self._smaller(rows) if fetched is None else fetched.numpy().copy()
         for index in np.flatnonzero(~np.isfinite(logits)).tolist():
             exact = self._score_exactly(rows[index])

@@ -111,9 +111,10 @@ def load_packed(directory: Path, device: torch.device, dtype: str, max_length_to
 
 def load_forward(directory: Path, device: torch.device, precision: Precision) -> PackedModel:
     """The model, batch, resident on its device in its precision."""
-    source = load_reference(directory)
+    source: Any = load_reference(directory)
+    head = source.config.hidden_size // source.config.num_attention_heads
     make_linear = choose_linear(device, precision.weights, precision.body)
-    attention = choose_attention(device, precision.body)
+    attention = choose_attention(device, precision.body, head)
     family = family_of(directory)
     return FORWARDS[family.forward](source, family, device, precision, make_linear, attention)
 

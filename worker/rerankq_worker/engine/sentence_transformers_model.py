@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rerankq_worker.engine.crossing import to_device
 from rerankq_worker.engine.errors import PrecisionRefused
 from rerankq_worker.engine.loading import (
     PROBES,
@@ -168,11 +169,13 @@ class CrossEncoderModel:
         for index, row in enumerate(rows):
             together.setdefault(self._neighbours(index, row), []).append(index)
         logits = [self._score([rows[index] for index in indices]) for indices in together.values()]
+        if len(logits) == 1:
+            return logits[0]
         order = np.argsort(np.concatenate(list(together.values())))
-        return torch.cat(logits)[torch.from_numpy(order).to(self._device)]
+        return torch.cat(logits)[to_device(order, self._device)]
 
     def _score(self, rows: Sequence[TokenIds]) -> Tensor:
-        features = {name: tensor.to(self._device) for name, tensor in self.features(rows).items()}
+        features = {name: to_device(array, self._device) for name, array in self._padded(rows).items()}
         scores: Tensor = self._cross_encoder({**features, **self._constants})["scores"].float()
         return scores[:, 1] - scores[:, 0] if scores.shape[1] == NO_AND_YES else scores.squeeze(1)
 
@@ -190,6 +193,9 @@ class CrossEncoderModel:
 
     def features(self, rows: Sequence[TokenIds]) -> dict[str, Tensor]:
         """The rows padded to the longest, as CrossEncoder's own preprocessing gives them; [n, length] each."""
+        return {name: torch.from_numpy(array) for name, array in self._padded(rows).items()}
+
+    def _padded(self, rows: Sequence[TokenIds]) -> dict[str, np.ndarray[Any, Any]]:
         shape = len(rows), max(map(len, rows))
         ids, types, mask = (np.full(shape, fill, dtype=np.int64) for fill in (*self._pad, 0))
         for index, row in enumerate(rows):
@@ -197,10 +203,9 @@ class CrossEncoderModel:
             ids[index, place] = np.where(row < 0, ~row, row)
             types[index, place] = row < 0
             mask[index, place] = 1
-        padded = {"input_ids": ids, "attention_mask": mask} | (
+        return {"input_ids": ids, "attention_mask": mask} | (
             {"token_type_ids": types} if self._reads_types else {}
         )
-        return {name: torch.from_numpy(array) for name, array in padded.items()}
 
 
 def choose_dtype(dtype: str, device: torch.device, directory: Path) -> str:
