@@ -109,6 +109,7 @@ class Admission:
         self.clock = RedisClock()
         self.around = Surroundings()
         """As they were when they were last read."""
+        self._by_model: dict[str | None, Surroundings] = {}
         self._read_at = float("-inf")
 
     def admit(self, lane: Lane, model: str | None, haste: Haste) -> Procedure[Room]:
@@ -117,7 +118,8 @@ class Admission:
         Raises:
             QueueFull: there is no memory for it, however many.
         """
-        around = (yield from self.surroundings()).of(model)
+        yield from self.surroundings()
+        around = self.around_of(model)
         if around.memory_fraction > FULL_FRACTIONS[lane]:
             raise _full(
                 f"the broker's memory is {around.memory_fraction:.0%} full", _UNKNOWN_MEMORY_RETRY_SECONDS
@@ -131,7 +133,8 @@ class Admission:
             NoWorkers: nothing was accepted.
         """
         for max_age_seconds in (SURROUNDINGS_AGE_SECONDS, 0):
-            if (yield from self.surroundings(max_age_seconds)).of(model).workers:
+            yield from self.surroundings(max_age_seconds)
+            if self.around_of(model).workers:
                 return
         raise nobody_for(model, self.around.workers)
 
@@ -139,8 +142,15 @@ class Admission:
         """Workers, pace and memory, as of at most `max_age_seconds` ago; with them Redis's clock."""
         if time.monotonic() - self._read_at > max_age_seconds:
             self.around = yield from self._read()
-            self._read_at = time.monotonic()
+            self._by_model, self._read_at = {}, time.monotonic()
         return self.around
+
+    def around_of(self, model: str | None) -> Surroundings:
+        """What jobs that name this model, or none, would meet, as of the last reading."""
+        known = self._by_model.get(model)
+        if known is None:
+            known = self._by_model[model] = self.around.of(model)
+        return known
 
     def _read(self) -> Procedure[Surroundings]:
         asked_at = time.monotonic()

@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar, Unpack
 from redis.exceptions import RedisError
 
 from rerankq.admission import Admission, waiting
-from rerankq.answers import JobStatus, read_pack, read_ranking
+from rerankq.answers import JobStatus, Meta, read_pack, read_ranking
 from rerankq.contract.clock import RedisClock
 from rerankq.contract.errors import BrokerUnavailable, NoWorkers, QueueFull, RerankError, ResultTimeout
 from rerankq.contract.heartbeats import WorkerStatus
@@ -98,7 +98,7 @@ class AsyncRerankClient:
         request = self.request(query, documents, **options)
         await self._require_workers(request.model)
         message, connections = await self._packed(job_submission, request, None), self._here
-        with connections.watching(message.job_id) as watch:  # before anybody can answer
+        with connections.watching(message.job_id, is_early=True) as watch:  # before anybody can answer
             try:
                 await self._deliver(message)
                 left = give_up_at - time.monotonic()
@@ -218,10 +218,10 @@ class AsyncRerankClient:
         message: Submission | None,
         watch: Watch,
         grace_seconds: float = 0.0,
-    ) -> bytes:
+    ) -> Meta:
         """Celery's record of a job's end; as `RerankClient.await_answer`."""
         again = None if message is None else lambda: deliver(message, self._admission, self.settings)
-        procedure = answer_of(job_id, timeout, self.clock, again, grace_seconds)
+        procedure = answer_of(job_id, timeout, self.clock, again, grace_seconds, is_heard_of=watch.is_early)
         return await self._run(f"waiting for job {job_id}", procedure, lambda step: watch.hear(step.seconds))
 
     @property
@@ -250,7 +250,7 @@ class AsyncRerankClient:
         budget_seconds = self.settings.bulk_patience_seconds
         await self._run("asking for workers", self._admission.surroundings())
         message, connections = await self._packed(job_submission, request, None), self._here
-        with connections.watching(message.job_id) as watch:
+        with connections.watching(message.job_id, is_early=True) as watch:
             try:
                 await self._deliver_in_the_end(message, time.monotonic() + budget_seconds)
                 while True:
@@ -375,7 +375,7 @@ class AsyncJob:
         meta = await self._meta(watch, timeout, grace_seconds)
         return as_asked(read_ranking(self.job_id, meta), self._message)
 
-    async def _meta(self, watch: Watch, timeout: float | None, grace_seconds: float = 0.0) -> bytes:
+    async def _meta(self, watch: Watch, timeout: float | None, grace_seconds: float = 0.0) -> Meta:
         return await self._client.await_answer(self.job_id, timeout, self._message, watch, grace_seconds)
 
 

@@ -24,6 +24,9 @@ State = Literal["queued", "running", "done", "failed", "dead", "cancelled", "exp
 ANSWER_IS_LATE_SECONDS = 60.0  # between a worker's last word on a job and its answer being stored
 _ANSWERED = ("SUCCESS", "FAILURE", "REVOKED")
 
+Meta = bytes | Mapping[str, Any]
+"""Celery's record of a task, as it lies in Redis or read."""
+
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
@@ -41,31 +44,41 @@ class JobStatus:
     error: str | None = None
 
 
-def is_answer(meta: bytes | None) -> bool:
+def read(meta: Meta | None) -> Mapping[str, Any]:
+    """Celery's record; empty where it is none."""
+    if isinstance(meta, Mapping):
+        return meta
+    try:
+        return _table(wire.decode(meta or b"{}"))
+    except (ValueError, TypeError):
+        return {}
+
+
+def is_answer(meta: Meta | None) -> bool:
     """Whether Celery's record of a task holds its end; one that nobody can read holds none."""
-    return _fields(meta).get("status") in _ANSWERED
+    return read(meta).get("status") in _ANSWERED
 
 
-def is_lost(meta: bytes) -> bool:
+def is_lost(meta: Meta) -> bool:
     """Whether the answer only says that Redis lost the job; sending it again makes it a job anew."""
-    fields = wire.decode(meta)
+    fields = read(meta)
     return fields["status"] == "FAILURE" and _error_in("", fields).retryable
 
 
-def read_answer(job_id: str, meta: bytes) -> dict[str, Any]:
+def read_answer(job_id: str, meta: Meta) -> dict[str, Any]:
     """The body of a finished job's answer.
 
     Raises:
         RerankError: the job did not end in an answer; the error is the one the worker raised.
     """
-    fields = _fields(meta)
+    fields = read(meta)
     if fields.get("status") != "SUCCESS":
         raise _error_in(job_id, fields)
     with _readable(job_id):
         return _table(fields["result"])
 
 
-def read_ranking(job_id: str, meta: bytes) -> Ranking:
+def read_ranking(job_id: str, meta: Meta) -> Ranking:
     """The ranking of a finished job.
 
     Raises:
@@ -81,7 +94,7 @@ def read_ranking(job_id: str, meta: bytes) -> Ranking:
         return Ranking.model_validate(answer)
 
 
-def read_pack(job_id: str, meta: bytes) -> list[Ranking | RerankError]:
+def read_pack(job_id: str, meta: Meta) -> list[Ranking | RerankError]:
     """One ranking or one error for each request of a pack, in its order."""
     answer = read_answer(job_id, meta)
     with _readable(job_id):
@@ -89,7 +102,7 @@ def read_pack(job_id: str, meta: bytes) -> list[Ranking | RerankError]:
 
 
 def read_status(
-    job_id: str, meta: bytes | None, record: Mapping[bytes, bytes], cancelled: bool, clock: RedisClock
+    job_id: str, meta: Meta | None, record: Mapping[bytes, bytes], cancelled: bool, clock: RedisClock
 ) -> JobStatus:
     """The status that these three pieces tell together.
 
@@ -116,10 +129,10 @@ def read_status(
 
 
 def _state(
-    job_id: str, meta: bytes | None, fields: Mapping[str, str], cancelled: bool, now: float
+    job_id: str, meta: Meta | None, fields: Mapping[str, str], cancelled: bool, now: float
 ) -> tuple[State, str | None]:
     if meta is not None and is_answer(meta):
-        return _end_state(job_id, _fields(meta))
+        return _end_state(job_id, read(meta))
     if not fields:
         return ("cancelled" if cancelled else "unknown"), None
     answered = number_in(fields.get("answered"))
@@ -160,14 +173,6 @@ def _member(answer: Mapping[str, Any]) -> Ranking | RerankError:
         return Ranking.model_validate(answer["ranking"])
     error = answer["error"]
     return from_wire(str(error["type"]), (error["message"], error.get("details")))
-
-
-def _fields(meta: bytes | None) -> dict[str, Any]:
-    """Celery's record; empty where it is none."""
-    try:
-        return _table(wire.decode(meta or b"{}"))
-    except (ValueError, TypeError):
-        return {}
 
 
 def _table(value: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Generator, Sequence
 from typing import Any, Self, TypeVar, Unpack
 
 from rerankq.admission import Admission, waiting
-from rerankq.answers import JobStatus, read_pack, read_ranking
+from rerankq.answers import JobStatus, Meta, read_pack, read_ranking
 from rerankq.contract.errors import RerankError, ResultTimeout
 from rerankq.contract.heartbeats import WorkerStatus
 from rerankq.contract.messages import (
@@ -232,7 +232,7 @@ class RerankClient:
         message: Submission | None,
         watch: Watch,
         grace_seconds: float = 0.0,
-    ) -> bytes:
+    ) -> Meta:
         """Celery's record of a job's end.
 
         Args:

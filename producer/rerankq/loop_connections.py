@@ -111,7 +111,9 @@ class SharedConnection:
 class Watch:
     """The end of one job, as it is announced."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_early: bool = False) -> None:
+        self.is_early = is_early
+        """It listens before its job is sent: what is not heard has not happened."""
         self._told = asyncio.Event()
         self._meta: bytes | None = None
 
@@ -142,9 +144,13 @@ class AnswerListener:
         self._changed = asyncio.Event()
 
     @contextmanager
-    def watching(self, job_id: str) -> Generator[Watch]:
-        """Watch for a job's end. Nobody waits for the subscription: when it stands, whoever watches is told to look."""
-        channel, watch = keys.result(job_id), Watch()
+    def watching(self, job_id: str, *, is_early: bool = False) -> Generator[Watch]:
+        """Watch for a job's end.
+
+        Nobody waits for the subscription: when it stands, whoever watches is told to look, but for those who were
+        early, and whose wish to subscribe was sent before their job.
+        """
+        channel, watch = keys.result(job_id), Watch(is_early=is_early)
         channel.encode()  # here, and not for all who are subscribed along with it
         self._watches.setdefault(channel, set()).add(watch)
         self._changed.set()
@@ -188,6 +194,9 @@ class AnswerListener:
         # A channel that nobody uses keeps the connection open while nothing is watched. It is named as an answer is,
         # since a producer may listen to nothing else.
         subscribed, kept = set[str](), keys.result("")
+        for watches in self._watches.values():
+            for watch in watches:
+                watch.is_early = False
         while True:
             self._changed.clear()
             wanted = {kept, *self._watches}
@@ -209,7 +218,8 @@ class AnswerListener:
             elif reply[0] in (b"message", b"subscribe"):
                 meta = reply[2] if reply[0] == b"message" else None
                 for watch in self._watches.get(reply[1].decode(), ()):
-                    watch.tell(meta)
+                    if meta is not None or not watch.is_early:
+                        watch.tell(meta)
 
 
 class LoopConnections:
@@ -234,9 +244,9 @@ class LoopConnections:
         """Whether it can be used still."""
         return not (self._is_closing or self._living.done() or self._loop.is_closed())
 
-    def watching(self, job_id: str) -> "contextlib.AbstractContextManager[Watch]":
+    def watching(self, job_id: str, *, is_early: bool = False) -> "contextlib.AbstractContextManager[Watch]":
         """Watch for a job's end."""
-        return self._listener.watching(job_id)
+        return self._listener.watching(job_id, is_early=is_early)
 
     async def ask(self, step: Ask) -> Replies:
         """The replies to what a procedure asks."""

@@ -233,7 +233,7 @@ def _submit(
     submitted = yield from ask_script(SUBMIT, touched, arguments)
     if isinstance(submitted, list):
         waiting, ahead = submitted
-        around = admission.around.of(message.model)
+        around = admission.around_of(message.model)
         raise refusal(message.lane, waiting, ahead, around, haste, settings)
     if submitted < 0:
         raise RedisTimeoutError("Redis was slower than its caller waits")

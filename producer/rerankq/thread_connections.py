@@ -33,8 +33,8 @@ class Connections:
     def ask(self, commands: tuple[Command, ...]) -> list[Any]:
         """The replies, in order; a refused command's is its error."""
         with self._lent() as connection:
-            # At once: of a command in pieces, each would be a packet that wakes Redis.
-            connection.send_packed_command([b"".join(connection.pack_commands(commands))])
+            # redis-py's own packing takes twice as long, and sends pieces, each a packet that wakes Redis.
+            connection.send_packed_command([b"".join(map(_packed, commands))])
             return [self._reply(connection, command[0]) for command in commands]
 
     def take(self) -> Any:
@@ -162,3 +162,12 @@ class Watch:
         if self._listener is not None:
             self._listener.disconnect()
             self._listener, self._is_subscribed = None, False
+
+
+def _packed(command: Command) -> bytes:
+    """As Redis reads it."""
+    parts = [b"*%d\r\n" % len(command)]
+    for argument in command:
+        sent = argument if isinstance(argument, bytes) else str(argument).encode()
+        parts += (b"$%d\r\n" % len(sent), sent, b"\r\n")
+    return b"".join(parts)

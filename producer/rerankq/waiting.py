@@ -9,7 +9,7 @@ from typing import Literal
 from redis.exceptions import RedisError, ResponseError
 
 from rerankq.admission import known_models
-from rerankq.answers import JobStatus, State, is_answer, is_lost, read_status
+from rerankq.answers import JobStatus, Meta, State, is_answer, is_lost, read, read_status
 from rerankq.contract import keys
 from rerankq.contract.calling_off import CALL_OFF
 from rerankq.contract.clock import RedisClock
@@ -42,13 +42,13 @@ Next = Literal["take the answer", "send it again", "wait", "give up"]
 class Standing:
     """What Redis holds of a job."""
 
-    meta: bytes | None
+    meta: Meta | None
     """Celery's record of its end, if any."""
     record: Mapping[bytes, bytes]
     status: JobStatus
 
 
-def what_next(meta: bytes | None, state: State, seconds_left: float, *, can_send: bool) -> Next:
+def what_next(meta: Meta | None, state: State, seconds_left: float, *, can_send: bool) -> Next:
     """What whoever waits for a job does now.
 
     Args:
@@ -100,7 +100,7 @@ def answer_of(
     grace_seconds: float = 0.0,
     *,
     is_heard_of: bool = False,
-) -> Procedure[bytes]:
+) -> Procedure[Meta]:
     """Celery's record of a job's end.
 
     Args:
@@ -121,7 +121,7 @@ def answer_of(
     while True:
         try:
             heard = yield Listen(job_id, wait)
-            standing = _ended(job_id, heard, clock) or (
+            standing = _ended(job_id, heard) or (
                 yield from look_at(job_id, clock, is_ours=send_again is not None)
             )
             left = give_up_at - time.monotonic()
@@ -182,10 +182,9 @@ def _until_the_next_look(seconds_left: float, grace_seconds: float) -> float:
     return min(seconds_left if is_in_grace else seconds_left - grace_seconds, POLL_SECONDS)
 
 
-def _ended(job_id: str, heard: bytes | None, clock: RedisClock) -> Standing | None:
-    if heard is None or not is_answer(heard):
-        return None
-    return Standing(heard, {}, read_status(job_id, heard, {}, cancelled=False, clock=clock))
+def _ended(job_id: str, heard: bytes | None) -> Standing | None:
+    meta = read(heard)  # once for all who ask what it says
+    return Standing(meta, {}, JobStatus(job_id, "done")) if is_answer(meta) else None
 
 
 def _next_step(

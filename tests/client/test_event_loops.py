@@ -102,6 +102,23 @@ def test_many_first_calls_at_once_share_three_connections_and_leave_nothing(
     service.wait_until(lambda: ours() == 0)
 
 
+def test_whoever_listens_before_a_job_is_sent_looks_for_nothing(
+    service: Service, redis: redis_py.Redis
+) -> None:
+    def looks() -> int:
+        return redis.info("commandstats")["cmdstat_hgetall"]["calls"]
+
+    async def looks_for(jobs: int) -> int:
+        async with AsyncRerankClient(service.redis.url) as client:
+            await client.rerank("q", ["a"], timeout=30)  # connects
+            before = looks()
+            for number in range(jobs):
+                await client.rerank("q", [f"{number}"], timeout=30)
+            return looks() - before
+
+    assert asyncio.run(looks_for(20)) < 20  # some look at workers now and then
+
+
 def test_a_second_loop_is_served_by_the_same_client(service: Service, ours: Callable[[], int]) -> None:
     client = AsyncRerankClient(service.redis.url)
 

@@ -1,10 +1,8 @@
 """From threads: connections are kept from job to job, shared with nobody, and never trusted blindly."""
 
 import multiprocessing
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import pytest
 import redis as redis_py
@@ -146,23 +144,15 @@ def test_a_closed_client_is_used_all_the_same_and_keeps_nothing(
 def test_a_restarted_redis_is_found_again_by_whoever_is_listening() -> None:
     with Service(engine="rerankq_worker.doubles:slow?batch_ms=300&pair_ms=0", appendonly=True) as service:
         ask(service.client)
-        ending = threading.Event()
-        answers: list[Any] = []
+        job = service.client.submit("q", ["waiting"])
+        with ThreadPoolExecutor() as threads:
+            ending = threads.submit(job.result, 60)
+            with service.redis.client() as redis:
+                service.wait_until(lambda: redis.pubsub_channels(CHANNELS) or ending.done())
+            service.redis.kill()
+            service.redis.start()
 
-        def wait() -> None:
-            answers.append(service.client.rerank("q", ["waiting"], timeout=60))
-            ending.set()
-
-        thread = threading.Thread(target=wait)
-        thread.start()
-        with service.redis.client() as redis:
-            service.wait_until(lambda: redis.pubsub_channels(CHANNELS) and redis.hlen(keys.HELD))
-        service.redis.kill()
-        service.redis.start()
-        thread.join(60)
-
-        assert ending.is_set()
-        assert answers[0].complete
+            assert ending.result().complete
         ask(service.client, 3)
 
 

@@ -204,10 +204,11 @@ def test_a_dead_letter_is_found_shown_sent_again_and_dropped(
 def _submit_worn_out(client: RerankClient) -> str:
     """A job whose message says that it was delivered too often already."""
     message = job_submission(client.request("q", ["a"]), None, client.clock)
-    client._broker.hset(keys.job(message.job_id), mapping=message.record())
+    for field in message.record().items():
+        client._broker.ask((("HSET", keys.job(message.job_id), *field),))
     worn_out = message.message()
     worn_out["headers"][DELIVERIES_HEADER] = 4
-    client._broker.lpush(message.queue, wire.encode(worn_out))
+    client._broker.ask((("LPUSH", message.queue, wire.encode(worn_out)),))
     return message.job_id
 
 

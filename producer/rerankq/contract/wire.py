@@ -5,6 +5,7 @@ Plain `json` is always accepted, so a Celery client in any language can enqueue 
 """
 
 import sys
+from collections import deque
 from typing import Any
 
 import orjson
@@ -24,7 +25,13 @@ ACCEPTED = [SERIALIZER, "json"]
 COMPRESSION = "application/zstd"
 COMPRESS_ABOVE_BYTES = 4_096
 decode = orjson.loads
-compress, decompress = zstd.compress, zstd.decompress  # which kombu reads as well
+decompress = zstd.decompress  # which kombu reads as well
+
+COMPRESSION_LEVEL = (
+    1  # the default, 3, takes half as long again for 1 % of what 20 paragraphs are, 6 % of 100
+)
+_compressors: "deque[zstd.ZstdCompressor]" = deque(maxlen=8)
+"""Those that nobody uses: one is made in the time in which it compresses ten kilobytes."""
 
 CLAIM_CHECK_ABOVE_BYTES = 50_000  # above this the parent process copies less when the body has its own key
 
@@ -51,6 +58,18 @@ def encode(value: Any) -> bytes:
         TypeError: the value has no JSON form (a lone surrogate, a number past 64 bits).
     """
     return orjson.dumps(value, default=_body_of)
+
+
+def compress(data: bytes) -> bytes:
+    """The data in one frame of zstd, which says how long they are."""
+    try:
+        compressor = _compressors.pop()
+    except IndexError:
+        compressor = zstd.ZstdCompressor(COMPRESSION_LEVEL)
+    compressor.set_pledged_input_size(len(data))
+    compressed = compressor.compress(data, compressor.FLUSH_FRAME)
+    _compressors.append(compressor)
+    return compressed
 
 
 def decompress_bounded(data: bytes, max_bytes: int) -> bytes | None:

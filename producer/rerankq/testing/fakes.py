@@ -111,7 +111,7 @@ class AsyncFakeRerankClient(_WithoutRedis, AsyncRerankClient):
         return dict.fromkeys(LANES, 0)
 
     @contextmanager
-    def watching(self, job_id: str) -> Generator[Watch]:
+    def watching(self, job_id: str, *, is_early: bool = False) -> Generator[Watch]:
         yield Watch()
 
     async def await_answer(
