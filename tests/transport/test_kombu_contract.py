@@ -11,6 +11,7 @@ import celery
 import kombu
 import pytest
 from celery.concurrency import asynpool
+from celery.events import dispatcher
 from celery.worker import consumer as celery_consumer
 from celery.worker import request as celery_request
 from celery.worker import state as celery_state
@@ -32,6 +33,8 @@ OVERRIDDEN: list[tuple[Callable[..., Any], list[str]]] = [
     (kombu_redis.Channel._put, ["self", "queue", "message", "kwargs"]),
     (kombu_redis.Channel._delete, ["self", "queue", "exchange", "routing_key", "pattern", "args", "kwargs"]),
     (kombu_redis.Channel._purge, ["self", "queue"]),
+    (kombu_redis.Channel.conn_or_acquire, ["self", "client"]),
+    (kombu_redis.Channel.close, ["self"]),
     (virtual.Channel.basic_get, ["self", "queue", "no_ack", "kwargs"]),
     (virtual.Channel.basic_consume, ["self", "queue", "no_ack", "callback", "consumer_tag", "kwargs"]),
     (kombu_redis.QoS.append, ["self", "message", "delivery_tag"]),
@@ -53,6 +56,8 @@ OVERRIDDEN: list[tuple[Callable[..., Any], list[str]]] = [
     (celery_consumer.Consumer.on_invalid_task, ["self", "body", "message", "exc"]),
     (celery_consumer.Consumer.on_connection_error_after_connected, ["self", "exc"]),
     (celery_consumer.Consumer.update_strategies, ["self"]),
+    (celery_consumer.Consumer.on_send_event_buffered, ["self"]),
+    (dispatcher.EventDispatcher.extend_buffer, ["self", "other"]),
     (asynpool.AsynPool._event_process_exit, ["self", "hub", "proc"]),
     (celery_request.Request.on_failure, ["self", "exc_info", "send_failed_event", "return_ok"]),
 ]
@@ -74,6 +79,8 @@ USED = [
     (kombu_redis.Channel, "active_queues"),
     (kombu_redis.Channel, "global_keyprefix"),
     (kombu_redis.Channel, "unacked_restore_interval"),
+    (kombu_redis.Channel, "_create_client"),
+    (kombu_redis.Channel, "pool"),
     (kombu_redis.MultiChannelPoller, "maybe_restore_messages"),
     (kombu_redis.PublishBatch, "add"),
     (virtual.QoS, "_flush"),
@@ -99,6 +106,7 @@ USED_IN_ORDER = [
     ),
     (kombu_redis.Channel.close, ["if self._in_poll:", "self._brpop_read()", "except Empty:"]),
     (virtual.Channel.close, ["restore_unacked_once"]),
+    (dispatcher.EventDispatcher.flush, ["self._group_buffer.items()", "'%s.multi' % group"]),
     (virtual.QoS.restore_unacked_once, ["self._flush()", "self.restore_unacked()"]),
     (virtual.Channel.basic_consume, ["self.Message(raw_message, channel=self)", "self.qos.append("]),
     (virtual.Message.__init__, ["self._raw = payload", "properties['delivery_tag']"]),

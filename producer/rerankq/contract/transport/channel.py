@@ -5,7 +5,8 @@ that is not fetch, hold or push (exchanges, fanout, TLS, Sentinel, reconnecting)
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from itertools import count
 from queue import Empty
 from time import monotonic
@@ -95,6 +96,7 @@ class LeasedChannel(kombu_redis.Channel):
         """By list, which of our fetches it gave a message last."""
         self._queues_are_empty = False
         self._fetch_in_full = False
+        self._any_client: Any = None
         super().__init__(*args, **kwargs)
         self.leases = Leases(
             held_key=self._named(self.unacked_key),
@@ -115,10 +117,36 @@ class LeasedChannel(kombu_redis.Channel):
         sources = self._sources_of(list(self.active_queues))
         return [source.list_key for source in sources if source.is_acknowledged]
 
+    @property
+    def _ours(self) -> QoS:
+        """What this channel holds, by its own type."""
+        qos: Any = self.qos
+        return qos
+
+    @property
+    def acks_with_fetch(self) -> bool:
+        """Whether an ack may wait until this turn of the event loop ends, and go in one trip with the next fetch."""
+        will_fetch = not (self._in_poll or self._queues_are_empty)
+        return will_fetch and self.connection.cycle.has_loop and self.acknowledges
+
     def list_key_of(self, envelope: Envelope) -> str:
         """The list that this message came from."""
         queue = envelope["properties"]["delivery_info"]["queue"]
         return self._named(self._q_for_pri(queue, self._get_message_priority(envelope)))
+
+    @contextmanager
+    def conn_or_acquire(self, client: Any = None) -> Generator[Any]:
+        """A client of this channel's pool, made once: redis-py takes longer to make one than to ask something."""
+        if client is None:
+            if self._any_client is None or self._any_client.connection_pool is not self.pool:
+                self._any_client = self._create_client()
+            client = self._any_client
+        yield client
+
+    def close(self) -> None:
+        if not self._in_poll:
+            self._ours.send_acks()
+        super().close()
 
     # -- consuming
 
@@ -155,10 +183,12 @@ class LeasedChannel(kombu_redis.Channel):
         connection = self._in_poll = self.client.connection
         self._brpop_sent_at = monotonic()
         if self._queues_are_empty:
+            self._ours.send_acks()
             bells = dict.fromkeys(bell_of(source.list_key) for source in self._sources)
             connection.send_command("BRPOP", *bells, BELL_WAIT_SECONDS)
         else:
-            connection.send_command(*self._fetch_command())
+            commands = [*self._ours.acks(), self._fetch_command()]
+            connection.send_packed_command(connection.pack_commands(commands))
 
     def _fetch_command(self) -> list[Any]:
         self.fetch_tag = tag = uuid()
@@ -169,6 +199,7 @@ class LeasedChannel(kombu_redis.Channel):
         """Read what `_brpop_start` asked for and deliver it."""
         tag, self.fetch_tag = self.fetch_tag, None
         try:
+            self._read_acks()
             reply = self._read_reply(**options)
             if tag is None:
                 self._queues_are_empty = False  # rung, or waited long enough to look again
@@ -189,16 +220,29 @@ class LeasedChannel(kombu_redis.Channel):
             self._in_poll = None
             self._flush_brpop_reauth()
 
-    def _read_reply(self, **options: Any) -> Any:
+    def _read_acks(self) -> None:
+        """Read the replies to the acks that went before the fetch."""
+        for tag in self._ours.leaving:
+            try:
+                self._ours.note_acked(tag, self._parse())
+            except ResponseError:
+                self._ours.send_ack(tag)  # in full, or it is told what is wrong
+
+    def _parse(self, **options: Any) -> Any:
         try:
-            reply = self.client.parse_response(self.client.connection, "EVALSHA", **options)
-        except NoScriptError:
-            self._fetch_in_full = True
-            raise Empty from None
+            return self.client.parse_response(self.client.connection, "EVALSHA", **options)
         except self.connection_errors:
             self._queues_are_empty = False
             self.client.connection.disconnect()  # the next poll connects anew
+            self._ours.carry_acks()
             raise
+
+    def _read_reply(self, **options: Any) -> Any:
+        try:
+            reply = self._parse(**options)
+        except NoScriptError:
+            self._fetch_in_full = True
+            raise Empty from None
         except ResponseError:
             self._queues_are_empty = False
             raise
@@ -227,18 +271,15 @@ class LeasedChannel(kombu_redis.Channel):
 
     def hand_back(self, delivery_tag: str, delay_seconds: float = 0.0) -> None:
         """Return a held message uncounted, at once or after a while."""
-        qos: Any = self.qos
-        qos.hand_back(delivery_tag, delay_seconds)
+        self._ours.hand_back(delivery_tag, delay_seconds)
 
     def hand_on(self, delivery_tag: str, queue: str) -> None:
         """Put a held message on another list, behind what waits there, uncounted."""
-        qos: Any = self.qos
-        qos.hand_on(delivery_tag, queue)
+        self._ours.hand_on(delivery_tag, queue)
 
     def set_aside(self, delivery_tag: str, letter: DeadLetter, untold: RerankError | None = None) -> None:
         """Move a held message to the dead letters; `untold` is what its caller must still be told."""
-        qos: Any = self.qos
-        qos.set_aside(delivery_tag, letter, untold)
+        self._ours.set_aside(delivery_tag, letter, untold)
 
     def _delivery(self, source: ListToFetch, raw: bytes, tag: str) -> Envelope | None:
         """The message for kombu; None if it must not be delivered, and then it lies with the dead letters."""
@@ -265,8 +306,7 @@ class LeasedChannel(kombu_redis.Channel):
         letter = letter_for(tag, source.name, raw, envelope, f"{type(error).__name__}: {error}")
         if source.is_acknowledged:
             untold = error if job_id(envelope) else None
-            qos: Any = self.qos
-            qos.bury(tag, letter, untold, envelope.get("headers"))
+            self._ours.bury(tag, letter, untold, envelope.get("headers"))
 
     # -- publishing
 
@@ -338,11 +378,19 @@ class Poller(kombu_redis.MultiChannelPoller):
         self._restore_messages_tref = loop.call_repeatedly(sweep_every_seconds, self.maybe_restore_messages)
         self._renew_tref = loop.call_repeatedly(renew_every_seconds, self.renew_leases)
 
+    @property
+    def has_loop(self) -> bool:
+        """Whether an event loop calls `on_poll_start` in each of its turns."""
+        return self._loop is not None
+
     def on_poll_start(self) -> None:
         try:
             super().on_poll_start()
         except ResponseError as error:
             self._note_refusal(error)
+        for channel in list(self._channels):
+            if channel.active_queues and not channel._in_poll:
+                channel.qos.send_acks()  # no fetch took them along
 
     def on_readable(self, fileno: int) -> Any:
         try:

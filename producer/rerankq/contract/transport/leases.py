@@ -82,10 +82,16 @@ class Leases:
         self, client: redis.Redis, tag: str, payload_key: str | None = None, job: OpenJob | None = None
     ) -> bool:
         """Drop the message and its payload, and close its job. False when the lease had gone to somebody else."""
+        return bool(ACK(client, *self.ack_arguments(tag, payload_key, job)))
+
+    def ack_arguments(
+        self, tag: str, payload_key: str | None, job: OpenJob | None
+    ) -> tuple[list[str], list[RedisArgument]]:
+        """Keys and arguments of `ACK`."""
         keys = [self.held_key, self.leases_key]
         keys += [job.index_key] if job else []
         keys += [payload_key] if payload_key else []
-        return bool(ACK(client, keys, [tag, *(job[1:] if job else ())]))
+        return keys, [tag, *(job[1:] if job else ())]
 
     def put_back(
         self,

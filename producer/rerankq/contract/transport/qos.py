@@ -30,6 +30,7 @@ from rerankq.contract.transport.hooks import hooks
 from rerankq.contract.transport.leases import Held
 from rerankq.contract.transport.open_jobs import OpenJob, end_vanished, open_job
 from rerankq.contract.transport.outage import adopt_carried, in_short, is_passing, outage, send_later
+from rerankq.contract.transport.scripts import ACK
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,9 @@ class QoS(kombu_redis.QoS):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._held_nowhere: set[str] = set()  # deliveries of a fanout, which lie on no list
+        self._leaving: dict[
+            str, Any
+        ] = {}  # messages whose ack goes with the next fetch, or went and has no reply yet
 
     def can_consume(self) -> bool:
         is_ready = hooks.is_ready is None or hooks.is_ready()
@@ -69,13 +73,54 @@ class QoS(kombu_redis.QoS):
     def ack(self, delivery_tag: str) -> None:
         if self._is_held_nowhere(delivery_tag):
             return
+        if delivery_tag in self._delivered and self.channel.acks_with_fetch:
+            self._leaving[delivery_tag] = self._delivered.pop(delivery_tag)
+            return
         message = self._delivered.get(delivery_tag)
         with self._or_later(delivery_tag, "ack"):
-            if message is None:
-                self._drop(delivery_tag)
-            else:
-                job = open_job(message._raw, self.channel.list_key_of(message._raw))
-                self._drop(delivery_tag, payload_key(message.headers), job)
+            self._drop(delivery_tag, *self._gone_with(message))
+
+    @property
+    def leaving(self) -> list[str]:
+        """The messages whose acks go with the next fetch; while it is on its way, those whose acks went with it."""
+        return list(self._leaving)
+
+    def acks(self) -> list[list[Any]]:
+        """The commands that acknowledge what leaves."""
+        leases = self.channel.leases
+        return [
+            ACK.by_hash(*leases.ack_arguments(tag, *self._gone_with(message)))
+            for tag, message in self._leaving.items()
+        ]
+
+    def note_acked(self, tag: str, is_ours: Any) -> None:
+        """Redis has replied to an ack that went with a fetch."""
+        del self._leaving[tag]
+        if not is_ours:
+            self._tell_fenced(tag, "ack")
+
+    def send_acks(self) -> None:
+        """Acknowledge what leaves by itself: no fetch goes now."""
+        for tag in self.leaving:
+            self.send_ack(tag)
+
+    def send_ack(self, tag: str) -> None:
+        """Acknowledge one of those that leave by itself."""
+        message = self._delivered[tag] = self._leaving.pop(tag)
+        with self._or_later(tag, "ack"):
+            self._drop(tag, *self._gone_with(message))
+
+    def carry_acks(self) -> None:
+        """Send the acks by the next connection: nobody knows whether Redis has had them."""
+        for tag in self.leaving:
+            self._delivered[tag] = self._leaving.pop(tag)
+            send_later(self, tag, "ack", {})
+
+    def _gone_with(self, message: Any) -> tuple[str | None, OpenJob | None]:
+        """The payload and the open job that go with a message."""
+        if message is None:
+            return None, None
+        return payload_key(message.headers), open_job(message._raw, self.channel.list_key_of(message._raw))
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         """Give up a message: for another try, counted, or for good (its payload stays for a retry)."""
