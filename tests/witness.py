@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from rerankq_worker.doubles import Behaviour, DoubleEngine
+from rerankq_worker.doubles import Behaviour, Computing, DoubleEngine
 from rerankq_worker.model.files import ModelBroken
 from rerankq_worker.model.reading import Reading
 from rerankq_worker.model.small import materialise
@@ -35,9 +35,12 @@ class Witness(DoubleEngine):
         super().__init__(settings, device, behaviour)
         self._ledger = open_ledger()
 
-    def score(self, rows: Sequence[TokenIds]) -> Logits:
+    def begin(self, rows: Sequence[TokenIds]) -> Computing:
         self._note("b", rows)
-        logits = super().score(rows)
+        return super().begin(rows)
+
+    def _logits(self, rows: Sequence[TokenIds]) -> Logits:
+        logits = super()._logits(rows)
         self._note("s", rows)
         return logits
 

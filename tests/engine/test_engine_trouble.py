@@ -10,6 +10,7 @@ import torch
 
 from rerankq_worker.engine import Engine, EngineBroken, EngineInfo
 from rerankq_worker.engine.attention import per_row
+from rerankq_worker.engine.crossing import Coming
 from rerankq_worker.engine.engine import exact_forward
 from rerankq_worker.engine.linears import Linear, plain_linear
 from rerankq_worker.engine.loading import load_reference
@@ -234,9 +235,9 @@ def test_logits_are_asked_for_before_the_next_batch_is_begun(
     engine = engine_on(device, tokenizer)
     asked: list[int] = []
 
-    def to_host(logits: torch.Tensor) -> Callable[[], torch.Tensor]:
+    def to_host(logits: torch.Tensor) -> Coming:
         asked.append(len(device.batches))
-        return lambda: logits
+        return Coming(logits)
 
     monkeypatch.setattr("rerankq_worker.engine.engine.to_host", to_host)
 
@@ -244,6 +245,38 @@ def test_logits_are_asked_for_before_the_next_batch_is_begun(
 
     assert asked == [1, 2]
     assert [finish().tolist() for finish in finishes] == [[5], [6]]
+
+
+def test_a_batch_on_a_cpu_is_over_once_it_is_begun(tokenizer: PairTokenizer) -> None:
+    assert engine_on(Device(), tokenizer).begin(rows(5)).wait(0)
+
+
+class Arrival:
+    """An event of a card that is there at the third look."""
+
+    looks = 0
+
+    def query(self) -> bool:
+        self.looks += 1
+        return self.looks > 2
+
+    def synchronize(self) -> None:
+        self.looks += 10
+
+
+class Lost(Arrival):
+    def query(self) -> bool:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+def test_the_logits_of_a_card_are_waited_for_so_long_and_no_longer() -> None:
+    coming = Coming(torch.tensor([5.0]), Arrival())  # type: ignore[arg-type]
+
+    assert [coming.wait(0), coming.wait(60), coming().tolist()] == [False, True, [5.0]]
+
+
+def test_nobody_waits_for_a_card_that_is_lost() -> None:
+    assert Coming(torch.tensor([5.0]), Lost()).wait(60)  # type: ignore[arg-type]
 
 
 def test_a_batch_over_the_budget_is_cut_and_costs_none_of_it(tokenizer: PairTokenizer) -> None:

@@ -12,7 +12,7 @@ import ctypes
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +65,7 @@ class DoubleEngine:
             max_batch_tokens=settings.max_batch_tokens or 32 * settings.max_length_tokens,
         )
         self._behaviour = behaviour
+        self._free_at = 0.0
 
     def warm_up(self) -> None:
         """Takes as long as loading a model would."""
@@ -72,7 +73,15 @@ class DoubleEngine:
 
     def score(self, rows: Sequence[TokenIds]) -> Logits:
         """Minus the length of each row, unless one of its tokens asks for trouble."""
-        time.sleep((self._behaviour.batch_ms + self._behaviour.pair_ms * len(rows)) / 1000)
+        return self.begin(rows)()
+
+    def begin(self, rows: Sequence[TokenIds]) -> "Computing":
+        """The same in its own time, as on a GPU: behind what was begun before, while the caller goes on."""
+        milliseconds = self._behaviour.batch_ms + self._behaviour.pair_ms * len(rows)
+        self._free_at = max(self._free_at, time.monotonic()) + milliseconds / 1000
+        return Computing(self._free_at, lambda: self._logits(rows))
+
+    def _logits(self, rows: Sequence[TokenIds]) -> Logits:
         if self._behaviour.is_bad:
             self._misbehave(np.concatenate(rows))
         logits = np.array([-len(row) for row in rows], dtype=np.float32)
@@ -94,6 +103,26 @@ class DoubleEngine:
             raise EngineBroken("the double's device is lost")
         if behaviour.fail in present:
             raise RuntimeError("the double was asked to fail")
+
+
+@dataclass(frozen=True, slots=True)
+class Computing:
+    """A batch on a double's device."""
+
+    done_at: float
+    logits: Callable[[], Logits]
+
+    def wait(self, seconds: float) -> bool:
+        """Whether its time is over, after at most so long."""
+        left_seconds = self.done_at - time.monotonic()
+        if left_seconds > 0 and seconds > 0:
+            time.sleep(min(left_seconds, seconds))
+        return time.monotonic() >= self.done_at
+
+    def __call__(self) -> Logits:
+        """Its scores, once its time is over."""
+        self.wait(FOR_EVER_SECONDS)
+        return self.logits()
 
 
 def noop(settings: WorkerSettings, device: str, **called: Any) -> DoubleEngine:

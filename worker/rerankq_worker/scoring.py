@@ -42,8 +42,24 @@ class EngineInfo:
     """How a logit becomes a `relevance_score`: a name of `model/scales.py`."""
 
 
+class Begun(Protocol):
+    """A batch that an engine has begun; its device goes through them in the order of their beginning."""
+
+    def wait(self, seconds: float) -> bool:
+        """Whether nothing of it is left for the device to do, after at most so long."""
+        ...
+
+    def __call__(self) -> Logits:
+        """What `score` gives or raises; waits for it."""
+        ...
+
+
 class ScoringEngine(Protocol):
-    """What a factory gives (`RERANKQ_ENGINE_FACTORY`)."""
+    """What a factory gives (`RERANKQ_ENGINE_FACTORY`).
+
+    An engine whose device computes while the caller goes on may have a method `begin(rows) -> Begun` besides. It is
+    called in place of `score`, at times while the batch before is still on the device, so that this has no pause.
+    """
 
     @property
     def info(self) -> EngineInfo:

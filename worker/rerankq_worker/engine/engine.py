@@ -9,7 +9,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rerankq_worker.engine.crossing import to_host
+from rerankq_worker.engine.crossing import Coming, to_host
 from rerankq_worker.engine.errors import first_line, is_device_lost, is_out_of_memory
 from rerankq_worker.engine.loading import Forward, load_packed
 from rerankq_worker.engine.memory import PROBE_TOKENS, Budget, CudaMemory, Memory, warm_up_rows
@@ -40,6 +40,22 @@ FIRST_TOKENS = 1_024
 WINDOW_PAIRS = 2_048  # of score_pairs: sorted and batched together; the next window is tokenized meanwhile
 CPU = torch.device("cpu")
 _T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BegunBatch:
+    """A batch that has been begun; call it for its logits, once."""
+
+    _finish: Callable[[], Logits]
+    _coming: Coming | None = None
+
+    def wait(self, seconds: float) -> bool:
+        """Whether nothing of it is left for the device to do, after at most so long."""
+        return self._coming is None or self._coming.wait(seconds)
+
+    def __call__(self) -> Logits:
+        """What `score` gives or raises; waits for it."""
+        return self._finish()
 
 
 class Engine:
@@ -198,15 +214,16 @@ class Engine:
         """
         return self.begin(rows)()
 
-    def begin(self, rows: Sequence[TokenIds]) -> Callable[[], Logits]:
+    def begin(self, rows: Sequence[TokenIds]) -> BegunBatch:
         """Starts one batch and gives the function that waits for its logits.
 
-        On CUDA the device computes while the caller prepares and begins the next batch.
+        On CUDA the device computes while the caller prepares and begins the next batch; on a CPU it is computed here.
         """
         self._check(rows)
         if len(rows) > 1 and self._cost_tokens(rows) > self._budget.tokens:
-            return partial(self._score_planned, rows)
-        return partial(self._finish, rows, self._launch(rows))
+            return BegunBatch(partial(self._score_planned, rows))
+        coming = self._launch(rows)
+        return BegunBatch(partial(self._finish, rows, coming), coming)
 
     def _warm_up_rows(self, total_tokens: int, longest_tokens: int) -> list[TokenIds]:
         """As `warm_up_rows`; of words where the model looks for tokens of a frame."""
@@ -225,7 +242,7 @@ class Engine:
 
     def _score_planned(self, rows: Sequence[TokenIds]) -> Logits:
         logits = np.empty(len(rows), dtype=np.float32)
-        begun: list[tuple[list[int], Callable[[], Logits]]] = []
+        begun: list[tuple[list[int], BegunBatch]] = []
         lengths = [len(row) for row in rows]
         for batch in plan(lengths, self.info.max_batch_pairs, self._budget.tokens, pads=self._pads):
             begun.append((batch, self.begin([rows[index] for index in batch])))
@@ -253,12 +270,12 @@ class Engine:
         # of the second segment there are complements
         return max(~int(ids.min()), int(ids.max())) < self._vocabulary_size
 
-    def _launch(self, rows: Sequence[TokenIds]) -> Callable[[], Tensor] | None:
-        """What waits for the logits, or None where the batch does not fit."""
-        return _or_broken(lambda: to_host(self._forward(rows))) if rows else lambda: torch.empty(0)
+    def _launch(self, rows: Sequence[TokenIds]) -> Coming | None:
+        """The logits, on their way; None where the batch does not fit."""
+        return _or_broken(lambda: to_host(self._forward(rows) if rows else torch.empty(0)))
 
-    def _finish(self, rows: Sequence[TokenIds], wait: Callable[[], Tensor] | None) -> Logits:
-        fetched = None if wait is None else _or_broken(wait)
+    def _finish(self, rows: Sequence[TokenIds], coming: Coming | None) -> Logits:
+        fetched = None if coming is None else _or_broken(coming)
         logits = self._smaller(rows) if fetched is None else fetched.numpy().copy()
         for index in np.flatnonzero(~np.isfinite(logits)).tolist():
             exact = self._score_exactly(rows[index])

@@ -103,11 +103,7 @@ class Share:
     ticket: int
     indices: Indices
     rows: Sequence[TokenIds]
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of all its rows."""
-        return sum(map(len, self.rows))
+    is_suspect: bool
 
 
 @dataclass(slots=True)
@@ -155,17 +151,17 @@ class Desk:
             self._scheduler.add(ticket, list(map(len, ask.rows)), ask.lane, is_suspect=ask.suspect)
             self._changed.notify()
 
-    def next_batch(self, wait_seconds: float) -> list[Share]:
-        """The next batch; empty when none came in time."""
+    def next_batch(self, wait_seconds: float, *, no_suspect: bool = False) -> list[Share]:
+        """The next batch; empty when none came in time, or it is a suspect's turn and none is wanted."""
         with self._changed:
-            batch = self._scheduler.next_batch()
-            if not batch and self._changed.wait(wait_seconds):
-                batch = self._scheduler.next_batch()
+            batch = self._scheduler.next_batch(no_suspect=no_suspect)
+            if not batch and wait_seconds > 0 and self._changed.wait(wait_seconds):
+                batch = self._scheduler.next_batch(no_suspect=no_suspect)
             return [self._share(piece.ticket, piece.positions) for piece in batch]
 
     def announce(self, shares: Sequence[Share]) -> list[Share]:
         """The shares whose askers now know that their rows go onto the device; the others are gone."""
-        heard = [share for share in shares if share.asker.send(Running(share.indices))]
+        heard = [s for s in shares if s.asker.tickets and s.asker.send(Running(s.indices))]
         for share in shares:
             if share not in heard:
                 self.forget(share.asker)
@@ -236,8 +232,9 @@ class Desk:
 
     def _share(self, ticket: int, positions: list[int]) -> Share:
         open_ask = self._open_asks[ticket]
-        rows = [open_ask.ask.rows[position] for position in positions]
-        return Share(open_ask.asker, ticket, open_ask.ask.indices[np.array(positions)], rows)
+        ask = open_ask.ask
+        rows = [ask.rows[position] for position in positions]
+        return Share(open_ask.asker, ticket, ask.indices[np.array(positions)], rows, ask.suspect)
 
 
 def _has_room(descriptor: int) -> bool:

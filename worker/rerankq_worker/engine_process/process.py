@@ -1,12 +1,8 @@
 """One device's engine in a process of its own: holds the model, serves rows over a unix socket, watches itself.
 
-The life of a pass: a batch is cut; each one concerned is told which of its rows go onto the device; one forward
-pass; each gets its logits. The main thread alone calls the model; a thread per connection listens, and reads texts
-where the engine is one that does.
-
-The life of a failing job: a batch that raises is run again, each job's share alone; the job that fails alone is told
-so. A pass that outlives `stuck_after_seconds`, or a device that is lost, ends this process; whoever asked keeps
-what there is and asks the next one, suspects alone.
+The main thread alone calls the model (`passes.py` has the life of a pass); a thread per connection listens, and reads
+texts where the engine is one that does. A pass that outlives `stuck_after_seconds`, or a device that is lost, ends this
+process; whoever asked keeps what there is and asks the next one, suspects alone.
 
 Knows no Celery and no Redis; torch only behind the factory that the settings name.
 """
@@ -26,10 +22,9 @@ from multiprocessing.connection import Listener
 from pathlib import Path
 from urllib.parse import parse_qsl
 
-import numpy as np
-
 from rerankq.contract.errors import InvalidSettings
-from rerankq_worker.engine_process.desk import Asker, Desk, Share
+from rerankq_worker.engine_process.desk import Asker, Desk
+from rerankq_worker.engine_process.passes import Passes, first_line
 from rerankq_worker.engine_process.watchdog import BROKEN, Watchdog
 from rerankq_worker.link import health
 from rerankq_worker.link.frames import (
@@ -46,14 +41,13 @@ from rerankq_worker.link.frames import (
 )
 from rerankq_worker.link.health import EngineStatus
 from rerankq_worker.model.reading import Reading, Row, Unreadable
-from rerankq_worker.scoring import EngineBroken, Logits, ScoringEngine
+from rerankq_worker.scoring import EngineBroken, ScoringEngine
 from rerankq_worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
 
 TAKEN = os.EX_TEMPFAIL  # 75: another process serves this device
 IDLE_WAIT_SECONDS = 0.2  # how soon an idle engine sees that it is asked to stop
-LONGEST_REASON_CHARACTERS = 300
 WAITING_CONNECTIONS = 128
 LONGEST_SOCKET_PATH_BYTES = 107  # of Linux: sun_path
 # Turns of an idle thread before it sleeps; OpenMP's own 300,000 rob whoever shares the cores.
@@ -104,6 +98,7 @@ class EngineProcess:
         self._leave_at: float | None = None
         self._info = info = engine.info
         self._desk = Desk(info.max_batch_pairs, info.max_batch_tokens, info.max_length_tokens)
+        self._passes = Passes(engine, self._desk, watchdog)
 
     def run(self, socket_path: Path) -> None:
         """Open the socket, score until told to stop and nobody waits any more, and go."""
@@ -120,13 +115,14 @@ class EngineProcess:
         self._report_ready()  # before anybody is greeted: who was, finds it said
         threading.Thread(target=self._accept, args=(listener,), name="accept", daemon=True).start()
         while not self._is_over():
-            self._score(self._desk.next_batch(IDLE_WAIT_SECONDS))
+            self._passes.go_on(IDLE_WAIT_SECONDS)
             if self._watchdog.is_orphaned and self._leave_at is None:
                 self._leave()
             if self._leave_at is not None:
                 with suppress(FileNotFoundError):
                     listener.close()  # whoever comes now is for the successor
                 self._desk.close()
+        self._passes.finish()
         self._desk.tell_all(Leaving())
         log.info("engine %s: stopped", self._device)
 
@@ -212,52 +208,6 @@ class EngineProcess:
             log.warning("engine %s: a job could not be read (%s)", self._device, type(error).__name__)
             return Failed(f"its texts could not be read ({type(error).__name__})")
 
-    def _score(self, batch: Sequence[Share]) -> None:
-        batch = self._desk.announce(batch)
-        if not batch:
-            return
-        try:
-            logits = self._one_pass(batch)
-        except Exception as error:  # noqa: BLE001 - one job's trouble, whatever it is, must not reach the next
-            self._recover(batch, error)
-            return
-        for share, share_logits in zip(batch, _split(logits, batch), strict=True):
-            self._desk.deliver(share, share_logits)
-
-    def _one_pass(self, batch: Sequence[Share]) -> Logits:
-        rows = [row for share in batch for row in share.rows]
-        with self._watchdog.forward_pass(len(rows), sum(share.tokens for share in batch)):
-            logits = self._engine.score(rows)
-        if len(logits) != len(rows):
-            raise RuntimeError(
-                f"expected {len(rows)} logits from the engine, got {len(logits)}. This is a bug."
-            )
-        self._obey_budget()
-        return logits
-
-    def _recover(self, batch: Sequence[Share], error: Exception) -> None:
-        reason = _first_line(error)
-        if isinstance(error, EngineBroken):
-            self._watchdog.end("broken", BROKEN, reason)
-        if isinstance(error, MemoryError):
-            self._watchdog.tally.count(out_of_memory=1)
-        askers = list(dict.fromkeys(share.asker for share in batch))
-        if len(askers) == 1:
-            log.warning("engine %s: a job was refused: %s", self._device, reason)
-            self._watchdog.tally.count(refused_jobs=1)
-            self._desk.refuse(askers[0], reason)
-            return
-        for asker in askers:
-            self._score([share for share in batch if share.asker is asker])
-
-    def _obey_budget(self) -> None:
-        tokens, before = self._engine.info.max_batch_tokens, self._watchdog.status.max_batch_tokens
-        if tokens == before:
-            return
-        self._watchdog.tally.count(out_of_memory=tokens < before)
-        self._watchdog.status = replace(self._watchdog.status, max_batch_tokens=tokens)
-        self._desk.limit(tokens)
-
 
 def make_engine(settings: WorkerSettings, device: str) -> ScoringEngine:
     """The engine that `settings.engine_factory` (`module:function?name=value`) makes for a device.
@@ -282,7 +232,7 @@ def _load(settings: WorkerSettings, device: str, watchdog: Watchdog) -> ScoringE
             engine.warm_up()
         except Exception as error:
             if isinstance(error, EngineBroken):  # no matter of configuration: another start may find it well
-                watchdog.end("broken", BROKEN, _first_line(error))
+                watchdog.end("broken", BROKEN, first_line(error))
             raise
     return engine
 
@@ -293,15 +243,6 @@ def _read(text: str) -> float | str:
         return int(text) if text.isdigit() else float(text)
     except ValueError:
         return text
-
-
-def _split(logits: Logits, batch: Sequence[Share]) -> list[Logits]:
-    return np.split(logits, np.cumsum([len(share.rows) for share in batch])[:-1])
-
-
-def _first_line(error: Exception) -> str:
-    text = f"{type(error).__name__}: {error}".split("\n")[0]
-    return text[:LONGEST_REASON_CHARACTERS]
 
 
 def _refuse_long_path(socket_path: Path) -> None:

@@ -81,15 +81,19 @@ class Scheduler:
         for tickets in self._lanes.values():
             tickets.pop(ticket, None)
 
-    def next_batch(self) -> list[Slice]:
-        """The next rows for the device, at most `max_pairs` and `max_tokens`; empty when nothing waits."""
+    def next_batch(self, *, no_suspect: bool = False) -> list[Slice]:
+        """The next rows for the device, at most `max_pairs` and `max_tokens`; empty when nothing waits.
+
+        Args:
+            no_suspect: empty, too, when it is a suspect's turn.
+        """
         lane: Lane = "interactive" if self._lanes["interactive"] else "bulk"
         if not self._lanes[lane]:
             return []
         lead = next(iter(self._lanes[lane].values()))
         left = _BatchLeft(self.max_pairs, self.max_tokens)
         if lead.is_suspect:
-            return self._cut([lead], left)
+            return [] if no_suspect else self._cut([lead], left)
         batch = self._cut(self._innocent(lane), left)
         if lane == "interactive":
             batch += self._cut(self._innocent("bulk"), self._left_to_ride_along(left))

@@ -28,14 +28,17 @@ BROKEN = os.EX_OSERR  # 71: the device is lost to this process
 MERCY_SECONDS = 5  # what faulthandler's timer gives this thread to do it in better order
 
 
-@dataclass(frozen=True, slots=True)
-class _Work:
+@dataclass(slots=True, eq=False)
+class Work:
+    """Something that may take only so long."""
+
     since: float
     limit_seconds: float
     what: str
 
     @property
     def age_seconds(self) -> float:
+        """How long it has been on the device."""
         return time.monotonic() - self.since
 
 
@@ -59,7 +62,7 @@ class Watchdog:
         self._file = file
         self._stuck_after_seconds = stuck_after_seconds
         self._parent_pid = parent_pid
-        self._work: _Work | None = None
+        self._works: tuple[Work, ...] = ()
         self._is_stopped = threading.Event()
         self._writing = threading.Lock()
         self._is_mute = False
@@ -90,22 +93,26 @@ class Watchdog:
     @contextmanager
     def loading(self, limit_seconds: float) -> Generator[None]:
         """The engine is loaded in here; longer than the limit ends the process."""
-        self._work = _Work(time.monotonic(), limit_seconds, "loading")
+        self._works = (Work(time.monotonic(), limit_seconds, "loading"),)
         yield
-        self._work = None
+        self._works = ()
         self._rewind_the_last_resort()  # the first pass may come before the next heartbeat
 
-    @contextmanager
-    def forward_pass(self, pairs: int, tokens: int) -> Generator[None]:
-        """One forward pass runs in here; longer than `stuck_after_seconds` ends the process."""
-        self._work = work = _Work(time.monotonic(), self._stuck_after_seconds, "a forward pass")
-        scored = (0, 0)  # by a pass that raises
-        try:
-            yield
-            scored = (pairs, tokens)
-        finally:
-            self._work = None
-            self.tally.add_pass(*scored, work.age_seconds)
+    def begin_pass(self) -> Work:
+        """A forward pass is begun; longer than `stuck_after_seconds` on the device ends the process."""
+        work = Work(time.monotonic(), self._stuck_after_seconds, "a forward pass")
+        self._works = (*self._works, work)
+        return work
+
+    def end_pass(self, work: Work, pairs: int = 0, tokens: int = 0) -> float:
+        """The pass is over, and scored so much; the seconds it was on the device. One begun behind it is there now."""
+        seconds = work.age_seconds
+        later = tuple(other for other in self._works if other is not work)
+        if later and later[0] is not self._works[0]:
+            later[0].since = time.monotonic()
+        self._works = later
+        self.tally.add_pass(pairs, tokens, seconds)
+        return seconds
 
     def report(self) -> None:
         """Write the status file now; what keeps it from that is told once and ends nothing."""
@@ -135,9 +142,14 @@ class Watchdog:
             self.report()
 
     def _rewind_the_last_resort(self) -> None:
-        work = self._work  # the main thread may end it at any moment
+        work = self._work
         limit_seconds = self._stuck_after_seconds if work is None else work.limit_seconds
         faulthandler.dump_traceback_later(limit_seconds + MERCY_SECONDS, exit=True)
+
+    @property
+    def _work(self) -> Work | None:
+        works = self._works  # the main thread may end it at any moment
+        return works[0] if works else None
 
     def _end_if_stuck(self) -> None:
         work = self._work
