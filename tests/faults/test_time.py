@@ -23,7 +23,7 @@ def _no_reload(service: Service) -> Iterator[None]:
 def test_a_job_that_ignores_its_limits_is_killed_and_the_next_is_served(
     service: Service, client: RerankClient
 ) -> None:
-    job = client.submit("frozen child", TOO_LONG, lane="bulk", deadline=time.time() + 1)
+    job = client.submit("frozen child", TOO_LONG, lane="bulk", deadline=time.time() + 3)
     service.wait_until(lambda: job.status().state == "running")
     service.celery_child("bulk").suspend()
     behind = client.submit("behind the frozen child", ["a"], lane="bulk")

@@ -22,6 +22,7 @@ from kombu.entity import Exchange, Queue
 from redis.exceptions import RedisError
 
 from rerankq.contract import wire
+from rerankq.contract.address import read_address
 from rerankq.contract.broker import celery_app
 from rerankq.contract.errors import (
     Cancelled,
@@ -44,7 +45,7 @@ from rerankq_worker.job.store import JobRecord, JobStore
 from rerankq_worker.link.client import EngineAway, EngineChanged, EngineClient
 from rerankq_worker.model.files import ModelError, find_model
 from rerankq_worker.model.tokenizer import PairTokenizer
-from rerankq_worker.queue.answers import NO_ANSWER, AnsweringTask, AnswerNotStored
+from rerankq_worker.queue.answers import NO_ANSWER, AnsweringTask, AnswerNotStored, Answers
 from rerankq_worker.queue.canvas import fields_of
 from rerankq_worker.queue.consumer import AttemptPolicy, HandOn, consumer_with
 from rerankq_worker.queue.control import keep_shape, replace_revoke
@@ -299,7 +300,7 @@ def _attempt(task: "Task[..., Any]", record: JobRecord, requests: Sequence[Any])
         number=_attempt_number(task),
         worker=str(message.hostname),
         queued_seconds=0.0 if record.submitted is None else max(now - record.submitted, 0.0),
-        is_cancelled=record.is_cancelled,
+        record=record,
         limit_seconds=limit_seconds,
         stop_at=stop_time(deadlines, limit_seconds, now),
     )
@@ -360,7 +361,7 @@ def _take_over_process(instance: Any, **_: object) -> None:
     task_success.connect(_note_success)
     task_failure.connect(_note_failure)
     task_revoked.connect(_note_revoked)
-    worker_process_init.connect(_load_tokenizer)
+    worker_process_init.connect(_prepare_child)
 
 
 def _name_errors_only(record: logging.LogRecord) -> bool:
@@ -394,8 +395,11 @@ def _note_revoked(request: Any, **_: object) -> None:
     _store().finish(str(request.id), keep_scores=True)
 
 
-def _load_tokenizer(**_: object) -> None:
-    """Load it in the child, after the fork and before the first job, if the model is there already."""
+def _prepare_child(**_: object) -> None:
+    """After the fork, before the first job: how answers are stored; the tokenizer, if the model is there already."""
+    broker = read_address(_settings().broker_url.get_secret_value())
+    store = _store()
+    store.is_told_of_answers = Answers.in_child(app, broker.for_celery(), store.answer)
     with contextlib.suppress(ModelError):
         _tokenizer()
 

@@ -9,11 +9,11 @@ PACE_WEIGHT = 0.1  # of the newest job in the moving average
 
 
 class Every:
-    """True once in each period, the first time when one has passed."""
+    """True once in each period, the first time when one has passed, or so many seconds."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, first_seconds: float | None = None) -> None:
         self._seconds = seconds
-        self._last = time.monotonic()
+        self._last = time.monotonic() - (0.0 if first_seconds is None else seconds - first_seconds)
 
     def __call__(self) -> bool:
         now = time.monotonic()

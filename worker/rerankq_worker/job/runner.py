@@ -30,8 +30,15 @@ from rerankq.contract.messages import (
 from rerankq_worker.job.pace import Every, Pace
 from rerankq_worker.job.ranking import rank
 from rerankq_worker.job.score_sheet import Positions, ScoreSheet
-from rerankq_worker.job.store import JobStore
-from rerankq_worker.link.client import EngineAway, EngineClient, EngineKilledTwice, EngineRefused, Scored
+from rerankq_worker.job.store import JobRecord, JobStore, scores_in
+from rerankq_worker.link.client import (
+    FIRST_TICK_SECONDS,
+    EngineAway,
+    EngineClient,
+    EngineKilledTwice,
+    EngineRefused,
+    Scored,
+)
 from rerankq_worker.model.reading import DocumentTooLong, Reader, Reading, Row, Unreadable
 from rerankq_worker.scoring import EngineInfo
 
@@ -49,7 +56,7 @@ class Attempt:
     number: int
     worker: str
     queued_seconds: float
-    is_cancelled: bool
+    record: JobRecord
     limit_seconds: float
     """What the operator gives a job of this lane."""
     stop_at: float
@@ -128,7 +135,7 @@ class JobRunner:
             EngineChanged: it came back with another model.
         """
         started = time.perf_counter()
-        if attempt.is_cancelled:
+        if attempt.record.is_cancelled:
             raise _cancelled(attempt)
         if time.monotonic() >= attempt.stop_at:
             raise DeadlineExceeded(
@@ -154,16 +161,10 @@ class JobRunner:
             member.first_row = len(rows)
             rows += member.rows
         documents = sum(member.documents for member in members)
-        earlier = self._store.start(
-            attempt.job_id,
-            attempt.lane,
-            attempt.worker,
-            attempt.number,
-            rows,
-            self._names,
-            documents=documents,
+        self._store.start(
+            attempt.job_id, attempt.lane, attempt.worker, attempt.number, attempt.record, documents=documents
         )
-        sheet = ScoreSheet.of(rows, earlier)
+        sheet = ScoreSheet.of(rows, scores_in(attempt.record.checkpoint, rows, self._names))
         in_time = self._score_members(attempt, members, sheet)
         timings = _timings(attempt, started, tokenized)
         return self._answers(attempt, members, sheet, timings, in_time)
@@ -272,7 +273,8 @@ class JobRunner:
 
     def _take(self, attempt: Attempt, answers: Iterable[Scored], sheet: ScoreSheet, asked: Positions) -> bool:
         """Write down what comes, and keep an eye on the clock and on whether anybody still wants it."""
-        is_time_to_save, is_time_to_ask = Every(CHECKPOINT_PERIOD_SECONDS), Every(WANTED_PERIOD_SECONDS)
+        is_time_to_save = Every(CHECKPOINT_PERIOD_SECONDS)
+        is_time_to_ask = Every(WANTED_PERIOD_SECONDS, FIRST_TICK_SECONDS)
         for scored in answers:
             sheet.write(asked[scored.indices], scored.logits)
             if time.monotonic() >= attempt.stop_at:

@@ -23,12 +23,45 @@ from rerankq.contract.heartbeats import Heartbeats
 from rerankq.contract.messages import Lane
 from rerankq.contract.redis_clients import is_of_another_type, number_in, reply_or
 from rerankq.contract.transport.dead_letters import DeadLetters
+from rerankq.contract.transport.scripts import RedisArgument, Script
 from rerankq_worker.model.reading import Row
 from rerankq_worker.scoring import Logits
 
 LEFT_ALONE_SECONDS = 2.0  # after a failure, so that a job does not spend its time on a Redis that is away
 PACE_PERIOD_SECONDS = 1.0
 DIGEST_BYTES = 16
+
+# A key that holds something of another type is told as such, and the rest all the same.
+# KEYS: record, cancel key, checkpoint.
+_LOOK_UP = Script("""
+return {
+  redis.pcall('HMGET', KEYS[1], 'submitted', 'answered', 'attempts'), redis.call('EXISTS', KEYS[2]),
+  redis.pcall('GET', KEYS[3]), redis.call('TIME')
+}
+""")
+
+# KEYS: record, cancel key; ARGV: seconds to live, then what is still to be recorded: not over another attempt's word.
+_LOOK_AGAIN = Script("""
+local cancelled, known = redis.call('EXISTS', KEYS[2]), redis.pcall('HMGET', KEYS[1], 'attempts', 'answered')
+if ARGV[2] and cancelled == 0 and not known.err and not known[1] and not known[2] then
+  redis.pcall('HSET', KEYS[1], unpack(ARGV, 2))
+  redis.pcall('EXPIRE', KEYS[1], ARGV[1])
+end
+return {cancelled, known}
+""")
+
+# KEYS: the answer, record, cancel key, checkpoint; ARGV: the answer, seconds it lives (0: for ever), seconds its record
+# lives, the record's fields. 1 for stored, 0 where there is something already. The first write is the answer's: where
+# Redis takes none, nothing is done; what becomes of the record keeps no answer back.
+_ANSWER = Script("""
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], unpack(ARGV[2] ~= '0' and {'EX', ARGV[2]} or {}))
+redis.call('PUBLISH', KEYS[1], ARGV[1])
+redis.pcall('HSET', KEYS[2], unpack(ARGV, 4))
+redis.pcall('EXPIRE', KEYS[2], ARGV[3])
+redis.pcall('DEL', KEYS[3], KEYS[4])
+return 1
+""")
 
 Stop = Literal["cancelled", "superseded"]
 _T = TypeVar("_T")
@@ -45,6 +78,10 @@ class JobRecord:
     is_answered: bool
     """An answer has been stored: this is a second copy of the message."""
     is_cancelled: bool
+    is_fresh: bool
+    """No attempt has been recorded."""
+    checkpoint: bytes | None
+    """Scores that an earlier attempt left behind, of rows and a model that only it can tell."""
 
 
 class JobStore:
@@ -57,6 +94,12 @@ class JobStore:
         self.clock = RedisClock()
         self._leave_alone_until = float("-inf")
         self._pace_told_at = float("-inf")
+        self.is_told_of_answers = False
+        """Whether `answer` stores them. That a job runs is then recorded with the first look at whether it still
+        should, or with its answer where that comes first; at once where it is tried again.
+        """
+        self._unrecorded: dict[str, dict[str, RedisArgument]] = {}
+        self._finished: str | None = None
 
     def payload(self, key: object) -> Mapping[str, Any]:
         """The body that travelled beside its message, under the key that the message names.
@@ -89,18 +132,21 @@ class JobStore:
 
     def look_up(self, job_id: str) -> JobRecord:
         """What is recorded of a job before it runs; for a producer that keeps no record, nothing."""
-        pipeline = self._broker.pipeline(transaction=False)
-        pipeline.hmget(keys.job(job_id), "submitted", "answered")
-        pipeline.exists(keys.cancel(job_id))
-        pipeline.time()
+        self._unrecorded, self._finished = {}, None
         asked_at = time.monotonic()
-        (submitted, answered), cancelled, now = self._ask(pipeline, ((None, None), 0, None))
+        (submitted, answered, attempts), cancelled, checkpoint, now = self._ask(
+            _LOOK_UP,
+            [keys.job(job_id), keys.cancel(job_id), keys.checkpoint(job_id)],
+            otherwise=((None, None, b"unknown"), 0, None, None),
+        )
         if now is not None:
-            self.clock.learn(now, asked_at)
+            self.clock.learn(list(map(int, now)), asked_at)
         return JobRecord(
             submitted=number_in(submitted),
             is_answered=number_in(answered) is not None,
             is_cancelled=bool(cancelled),
+            is_fresh=answered is None and attempts is None,
+            checkpoint=checkpoint,
         )
 
     def is_untold(self, job_id: str) -> bool:
@@ -117,46 +163,44 @@ class JobStore:
         lane: str,
         worker: str,
         attempt: int,
-        rows: Sequence[Row],
-        model: Sequence[str],
+        known: JobRecord,
         *,
         documents: int,
-    ) -> Logits:
-        """Note that the job runs, and where; the scores that an earlier attempt left behind, NaN where there is none.
+    ) -> None:
+        """Note that the job runs, and where.
 
         Args:
-            model: what the model is called; scores of another are of no use.
             documents: how many the job is about; there may be more rows.
         """
-        fields: dict[Any, Any] = {
+        fields: dict[str, RedisArgument] = {
             "lane": lane,
             "worker": worker,
             "attempts": attempt,
             "total": documents,
             "started": self.clock.now(),
         }
+        if known.is_fresh and self.is_told_of_answers:
+            self._unrecorded = {job_id: fields}
+            return
         key = keys.job(job_id)
         pipeline = self._broker.pipeline(transaction=False)
-        pipeline.get(keys.checkpoint(job_id))
-        pipeline.hset(key, mapping=fields)
+        pipeline.hset(key, mapping=fields)  # pyright: ignore[reportArgumentType] - `dict` is invariant
         pipeline.hdel(key, "answered")
         pipeline.expire(key, keys.JOB_TTL_SECONDS)
-        # A full Redis refuses the writes and still knows the scores.
-        saved, *_ = self._if_there(lambda: pipeline.execute(raise_on_error=False), [None])
-        if (
-            not isinstance(saved, bytes)
-            or saved[:DIGEST_BYTES] != _digest(rows, model)
-            or len(saved) != _size(rows)
-        ):
-            return np.full(len(rows), np.nan, dtype=np.float32)
-        return np.frombuffer(saved[DIGEST_BYTES:], dtype="<f4").astype(np.float32)
+        self._if_there(lambda: pipeline.execute(raise_on_error=False), None)
 
     def why_stop(self, job_id: str, attempt: int) -> Stop | None:
         """Whether somebody called the running job off, another attempt answered it or a later one runs; None: go on."""
-        pipeline = self._broker.pipeline(transaction=False)
-        pipeline.exists(keys.cancel(job_id))
-        pipeline.hmget(keys.job(job_id), "attempts", "answered")
-        cancelled, (latest, answered) = self._ask(pipeline, (0, (None, None)))
+        nothing = (0, (None, None))
+        told = self._ask(
+            _LOOK_AGAIN,
+            [keys.job(job_id), keys.cancel(job_id)],
+            [keys.JOB_TTL_SECONDS, *_pairs(self._unrecorded.get(job_id, {}))],
+            otherwise=nothing,
+        )
+        if told is not nothing:
+            self._unrecorded = {}
+        cancelled, (latest, answered) = told
         if cancelled:
             return "cancelled"
         is_overtaken = number_in(answered) is not None or (number_in(latest) or 0) > attempt
@@ -178,7 +222,27 @@ class JobStore:
         Args:
             keep_scores: the answer is an error, and who submits the job again goes on from its checkpoint.
         """
-        self._if_there(lambda: self._finish(job_id, keep_scores), None)
+        if job_id != self._finished:
+            self._if_there(lambda: self._finish(job_id, keep_scores), None)
+
+    def answer(self, client: "Redis", key: str, answer: bytes | str, seconds: int, job_id: str) -> bool:
+        """Store a job's answer for so many seconds (0: for ever), announce it, and finish the job, in one step.
+
+        Args:
+            client: of the Redis on which the records are.
+
+        Returns:
+            False where there is something under the key already: nothing has been done.
+
+        Raises:
+            RedisError: nothing has been done.
+        """
+        fields = {"answered": self.clock.now(), **self._unrecorded.get(job_id, {})}
+        names = [key, keys.job(job_id), keys.cancel(job_id), keys.checkpoint(job_id)]
+        if not _ANSWER(client, names, [answer, seconds, self._result_ttl_seconds, *_pairs(fields)]):
+            return False
+        self._finished = job_id
+        return True
 
     def call_off(self, job_id: str) -> None:
         """Note that nobody wants this job any more.
@@ -211,7 +275,8 @@ class JobStore:
     def _finish(self, job_id: str, keep_scores: bool) -> None:
         key = keys.job(job_id)
         pipeline = self._broker.pipeline()
-        pipeline.hset(key, "answered", self._now())
+        fields: dict[Any, Any] = {"answered": self._now(), **self._unrecorded.pop(job_id, {})}
+        pipeline.hset(key, mapping=fields)
         pipeline.expire(key, self._result_ttl_seconds)
         pipeline.delete(keys.cancel(job_id))
         if not keep_scores:
@@ -226,11 +291,18 @@ class JobStore:
             self.clock.learn(told, asked_at)
         return self.clock.now()
 
-    def _ask(self, pipeline: Any, otherwise: tuple[Any, ...]) -> Any:
+    def _ask(
+        self,
+        script: Script,
+        names: Sequence[str],
+        arguments: Sequence[RedisArgument] = (),
+        *,
+        otherwise: tuple[Any, ...],
+    ) -> Any:
         """Its replies; `otherwise` in the place of each whose key holds something of another type."""
 
         def replies() -> list[Any]:
-            told = pipeline.execute(raise_on_error=False)
+            told = script(self._broker, names, arguments)
             return [reply_or(reply, instead) for reply, instead in zip(told, otherwise, strict=True)]
 
         return self._if_there(replies, otherwise)
@@ -246,6 +318,26 @@ class JobStore:
             self._leave_alone_until = time.monotonic() + LEFT_ALONE_SECONDS
             logger.warning("a job's record is not kept for now: Redis raised %s", type(error).__name__)
             return otherwise
+
+
+def scores_in(checkpoint: bytes | None, rows: Sequence[Row], model: Sequence[str]) -> Logits:
+    """The scores that an earlier attempt left behind, NaN where there is none.
+
+    Args:
+        model: what the model is called; scores of another are of no use.
+    """
+    if (
+        checkpoint is None
+        or len(checkpoint) != _size(rows)
+        or checkpoint[:DIGEST_BYTES] != _digest(rows, model)
+    ):
+        return np.full(len(rows), np.nan, dtype=np.float32)
+    return np.frombuffer(checkpoint[DIGEST_BYTES:], dtype="<f4").astype(np.float32)
+
+
+def _pairs(fields: Mapping[str, RedisArgument]) -> list[RedisArgument]:
+    """As HSET takes them."""
+    return [each for pair in fields.items() for each in pair]
 
 
 def _size(rows: Sequence[Row]) -> int:

@@ -13,6 +13,7 @@ Knows a socket; no torch, no Celery.
 import contextlib
 import math
 import os
+import select
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -41,6 +42,7 @@ from rerankq_worker.model.reading import DocumentTooLong, Reading, Row
 from rerankq_worker.scoring import EngineInfo, Logits, TokenIds
 
 TICK_SECONDS = 0.25  # how long a caller may have to wait for a look at its clock
+FIRST_TICK_SECONDS = 0.05  # and for its first one: a job that takes longer is worth a word on how it is
 RETRY_SECONDS = 0.05
 DEATHS_WHILE_READING = 3  # of one job's texts: the engine may have died of another's rows
 
@@ -87,13 +89,17 @@ class _Line:
     hello: Hello
     has_served: bool = False
     """A job before this one."""
+    _ears: select.poll = field(default_factory=select.poll)
 
-    @property
-    def is_quiet(self) -> bool:
-        """Whether there is nothing to hear on it: no late word, and no end."""
-        with contextlib.suppress(*_LOST):
-            return not self.connection.poll(0)
-        return False
+    def __post_init__(self) -> None:
+        self._ears.register(self.connection.fileno(), select.POLLIN)
+
+    def is_quiet(self, seconds: float) -> bool:
+        """Whether there is nothing to hear on it for so long: no word, and no end.
+
+        `Connection.poll` makes a selector each time, which takes more time than all else that is done to listen.
+        """
+        return not self._ears.poll(seconds * 1000)
 
 
 class EngineClient:
@@ -154,7 +160,7 @@ class EngineClient:
             line = _last_word_of(self._line(), self.watch)
             with contextlib.suppress(*_LOST), self._lent(line):
                 line.connection.send_bytes(data)
-                while not line.connection.poll(TICK_SECONDS):
+                while line.is_quiet(TICK_SECONDS):
                     self.watch()
                 return _rows_in(frames.decode(line.connection.recv_bytes(frames.MAX_ROWS_READ_BYTES)))
             boots.add(line.hello.boot)
@@ -180,7 +186,7 @@ class EngineClient:
                     asked.blame_rows_on_device()
                 boot = line.hello.boot
                 # Whoever serves a second job was not greeted for it: an engine that is frozen is told by its silence.
-                yield from asked.ask(line.connection, self._wait_seconds if line.has_served else math.inf)
+                yield from asked.ask(line, self._wait_seconds if line.has_served else math.inf)
 
     @contextlib.contextmanager
     def _lent(self, line: _Line) -> Generator[None]:
@@ -200,7 +206,7 @@ class EngineClient:
         if self._kept_by != os.getpid():
             self._kept, self._kept_by = [], os.getpid()  # those are of the process that forked this one
         with contextlib.suppress(IndexError):
-            while not (line := self._kept.pop()).is_quiet:
+            while not (line := self._kept.pop()).is_quiet(0):
                 line.connection.close()
             return line
         return None
@@ -265,7 +271,7 @@ class _AskedRows:
         self._is_suspect |= self._is_on_device
         self._is_on_device[:] = False
 
-    def ask(self, connection: EngineConnection, silence_seconds: float) -> Iterator[Scored]:
+    def ask(self, line: _Line, silence_seconds: float) -> Iterator[Scored]:
         """Send what is unscored and yield what comes, until all is scored.
 
         Raises:
@@ -273,16 +279,18 @@ class _AskedRows:
             EOFError, OSError: the connection ended, or not a word came in so many seconds.
         """
         for ask in self._asks():
-            connection.send_bytes(frames.encode(ask))
+            line.connection.send_bytes(frames.encode(ask))
         give_up_at = time.monotonic() + silence_seconds
+        tick_seconds = FIRST_TICK_SECONDS
         while not self.is_done:
-            if not connection.poll(TICK_SECONDS):
+            if line.is_quiet(tick_seconds):
+                tick_seconds = TICK_SECONDS
                 if time.monotonic() >= give_up_at:
                     raise TimeoutError
                 yield NOTHING_YET
                 continue
             give_up_at = math.inf
-            match frames.decode(connection.recv_bytes(frames.MAX_FRAME_BYTES)):
+            match frames.decode(line.connection.recv_bytes(frames.MAX_FRAME_BYTES)):
                 case Running(indices):
                     self._is_on_device[indices] = True
                 case Scores(indices, logits):

@@ -6,10 +6,12 @@ Knows Celery's result backend; no message and no lane.
 import logging
 import os
 import traceback
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeAlias
 
 import redis
 from celery import Celery, Task, states
+from celery.backends.redis import RedisBackend
 from celery.exceptions import BackendError, TaskRevokedError
 from kombu.exceptions import OperationalError
 
@@ -20,6 +22,10 @@ logger = logging.getLogger(__name__)
 
 # From the parent, which renews leases as well: one answer, and all that are due at one time.
 STORE_AGAIN = {"timeout": 1.0, "interval_start": 0.0, "interval_step": 0.2, "interval_max": 0.2}
+
+
+StoreAndFinish: TypeAlias = "Callable[[redis.Redis, str, bytes | str, int, str], bool]"
+"""Stores an answer and ends its job, in one step (`JobStore.answer`)."""
 
 
 class AnswerNotStored(BackendError):
@@ -62,6 +68,8 @@ class Answers:
 
     parents: ClassVar[tuple[int, Any]] = (0, None)
     """The Celery parent's process id, and a backend of its own."""
+    child: ClassVar[Any] = None
+    """A backend of the Celery child, where answers lie beside the records of jobs."""
 
     def __init__(self, app: Celery) -> None:
         self._app = app
@@ -71,10 +79,21 @@ class Answers:
         """Answers of this process are those of Celery's parent from now on: it must not wait."""
         cls.parents = (os.getpid(), _hasty(app))
 
+    @classmethod
+    def in_child(cls, app: Celery, broker: str, store: StoreAndFinish) -> bool:
+        """Have answers of this process, a Celery child, end their jobs in the same step; False where that cannot be.
+
+        Args:
+            broker: the Redis with the records of jobs, as Celery is told of it.
+        """
+        is_beside = type(app.backend) is RedisBackend and app.backend.url == broker
+        cls.child = _StoringOnce(store, app=app, url=broker) if is_beside else None
+        return is_beside
+
     @property
     def _backend(self) -> Any:
         pid, backend = self.parents
-        return backend if pid == os.getpid() else self._app.backend
+        return backend if pid == os.getpid() else self.child or self._app.backend
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)
@@ -117,6 +136,33 @@ class Answers:
                 where = "".join(traceback.format_tb(error.__traceback__))
                 logger.error("storing an answer raised %s\n%s", reason.cause, where)
             raise reason from None
+
+
+class _StoringOnce(RedisBackend):
+    """Celery's own, but that a ranking is stored where none is in one step, and the job's record ended in the same."""
+
+    def __init__(self, store: StoreAndFinish, **options: Any) -> None:
+        super().__init__(**options)
+        self._store = store
+
+    def _store_result(
+        self,
+        task_id: str,
+        result: Any,
+        state: str,
+        traceback: Any = None,
+        request: Any = None,
+        **options: Any,
+    ) -> Any:
+        if state == states.SUCCESS and not (request and request.chord):
+            meta = self._get_result_meta(result, state, traceback, request) | {"task_id": task_id}
+            key, body, seconds = self.get_key_for_task(task_id).decode(), self.encode(meta), self.expires
+            try:
+                if self._store(self.client, key, body, int(seconds or 0), task_id):
+                    return result
+            except redis.ResponseError:
+                pass  # it is Celery's way that tells what is wrong
+        return super()._store_result(task_id, result, state, traceback, request, **options)
 
 
 def _hasty(app: Celery) -> Any:
