@@ -45,7 +45,7 @@ def ours(dtype: str, pairs: int = PAIRS) -> Contestant:
         engine.warm_up()
         return engine.score_pairs
 
-    return Contestant(f"rerankq {dtype}" + (f", {pairs} pairs" if pairs != PAIRS else ""), dtype, make)
+    return Contestant(f"rerankq {dtype}" + (f" batch {pairs}" if pairs != PAIRS else ""), dtype, make)
 
 
 def cross_encoder(name: str, dtype: str, batch: int) -> Contestant:

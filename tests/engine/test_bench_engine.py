@@ -47,7 +47,7 @@ def test_a_host_with_a_gpu_and_torch_alone_races_against_transformers_own(
 
     names = [contestant.name for contestant in contestants.contestants("cuda")]
 
-    assert names == [contestants.STAND_IN, "rerankq fp16", "rerankq fp16, 128 pairs"]
+    assert names == [contestants.STAND_IN, "rerankq fp16", "rerankq fp16 batch 128"]
     assert "sentence_transformers is not installed" in capsys.readouterr().out
 
 

@@ -3,12 +3,16 @@
 Shown in a Python that has nothing else: `-S`, and a directory of links to the allowed packages.
 """
 
+import json
+import math
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
@@ -94,3 +98,23 @@ def test_it_loads_and_scores_and_its_benchmark_says_what_it_was_not_compared_wit
 
     assert "crossencoder: left out, sentence_transformers is not installed" in told
     assert '"baseline": "rerankq fp32"' in told
+
+
+def test_what_is_checked_on_a_card_runs_without_one(bare_host: Path) -> None:
+    """Every check runs to its end here; those of a card alone find nothing."""
+    told = run_on(bare_host, "-m", "benchmarks.gpu_check", "--device", "cpu", "--tiny")
+
+    document = json.loads(told.splitlines()[-1])
+    assert document["failed"] == []
+    assert list(document["checks"])[-1] == "device lost: told as EngineBroken"
+    speeds = [found for name, found in document["checks"].items() if name.startswith("speed")]
+    assert [len(found) for found in speeds] == [7, 7]  # six ways, and what they took together
+    assert all(math.isfinite(number) for number in _numbers(document))
+
+
+def _numbers(found: Any) -> Iterator[float]:
+    if isinstance(found, dict):
+        for value in found.values():
+            yield from _numbers(value)
+    elif isinstance(found, float | int):
+        yield found

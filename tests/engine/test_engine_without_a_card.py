@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import varlen
 
+from benchmarks.gpu_check.candidates import flash
 from rerankq_worker.engine import attention, unpadded_model
 from rerankq_worker.engine.attention import VariableLength, choose_attention, padded
 from rerankq_worker.engine.batch import lay_out
@@ -73,18 +74,13 @@ def test_every_family_computes_exactly_on_a_card_and_with_its_weights_on_the_cpu
     ]
 
 
-def direct(q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor, max_q: int, max_k: int) -> Tensor:
-    """flash attention as `benchmarks.gpu_check` tries it, which knows no windows."""
-    return torch.ops.aten._flash_attention_forward(q, k, v, cu_q, cu_k, max_q, max_k, 0.0, False, False)[0]
-
-
 @pytest.mark.parametrize(
     ("asking", "window"), [(sum(LENGTHS), None), (len(LENGTHS), None), (sum(LENGTHS), 4)]
 )
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
 @pytest.mark.parametrize(
     "way",
-    [VariableLength(varlen.varlen_attn), VariableLength(direct), padded],
+    [VariableLength(varlen.varlen_attn), VariableLength(flash), padded],
     ids=["torch's", "direct", "padded"],
 )
 def test_each_way_of_attention_gives_what_the_next_layer_takes(

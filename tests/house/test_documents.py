@@ -21,7 +21,7 @@ DOCUMENTS = sorted(
 _LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)#\s]+)(?:#[^)]*)?\)")
 _PATH = re.compile(r"(?<![\w/])((?:[pw]|tests|deploy|docs)/[\w./-]*\w)")
 _VERB = re.compile(r"`make ([a-z-]+)")
-_MODULE = re.compile(r"python -m ((?:benchmarks|tests|training)[\w.]*)")
+_MODULE = re.compile(r"python3? -m ((?:benchmarks|tests|training)[\w.]*)")
 _COMMAND = re.compile(r"`rerankq ((?:model |dead )?[a-z][a-z-]*)")
 
 
@@ -58,9 +58,7 @@ def test_every_verb_and_command_that_a_document_names_exists(document: Path) -> 
 def test_every_program_that_a_document_names_can_be_run(document: Path) -> None:
     named = {name.rstrip(".") for name in _MODULE.findall(document.read_text(encoding="utf-8"))}
 
-    assert [
-        name for name in named if not (REPOSITORY / name.replace(".", "/")).with_suffix(".py").is_file()
-    ] == []
+    assert [name for name in named if not _is_program(REPOSITORY / name.replace(".", "/"))] == []
 
 
 def test_who_is_new_is_led_to_what_is_there() -> None:
@@ -136,3 +134,7 @@ def _commands() -> set[str]:
 def _name_of(command: object) -> str:
     name, callback = getattr(command, "name", None), getattr(command, "callback", None)
     return name or callback.__name__  # type: ignore[union-attr]
+
+
+def _is_program(place: Path) -> bool:
+    return place.with_suffix(".py").is_file() or (place / "__main__.py").is_file()
