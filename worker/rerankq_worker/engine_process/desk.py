@@ -42,6 +42,8 @@ class Asker:
         self._connection = connection
         self._lock = threading.Lock()
         self._is_open = True
+        self._room = select.poll()
+        self._room.register(connection.fileno(), select.POLLOUT)
 
     def receive(self) -> RowsToScore | TextsToRead:
         """The next rows to score, or texts to read; waits for them.
@@ -61,7 +63,7 @@ class Asker:
             if not self._is_open:
                 return False
             try:
-                if not _has_room(self._connection.fileno()):
+                if not self._has_room():
                     raise BlockingIOError("the asker does not read")
                 self._connection.send_bytes(frames.encode(frame))
             except OSError:
@@ -81,6 +83,10 @@ class Asker:
         with self._lock:
             self._is_open = False
             self._connection.close()
+
+    def _has_room(self) -> bool:
+        """Whether a frame of some KB can be written without waiting: Linux says writable below a quarter full."""
+        return any(events & select.POLLOUT for _, events in self._room.poll(0))
 
     def _shut_down(self) -> None:
         self._is_open = False
@@ -235,10 +241,3 @@ class Desk:
         ask = open_ask.ask
         rows = [ask.rows[position] for position in positions]
         return Share(open_ask.asker, ticket, ask.indices[np.array(positions)], rows, ask.suspect)
-
-
-def _has_room(descriptor: int) -> bool:
-    """Whether a frame of some KB can be written without waiting: Linux says writable below a quarter full."""
-    poll = select.poll()
-    poll.register(descriptor, select.POLLOUT)
-    return any(events & select.POLLOUT for _, events in poll.poll(0))

@@ -18,11 +18,10 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from rerankq_worker.engine_process.desk import Desk, Share
 from rerankq_worker.engine_process.pace import Pace
 from rerankq_worker.engine_process.watchdog import BROKEN, Watchdog, Work
+from rerankq_worker.link.frames import parted
 from rerankq_worker.scoring import Begun, EngineBroken, Logits, ScoringEngine, TokenIds
 
 log = logging.getLogger(__name__)
@@ -125,7 +124,8 @@ class Passes:
         seconds = self._watchdog.end_pass(running.work, running.pairs, running.tokens)
         self._pace.learn(running.pairs, running.tokens, seconds)
         self._obey_budget()
-        for share, share_logits in zip(running.shares, _split(logits, running.shares), strict=True):
+        shares = running.shares
+        for share, share_logits in zip(shares, parted(logits, (len(s.rows) for s in shares)), strict=True):
             self._desk.deliver(share, share_logits)
 
     def _recover(self, batch: Sequence[Share], error: Exception) -> None:
@@ -168,7 +168,3 @@ def first_line(error: Exception) -> str:
     """What an error says, for a log or a refusal."""
     text = f"{type(error).__name__}: {error}".split("\n")[0]
     return text[:LONGEST_REASON_CHARACTERS]
-
-
-def _split(logits: Logits, batch: Sequence[Share]) -> list[Logits]:
-    return np.split(logits, np.cumsum([len(share.rows) for share in batch])[:-1])
