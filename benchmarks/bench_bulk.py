@@ -5,7 +5,8 @@
     python -m benchmarks.bench_bulk busy --model small --jobs 40    a real engine instead of a double that sleeps
 
 overhead  requests a second with an engine that answers at once: `rerank_many` and a file in, a file out
-busy      pairs a second of jobs of 50 documents, over what the same engine does when called directly, in turns
+busy      pairs a second of jobs of 50 paragraphs, tokenizing included, over what the same engine does when called
+          directly, in turns: an iterator, and a file in, a file out; and of that time the share in which it was at work
 memory    the client's peak RSS over a long file, and its growth after the first tenth
 formats   the client's peak RSS over `--megabytes` of text in each format, in and out; a thread answers at once
 beside    what an interactive caller waits for 10 documents: alone, and while the device is full of bulk work
@@ -25,7 +26,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,11 @@ from typing import Any
 import psutil
 
 from benchmarks.bulk_files import INPUTS
+from benchmarks.service_sides import jobs_of
 from rerankq.bulk import BulkRun, Task, rerank_many
 from rerankq.contract.messages import Ranking
 from rerankq.packing import PackSize
+from rerankq_worker.link import health
 from tests.bulk.answering import AnsweringWorker
 from tests.redis_server import RedisServer
 from tests.service import Service
@@ -100,7 +103,7 @@ def overhead(arguments: argparse.Namespace) -> dict[str, Any]:
             list(rerank_many(requests(300, documents), service.client))  # warm-up
             seconds, cpu = _timed(lambda c=count, d=documents: _drain(service, c, d))
             found[f"{documents} documents, iterator"] = _pace(count, documents, seconds, cpu)
-            with _file(count, documents) as path:
+            with _file(requests(count, documents)) as path:
                 seconds, cpu = _timed(lambda p=path: _run_file(service, p))
             found[f"{documents} documents, files"] = _pace(count, documents, seconds, cpu)
     return found
@@ -109,37 +112,61 @@ def overhead(arguments: argparse.Namespace) -> dict[str, Any]:
 def busy(arguments: argparse.Namespace) -> dict[str, Any]:
     """Pairs a second of the service over those of its engine alone, in turns."""
     engine = None if arguments.model else arguments.double
-    jobs = list(requests(arguments.jobs, DOCUMENTS))
+    made = itertools.islice(itertools.cycle(jobs_of(DOCUMENTS)), arguments.jobs)
+    jobs = [{"query": query, "documents": documents} for query, documents in made]
     pairs = len(jobs) * DOCUMENTS
-    ratios, alone, served = [], [], []
-    with Service(engine=engine, model=arguments.model or "small", bulk_workers=arguments.workers) as service:
+    alone: list[float] = []
+    shares: dict[str, list[tuple[float, float]]] = {"iterator": [], "files": []}
+    with (
+        Service(engine=engine, model=arguments.model or "small", bulk_workers=arguments.workers) as service,
+        _file(jobs) as path,
+    ):
         size = PackSize(max_pairs=arguments.pack_pairs)
+        ways = {
+            "iterator": lambda: _all_ranked(rerank_many(jobs, service.client, pack_size=size)),
+            "files": lambda: _run_file(service, path),
+        }
         list(rerank_many(jobs[:20], service.client, pack_size=size))  # warm-up
         for _ in range(arguments.rounds):
-            alone.append(pairs / _seconds_alone(service, engine, arguments.model, pairs, jobs))
-            began = time.perf_counter()
-            answers = [answer for _, answer in rerank_many(jobs, service.client, pack_size=size)]
-            served.append(pairs / (time.perf_counter() - began))
-            assert all(isinstance(answer, Ranking) for answer in answers), "a job failed"
-            ratios.append(served[-1] / alone[-1])
+            alone.append(_seconds_alone(service, engine, arguments.model, pairs, jobs))
+            for way, work in ways.items():
+                before = _engine_busy_seconds(service)
+                seconds, _ = _timed(work)
+                at_work = _engine_busy_seconds(service) - before
+                shares[way].append((alone[-1] / seconds, at_work / seconds))
     return {
         "engine": arguments.model or arguments.double,
         "jobs": len(jobs),
-        "pack pairs": arguments.pack_pairs,
+        "pack pairs, iterator": arguments.pack_pairs,
         "bulk workers": arguments.workers,
-        "engine alone, pairs/s": round(statistics.median(alone), 1),
-        "bulk, pairs/s": round(statistics.median(served), 1),
-        "ratio": round(statistics.median(ratios), 4),
-        "ratio from": round(min(ratios), 4),
-        "ratio to": round(max(ratios), 4),
+        "engine alone, pairs/s": round(pairs / statistics.median(alone), 1),
+    } | {
+        f"{way}, {what}": f"{statistics.median(found):.3f} ({min(found):.3f} to {max(found):.3f})"
+        for way, told in shares.items()
+        for what, found in zip(("of engine alone", "engine at work"), zip(*told, strict=True), strict=True)
     }
+
+
+def _all_ranked(answers: Iterator[tuple[Any, Any]]) -> None:
+    assert all(isinstance(answer, Ranking) for _, answer in answers), "a job failed"
+
+
+def _engine_busy_seconds(service: Service) -> float:
+    """Time in forward passes, as the engine tells it once it has written that it is at rest."""
+    file, told_before = Path(service.environment["RERANKQ_RUNTIME_DIR"]) / "cpu0.json", None
+    while True:
+        told = health.read_status(file)
+        if told and told_before and told.heartbeat_monotonic > told_before.heartbeat_monotonic:
+            return told.busy_seconds
+        told_before = told_before or told
+        time.sleep(0.05)
 
 
 def memory(arguments: argparse.Namespace) -> dict[str, Any]:
     """The client's resident memory over one long file."""
     with (
         Service(engine=NOOP, bulk_workers=arguments.workers) as service,
-        _file(arguments.requests, 1) as path,
+        _file(requests(arguments.requests, 1)) as path,
     ):
         out = path.with_name("out.jsonl")
         began = time.perf_counter()
@@ -239,11 +266,11 @@ def requests(count: int, documents: int) -> Iterator[dict[str, Any]]:
 class _file:  # noqa: N801 - reads as the function it stands for
     """A file of requests in a directory that is gone at the end."""
 
-    def __init__(self, count: int, documents: int) -> None:
+    def __init__(self, jobs: Iterable[dict[str, Any]]) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="rerankq-bench-")
         self.path = Path(self._directory.name) / "in.jsonl.gz"
         with gzip.open(self.path, "wt", compresslevel=1) as lines:
-            for request in requests(count, documents):
+            for request in jobs:
                 lines.write(json.dumps(request) + "\n")
 
     def __enter__(self) -> Path:
@@ -261,7 +288,8 @@ def _drain(service: Service, count: int, documents: int) -> None:
 
 
 def _run_file(service: Service, path: Path) -> None:
-    summary = BulkRun(Task(str(path), str(path.with_name("out.jsonl"))), service.client).run()
+    out = path.with_name(f"{time.time_ns()}.jsonl")  # a run of the same name would have nothing left to do
+    summary = BulkRun(Task(str(path), str(out)), service.client).run()
     assert summary.failed == 0, f"{summary.failed} requests failed: {summary.failures}"
 
 

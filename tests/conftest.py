@@ -36,7 +36,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-IDLE_SERVICE = ["client/test_event_loops.py", "testing/test_fakes.py", "worker/test_flower.py"]
+IDLE_SERVICE = [
+    "client/test_event_loops.py",
+    "client/test_thread_connections.py",
+    "testing/test_fakes.py",
+    "worker/test_flower.py",
+]
 FAULTS = ["control", "deaths", "stopping", "time"]
 OTHER_FAULTS = ["engine_faults", "hostile_input", "lanes_and_copies", "refusals", "vanished"]
 TOGETHER = [
