@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from rerankq_worker.engine import Engine, EngineBroken, EngineInfo
+from rerankq_worker.engine import Engine, EngineBroken, EngineError, EngineInfo
 from rerankq_worker.engine.attention import per_row
 from rerankq_worker.engine.crossing import Coming
 from rerankq_worker.engine.engine import exact_forward
@@ -167,6 +167,18 @@ def test_a_lost_device_is_told_from_everything_else(tokenizer: PairTokenizer, er
         engine.score(rows(5))
 
     assert caught.value.__cause__ is error
+    assert "\n" not in str(caught.value)
+
+
+def test_a_torch_without_kernels_for_the_card_is_refused_and_not_started_again(
+    tokenizer: PairTokenizer,
+) -> None:
+    other_card = RuntimeError("CUDA error: no kernel image is available for execution on the device\nadvice")
+
+    with pytest.raises(EngineError, match=r"was not built for this device .*; install a build") as caught:
+        engine_on(Device(lambda _: other_card), tokenizer).warm_up()
+
+    assert not isinstance(caught.value, EngineBroken)
     assert "\n" not in str(caught.value)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -26,6 +27,8 @@ from tests.model_dirs import TOKENIZERS, build_model_dir
 
 LENGTHS = [5, 9, 9, 200]
 ROWS = random_rows(LENGTHS)
+ROWS[1] = np.concatenate([ROWS[1][:4], ~ROWS[1][4:]])  # of a second segment, where the model has one
+of_one_kind_each = pytest.mark.parametrize("directory", ["bert", "modernbert"], indirect=True)
 
 
 @pytest.fixture
@@ -61,9 +64,8 @@ def test_every_family_computes_on_a_card(card: Card, directory: Path, dtype: str
     assert [(crossing.to, crossing.waits) for crossing in card.crossings] == [("cuda", False)]
 
 
-def test_every_family_computes_exactly_on_a_card_and_with_its_weights_on_the_cpu(
-    card: Card, directory: Path
-) -> None:
+@of_one_kind_each
+def test_it_computes_exactly_on_a_card_and_with_its_weights_on_the_cpu(card: Card, directory: Path) -> None:
     model = on_card(directory, "fp16")
 
     exact = [model.exactly(where, ROWS) for where in (CARD, torch.device("cpu"))]
@@ -94,6 +96,13 @@ def test_each_way_of_attention_gives_what_the_next_layer_takes(
     assert (attended.shape, attended.dtype, attended.device) == ((asking, 4, 64), dtype, CARD)
 
 
+@of_one_kind_each
+def test_a_kernel_without_windows_makes_a_model_of_windows_a_padded_one(card: Card, directory: Path) -> None:
+    pads = [on_card(directory, "fp16", VariableLength(kernel)).pads for kernel in (flash, varlen.varlen_attn)]
+
+    assert pads == [family_of(directory).forward == "modernbert", False]
+
+
 @pytest.mark.parametrize(
     ("capability", "body", "head", "packs"),
     [
@@ -114,6 +123,7 @@ def test_a_card_packs_where_its_kernels_can(
     assert (choose_attention(CARD, body, head) is not padded) is packs
 
 
+@of_one_kind_each
 def test_what_padding_needs_is_made_once_a_batch(card: Card, directory: Path) -> None:
     model = on_card(directory, "fp32", padded)
     card.operations.clear()

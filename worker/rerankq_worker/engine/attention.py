@@ -43,6 +43,11 @@ def choose_attention(device: torch.device, body: torch.dtype, head: int) -> Atte
     return padded
 
 
+def pads(way: Attention, windows: bool) -> bool:
+    """Whether it takes the memory of rows that are all as long as the longest, in a model with or without windows."""
+    return way is padded or (windows and isinstance(way, VariableLength) and not way.knows_windows)
+
+
 def per_row(queries: Tensor, keys: Tensor, values: Tensor, batch: Batch, window: int | None = None) -> Tensor:
     """One call per stretch of equal lengths: on a CPU the calls cost little and padding costs much."""
     out = torch.zeros_like(queries, memory_format=torch.contiguous_format)  # zeros for the fillers
@@ -125,12 +130,12 @@ class VariableLength:
 
     def __init__(self, kernel: Callable[..., Any]) -> None:
         self._kernel = kernel
-        self._knows_windows = "window_size" in signature(kernel).parameters  # torch 2.10's does not
+        self.knows_windows = "window_size" in signature(kernel).parameters  # torch 2.10's does not
 
     def __call__(
         self, queries: Tensor, keys: Tensor, values: Tensor, batch: Batch, window: int | None = None
     ) -> Tensor:
-        if window is not None and not self._knows_windows:
+        if window is not None and not self.knows_windows:
             return padded(queries, keys, values, batch, window)
         longest = max(batch.lengths)
         if len(queries) == len(keys):

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from rerankq_worker.engine.crossing import Coming, to_host
-from rerankq_worker.engine.errors import first_line, is_device_lost, is_out_of_memory
+from rerankq_worker.engine.errors import first_line, is_device_lost, is_out_of_memory, lacks_kernels
 from rerankq_worker.engine.loading import Forward, load_packed
 from rerankq_worker.engine.memory import PROBE_TOKENS, Budget, CudaMemory, Memory, warm_up_rows
 from rerankq_worker.engine.planner import plan
@@ -363,10 +363,16 @@ def _or_broken(step: Callable[[], _T]) -> _T | None:
 
     Raises:
         EngineBroken: the device is lost.
+        EngineError: this torch cannot compute on it.
     """
     try:
         return step()
     except (RuntimeError, MemoryError) as error:
+        if lacks_kernels(error):
+            raise EngineError(
+                f"torch {torch.__version__} was not built for this device ({first_line(error)}); install a build that "
+                "was, or use cpu"
+            ) from error
         if is_device_lost(error):
             raise EngineBroken(
                 f"the device is lost to this process ({first_line(error)}); start a new one"

@@ -18,6 +18,7 @@ LOST = (
     "NVML",
     "device lost",
 )
+NO_KERNELS = "no kernel image is available"
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 ACCELERATOR_ERROR: type[Exception] | None = getattr(torch, "AcceleratorError", None)  # torch >= 2.8
 
@@ -35,6 +36,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in OUT_OF_MEMORY)
+
+
+def lacks_kernels(error: BaseException) -> bool:
+    """Whether this torch was built for other cards than the one that is there: another start changes nothing."""
+    return isinstance(error, RuntimeError) and NO_KERNELS in str(error)
 
 
 def is_device_lost(error: BaseException) -> bool:

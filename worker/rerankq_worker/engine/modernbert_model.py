@@ -38,7 +38,7 @@ class ModernBertModel(PackedModel):
         """Takes the weights of `source`, a transformers ModernBertForSequenceClassification in fp32, and empties it."""
         loaded: Any = source
         config, body = loaded.config, loaded.model
-        super().__init__(device, precision, attention)
+        super().__init__(device, precision, attention, windows=SLIDING in config.layer_types)
         self._means = config.classifier_pooling == "mean"
         make = _Maker(device, precision.body, make_linear, config)
         self._head = _Head.of(loaded, device)

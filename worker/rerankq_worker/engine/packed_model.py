@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rerankq_worker.engine.attention import Attention, padded, per_row
+from rerankq_worker.engine.attention import Attention, pads, per_row
 from rerankq_worker.engine.batch import Batch, lay_out
 from rerankq_worker.engine.linears import as_in
 from rerankq_worker.engine.precision import Precision
@@ -19,8 +19,10 @@ Norm = Callable[[Tensor], Tensor]
 class PackedModel:
     """A model resident on its device: rows in, laid end to end, one fp32 logit per row out."""
 
-    def __init__(self, device: torch.device, precision: Precision, attention: Attention) -> None:
-        self.pads = attention is padded
+    def __init__(
+        self, device: torch.device, precision: Precision, attention: Attention, *, windows: bool = False
+    ) -> None:
+        self.pads = pads(attention, windows)
         """Whether a batch takes the memory of rows that are all as long as its longest."""
         self._device = device
         self._body = precision.body
