@@ -1,15 +1,18 @@
 """Jobs that kill what runs them: tried three times, then answered and set aside; their neighbours are answered."""
 
 import json
+import pickle
 import signal
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from celery import Celery
 
 from rerankq.contract.errors import JobFailed
 from rerankq.contract.transport.dead_letters import DeadLetters
+from rerankq_worker.queue.consumer import JobInParent
 from tests.redis_server import RedisServer
 from tests.transport.app import make_app
 from tests.transport.worker_process import WorkerProcess
@@ -172,3 +175,19 @@ def test_a_job_runs_once_through_a_restart_of_redis(seconds: float, wait_until: 
 
         wait_until(lambda: client.hlen("rerankq:held") == client.llen("interactive") == 0)
         assert client.lrange(f"rerankq:runs:{job_id}", 0, -1) == [b"1"]
+
+
+def test_what_a_job_says_goes_to_its_child_once(app: Celery):
+    sent: list[bytes] = []
+
+    class Pool:
+        def apply_async(self, *call: Any, args: Any, **_: Any) -> None:
+            sent.append(pickle.dumps((call, args)))
+
+    app.send_task("note", ("zanzibarium",), argsrepr="()")
+    with app.connection_for_read() as connection:
+        message: Any = connection.default_channel.basic_get("interactive")
+        JobInParent(message, app=app, task=app.tasks["note"]).execute_using_pool(Pool())  # pyright: ignore[reportArgumentType] - enough of a pool
+        message.ack()
+
+    assert [call.count(b"zanzibarium") for call in sent] == [1]

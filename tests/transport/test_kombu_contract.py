@@ -10,6 +10,7 @@ from typing import Any
 import celery
 import kombu
 import pytest
+from celery.app import trace as celery_trace
 from celery.concurrency import asynpool
 from celery.events import dispatcher
 from celery.worker import consumer as celery_consumer
@@ -115,6 +116,8 @@ USED_IN_ORDER = [
     (kombu_redis.PublishBatch.publish, ["getattr(self.pipeline, name)(*args)"]),
     (celery_request.Request.__init__, ["message.headers.copy()", "request_dict.get('timelimit'"]),
     (celery_request.Request.execute_using_pool, ["time_limit, soft_time_limit = self.time_limits"]),
+    (celery_trace.fast_trace_task, ["args, kwargs, embed = loads(", "request.update({", "'args': args"]),
+    (celery_trace.trace_task_ret, ["args, kwargs, embed = loads(", "request.update({", "'args': args"]),
     (celery_consumer.Consumer.on_connection_error_after_connected, ["self.connection.collect("]),
 ]
 

@@ -82,6 +82,14 @@ class JobInParent(celery_request.Request):
     _is_storing = False
     _is_ack_due = False
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for decoded in (
+            "args",
+            "kwargs",
+        ):  # its child reads the body: they would go through the pipe once more
+            del self._request_dict[decoded]
+
     def acknowledge(self) -> None:
         """Let the message go; while its answer is being stored, only afterwards."""
         if self._is_storing:
