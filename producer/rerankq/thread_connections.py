@@ -89,6 +89,7 @@ class Connections:
 
     def _own_spare(self) -> deque[tuple[Any, float]]:
         if self._pid != os.getpid():  # forked: what was kept is the parent's
+            self._redis.connection_pool.reset()
             self._spare, self._pid = deque(), os.getpid()
         return self._spare
 

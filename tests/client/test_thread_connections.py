@@ -85,7 +85,14 @@ def test_a_forked_process_has_connections_of_its_own(
     ask(client)
     of_parent = kept(redis)
 
-    child = multiprocessing.get_context("fork").Process(target=ask, args=(client, 3))
+    def ask_and_keep() -> None:
+        ask(client)
+        both = kept(redis)
+        ask(client, 3)
+        assert kept(redis) == both
+        assert len(both) == 4
+
+    child = multiprocessing.get_context("fork").Process(target=ask_and_keep)
     child.start()
     ask(client, 3)
     child.join(30)
