@@ -13,7 +13,7 @@ from rerankq.contract.messages import Lane
 from rerankq_worker.doubles import Behaviour, DoubleEngine
 from rerankq_worker.engine_process.desk import Asker, Desk
 from rerankq_worker.engine_process.pace import Pace
-from rerankq_worker.engine_process.passes import Passes
+from rerankq_worker.engine_process.passes import LEAD_SECONDS, LONGEST_LEAD_SECONDS, Passes
 from rerankq_worker.engine_process.watchdog import Watchdog
 from rerankq_worker.link import frames
 from rerankq_worker.link.frames import Failed, Frame, RowsToScore, Running, Scores
@@ -32,7 +32,9 @@ class Stream:
     def __init__(self, *, is_done_at_once: bool = False) -> None:
         self.info = DoubleEngine(WorkerSettings(), "gpu0", Behaviour()).info
         self.events: list[tuple[str, list[int]]] = []
+        self.while_it_begins: Callable[[], object] = lambda: None
         self.while_it_runs: Callable[[], object] = lambda: None
+        self.waited_seconds: list[float] = []
         self.is_done_at_once = is_done_at_once
 
     def warm_up(self) -> None: ...
@@ -42,6 +44,7 @@ class Stream:
 
     def begin(self, rows: Sequence[TokenIds]) -> "OnStream":
         self.events.append(("begun", list(map(len, rows))))
+        self.while_it_begins()
         return OnStream(self, rows)
 
 
@@ -52,6 +55,7 @@ class OnStream:
 
     def wait(self, seconds: float) -> bool:
         if seconds > 0:
+            self.stream.waited_seconds.append(seconds)
             self.stream.while_it_runs()
         return self.stream.is_done_at_once
 
@@ -152,6 +156,27 @@ def test_an_interactive_job_that_comes_while_a_bulk_pass_runs_is_in_the_next_one
 
     begun = [event for event in stream.events if event[0] == "begun"]
     assert begun[len(begun_before)] == ("begun", [3])
+
+
+@pytest.mark.parametrize(
+    ("beginning_takes_seconds", "lead_seconds"),
+    [(0.0, LEAD_SECONDS), (0.002, LEAD_SECONDS + 0.002), (60.0, LONGEST_LEAD_SECONDS)],
+    ids=["at once", "a while", "very long"],
+)
+def test_a_pass_is_begun_so_early_that_beginning_is_over_in_time_within_bounds(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, beginning_takes_seconds: float, lead_seconds: float
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("rerankq_worker.engine_process.passes.time.monotonic", lambda: now[0])
+    stream = Stream()
+    bench.ask(*[9] * 20)
+    passes = bench.passes(stream)
+    passes.go_on(0)
+    stream.while_it_begins = lambda: now.append(now.pop() + beginning_takes_seconds)
+
+    go_on(passes, 2)
+
+    assert stream.waited_seconds[-1] == pytest.approx(1 - lead_seconds)
 
 
 def test_an_engine_that_computes_while_it_begins_hands_over_before_it_begins_the_next(bench: Bench) -> None:
