@@ -64,7 +64,7 @@ class ScoreSheet:
 
 def _documents(rows: Sequence[Row]) -> Positions:
     begins = [row.span is None or row.span.index == 0 for row in rows]
-    return np.cumsum(begins, dtype=np.intp)
+    return np.array(begins, dtype=np.intp).cumsum()
 
 
 def _first_equals(rows: Sequence[Row]) -> Positions:

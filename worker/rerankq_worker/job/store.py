@@ -225,11 +225,8 @@ class JobStore:
         if job_id != self._finished:
             self._if_there(lambda: self._finish(job_id, keep_scores), None)
 
-    def answer(self, client: "Redis", key: str, answer: bytes | str, seconds: int, job_id: str) -> bool:
+    def answer(self, key: str, answer: bytes | str, seconds: int, job_id: str) -> bool:
         """Store a job's answer for so many seconds (0: for ever), announce it, and finish the job, in one step.
-
-        Args:
-            client: of the Redis on which the records are.
 
         Returns:
             False where there is something under the key already: nothing has been done.
@@ -239,7 +236,7 @@ class JobStore:
         """
         fields = {"answered": self.clock.now(), **self._unrecorded.get(job_id, {})}
         names = [key, keys.job(job_id), keys.cancel(job_id), keys.checkpoint(job_id)]
-        if not _ANSWER(client, names, [answer, seconds, self._result_ttl_seconds, *_pairs(fields)]):
+        if not _ANSWER(self._broker, names, [answer, seconds, self._result_ttl_seconds, *_pairs(fields)]):
             return False
         self._finished = job_id
         return True

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 STORE_AGAIN = {"timeout": 1.0, "interval_start": 0.0, "interval_step": 0.2, "interval_max": 0.2}
 
 
-StoreAndFinish: TypeAlias = "Callable[[redis.Redis, str, bytes | str, int, str], bool]"
+StoreAndFinish: TypeAlias = Callable[[str, bytes | str, int, str], bool]
 """Stores an answer and ends its job, in one step (`JobStore.answer`)."""
 
 
@@ -158,7 +158,7 @@ class _StoringOnce(RedisBackend):
             meta = self._get_result_meta(result, state, traceback, request) | {"task_id": task_id}
             key, body, seconds = self.get_key_for_task(task_id).decode(), self.encode(meta), self.expires
             try:
-                if self._store(self.client, key, body, int(seconds or 0), task_id):
+                if self._store(key, body, int(seconds or 0), task_id):
                     return result
             except redis.ResponseError:
                 pass  # it is Celery's way that tells what is wrong
