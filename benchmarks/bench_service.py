@@ -2,6 +2,7 @@
 
     python -m benchmarks.bench_service hand-overs --against ../before     # this checkout and that one, in turns
     python -m benchmarks.bench_service engine interactive --rounds 5
+    python -m benchmarks.bench_service peers --model mini
 
     hand-overs   an engine that answers at once, real paragraphs. One caller of 1, 10, 20 and 50 documents: p50, and
                  what of it is queue, tokenizing and engine. 16 callers of 1 document: jobs a second, from threads and
@@ -9,18 +10,23 @@
                  inside scripts, too) and bytes
     engine       a device that sleeps, of 1,600 and of 3,000 pairs/s: the share of its own rate, called directly in
                  full batches, that callers of 10 and of 50 documents and bulk work get out of it
+    peers        one model, 16 callers of 10 documents: this service, plain Celery with CrossEncoder in its task,
+                 infinity's server. infinity has a Python of its own, named by RERANKQ_BENCH_INFINITY_PYTHON
     interactive  p50 and p99 of one caller of 10 documents, without and with as much bulk work as there is room for
     growth       a device that sleeps, one and two of them: jobs a second and an interactive caller's p50, with
                  10 to 10,000 jobs waiting
 
-With `--against` all is done by that checkout's service, too, beside this one's: a Redis, a worker and a
+With `--against` all but peers is done by that checkout's service, too, beside this one's: a Redis, a worker and a
 client of its own code each. Sides are asked in turns (A B B A), and `ratio` is this one over the other within a round:
 median and range. Read ratios and processor time, on a busy machine nothing else. Texts are paragraphs of
 ../shared/data/jobs, made up where that is absent. The last line is JSON.
 """
 
 import argparse
+import asyncio
+import itertools
 import json
+import math
 import os
 import platform
 import statistics
@@ -32,7 +38,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bench_http import ratio
+from benchmarks import service_peers
+from benchmarks.bench_http import Load, ratio, under_load
 from benchmarks.service_sides import (
     Row,
     Side,
@@ -44,6 +51,7 @@ from benchmarks.service_sides import (
     batch_ms,
     cpu_ms,
     device,
+    jobs_of,
     line,
     p50,
     per_second,
@@ -58,9 +66,13 @@ from tests.conftest import REPOSITORY
 
 CALLERS = 16
 DOCUMENTS = (1, 10, 20, 50)
+PEERS_DOCUMENTS = 10
+PEERS_MEASURED = ("per_second", "p50_ms", "p99_ms", "cpu_ms")
+PATIENCE_SECONDS = 120.0
 DEVICE_RATES = (1600, 3000)
 WAITING = (10, 100, 1_000, 10_000)
 WARM_SECONDS = 1.5
+WARM_LOOKS = 20
 ALONE_SECONDS = 1.0
 MORE_THAN_A_BATCH_MS = 10.0
 MAX_LENGTH_TOKENS = 512
@@ -123,6 +135,39 @@ def _in_bulk(work: Work, side: Side) -> Told:
     return told
 
 
+def peers(asked: argparse.Namespace) -> Iterator[Row]:
+    """One model behind each, 16 callers of 10 documents."""
+    loads: dict[str, list[Load]] = {}
+    with service_peers.peers(_model_directory(asked.model), asked.threads, MAX_LENGTH_TOKENS) as found:
+        for number, peer in itertools.product(range(asked.rounds + 1), found):
+            load = asyncio.run(_load_of(peer, asked.seconds if number else WARM_SECONDS))
+            loads.setdefault(peer.name, []).append(load)
+    counted = {name: [load.told(math.inf) for load in came[1:]] for name, came in loads.items()}
+    for name, rows in counted.items():
+        medians = {key: round(statistics.median(row[key] for row in rows), 2) for key in PEERS_MEASURED}
+        yield {
+            "peer": name,
+            "pairs_per_second": round(PEERS_DOCUMENTS * medians["per_second"], 1),
+            **medians,
+            "failed": sum(row["failed"] for row in rows),
+            "ours_faster": _ours_over(counted, name, "per_second"),
+            "our_cpu": _ours_over(counted, name, "cpu_ms"),
+        }
+
+
+def _ours_over(counted: dict[str, list[Row]], name: str, key: str) -> Row:
+    return ratio(*([row[key] for row in counted[each]] for each in ("rerankq", name)))
+
+
+async def _load_of(peer: service_peers.Peer, seconds: float) -> Load:
+    jobs = itertools.cycle(jobs_of(PEERS_DOCUMENTS))
+    async with peer.callers(CALLERS) as askers:
+        spent = peer.processor_seconds()
+        load = await under_load(askers, jobs, seconds)
+        load.processor_seconds = peer.processor_seconds() - spent
+    return load
+
+
 def interactive(asked: argparse.Namespace) -> Iterator[Row]:
     """One caller's p50 and p99, without and with bulk work."""
     ask = asks(10, 1, asked.seconds, watched=True)
@@ -151,11 +196,21 @@ def growth(asked: argparse.Namespace) -> Iterator[Row]:
     for devices in (1, 2):
         for side in service(asked, engine=GROWING, devices=devices):
             with serving([side], (1,)):
-                asks(1, CALLERS, WARM_SECONDS)(side)
+                _warm_up_all(side)
                 for waiting in asked.waiting:
                     side.ask("stock", name="1", waiting=waiting)
                     told = asks(1, 1, asked.seconds)(side)
                     yield {"devices": devices, "side": side.name, "waiting": waiting, **_grown(told)}
+
+
+def _warm_up_all(side: Side) -> None:
+    """A second worker is long in coming on a busy machine; until it has done a job it would be taken for idle."""
+    asks(1, CALLERS, WARM_SECONDS)(side)
+    side.ask("stock", name="1", waiting=min(WAITING))
+    for _ in range(WARM_LOOKS):
+        if all(device["pairs"] for device in risen(side.ask("look_on", seconds=WARM_SECONDS))["device"]):
+            return
+    raise SystemExit("growth: a worker took no job; its log would tell")
 
 
 def _grown(told: Told) -> Row:
@@ -172,24 +227,23 @@ def service(asked: argparse.Namespace, **how: Any) -> list[Side]:
     """This checkout's service, and the other's."""
     common = {
         "devices": 1,
-        "model": _model(asked.model),
+        "model": str(_model_directory(asked.model)),
         "threads": asked.threads,
         "max_length_tokens": MAX_LENGTH_TOKENS,
     }
     return sides(asked.against, **{**common, **how})
 
 
-def _model(name: str) -> str:
-    if name == "small":
-        return name
+def _model_directory(name: str) -> Path:
     from benchmarks.bench_engine import model_directory  # here, since it loads torch
 
-    return str(model_directory(name, Path(tempfile.gettempdir()) / "rerankq-bench-models"))
+    return model_directory(name, Path(tempfile.gettempdir()) / "rerankq-bench-models")
 
 
 PARTS: dict[str, tuple[Callable[[argparse.Namespace], Iterator[Row]], int, float]] = {
-    "hand-overs": (hand_overs, 12, 0.5),
+    "hand-overs": (hand_overs, 24, 0.25),
     "engine": (engine, 3, 4.0),
+    "peers": (peers, 3, 8.0),
     "interactive": (interactive, 3, 4.0),
     "growth": (growth, 1, 4.0),
 }
@@ -223,10 +277,10 @@ def _asked() -> argparse.Namespace:
     parser.add_argument(
         "--against", type=Path, metavar="CHECKOUT", help="its .venv's Python, where it has one"
     )
-    parser.add_argument("--rounds", type=int, help="that count; one more warms up. 12 of hand-overs, else 3")
     parser.add_argument(
-        "--seconds", type=float, default=1.0, help="of a turn; some take twice or four times that"
+        "--rounds", type=int, help="that count; one more warms up. 24 of hand-overs, 1 of growth, else 3"
     )
+    parser.add_argument("--seconds", type=float, help="of a turn; 0.25 of hand-overs, 8 of peers, else 4")
     parser.add_argument("--documents", type=int, nargs="+", default=list(DOCUMENTS), help="of hand-overs")
     parser.add_argument("--callers", type=int, default=CALLERS, help="of engine")
     parser.add_argument("--workers", type=int, default=2, help="of engine: Celery workers of each lane")
