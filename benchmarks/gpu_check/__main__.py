@@ -26,7 +26,7 @@ def main() -> None:
         "--seconds", type=float, default=480, help="a check that would begin later is left out"
     )
     asked = parser.parse_args()
-    device = torch.device(asked.device)
+    device = numbered(asked.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)  # kernels in Triton and events go to the current one
     if asked.tiny:
@@ -35,6 +35,12 @@ def main() -> None:
     for name, check in checks(Bench(device, asked.tiny)).items():
         report.run(name, check)
     print(json.dumps(report.document(), default=str))
+
+
+def numbered(name: str) -> torch.device:
+    """The device of this name; of a card its number, too, without which torch makes none the current one."""
+    device = torch.device(name)
+    return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
 
 
 if __name__ == "__main__":

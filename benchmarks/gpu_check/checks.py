@@ -227,8 +227,7 @@ def attention_ways(bench: Bench, found: Found) -> None:
         "direct": attention.VariableLength(flash_of(bench.device)),
     }
     if bench.on_card:
-        varlen = importlib.import_module("torch.nn.attention.varlen")
-        ways["varlen_attn"] = attention.VariableLength(varlen.varlen_attn)
+        ways["chosen"] = bench.model._attention
     for asking, queries in (
         ("all ask", projected[0]),
         ("firsts ask", projected[0].index_select(0, batch.firsts)),

@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 
+from benchmarks.gpu_check.__main__ import numbered
 from benchmarks.gpu_check.candidates import Candidate, Graphed, graph_for
 from benchmarks.gpu_check.checks import Bench, checks
 from benchmarks.gpu_check.report import Found, Report
@@ -25,6 +26,13 @@ VARIANTS = {"plain": False, "tanh GELU in its product": True}
 def source() -> torch.nn.Module:
     torch.manual_seed(3)
     return transformers.XLMRobertaForSequenceClassification(xlmr_config(SHAPES["tiny"], 200)).eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "number"), [("cuda", 0), ("cuda:1", 1), ("cpu", None)], ids=["a card", "the second", "none"]
+)
+def test_a_card_is_asked_for_by_number(name: str, number: int | None) -> None:
+    assert (numbered(name).type, numbered(name).index) == (name.split(":")[0], number)
 
 
 def test_a_check_that_breaks_is_told_and_the_next_one_runs(capsys: pytest.CaptureFixture[str]) -> None:
