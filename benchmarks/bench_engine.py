@@ -10,8 +10,10 @@ in the same rounds, per precision, and MFU is each contestant's useful arithmeti
 On a machine that others are using too, `--threads 1 --clock cpu` counts the processor seconds of this process and its
 children instead of the time that passed: being put aside costs nothing then.
 
-FlagReranker and infinity are run by a Python of their own (they want an older transformers), named by
-RERANKQ_BENCH_FLAG_PYTHON and RERANKQ_BENCH_INFINITY_PYTHON; left out where those are not set.
+FlagReranker, infinity and sentence-transformers' OpenVINO and ONNX backends are run by a Python of their own (they
+want an older transformers), named by RERANKQ_BENCH_FLAG_PYTHON, RERANKQ_BENCH_INFINITY_PYTHON and
+RERANKQ_BENCH_OPENVINO_PYTHON; left out where those are not set. OpenVINO's int8 is calibrated on the very pairs it is
+timed on.
 """
 
 import argparse
@@ -248,6 +250,7 @@ def result_of(mine: Runner, baseline: Runner, work: Workload, peak: float) -> di
         "peak_gflops": round(peak / 1e9, 1),
         "mfu": round(work.flops / min(mine.seconds) / peak, 3),
         "largest_difference": round(float(np.abs(mine.logits - baseline.logits).max()), 5),
+        "mean_difference": round(float(np.abs(mine.logits - baseline.logits).mean()), 5),
         "held_device_bytes": mine.held_bytes or None,  # of a CPU and of another process it is not seen
         "peak_device_bytes": mine.peak_bytes or None,
     }
@@ -340,13 +343,13 @@ def main() -> None:
 def print_table(result: dict[str, Any]) -> None:
     print(f"\n{result['model']}, {result['workload']}: {result['pairs']} pairs, {result['tokens']:,} tokens")
     print(
-        f"{'contestant':28} {'x':>6} {'range':>14} {'pairs/s':>8} {'GFLOP/s':>8} {'MFU':>5} {'max diff':>9}"
+        f"{'contestant':28} {'x':>6} {'range':>14} {'pairs/s':>8} {'GFLOP/s':>8} {'MFU':>5} {'max diff':>9} {'mean':>8}"
     )
     for row in result["rows"]:
         spread = f"[{row['ratio_low']}-{row['ratio_high']}]"
         print(
             f"{row['contestant']:28} {row['ratio']:6} {spread:>14} {row['pairs_per_second']:8} "
-            f"{row['gflops']:8} {row['mfu']:5.2f} {row['largest_difference']:9.5f}"
+            f"{row['gflops']:8} {row['mfu']:5.2f} {row['largest_difference']:9.5f} {row['mean_difference']:8.5f}"
         )
 
 

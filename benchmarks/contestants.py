@@ -157,6 +157,61 @@ def score(pairs):
 """
 )
 
+BACKEND = CHILD.format(
+    make="""
+import itertools, os, tempfile, torch
+from sentence_transformers import CrossEncoder
+threads = int(os.environ.get("OMP_NUM_THREADS") or torch.get_num_threads())
+def load(directory, **more):
+    return CrossEncoder(directory, max_length=length, device="cpu", backend={backend!r},
+        model_kwargs=dict(options, **more))
+{load}
+score = lambda pairs: encoder.predict([tuple(p) for p in pairs], batch_size=4, show_progress_bar=False,
+    activation_fn=torch.nn.Identity())
+"""
+)
+OPENVINO = """
+options = {{"ov_config": {{"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "{hint}"}}}}
+encoder = load(model)
+"""
+CALIBRATED = (
+    OPENVINO.format(hint="f32")
+    + """
+from datasets import Dataset
+from optimum.intel import OVConfig, OVQuantizationConfig, OVQuantizer
+def calibrate(pairs):
+    rows = [dict(encoder.tokenizer(*pair, truncation=True, max_length=length)) for pair in pairs]
+    into = tempfile.mkdtemp()
+    encoder.tokenizer.save_pretrained(into)
+    quantizer = OVQuantizer.from_pretrained(encoder.model)
+    quantizer.quantize(Dataset.from_list(rows), save_directory=into,
+        ov_config=OVConfig(quantization_config=OVQuantizationConfig(num_samples=len(rows))))
+    return load(into)
+first = sys.stdin.readline()  # calibrated on the very pairs of the race: nothing suits it better
+encoder = calibrate(json.loads(first))
+sys.stdin = itertools.chain([first], sys.stdin)
+"""
+)
+ONNX_INT8 = """
+import onnxruntime
+from sentence_transformers import export_dynamic_quantized_onnx_model
+session = onnxruntime.SessionOptions()
+session.intra_op_num_threads = threads
+options = {"provider": "CPUExecutionProvider", "session_options": session}
+encoder = load(model)
+with tempfile.TemporaryDirectory() as into:
+    encoder.save_pretrained(into)
+    export_dynamic_quantized_onnx_model(encoder, "avx512_vnni", into)
+    encoder = load(into, file_name="onnx/model_qint8_avx512_vnni.onnx")
+"""
+BACKENDS = {
+    "openvino fp32": ("openvino", OPENVINO.format(hint="f32"), "fp32"),
+    "openvino bf16": ("openvino", OPENVINO.format(hint="bf16"), "bf16"),
+    "openvino int8": ("openvino", CALIBRATED, "int8"),
+    "onnx int8": ("onnx", ONNX_INT8, "int8"),
+}
+"""sentence-transformers' own, at batch 4, where they are at their best: backend, how it is loaded, dtype."""
+
 
 def contestants(device: str) -> list[Contestant]:
     """The baseline first: CrossEncoder as people run it, or where it is not installed the engine itself."""
@@ -184,4 +239,8 @@ def contestants(device: str) -> list[Contestant]:
         python = os.environ.get(f"RERANKQ_BENCH_{name.upper()}_PYTHON")
         if python:
             found.append(elsewhere(name, python, program, "fp32" if device == "cpu" else "fp16"))
+    python = os.environ.get("RERANKQ_BENCH_OPENVINO_PYTHON")
+    if python and device == "cpu":
+        for name, (backend, load, dtype) in BACKENDS.items():
+            found.append(elsewhere(name, python, BACKEND.format(backend=backend, load=load), dtype))
     return found
