@@ -65,6 +65,28 @@ def convert(
     _run("convert", f"--to={to}", *_named(name, revision))
 
 
+@model.command()
+def quantize(
+    pairs: Annotated[
+        Path,
+        typer.Option(
+            help='JSON lines, plain or gzipped, {"query": …, "documents": […]} on each: what the model will be asked. '
+            "400 pairs are used, one of each line before a second of any; every fourth only tells what int8 costs."
+        ),
+    ],
+    to: Annotated[Path, typer.Option(help="The directory to write, new or empty.")],
+    name: Name = None,
+    revision: Revision = None,
+) -> None:
+    """Write a copy of a model whose int8 is calibrated on your own pairs, and say what int8 costs with and without.
+
+    The weights stay as they are; the copy is served in int8 with RERANKQ_DTYPE=int8.
+
+    [bold]Example:[/] rerankq model quantize some/reranker --pairs ./jobs.jsonl --to ./reranker-int8
+    """
+    _run("quantize", f"--pairs={pairs}", f"--to={to}", *_named(name, revision))
+
+
 @model.command("build-small")
 def build_small() -> None:
     """Write the small model of the box and print its directory.

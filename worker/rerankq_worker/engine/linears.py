@@ -1,9 +1,13 @@
-"""The four kinds of linear layer: plain, prepacked, widened, int8. Each is a function of [T, in] to [T, out].
+"""The kinds of linear layer: plain, prepacked, widened, int8 as it comes or calibrated.
+
+Each is a function of [T, in] to [T, out].
 
 Which one is taken is decided once, when a model is built; knows no model.
 """
 
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -99,10 +103,7 @@ def int8_linear(weight: Tensor, bias: Tensor, gelu: bool) -> Linear:
 
     Per token, because one scale for a whole batch doubles the error and ties a pair's score to its neighbours.
     """
-    weight_scale = weight.abs().amax(dim=1).clamp_min(SMALLEST) / 127
-    quantized = (weight / weight_scale[:, None]).round_().to(torch.int8)
-    packed = torch.ops.onednn.qlinear_prepack(quantized, None)
-    multiply, zeros = torch.ops.onednn.qlinear_pointwise, torch.zeros(len(weight), dtype=torch.int64)
+    multiply = _int8_product(weight, 1.0, ZERO_POINT)
 
     def product(x: Tensor) -> Tensor:
         activations, scale = torch.empty(x.shape, dtype=torch.uint8), torch.empty(len(x), 1)
@@ -110,30 +111,94 @@ def int8_linear(weight: Tensor, bias: Tensor, gelu: bool) -> Linear:
             buffer = part.abs()
             torch.amax(buffer, dim=-1, keepdim=True, out=part_scale)
             part_scale.clamp_min_(SMALLEST).div_(127)
-            torch.mul(part, part_scale.reciprocal(), out=buffer)
-            into.copy_(buffer.add_(ZERO_POINT + 0.5))  # the half rounds, the copy to uint8 cuts
-        y = multiply(
-            activations,
-            1.0,
-            ZERO_POINT,
-            packed,
-            weight_scale,
-            zeros,
-            None,
-            1.0,
-            0,
-            torch.float32,
-            "none",
-            [],
-            "",
-        )
+            into.copy_(as_uint8(torch.mul(part, part_scale.reciprocal(), out=buffer), 1.0, ZERO_POINT))
+        y = multiply(activations)
         for part, part_scale in _in_cache(y, scale):
-            part.mul_(part_scale).add_(bias)
+            torch.addcmul(bias, part, part_scale, out=part)
             if gelu:
                 torch.ops.aten.gelu_(part)
         return y
 
     return product
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """How a layer's inputs become numbers of 8 bits, whatever they are: x / (divisor * step) + zero_point."""
+
+    step: float
+    zero_point: int
+    divisor: Tensor | None
+    """[in]: what each channel is divided by first, and its weights are multiplied with."""
+
+    @classmethod
+    def of(cls, found: Mapping[str, Tensor]) -> "Scaling":
+        """As calibration found it: `range` [2] and perhaps `divisor` [in]."""
+        low, high = min(0.0, float(found["range"][0])), max(0.0, float(found["range"][1]))
+        step = max(high - low, SMALLEST) / 255
+        return cls(step, round(-low / step), found.get("divisor"))
+
+
+def scaled_int8_linear(
+    weight: Tensor, bias: Tensor, gelu: bool, scaling: Scaling, after: Scaling | None = None
+) -> Linear:
+    """Weights in int8 per output, inputs scaled as calibrated; bias and GELU in the product.
+
+    Args:
+        after: of the layer that takes what this one gives, which then is in 8 bits already.
+    """
+    weight = weight if scaling.divisor is None else weight * scaling.divisor
+    step, zero_point = scaling.step, scaling.zero_point
+    reciprocal = None if scaling.divisor is None else 1 / scaling.divisor
+    multiply = _int8_product(weight, step, zero_point, bias, gelu, after)
+
+    def product(x: Tensor) -> Tensor:
+        if x.dtype is not torch.uint8:
+            x = as_uint8(x if reciprocal is None else x * reciprocal, step, zero_point)
+        return multiply(x)
+
+    return product
+
+
+def _int8_product(
+    weight: Tensor,
+    step: float,
+    zero_point: int,
+    bias: Tensor | None = None,
+    gelu: bool = False,
+    after: Scaling | None = None,
+) -> Linear:
+    """oneDNN's, of inputs in 8 bits; what it gives is fp32, or in 8 bits as scaled for what comes after."""
+    weight_scale = weight.abs().amax(dim=1).clamp_min(SMALLEST) / 127
+    quantized = (weight / weight_scale[:, None]).round_().to(torch.int8)
+    packed = torch.ops.onednn.qlinear_prepack(quantized, None)
+    multiply, zeros = torch.ops.onednn.qlinear_pointwise, torch.zeros(len(weight), dtype=torch.int64)
+    activation = ("gelu", [], "none") if gelu else ("none", [], "")
+    into = (1.0, 0, torch.float32) if after is None else (after.step, after.zero_point, torch.uint8)
+    return lambda x: multiply(x, step, zero_point, packed, weight_scale, zeros, bias, *into, *activation)
+
+
+def as_uint8(x: Tensor, scale: float, zero_point: int) -> Tensor:
+    """x / scale + zero_point, rounded, and cut to 0 .. 255; in one pass where this torch has it."""
+    if not _can_quantize():
+        return (
+            (x / scale).add_(zero_point + 0.5).clamp_(0, 255).to(torch.uint8)
+        )  # which cuts, the half rounds
+    quantized = torch.quantize_per_tensor(x, scale, zero_point, torch.quint8)
+    return torch.empty(0, dtype=torch.uint8).set_(
+        quantized.untyped_storage(), 0, quantized.shape, quantized.stride()
+    )
+
+
+@cache
+def _can_quantize() -> bool:
+    """Whether this torch has the quantized tensors that it has announced to drop. It warns of that once: here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return bool(torch.quantize_per_tensor(torch.ones(2), 0.5, 1, torch.quint8).int_repr()[0] == 3)
+        except (AttributeError, RuntimeError, TypeError):
+            return False
 
 
 def _in_cache(first: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rerankq_worker.engine.attention import Attention, choose_attention
+from rerankq_worker.engine.calibration import CalibratedLinears
 from rerankq_worker.engine.errors import first_line, is_out_of_memory
 from rerankq_worker.engine.linears import MakeLinear, choose_linear
 from rerankq_worker.engine.modernbert_model import ModernBertModel
@@ -20,7 +21,15 @@ from rerankq_worker.engine.renamed_weights import renamed_weights
 from rerankq_worker.engine.unfit_weights import Architecture, refuse_unfit
 from rerankq_worker.engine.unpadded_model import UnpaddedModel
 from rerankq_worker.model.family import Family
-from rerankq_worker.model.files import ModelBroken, family_of, labels_of, read_config, reading, scale_of
+from rerankq_worker.model.files import (
+    CALIBRATION,
+    ModelBroken,
+    family_of,
+    labels_of,
+    read_config,
+    reading,
+    scale_of,
+)
 from rerankq_worker.model.frame import READ_AS_IT_IS
 from rerankq_worker.model.reading import Reader, Reading
 from rerankq_worker.model.tokenizer import PairTokenizer
@@ -109,11 +118,15 @@ def load_packed(directory: Path, device: torch.device, dtype: str, max_length_to
     )
 
 
-def load_forward(directory: Path, device: torch.device, precision: Precision) -> PackedModel:
-    """The model, batch, resident on its device in its precision."""
+def load_forward(
+    directory: Path, device: torch.device, precision: Precision, make_linear: MakeLinear | None = None
+) -> PackedModel:
+    """The model, batch, resident on its device in its precision; its linear layers as `make_linear` makes them."""
     source: Any = load_reference(directory)
     head = source.config.hidden_size // source.config.num_attention_heads
-    make_linear = choose_linear(device, precision.weights, precision.body)
+    if make_linear is None and precision.weights is torch.int8 and (directory / CALIBRATION).is_file():
+        make_linear = CalibratedLinears(directory)
+    make_linear = make_linear or choose_linear(device, precision.weights, precision.body)
     attention = choose_attention(device, precision.body, head)
     family = family_of(directory)
     return FORWARDS[family.forward](source, family, device, precision, make_linear, attention)

@@ -181,7 +181,7 @@ def _counted(directory: Path) -> tuple[Counter[str], int]:
     """How many numbers are held in which type, and how many of them are embeddings."""
     counts: Counter[str] = Counter()
     embedded = 0
-    for file in sorted(directory.rglob("*.safetensors")):
+    for file in sorted(set(directory.rglob("*.safetensors")) - {directory / files.CALIBRATION}):
         for name, tensor in files.tensors_in(file).items():
             numbers = math.prod(tensor["shape"])
             counts[tensor["dtype"]] += numbers

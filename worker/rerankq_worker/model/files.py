@@ -25,6 +25,8 @@ ENGINES = ("auto", "packed", "sentence-transformers")
 NO_AND_YES = 2  # labels
 SAVED_CONFIG = "config_sentence_transformers.json"
 PICKLED = ", which can run code when read; convert them, which runs none:"
+CALIBRATION = "int8_calibration.safetensors"
+"""Beside the weights: how int8 products are scaled, as `rerankq model quantize` found it."""
 HELD_AS = ("F64", "F32", "F16", "BF16")
 READ_BEFORE_LOADING = ("max_position_embeddings", "vocab_size")
 """Of these transformers' own defaults would do, silently, if they happened to fit."""
@@ -230,8 +232,9 @@ def weight_files(directory: Path) -> list[Path]:
 
 
 def fingerprint(directory: Path) -> str:
-    """`sha256:` and 12 digits over config, tokenizer and samples of the weights."""
+    """`sha256:` and 12 digits over config, tokenizer, samples of the weights, and what int8 was calibrated to."""
     whole = [directory / name for name in ("config.json", "tokenizer.json")]
+    whole += filter(Path.is_file, [directory / CALIBRATION])
     return fingerprint_over(whole, weight_files(directory))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from rerankq_worker.host.devices import Device, chosen_devices
 from rerankq_worker.host.memory import memory_of
 from rerankq_worker.model.adapters import is_adapter
+from rerankq_worker.model.calibrated import calibration_of
 from rerankq_worker.model.errors import ModelError
 from rerankq_worker.model.facts import SCALE_IN_WORDS, Facts, facts_of
 from rerankq_worker.model.files import base_of, fingerprint, locate
@@ -65,6 +66,7 @@ def _told(name: str, revision: str, facts: Facts, settings: WorkerSettings) -> d
         "parameters": facts.parameters,
         "stored_as": facts.stored_as,
         "licence": facts.licence,
+        "calibration": calibration_of(facts.path),
         "golden": {"pairs": len(golden_pairs(name)), "known_weights": is_known(name, revision)},
         "batch_tokens": batch_tokens,
         "memory": [_on(device, facts, batch_tokens) for device in chosen_devices(settings.devices)],
@@ -105,10 +107,21 @@ def _lines(told: Mapping[str, Any]) -> list[str]:
         "golden": _golden(told["golden"]),
         "size": f"{in_bytes(told['size_bytes'])} on disk",
     }
+    if told["calibration"]:
+        rows["int8"] = _calibration(told["calibration"])
     width = max(map(len, rows))
     lines = [f"{name:{width}}  {value}" for name, value in rows.items()]
     lines += [f"{'memory':{width}}  {_memory(one, told['batch_tokens'])}" for one in told["memory"]]
     return [*lines, "files:", *(f"  {in_bytes(size):>8}  {name}" for name, size in told["files"].items())]
+
+
+def _calibration(said: Mapping[str, str]) -> str:
+    model, revision, date, pairs, file, layers = (
+        said.get(name, "?") for name in ("model", "revision", "date", "pairs", "file", "layers")
+    )
+    return (
+        f"of {model} ({revision}), calibrated {date} on {pairs} pairs of {file}: {layers} layers scaled by it"
+    )
 
 
 def _golden(told: Mapping[str, Any]) -> str:

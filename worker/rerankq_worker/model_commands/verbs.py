@@ -20,11 +20,24 @@ def add_verbs(add: AddCommand) -> None:
     )
     verify = add("verify", _verify, "load a model and compare its scores with published ones")
     convert = add("convert", _convert, "write a directory that can be served out of pickled weights (*.bin)")
+    quantize = add(
+        "quantize",
+        _quantize,
+        "write a copy of a model whose int8 is calibrated on your own pairs, and say what int8 costs with and without",
+    )
     add("build-small", _build_small, "write the small model of the box and print its directory")
     for command in (listing, info):
         command.add_argument("--json", action="store_true", help="as JSON, for programs")
     convert.add_argument("--to", required=True, metavar="DIR", help="where; may be the model's own directory")
-    for command in (info, pull, verify, convert):
+    quantize.add_argument("--to", required=True, metavar="DIR", help="where; a new or an empty directory")
+    quantize.add_argument(
+        "--pairs",
+        required=True,
+        metavar="FILE",
+        help='JSON lines, plain or gzipped, {"query": "…", "documents": ["…", …]} on each, as it will be asked. '
+        "400 pairs are used, one of each line before a second of any; every fourth only tells what int8 costs",
+    )
+    for command in (info, pull, verify, convert, quantize):
         command.add_argument("model", nargs="?", help="hub id or directory; RERANKQ_MODEL when left out")
         command.add_argument("--revision", help="commit of the hub id; RERANKQ_MODEL_REVISION when left out")
 
@@ -66,6 +79,13 @@ def _convert(options: argparse.Namespace) -> int:
     from rerankq_worker.model_commands.converting import convert
 
     return convert(_settings_for(options), Path(options.to).expanduser())
+
+
+def _quantize(options: argparse.Namespace) -> int:
+    from rerankq_worker.model_commands.quantizing import quantize
+
+    pairs, target = (Path(name).expanduser() for name in (options.pairs, options.to))
+    return quantize(_settings_for(options), pairs, target)
 
 
 def _build_small(_options: argparse.Namespace) -> int:

@@ -1,0 +1,81 @@
+"""Calibrate the int8 of a model directory on pairs, and measure what it costs on others."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rerankq_worker.engine.calibration import Recorder, layers, save
+from rerankq_worker.engine.loading import load_forward
+from rerankq_worker.engine.packed_model import PackedModel
+from rerankq_worker.engine.planner import plan
+from rerankq_worker.engine.precision import EXACT, choose_precision
+from rerankq_worker.model.reading import Reading
+from rerankq_worker.model.tokenizer import PairTokenizer
+from rerankq_worker.scoring import TokenIds
+
+CPU = torch.device("cpu")
+MAX_PAIRS, MAX_TOKENS = 32, 1024
+Logits = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Of int8, beside fp32."""
+
+    mean: float
+    largest: float
+    speed: float
+
+
+def calibrate(
+    directory: Path,
+    pairs: Sequence[tuple[str, str]],
+    held_back: Sequence[tuple[str, str]],
+    max_length_tokens: int,
+    threads: int | None,
+    told: Mapping[str, str],
+) -> dict[str, Cost]:
+    """Writes the directory's calibration; gives what int8 costs on the pairs held back, without it and with it.
+
+    Raises:
+        ModelError, EngineError
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    int8 = choose_precision("int8", CPU)
+    tokenizer = PairTokenizer.from_model_dir(directory, max_length_tokens)
+    rows, others = (
+        [tokenizer.read(Reading(query=query, documents=[text]))[0].token_ids for query, text in some]
+        for some in (pairs, held_back)
+    )
+    recorder = Recorder()
+    recording = load_forward(directory, CPU, EXACT, recorder)
+    _score(recording, rows)
+    recorder.records = False
+    expected, fp32_seconds = _score(recording, others)
+    found = recorder.found()
+    del recording, recorder
+    costs: dict[str, Cost] = {}
+    for name in ("int8 as it is", "calibrated"):
+        if name == "calibrated":
+            scaled, all_layers = layers(found)
+            said = {"pairs": str(len(rows)), "layers": f"{scaled} of {all_layers}", **told}
+            save(directory, found, said)
+        logits, seconds = _score(load_forward(directory, CPU, int8), others)
+        moved = np.abs(logits - expected)
+        costs[name] = Cost(float(moved.mean()), float(moved.max()), fp32_seconds / seconds)
+    return costs
+
+
+def _score(model: PackedModel, rows: Sequence[TokenIds]) -> tuple[Logits, float]:
+    """Logits in row order, and the processor time that they took."""
+    logits = np.empty(len(rows), dtype=np.float32)
+    started = time.process_time()
+    for batch in plan([len(row) for row in rows], MAX_PAIRS, MAX_TOKENS):
+        logits[batch] = model([rows[index] for index in batch]).numpy()
+    return logits, time.process_time() - started
