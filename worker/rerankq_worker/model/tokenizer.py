@@ -20,6 +20,7 @@ from rerankq_worker.model.added_tokens import SAVE_ANEW, AddedTokens, read_added
 from rerankq_worker.model.family import Family
 from rerankq_worker.model.files import ModelBroken, family_of, read_config, read_json_object, reading
 from rerankq_worker.model.frame import Frame, Mark, frame_of
+from rerankq_worker.model.quickest import TextReader, quickest_reader
 from rerankq_worker.model.reading import DocumentTooLong, NoInstruction, QueryTooLong, Reading, Row
 from rerankq_worker.model.windows import Offsets, most_tokens, parts
 from rerankq_worker.scoring import TokenIds
@@ -58,6 +59,7 @@ class PairTokenizer:
         settling_tokens: int = SETTLING_TOKENS,
         *,
         second_segment: bool = False,
+        reader: TextReader | None = None,
     ) -> None:
         """`from_model_dir` builds one.
 
@@ -66,12 +68,14 @@ class PairTokenizer:
                 are of the second segment.
             settling_tokens: how many at a cut may differ from those of the whole text.
             second_segment: whether the document's tokens are of it.
+            reader: gives the tokenizer's ids of a text, faster.
         """
         if max_length_tokens < MIN_LENGTH_TOKENS:
             raise ValueError(
                 f"expected a length of at least {MIN_LENGTH_TOKENS} tokens, got {max_length_tokens}"
             )
         self._tokenizer = tokenizer
+        self._reader = reader
         self._before, self._between, behind = frame
         self._tail = np.array(behind, dtype=np.int32)
         self._frame_tokens = sum(map(len, frame))
@@ -89,15 +93,19 @@ class PairTokenizer:
             family = family_of(path)
             added = read_added_tokens(path, definition, family)
             frame = frame_of(path, definition, family, added.roles)
-            tokenizer, ids = _unforgeable(definition, added, frame)
+            guarded = _guarded(added, frame)
+            tokenizer, ids = _unforgeable(definition, added, guarded)
             config = read_config(path)
-            _check_ids(path, family, tokenizer, added, frame, ids, config.get("vocab_size"))
+            _check_ids(
+                path, family, definition["model"]["vocab"], added, frame, ids, config.get("vocab_size")
+            )
             return cls(
                 tokenizer,
                 [_ids_of(marks, ids) for marks in (frame.before, frame.between, frame.behind)],
                 min(max_length_tokens, family.usable_length_tokens(config)),
                 _settling_tokens(definition, added),
                 second_segment=frame.document_segment == 1,
+                reader=quickest_reader(path, definition, tokenizer, guarded, added.tokens.keys() - guarded),
             )
 
     def read(self, reading: Reading) -> list[Row]:
@@ -115,7 +123,9 @@ class PairTokenizer:
         query_ids, query_cut = self._query(reading.query, reading.truncation)
         room = self.max_length_tokens - self._frame_tokens - len(query_ids)
         limit = most_tokens(reading, room)
-        encoded = self._encode(reading.documents, limit, with_offsets=reading.windows)
+        encoded = self._encode(reading.documents, limit)
+        if reading.windows:
+            encoded = self._with_offsets(reading.documents, encoded, room, limit)
         too_long = [index for index, encoding in enumerate(encoded) if len(encoding.ids) > limit]
         if too_long and not reading.truncation:
             raise DocumentTooLong(too_long, limit)
@@ -142,6 +152,15 @@ class PairTokenizer:
             raise QueryTooLong(limit)
         return ids[:limit], len(ids) > limit
 
+    def _with_offsets(
+        self, texts: Sequence[str], encoded: Sequence[EncodedText], room: int, limit: int
+    ) -> list[EncodedText]:
+        """The same, and the characters of those that need several windows."""
+        long = [index for index, tokens in enumerate(encoded) if len(tokens.ids) > room]
+        told = self._encode([texts[index] for index in long], limit, with_offsets=True)
+        again = dict(zip(long, told, strict=True))
+        return [again.get(index, tokens) for index, tokens in enumerate(encoded)]
+
     def _encode(
         self, texts: Sequence[str], limit_tokens: int, *, with_offsets: bool = False
     ) -> list[EncodedText]:
@@ -163,6 +182,9 @@ class PairTokenizer:
         return encoded
 
     def _encode_whole(self, texts: Sequence[str], with_offsets: bool) -> Iterator[EncodedText]:
+        if self._reader is not None and not with_offsets:
+            yield from (EncodedText(ids, NO_OFFSETS) for ids in map(self._reader, texts))
+            return
         encode = self._tokenizer.encode_batch if with_offsets else self._tokenizer.encode_batch_fast
         for some in _some_at_a_time(texts, CHARS_AT_A_TIME):
             for encoding in encode(some, add_special_tokens=False):
@@ -184,12 +206,16 @@ def _some_at_a_time(texts: Sequence[str], most_chars: int) -> Iterator[list[str]
         yield some
 
 
+def _guarded(added: AddedTokens, frame: Frame) -> frozenset[str]:
+    """The tokens that no text may produce."""
+    return added.frame.union(mark.content for mark in frame.marks if mark.content in added.tokens)
+
+
 def _unforgeable(
-    definition: dict[str, Any], added: AddedTokens, frame: Frame
+    definition: dict[str, Any], added: AddedTokens, guarded: frozenset[str]
 ) -> tuple[Tokenizer, dict[str, int]]:
     """The same tokenizer, ids unchanged, to which `<s>` in a text is three characters; and the added tokens' ids."""
     secret = f" {secrets.token_hex(16)}"  # text is split at blanks before pieces are looked up
-    guarded = added.frame.union(mark.content for mark in frame.marks if mark.content in added.tokens)
 
     def renamed(content: str) -> str:
         return content + secret if content in guarded else content
@@ -199,12 +225,14 @@ def _unforgeable(
     if isinstance(pieces, dict):
         vocabulary: Any = {renamed(piece): index for piece, index in cast(dict[str, int], pieces).items()}
     else:
-        vocabulary = [[renamed(piece), score] for piece, score in pieces]
+        vocabulary = [[renamed(entry[0]), *entry[1:]] if entry[0] in guarded else entry for entry in pieces]
     changes: dict[str, Any] = {"vocab": vocabulary}
     if model.get("unk_token"):
         changes["unk_token"] = renamed(model["unk_token"])
     if model.get("merges"):
-        changes["merges"] = [merge for merge in model["merges"] if guarded.isdisjoint(_pieces(merge))]
+        changes["merges"] = [
+            merge for merge in model["merges"] if not any(piece in guarded for piece in _pieces(merge))
+        ]
     bare = {
         **definition,
         "added_tokens": [],
@@ -247,14 +275,14 @@ def _ids_of(marks: Sequence[Mark], ids: dict[str, int]) -> list[int]:
 def _check_ids(
     directory: Path,
     family: Family,
-    tokenizer: Tokenizer,
+    pieces: list[Any] | dict[str, int],
     added: AddedTokens,
     frame: Frame,
     ids: dict[str, int],
     embeddings: int | None,
 ) -> None:
     """Refuse ids other than those the files give, which other rows of the embedding table were trained for."""
-    vocabulary = tokenizer.get_vocab_size(with_added_tokens=False)
+    vocabulary, last_id = len(pieces), max(pieces.values()) if isinstance(pieces, dict) else len(pieces) - 1
     declared = {content for content, _ in added.ids}
     for mark in frame.marks:
         if mark.index is None and ids[mark.content] >= vocabulary and mark.content not in declared:
@@ -268,9 +296,7 @@ def _check_ids(
                 f"{directory}: the token {content!r} gets id {ids.get(content)} where a file says {said}; "
                 f"{SAVE_ANEW}"
             )
-    largest = max(
-        [*tokenizer.get_vocab(with_added_tokens=True).values(), *(m.index or 0 for m in frame.marks)]
-    )
+    largest = max([last_id, *ids.values(), *(m.index or 0 for m in frame.marks)])
     if embeddings is not None and largest >= embeddings:
         raise ModelBroken(
             f"{directory}: the tokenizer has ids up to {largest}, the embedding table (vocab_size) {embeddings} rows; "
