@@ -15,6 +15,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ import psutil
 
 from rerankq import AsyncRerankClient, Ranking
 from rerankq.bulk import rerank_many
+from rerankq.packing import PackSize
 from rerankq_worker.link import health
 from tests.service import Service
 
@@ -85,13 +87,8 @@ class Asked:
         """So many threads with one client, as in a web application."""
 
         def run(asking: Asking) -> None:
-            asking_now = [
-                threading.Thread(target=asking.by_thread, args=(self._client,)) for _ in range(callers)
-            ]
-            for thread in asking_now:
-                thread.start()
-            for thread in asking_now:
-                thread.join()
+            with ThreadPoolExecutor(callers) as threads:
+                list(threads.map(asking.by_thread, [self._client] * callers))
 
         return self._asked(name, seconds, watched, run)
 
@@ -99,14 +96,14 @@ class Asked:
         """So many tasks of one event loop."""
 
         async def ask(asking: Asking) -> None:
-            async with AsyncRerankClient(self._service.redis.url) as client:
+            async with AsyncRerankClient(settings=self._service.client.settings) as client:
                 await asyncio.gather(*(asking.by_task(client) for _ in range(callers)))
 
         return self._asked(name, seconds, watched, lambda asking: asyncio.run(ask(asking)))
 
-    def bulk_on(self, name: str) -> Told:
+    def bulk_on(self, name: str, pack_pairs: int) -> Told:
         """Bulk work without end from here on, as much as the service takes."""
-        self._bulk = Bulk(self._jobs[name], self._client)
+        self._bulk = Bulk(self._jobs[name], self._client, PackSize(max_pairs=pack_pairs))
         self._bulk.start()
         return {}
 
@@ -115,6 +112,7 @@ class Asked:
         assert self._bulk is not None
         self._bulk.is_over.set()
         self._bulk.join(PATIENCE_SECONDS)
+        assert not self._bulk.is_alive(), f"bulk work was not done {PATIENCE_SECONDS:.0f} s after its end"
         assert self._bulk.error is None, self._bulk.error
         return {}
 
@@ -189,16 +187,16 @@ class _Shared(Iterator[Job]):
 class Bulk(threading.Thread):
     """`rerank_many` over jobs without end."""
 
-    def __init__(self, jobs: Iterator[Job], client: Any) -> None:
+    def __init__(self, jobs: Iterator[Job], client: Any, pack_size: PackSize) -> None:
         super().__init__(daemon=True)
         self.is_over = threading.Event()
         self.error: object = None
-        self._jobs, self._client = jobs, client
+        self._jobs, self._client, self._pack_size = jobs, client, pack_size
 
     def run(self) -> None:
         """Until it is over, or one of them failed."""
         endless = itertools.takewhile(lambda _: not self.is_over.is_set(), self._jobs)
-        for _, answer in rerank_many(endless, self._client):
+        for _, answer in rerank_many(endless, self._client, pack_size=self._pack_size):
             if not isinstance(answer, Ranking):
                 self.error = answer
                 return
@@ -210,14 +208,14 @@ class Feeder(threading.Thread):
     def __init__(self, service: Service, jobs: Iterator[Job]) -> None:
         super().__init__(daemon=True)
         self.wanted = self.fed = 0
-        self._url, self._jobs = service.redis.url, jobs
+        self._service, self._jobs = service, jobs
 
     def run(self) -> None:
         """For as long as this process lives."""
         asyncio.run(self._feed())
 
     async def _feed(self) -> None:
-        async with AsyncRerankClient(self._url) as client:
+        async with AsyncRerankClient(settings=self._service.client.settings) as client:
             while True:
                 missing = self.wanted - (await client.lanes())["bulk"]
                 batch = list(itertools.islice(self._jobs, max(min(missing, FED_AT_ONCE), 0)))

@@ -71,6 +71,7 @@ PEERS_MEASURED = ("per_second", "p50_ms", "p99_ms", "cpu_ms")
 PATIENCE_SECONDS = 120.0
 DEVICE_RATES = (1600, 3000)
 WAITING = (10, 100, 1_000, 10_000)
+PACK_PAIRS = 256  # what is under way when bulk work ends takes a real model seconds, not minutes
 WARM_SECONDS = 1.5
 WARM_LOOKS = 20
 ALONE_SECONDS = 1.0
@@ -128,7 +129,7 @@ def _share(told: Sequence[Told], alone: Sequence[Told]) -> Row:
 
 def _in_bulk(work: Work, side: Side) -> Told:
     """The same while there is as much bulk work as the service takes."""
-    side.ask("bulk_on", name="50")
+    side.ask("bulk_on", name="50", pack_pairs=PACK_PAIRS)
     time.sleep(WARM_SECONDS)
     told = work(side)
     side.ask("bulk_off")
