@@ -44,7 +44,7 @@ class JobStatus:
     error: str | None = None
 
 
-def read(meta: Meta | None) -> Mapping[str, Any]:
+def read_meta(meta: Meta | None) -> Mapping[str, Any]:
     """Celery's record; empty where it is none."""
     if isinstance(meta, Mapping):
         return meta
@@ -56,12 +56,12 @@ def read(meta: Meta | None) -> Mapping[str, Any]:
 
 def is_answer(meta: Meta | None) -> bool:
     """Whether Celery's record of a task holds its end; one that nobody can read holds none."""
-    return read(meta).get("status") in _ANSWERED
+    return read_meta(meta).get("status") in _ANSWERED
 
 
 def is_lost(meta: Meta) -> bool:
     """Whether the answer only says that Redis lost the job; sending it again makes it a job anew."""
-    fields = read(meta)
+    fields = read_meta(meta)
     return fields["status"] == "FAILURE" and _error_in("", fields).retryable
 
 
@@ -71,7 +71,7 @@ def read_answer(job_id: str, meta: Meta) -> dict[str, Any]:
     Raises:
         RerankError: the job did not end in an answer; the error is the one the worker raised.
     """
-    fields = read(meta)
+    fields = read_meta(meta)
     if fields.get("status") != "SUCCESS":
         raise _error_in(job_id, fields)
     with _readable(job_id):
@@ -132,7 +132,7 @@ def _state(
     job_id: str, meta: Meta | None, fields: Mapping[str, str], cancelled: bool, now: float
 ) -> tuple[State, str | None]:
     if meta is not None and is_answer(meta):
-        return _end_state(job_id, read(meta))
+        return _end_state(job_id, read_meta(meta))
     if not fields:
         return ("cancelled" if cancelled else "unknown"), None
     answered = number_in(fields.get("answered"))

@@ -198,10 +198,9 @@ class RerankClient:
             QueueFull, BrokerUnavailable: nothing was accepted.
         """
         procedure = deliver(message, self._admission, self.settings)
-        doing = f"submitting job {message.job_id}"
         if watch is not None:
-            procedure = listened_for(message.job_id, procedure)
-        self._run(doing, procedure, watch)
+            procedure = listened_for(procedure)
+        self._run(f"submitting job {message.job_id}", procedure, watch)
 
     def status(self, job_id: str, *, is_ours: bool = False) -> JobStatus:
         """Where a job stands.
@@ -269,7 +268,7 @@ class RerankClient:
         match step:
             case Ask(commands, of):
                 return (self._broker if of == "broker" else self._results).ask(commands)
-            case Listen(_, seconds):
+            case Listen(seconds):
                 return None if watch is None else watch.hear(seconds)
             case Pause(seconds):
                 return time.sleep(seconds)

@@ -45,9 +45,8 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """Listen for the end of a job for at most this long: Celery's record of it, or None."""
+    """Listen for the end of the job for at most this long: Celery's record of it, or None."""
 
-    job_id: str
     seconds: float
 
 

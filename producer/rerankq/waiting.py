@@ -9,7 +9,7 @@ from typing import Literal
 from redis.exceptions import RedisError, ResponseError
 
 from rerankq.admission import known_models
-from rerankq.answers import JobStatus, Meta, State, is_answer, is_lost, read, read_status
+from rerankq.answers import JobStatus, Meta, State, is_answer, is_lost, read_meta, read_status
 from rerankq.contract import keys
 from rerankq.contract.calling_off import CALL_OFF
 from rerankq.contract.clock import RedisClock
@@ -120,7 +120,7 @@ def answer_of(
     wait = _until_the_next_look(allowed_seconds, grace_seconds) if is_heard_of else 0.0
     while True:
         try:
-            heard = yield Listen(job_id, wait)
+            heard = yield Listen(wait)
             standing = _ended(job_id, heard) or (
                 yield from look_at(job_id, clock, is_ours=send_again is not None)
             )
@@ -140,9 +140,9 @@ def answer_of(
             wait = 0.0
 
 
-def listened_for(job_id: str, sending: Procedure[None]) -> Procedure[None]:
+def listened_for(sending: Procedure[None]) -> Procedure[None]:
     """Listen for the end of a job, then send it."""
-    yield Listen(job_id, 0.0)
+    yield Listen(0.0)
     yield from sending
 
 
@@ -183,7 +183,7 @@ def _until_the_next_look(seconds_left: float, grace_seconds: float) -> float:
 
 
 def _ended(job_id: str, heard: bytes | None) -> Standing | None:
-    meta = read(heard)  # once for all who ask what it says
+    meta = read_meta(heard)  # once for all who ask what it says
     return Standing(meta, {}, JobStatus(job_id, "done")) if is_answer(meta) else None
 
 

@@ -12,7 +12,7 @@ import pytest
 from rerankq.contract.messages import Lane
 from rerankq_worker.doubles import Behaviour, DoubleEngine
 from rerankq_worker.engine_process.desk import Asker, Desk
-from rerankq_worker.engine_process.pace import Pace
+from rerankq_worker.engine_process.forecast import Forecast
 from rerankq_worker.engine_process.passes import LEAD_SECONDS, LONGEST_LEAD_SECONDS, Passes
 from rerankq_worker.engine_process.watchdog import Watchdog
 from rerankq_worker.link import frames
@@ -118,7 +118,7 @@ def bench(tmp_path: Path) -> Bench:
 
 @pytest.fixture(autouse=True)
 def every_pass_is_expected_to_take_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Pace, "seconds_of", lambda *_: 1.0)
+    monkeypatch.setattr(Forecast, "seconds_of", lambda *_: 1.0)
 
 
 def go_on(passes: Passes, times: int) -> None:

@@ -18,12 +18,8 @@ _NEVER_RESEND = Retry(NoBackoff(), 0)  # a call that timed out may have been car
 def redis_client(url: str, timeout_seconds: float) -> "Redis":
     """A client for any number of threads, whose every call ends within `timeout_seconds`."""
     address, limits = read_address(url), asked_once(timeout_seconds)
-    options: dict[str, Any] = {
-        **address.for_redis_py(),
-        **limits,
-        "max_connections": _ANY_NUMBER,
-        "protocol": 2,
-    }
+    options: dict[str, Any] = {**address.for_redis_py(), **limits, "max_connections": _ANY_NUMBER}
+    options["protocol"] = 2  # in which an announcement is a reply like any other
     if address.is_sentinel:
         sentinel = Sentinel(address.hosts, sentinel_kwargs=limits)
         return sentinel.master_for(address.master_name, redis_class=_Master, **options)

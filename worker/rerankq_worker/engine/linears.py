@@ -181,9 +181,8 @@ def _int8_product(
 def as_uint8(x: Tensor, scale: float, zero_point: int) -> Tensor:
     """x / scale + zero_point, rounded, and cut to 0 .. 255; in one pass where this torch has it."""
     if not _can_quantize():
-        return (
-            (x / scale).add_(zero_point + 0.5).clamp_(0, 255).to(torch.uint8)
-        )  # which cuts, the half rounds
+        shifted = (x / scale).add_(zero_point + 0.5)  # the half rounds: the cast cuts
+        return shifted.clamp_(0, 255).to(torch.uint8)
     quantized = torch.quantize_per_tensor(x, scale, zero_point, torch.quint8)
     return torch.empty(0, dtype=torch.uint8).set_(
         quantized.untyped_storage(), 0, quantized.shape, quantized.stride()

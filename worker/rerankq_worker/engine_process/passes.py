@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rerankq_worker.engine_process.desk import Desk, Share
-from rerankq_worker.engine_process.pace import Pace
+from rerankq_worker.engine_process.forecast import Forecast
 from rerankq_worker.engine_process.watchdog import BROKEN, Watchdog, Work
 from rerankq_worker.link.frames import parted
 from rerankq_worker.scoring import Begun, EngineBroken, Logits, ScoringEngine, TokenIds
@@ -51,7 +51,7 @@ class Passes:
         self._engine = engine
         self._desk = desk
         self._watchdog = watchdog
-        self._pace = Pace()
+        self._forecast = Forecast()
         self._lead_seconds = LEAD_SECONDS
         self._running: _Pass | None = None
         self._again: deque[Sequence[Share]] = deque()
@@ -76,7 +76,7 @@ class Passes:
         """Whether a pass ends before it is time to begin one behind it; waits for either."""
         if running.runs_alone or running.begun.wait(0):
             return True
-        expected_seconds = self._pace.seconds_of(running.pairs, running.tokens)
+        expected_seconds = self._forecast.seconds_of(running.pairs, running.tokens)
         return running.begun.wait(max(0.0, expected_seconds - running.work.age_seconds - self._lead_seconds))
 
     def _begin_behind(self) -> _Pass | None:
@@ -122,7 +122,7 @@ class Passes:
             self._recover(running.shares, error)
             return
         seconds = self._watchdog.end_pass(running.work, running.pairs, running.tokens)
-        self._pace.learn(running.pairs, running.tokens, seconds)
+        self._forecast.learn(running.pairs, running.tokens, seconds)
         self._obey_budget()
         shares = running.shares
         for share, share_logits in zip(shares, parted(logits, (len(s.rows) for s in shares)), strict=True):

@@ -1,1 +1,1 @@
-"""What is said and done about models before they serve: `list`, `info`, `pull`, `verify`, `convert`, `build-small`."""
+"""What is said and done about models before they serve: the verbs of `rerankq model`."""

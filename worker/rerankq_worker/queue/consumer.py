@@ -84,10 +84,7 @@ class JobInParent(celery_request.Request):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        for decoded in (
-            "args",
-            "kwargs",
-        ):  # its child reads the body: they would go through the pipe once more
+        for decoded in ("args", "kwargs"):  # which would go through the pipe twice: the child reads the body
             del self._request_dict[decoded]
 
     def acknowledge(self) -> None:

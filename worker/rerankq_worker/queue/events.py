@@ -13,9 +13,7 @@ from celery.events.dispatcher import EventDispatcher
 
 GATHERED_FOR_SECONDS = 0.25
 LOOKS_AGAIN_SECONDS = 0.005
-LARGEST_BATCH = (
-    1000  # far above what a parent has in a quarter of a second; Celery's 24 is a turn of its loop
-)
+LARGEST_BATCH = 1000  # far above a quarter of a second's; Celery's 24 are a turn of its loop
 
 
 class BatchDispatcher(EventDispatcher):

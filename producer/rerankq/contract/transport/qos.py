@@ -49,9 +49,8 @@ class QoS(kombu_redis.QoS):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._held_nowhere: set[str] = set()  # deliveries of a fanout, which lie on no list
-        self._leaving: dict[
-            str, Any
-        ] = {}  # messages whose ack goes with the next fetch, or went and has no reply yet
+        self._leaving: dict[str, Any] = {}
+        """Messages whose ack goes with the next fetch, or went and has no reply yet."""
 
     def can_consume(self) -> bool:
         is_ready = hooks.is_ready is None or hooks.is_ready()

@@ -10,7 +10,7 @@ REMEMBERED_PASSES = 32
 
 
 @dataclass(slots=True)
-class Pace:
+class Forecast:
     """So much for a pass, for each pair and for each token: the line of least squares through the last passes."""
 
     _passes: "deque[tuple[int, int, float]]" = field(default_factory=lambda: deque(maxlen=REMEMBERED_PASSES))

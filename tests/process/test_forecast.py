@@ -4,14 +4,14 @@ import math
 
 import pytest
 
-from rerankq_worker.engine_process.pace import REMEMBERED_PASSES, Pace
+from rerankq_worker.engine_process.forecast import REMEMBERED_PASSES, Forecast
 
 
-def after(*passes: tuple[int, int], batch: float = 0.0, pair: float = 0.0, token: float = 0.0) -> Pace:
-    pace = Pace()
+def after(*passes: tuple[int, int], batch: float = 0.0, pair: float = 0.0, token: float = 0.0) -> Forecast:
+    forecast = Forecast()
     for pairs, tokens in passes:
-        pace.learn(pairs, tokens, batch + pair * pairs + token * tokens)
-    return pace
+        forecast.learn(pairs, tokens, batch + pair * pairs + token * tokens)
+    return forecast
 
 
 @pytest.mark.parametrize(
@@ -20,10 +20,10 @@ def after(*passes: tuple[int, int], batch: float = 0.0, pair: float = 0.0, token
     ids=lambda costs: "+".join(costs),
 )
 def test_what_a_pass_costs_is_told_by_its_pairs_and_tokens(costs: dict[str, float]) -> None:
-    pace = after((32, 5000), (32, 9000), (10, 1200), (1, 700), (32, 3000), **costs)
+    forecast = after((32, 5000), (32, 9000), (10, 1200), (1, 700), (32, 3000), **costs)
 
     expected = costs.get("batch", 0) + costs.get("pair", 0) * 20 + costs.get("token", 0) * 4000
-    assert pace.seconds_of(20, 4000) == pytest.approx(expected)
+    assert forecast.seconds_of(20, 4000) == pytest.approx(expected)
 
 
 def test_passes_all_alike_tell_of_one_more() -> None:
@@ -33,12 +33,12 @@ def test_passes_all_alike_tell_of_one_more() -> None:
 @pytest.mark.parametrize(("pairs", "tokens"), [(33, 100), (1, 5001)], ids=["more pairs", "more tokens"])
 def test_of_a_pass_larger_than_any_nothing_is_known(pairs: int, tokens: int) -> None:
     assert after((32, 5000), pair=1).seconds_of(pairs, tokens) == math.inf
-    assert Pace().seconds_of(1, 1) == math.inf
+    assert Forecast().seconds_of(1, 1) == math.inf
 
 
 def test_passes_of_long_ago_count_no_more() -> None:
-    pace = after((32, 5000), batch=1.0)
+    forecast = after((32, 5000), batch=1.0)
     for _ in range(REMEMBERED_PASSES):
-        pace.learn(32, 5000, 0.006)
+        forecast.learn(32, 5000, 0.006)
 
-    assert pace.seconds_of(32, 5000) == pytest.approx(0.006)
+    assert forecast.seconds_of(32, 5000) == pytest.approx(0.006)
