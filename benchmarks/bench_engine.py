@@ -291,6 +291,21 @@ def model_directory(name: str, cache: Path) -> Path:
 
 
 def main() -> None:
+    """Run it; see --help."""
+    asked = _asked()
+    if asked.threads:
+        torch.set_num_threads(asked.threads)
+        os.environ["OMP_NUM_THREADS"] = str(asked.threads)  # for contestants in a process of their own
+    torch.manual_seed(SEED)
+    results: list[dict[str, Any]] = []
+    for model_name, work_name in itertools.product(asked.models.split(","), asked.workloads.split(",")):
+        results.append(_result(model_name, work_name, asked))
+        print_table(results[-1])
+    how = {"clock": asked.clock, "rounds": asked.rounds}
+    print(json.dumps({**environment(asked.device), **how, "results": results}))
+
+
+def _asked() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument(
         "--models",
@@ -308,36 +323,19 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="of the processor, for every contestant")
     parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "rerankq-bench-models")
-    asked = parser.parse_args()
+    return parser.parse_args()
 
-    if asked.threads:
-        torch.set_num_threads(asked.threads)
-        os.environ["OMP_NUM_THREADS"] = str(asked.threads)  # for contestants in a process of their own
-    torch.manual_seed(SEED)
-    results: list[dict[str, Any]] = []
-    for model_name, work_name in itertools.product(asked.models.split(","), asked.workloads.split(",")):
-        model = model_directory(model_name, asked.cache)
-        work = workload(work_name, asked.jobs, asked.documents, model)
-        only = set(filter(None, asked.only.split(",")))
-        try:
-            rows = race(model, work, asked.device, asked.rounds, only, CLOCKS[asked.clock])
-        finally:
-            end_children()
-        results.append(
-            {
-                "model": model_name,
-                "workload": work_name,
-                "pairs": len(work.pairs),
-                "tokens": work.tokens,
-                "rows": rows,
-            }
-        )
-        print_table(results[-1])
-    print(
-        json.dumps(
-            {**environment(asked.device), "clock": asked.clock, "rounds": asked.rounds, "results": results}
-        )
-    )
+
+def _result(model_name: str, work_name: str, asked: argparse.Namespace) -> dict[str, Any]:
+    model = model_directory(model_name, asked.cache)
+    work = workload(work_name, asked.jobs, asked.documents, model)
+    only = set(filter(None, asked.only.split(",")))
+    try:
+        rows = race(model, work, asked.device, asked.rounds, only, CLOCKS[asked.clock])
+    finally:
+        end_children()
+    told = {"model": model_name, "workload": work_name, "pairs": len(work.pairs), "tokens": work.tokens}
+    return {**told, "rows": rows}
 
 
 def print_table(result: dict[str, Any]) -> None:

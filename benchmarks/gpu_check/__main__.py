@@ -12,7 +12,8 @@ import json
 
 import torch
 
-from benchmarks.gpu_check.checks import Bench, checks
+from benchmarks.gpu_check.bench import Bench
+from benchmarks.gpu_check.checks import checks
 from benchmarks.gpu_check.report import Report
 
 

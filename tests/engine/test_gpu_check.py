@@ -10,8 +10,9 @@ import torch
 import transformers
 
 from benchmarks.gpu_check.__main__ import numbered
+from benchmarks.gpu_check.bench import Bench
 from benchmarks.gpu_check.candidates import Candidate, Graphed, graph_for
-from benchmarks.gpu_check.checks import Bench, checks
+from benchmarks.gpu_check.checks import checks
 from benchmarks.gpu_check.report import Found, Report
 from tests.conftest import REPOSITORY
 from tests.engine.definition import Rows, plain_model, random_rows

@@ -23,7 +23,7 @@ def seen(server: RedisServer, app: Celery, wait_until: Callable[..., None]) -> I
     told: list[dict[str, Any]] = []
     with app.connection_for_read() as connection:
         receiver = app.events.Receiver(connection, handlers={"*": told.append})
-        watcher = threading.Thread(target=receiver.capture, kwargs={"wakeup": False})
+        watcher = threading.Thread(target=lambda: list(receiver.consume(wakeup=False, safety_interval=0.1)))
         watcher.start()
         wait_until(server.client().pubsub_numpat)
         yield told

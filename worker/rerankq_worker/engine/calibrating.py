@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from rerankq_worker.engine.calibration import Recorder, layers, save
 from rerankq_worker.engine.loading import load_forward
@@ -25,7 +26,7 @@ Logits = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Of int8, beside fp32."""
+    """Of int8, beside fp32: by how much logits move, on average and at most, and how many times as fast it is."""
 
     mean: float
     largest: float
@@ -42,6 +43,9 @@ def calibrate(
 ) -> dict[str, Cost]:
     """Writes the directory's calibration; gives what int8 costs on the pairs held back, without it and with it.
 
+    Args:
+        told: what is to be said of it: model, revision, date, file.
+
     Raises:
         ModelError, EngineError
     """
@@ -53,23 +57,28 @@ def calibrate(
         [tokenizer.read(Reading(query=query, documents=[text]))[0].token_ids for query, text in some]
         for some in (pairs, held_back)
     )
-    recorder = Recorder()
-    recording = load_forward(directory, CPU, EXACT, recorder)
-    _score(recording, rows)
-    recorder.records = False
-    expected, fp32_seconds = _score(recording, others)
-    found = recorder.found()
-    del recording, recorder
-    costs: dict[str, Cost] = {}
-    for name in ("int8 as it is", "calibrated"):
-        if name == "calibrated":
-            scaled, all_layers = layers(found)
-            said = {"pairs": str(len(rows)), "layers": f"{scaled} of {all_layers}", **told}
-            save(directory, found, said)
+    found, expected, fp32_seconds = _recorded(directory, rows, others)
+
+    def cost() -> Cost:
         logits, seconds = _score(load_forward(directory, CPU, int8), others)
         moved = np.abs(logits - expected)
-        costs[name] = Cost(float(moved.mean()), float(moved.max()), fp32_seconds / seconds)
-    return costs
+        return Cost(float(moved.mean()), float(moved.max()), fp32_seconds / seconds)
+
+    as_it_is = cost()
+    scaled, all_layers = layers(found)
+    save(directory, found, {"pairs": str(len(rows)), "layers": f"{scaled} of {all_layers}", **told})
+    return {"int8 as it is": as_it_is, "calibrated": cost()}
+
+
+def _recorded(
+    directory: Path, rows: Sequence[TokenIds], others: Sequence[TokenIds]
+) -> tuple[dict[str, Tensor], Logits, float]:
+    """What was found on the rows; of the others the logits in fp32, and the processor time that they took."""
+    recorder = Recorder()
+    model = load_forward(directory, CPU, EXACT, recorder)
+    _score(model, rows)
+    recorder.records = False
+    return recorder.found(), *_score(model, others)
 
 
 def _score(model: PackedModel, rows: Sequence[TokenIds]) -> tuple[Logits, float]:

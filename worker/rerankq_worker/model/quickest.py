@@ -25,7 +25,6 @@ PROBES = (
     "Большая панда живёт. مرحبا بالعالم، ١٢٣ שלום Ελλάδα ςΣ İstanbul ı ß ẞ Ǆ",
     "😀 a👩‍👩‍👧b ❤️ 👍🏽 🇨🇳🇩🇪 1️⃣ 𝕏 𠮷 \U000e0041",
     "\u1112\u1161\u11ab \u3147\u314f \uac00\u11a8 \u2581 a\u2581b \u200d \u202e \ue000",
-    "\x00 a\x01b \x1f \x7f \ufeff \ufffd",
     "\x00 a\x01b \x1f \x7f \ufeff \ufffd \u2581 a\u2581b \u200d \u202e \ue000",
     "<s> </s> <pad><unk>x<mask> </s>NOTUSED [CLS][SEP] ##a <|endoftext|> <0x0A>",
     "walking, walked; classes! studies? The THE tHe don't can't 1,000,000 3rd a.b@c.de https://x.org/a?b=c&d=%20",

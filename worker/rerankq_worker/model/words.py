@@ -166,20 +166,17 @@ def _alone(definition: Mapping[str, Any], whole: ReadText, normalize: Callable[[
     if not marked:
         return ""
     found = "".join(re.escape(mark) for mark in string.punctuation if _is_alone(mark, whole))
-    return (
-        found + _ranges(_staying_han(normalize)) if all(_is_alone(one, whole) for one in SOME_HAN) else found
-    )
+    han_is_alone = all(_is_alone(one, whole) for one in SOME_HAN)
+    return found + _ranges(_staying_han(normalize)) if han_is_alone else found
 
 
 def _staying_han(normalize: Callable[[str], str]) -> list[int]:
     """Han that the normalizer leaves Han: some maps lead out of the blocks that a tokenizer splits at."""
     signs = set(map(chr, HAN))
     normal = normalize(" ".join(map(chr, HAN))).split()
-    return (
-        [code for code, said in zip(HAN, normal, strict=False) if said in signs]
-        if len(normal) == len(HAN)
-        else []
-    )
+    if len(normal) != len(HAN):
+        return []
+    return [code for code, said in zip(HAN, normal, strict=True) if said in signs]
 
 
 def _is_alone(sign: str, whole: ReadText) -> bool:

@@ -1,13 +1,12 @@
 """`convert`: pickled weights (`*.bin`) as safetensors, and a tokenizer.json, in a directory that can be served."""
 
 import shutil
-import tempfile
 from pathlib import Path
 
 from rerankq_worker.model import hub, pickles
-from rerankq_worker.model.errors import ModelNotFound
 from rerankq_worker.model.files import find_model, locate
 from rerankq_worker.model.programs import run_apart
+from rerankq_worker.model_commands.targets import in_the_making, refuse_used
 from rerankq_worker.model_commands.verifying import load
 from rerankq_worker.settings import WorkerSettings
 
@@ -26,8 +25,8 @@ def convert(settings: WorkerSettings, target: Path) -> int:
         print(f"nothing to convert: {source} has neither pickled weights nor an old tokenizer")
         return 0
     in_place = target.resolve() == source.resolve()
-    if not in_place and target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ModelNotFound(f"expected --to to be a new or an empty directory, got {target}")
+    if not in_place:
+        refuse_used(target)
     _write(source, target, in_place)
     engine = load(settings.model_copy(update={"model": str(target), "model_revision": None}))
     info = engine.info
@@ -46,22 +45,12 @@ def _fetched(settings: WorkerSettings) -> Path:
 
 
 def _write(source: Path, target: Path, in_place: bool) -> None:
-    """Fill a directory of our own beside the wanted one, then give it that name, or move what is new in place."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        ours = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    except OSError as error:
-        raise ModelNotFound(
-            f"{target} cannot be written ({error}); name another directory with --to"
-        ) from error
-    try:
+    """Fill a directory beside the wanted one, then give it that name, or move what is new in place."""
+    with in_the_making(target) as ours:
         if not in_place:
             hub.copy_pulled(source, ours, but=[pickles.INDEX])
         run_apart(PROGRAM, source, ours)
-        ours.chmod(0o755)
         if in_place:
             shutil.copytree(ours, target, dirs_exist_ok=True)
         else:
             ours.replace(target)
-    finally:
-        shutil.rmtree(ours, ignore_errors=True)

@@ -2,17 +2,19 @@
 
 import gzip
 import json
-import shutil
-import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rerankq_worker.model import hub
 from rerankq_worker.model.errors import ModelNotFound
 from rerankq_worker.model.files import choose_engine, find_model
+from rerankq_worker.model_commands.targets import in_the_making, refuse_used
 from rerankq_worker.settings import WorkerSettings
+
+if TYPE_CHECKING:
+    from rerankq_worker.engine.calibrating import Cost
 
 PAIRS = 400
 """Of a file, at most: the ranges hardly move any more, and each pair costs a pass in fp32."""
@@ -27,46 +29,35 @@ def quantize(settings: WorkerSettings, pairs_file: Path, target: Path) -> int:
     Raises:
         ModelError, EngineError: nothing was written; one line, with the way out.
     """
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ModelNotFound(f"expected --to to be a new or an empty directory, got {target}")
+    refuse_used(target)
     pairs = _pairs_of(pairs_file)
+    held_back = pairs[::HELD_BACK]
+    used = [pair for number, pair in enumerate(pairs) if number % HELD_BACK]
     files = find_model(settings.model, settings.model_revision, settings.offline)
     if choose_engine(files.path, settings.engine) != "packed":
         raise ModelNotFound(f"{files.name} has no int8: sentence-transformers computes it, in fp32 on a CPU")
     from rerankq_worker.engine.calibrating import calibrate  # torch takes seconds
 
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        ours = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    except OSError as error:
-        raise ModelNotFound(
-            f"{target} cannot be written ({error}); name another directory with --to"
-        ) from error
-    try:
+    told = {"model": files.name, "revision": files.revision, "file": pairs_file.name}
+    told["date"] = time.strftime("%Y-%m-%d")
+    with in_the_making(target) as ours:
         hub.copy_pulled(files.path, ours, but=[])
-        told = {
-            "model": files.name,
-            "revision": files.revision,
-            "date": time.strftime("%Y-%m-%d"),
-            "file": pairs_file.name,
-        }
-        held_back = pairs[::HELD_BACK]
-        used = [pair for number, pair in enumerate(pairs) if number % HELD_BACK]
         costs = calibrate(ours, used, held_back, settings.max_length_tokens, settings.threads, told)
-        ours.chmod(0o755)
         ours.replace(target)
-    finally:
-        shutil.rmtree(ours, ignore_errors=True)
     print(
         f"{target} is calibrated on {len(used)} pairs; serve it with RERANKQ_MODEL={target} RERANKQ_DTYPE=int8"
     )
-    print(f"beside fp32, on {len(held_back)} pairs held back:")
+    _tell(costs, len(held_back))
+    return 0
+
+
+def _tell(costs: "Mapping[str, Cost]", pairs: int) -> None:
+    print(f"beside fp32, on {pairs} pairs held back:")
     for name, cost in costs.items():
         print(
             f"  {name:14} logits move {cost.mean:.4f} on average, {cost.largest:.4f} at most; "
             f"{cost.speed:.1f} times as fast"
         )
-    return 0
 
 
 def _pairs_of(file: Path) -> list[tuple[str, str]]:
