@@ -161,7 +161,7 @@ def _make_tokenizer(loader: Any, source: Path, target: Path) -> None:
     except Exception as error:  # whatever is missing for whatever class the directory names
         raise ModelBroken(
             f"{source} has no tokenizer.json, and transformers makes none ({' '.join(str(error).split())[:200]}); "
-            "`pip install sentencepiece protobuf` brings what reads older files"
+            "`pip install protobuf` brings what reads older files"
         ) from error
     if not (target / "tokenizer.json").is_file():
         raise ModelBroken(f"{source} has no tokenizer.json, and its tokenizer is of a kind that has none")
