@@ -19,7 +19,8 @@ from celery.worker import state as celery_state
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 
-from rerankq.contract.transport.channel import LeasedChannel, LeasedTransport, Poller
+from rerankq.contract.transport.channel import LeasedChannel, LeasedTransport
+from rerankq.contract.transport.poller import Poller
 from rerankq.contract.transport.qos import QoS
 
 
