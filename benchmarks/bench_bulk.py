@@ -140,7 +140,13 @@ def busy(arguments: argparse.Namespace) -> dict[str, Any]:
         "pack pairs, iterator": arguments.pack_pairs,
         "bulk workers": arguments.workers,
         "engine alone, pairs/s": round(pairs / statistics.median(alone), 1),
-    } | {
+        **_spreads(shares),
+    }
+
+
+def _spreads(shares: dict[str, list[tuple[float, float]]]) -> dict[str, str]:
+    """Median and range over the rounds, of each way."""
+    return {
         f"{way}, {what}": f"{statistics.median(found):.3f} ({min(found):.3f} to {max(found):.3f})"
         for way, told in shares.items()
         for what, found in zip(("of engine alone", "engine at work"), zip(*told, strict=True), strict=True)

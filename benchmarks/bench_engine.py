@@ -279,11 +279,8 @@ def model_directory(name: str, cache: Path) -> Path:
         return directory
     if family in BUILDERS:
         return BUILDERS[family](directory, sizes=MINI)
-    rows = (
-        {"vocab_size": VOCABULARIES[family]}
-        if (shape, family in VOCABULARIES) == ("true-shape", True)
-        else {}
-    )
+    is_known = shape == "true-shape" and family in VOCABULARIES
+    rows = {"vocab_size": VOCABULARIES[family]} if is_known else {}
     return build_model_dir(directory, shape, family, tokenizer_json=real if real.is_file() else None, **rows)
 
 

@@ -30,13 +30,18 @@ XLMR = {"model_type": "xlm-roberta", "max_position_embeddings": 8194}
 
 
 def main() -> None:
+    """Run it; see --help."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    asked = _arguments()
+    asked, files = _arguments(), sorted((SHARED / "jobs").glob("*.jsonl.gz"))
+    if not files:
+        raise SystemExit(
+            f"expected job files in {SHARED / 'jobs'}, got none; RERANKQ_SHARED names another ../shared"
+        )
     fields = []
     with tempfile.TemporaryDirectory() as folder:
         for model in asked.model or ["xlmr", "small"]:
             directory = _directory(model, Path(folder))
-            for file in sorted((SHARED / "jobs").glob("*.jsonl.gz")):
+            for file in files:
                 for documents in map(int, asked.documents.split(",")):
                     fields.append(_measured(model, directory, file, documents, asked.jobs))
                     print(_line(fields[-1]), flush=True)

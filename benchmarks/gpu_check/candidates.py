@@ -179,9 +179,8 @@ class Graphed:
         numbers = Numbers(ids, places, offsets, firsts, ones, longest)
 
         def step() -> Tensor:
-            torch.clamp(
-                offsets[:-1], max=tokens - 1, out=firsts
-            )  # rows of nothing begin behind the last token
+            # Rows of nothing begin behind the last token.
+            torch.clamp(offsets[:-1], max=tokens - 1, out=firsts)
             return model.forward(numbers)
 
         self._fill([np.zeros(min(longest, tokens - at), np.int32) for at in range(0, tokens, longest)])

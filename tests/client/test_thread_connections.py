@@ -1,7 +1,6 @@
 """From threads: connections are kept from job to job, shared with nobody, and never trusted blindly."""
 
 import multiprocessing
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -151,18 +150,16 @@ def test_a_closed_client_is_used_all_the_same_and_keeps_nothing(
     service.wait_until(lambda: not kept(redis))
 
 
-def test_a_restarted_redis_is_found_again_by_whoever_is_listening() -> None:
+def test_a_restarted_redis_is_found_again_by_whoever_is_listening(service: Service) -> None:
     with RedisServer(appendonly=True) as server, RerankClient(server.url) as client:
         job = client.submit("q", ["waiting"])
         with ThreadPoolExecutor() as threads, server.client() as redis:
             ending = threads.submit(job.result, 60)
-            while not redis.pubsub_channels(CHANNELS):
-                time.sleep(0.01)
+            service.wait_until(lambda: redis.pubsub_channels(CHANNELS))
             server.kill()
             server.start()
-            while not server.client().pubsub_channels(CHANNELS):
-                time.sleep(0.01)
-            server.client().publish(keys.result(job.job_id), '{"status": "REVOKED", "result": null}')
+            service.wait_until(lambda: redis.pubsub_channels(CHANNELS))
+            redis.publish(keys.result(job.job_id), '{"status": "REVOKED", "result": null}')
 
             with pytest.raises(Cancelled):
                 ending.result()

@@ -14,7 +14,6 @@ from rerankq_worker.model import files
 from rerankq_worker.model.adapters import is_adapter, merged_directory
 from rerankq_worker.model.errors import ModelError
 
-BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8}
 EMBEDDINGS = ("embed", "wte.", "wpe.")
 """In the names of tensors that are looked up, not multiplied by: int8 leaves them in half precision."""
 SCORING = ("ForSequenceClassification", "ForCausalLM")
