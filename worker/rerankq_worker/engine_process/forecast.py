@@ -1,31 +1,47 @@
-"""How long a forward pass will take, by those before it. Knows pairs, tokens and seconds."""
+"""How long a forward pass will take, by those before it. Knows lengths of rows and seconds."""
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 
 REMEMBERED_PASSES = 32
+FEWEST_PASSES = 10  # twice the numbers of a size: fewer would be met exactly by any line
+LATE_OF_EIGHT = 1  # so many may have been later than expected: the host was held up, not the device
+
+Size: TypeAlias = tuple[int, ...]
+
+
+def size_of(lengths: Sequence[int]) -> Size:
+    """What the duration of a pass grows with, in one model or another.
+
+    Itself, its pairs, its tokens, those padded to the longest row, and the pairs of tokens that attention looks at.
+    """
+    pairs = len(lengths)
+    return 1, pairs, sum(lengths), pairs * max(lengths), sum(length * length for length in lengths)
 
 
 @dataclass(slots=True)
 class Forecast:
-    """So much for a pass, for each pair and for each token: the line of least squares through the last passes."""
+    """So much for each number of a size: the line of least squares through the last passes, and how late they were."""
 
-    _passes: "deque[tuple[int, int, float]]" = field(default_factory=lambda: deque(maxlen=REMEMBERED_PASSES))
+    _passes: "deque[tuple[*Size, float]]" = field(default_factory=lambda: deque(maxlen=REMEMBERED_PASSES))
 
-    def learn(self, pairs: int, tokens: int, seconds: float) -> None:
+    def learn(self, size: Size, seconds: float) -> None:
         """Remember how long a pass took."""
-        self._passes.append((pairs, tokens, seconds))
+        self._passes.append((*size, seconds))
 
-    def seconds_of(self, pairs: int, tokens: int) -> float:
-        """What such a pass will take; infinite where none as large is remembered, for a guess would be one."""
-        if not self._passes:
+    def seconds_of(self, size: Size) -> float:
+        """What such a pass takes at most, by all but the latest passes; infinite where none as large is remembered."""
+        if len(self._passes) < FEWEST_PASSES:
             return math.inf
         known = np.array(self._passes)
-        if pairs > known[:, 0].max() or tokens > known[:, 1].max():
+        sizes, seconds = known[:, :-1], known[:, -1]
+        if (size > sizes.max(axis=0)).any():
             return math.inf
-        sizes = np.column_stack([np.ones(len(known)), known[:, :2]])
-        weights = np.linalg.lstsq(sizes, known[:, 2])[0]
-        return float(weights @ (1, pairs, tokens))
+        weights = np.linalg.lstsq(sizes, seconds)[0]
+        late_seconds = np.sort(seconds - sizes @ weights)[-1 - len(known) * LATE_OF_EIGHT // 8]
+        return float(weights @ size + max(late_seconds, 0.0))

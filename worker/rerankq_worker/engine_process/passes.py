@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rerankq_worker.engine_process.desk import Desk, Share
-from rerankq_worker.engine_process.forecast import Forecast
+from rerankq_worker.engine_process.forecast import Forecast, Size, size_of
 from rerankq_worker.engine_process.watchdog import BROKEN, Watchdog, Work
 from rerankq_worker.link.frames import parted
 from rerankq_worker.scoring import Begun, EngineBroken, Logits, ScoringEngine, TokenIds
@@ -36,6 +36,7 @@ class _Pass:
     shares: Sequence[Share]
     pairs: int
     tokens: int
+    size: Size
     work: Work
     begun: Begun
 
@@ -76,7 +77,7 @@ class Passes:
         """Whether a pass ends before it is time to begin one behind it; waits for either."""
         if running.runs_alone or running.begun.wait(0):
             return True
-        expected_seconds = self._forecast.seconds_of(running.pairs, running.tokens)
+        expected_seconds = self._forecast.seconds_of(running.size)
         return running.begun.wait(max(0.0, expected_seconds - running.work.age_seconds - self._lead_seconds))
 
     def _begin_behind(self) -> _Pass | None:
@@ -104,7 +105,8 @@ class Passes:
             self._watchdog.end_pass(work)
             self._recover(batch, error)
             return None
-        return _Pass(batch, len(rows), sum(map(len, rows)), work, begun)
+        lengths = list(map(len, rows))
+        return _Pass(batch, len(rows), sum(lengths), size_of(lengths), work, begun)
 
     def _start(self, rows: Sequence[TokenIds]) -> Begun:
         begin = getattr(self._engine, "begin", None)
@@ -122,7 +124,7 @@ class Passes:
             self._recover(running.shares, error)
             return
         seconds = self._watchdog.end_pass(running.work, running.pairs, running.tokens)
-        self._forecast.learn(running.pairs, running.tokens, seconds)
+        self._forecast.learn(running.size, seconds)
         self._obey_budget()
         shares = running.shares
         for share, share_logits in zip(shares, parted(logits, (len(s.rows) for s in shares)), strict=True):
