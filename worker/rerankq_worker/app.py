@@ -9,7 +9,6 @@ import logging
 import os
 import sys
 import traceback
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -47,6 +46,7 @@ from rerankq_worker.model.files import ModelError, find_model
 from rerankq_worker.model.tokenizer import PairTokenizer
 from rerankq_worker.queue.answers import NO_ANSWER, AnsweringTask, AnswerNotStored, Answers
 from rerankq_worker.queue.canvas import fields_of
+from rerankq_worker.queue.celery_log import hush_celery
 from rerankq_worker.queue.consumer import AttemptPolicy, HandOn, consumer_with
 from rerankq_worker.queue.control import keep_shape, replace_revoke
 from rerankq_worker.queue.events import BatchEvents
@@ -350,11 +350,7 @@ def _take_over_process(instance: Any, **_: object) -> None:
     """What holds for a whole process once it is a worker of ours; whoever only imports this keeps its own."""
     if instance.app is not app:
         return
-    # Celery writes a traceback or nine of each answer that is not stored; the parent has a line.
-    logging.getLogger("celery.backends.base").setLevel(logging.ERROR)
-    logging.getLogger("celery.backends.redis").addFilter(_name_errors_only)
-    logging.getLogger("celery.app.trace").addFilter(_is_no_hand_on)
-    warnings.filterwarnings("ignore", "Exception raised outside body: AnswerNotStored", RuntimeWarning)
+    hush_celery()
     hooks.end_vanished = _end_vanished_or_later
     replace_revoke(lambda job_id: _store().call_off(job_id))
     keep_shape({queue_of(lane) for lane in LANES})
@@ -362,21 +358,6 @@ def _take_over_process(instance: Any, **_: object) -> None:
     task_failure.connect(_note_failure)
     task_revoked.connect(_note_revoked)
     worker_process_init.connect(_prepare_child)
-
-
-def _name_errors_only(record: logging.LogRecord) -> bool:
-    """Keep the words of an error out of the log: in a chord it may be of a neighbour's task, and hold a text."""
-    if record.exc_info and record.args and isinstance(record.args, tuple):
-        record.args = tuple(
-            type(each).__name__ if isinstance(each, Exception) else each for each in record.args
-        )
-        record.exc_info = None
-    return True
-
-
-def _is_no_hand_on(record: logging.LogRecord) -> bool:
-    """Leave out what Celery's child writes, with a traceback, of a job that is for others: the parent has a line."""
-    return not (record.exc_info and record.exc_info[0] is HandOn)
 
 
 def _note_success(sender: "Task[..., Any]", **_: object) -> None:
