@@ -4,31 +4,38 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import NamedTuple, Self
 
 import numpy as np
 
 REMEMBERED_PASSES = 32
 FEWEST_PASSES = 10  # twice the numbers of a size: fewer would be met exactly by any line
-LATE_OF_EIGHT = 1  # so many may have been later than expected: the host was held up, not the device
-
-Size: TypeAlias = tuple[int, ...]
+LATE_SHARE = 1 / 8  # of passes may have been later than expected: the host was held up, not the device
 
 
-def size_of(lengths: Sequence[int]) -> Size:
-    """What the duration of a pass grows with, in one model or another.
+class Size(NamedTuple):
+    """What the duration of a pass grows with, in one model or another."""
 
-    Itself, its pairs, its tokens, those padded to the longest row, and the pairs of tokens that attention looks at.
-    """
-    pairs = len(lengths)
-    return 1, pairs, sum(lengths), pairs * max(lengths), sum(length * length for length in lengths)
+    passes: int
+    pairs: int
+    tokens: int
+    padded_tokens: int
+    """Were all rows as long as the longest."""
+    looks: int
+    """Pairs of tokens that attention compares."""
+
+    @classmethod
+    def of(cls, lengths: Sequence[int]) -> Self:
+        """Of one pass over rows of these lengths."""
+        pairs = len(lengths)
+        return cls(1, pairs, sum(lengths), pairs * max(lengths), sum(length * length for length in lengths))
 
 
 @dataclass(slots=True)
 class Forecast:
     """So much for each number of a size: the line of least squares through the last passes, and how late they were."""
 
-    _passes: "deque[tuple[*Size, float]]" = field(default_factory=lambda: deque(maxlen=REMEMBERED_PASSES))
+    _passes: "deque[tuple[float, ...]]" = field(default_factory=lambda: deque(maxlen=REMEMBERED_PASSES))
 
     def learn(self, size: Size, seconds: float) -> None:
         """Remember how long a pass took."""
@@ -43,5 +50,5 @@ class Forecast:
         if (size > sizes.max(axis=0)).any():
             return math.inf
         weights = np.linalg.lstsq(sizes, seconds)[0]
-        late_seconds = np.sort(seconds - sizes @ weights)[-1 - len(known) * LATE_OF_EIGHT // 8]
+        late_seconds = np.sort(seconds - sizes @ weights)[-1 - int(len(known) * LATE_SHARE)]
         return float(weights @ size + max(late_seconds, 0.0))

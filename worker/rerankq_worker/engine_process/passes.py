@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rerankq_worker.engine_process.desk import Desk, Share
-from rerankq_worker.engine_process.forecast import Forecast, Size, size_of
+from rerankq_worker.engine_process.forecast import Forecast, Size
 from rerankq_worker.engine_process.watchdog import BROKEN, Watchdog, Work
 from rerankq_worker.link.frames import parted
 from rerankq_worker.scoring import Begun, EngineBroken, Logits, ScoringEngine, TokenIds
@@ -34,8 +34,6 @@ LONGEST_LEAD_SECONDS = 0.005  # an interactive row that just missed the pass beh
 @dataclass(frozen=True, slots=True, eq=False)
 class _Pass:
     shares: Sequence[Share]
-    pairs: int
-    tokens: int
     size: Size
     work: Work
     begun: Begun
@@ -105,8 +103,7 @@ class Passes:
             self._watchdog.end_pass(work)
             self._recover(batch, error)
             return None
-        lengths = list(map(len, rows))
-        return _Pass(batch, len(rows), sum(lengths), size_of(lengths), work, begun)
+        return _Pass(batch, Size.of(list(map(len, rows))), work, begun)
 
     def _start(self, rows: Sequence[TokenIds]) -> Begun:
         begin = getattr(self._engine, "begin", None)
@@ -115,15 +112,15 @@ class Passes:
     def _finish(self, running: _Pass) -> None:
         try:
             logits = running.begun()
-            if len(logits) != running.pairs:
+            if len(logits) != running.size.pairs:
                 raise RuntimeError(
-                    f"expected {running.pairs} logits from the engine, got {len(logits)}. This is a bug."
+                    f"expected {running.size.pairs} logits from the engine, got {len(logits)}. This is a bug."
                 )
         except Exception as error:  # noqa: BLE001 - as above
             self._watchdog.end_pass(running.work)
             self._recover(running.shares, error)
             return
-        seconds = self._watchdog.end_pass(running.work, running.pairs, running.tokens)
+        seconds = self._watchdog.end_pass(running.work, running.size.pairs, running.size.tokens)
         self._forecast.learn(running.size, seconds)
         self._obey_budget()
         shares = running.shares
