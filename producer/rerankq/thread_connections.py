@@ -49,10 +49,10 @@ class Connections:
 
     def give_back(self, connection: Any) -> None:
         """Keep it for the next."""
-        if self._is_closed or len(self._spare) >= MOST_SPARE:
-            connection.disconnect()
-        else:
-            self._spare.append((connection, time.monotonic()))
+        self._spare.append((connection, time.monotonic()))
+        with suppress(IndexError):
+            while len(self._spare) > MOST_SPARE:
+                self._spare.popleft()[0].disconnect()
         if self._is_closed:
             self.close()
 

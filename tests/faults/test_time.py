@@ -36,9 +36,9 @@ def test_a_job_that_ignores_its_limits_is_killed_and_the_next_is_served(
 def test_a_job_whose_deadline_passed_in_the_queue_is_never_started(
     service: Service, client: RerankClient
 ) -> None:
-    ahead = client.submit("ahead", documents(300), lane="bulk")
+    ahead = client.submit("ahead", documents(600), lane="bulk")  # some three seconds on the double
     service.wait_until(lambda: ahead.status().state == "running")  # while it waits, what is late is refused
-    late = client.submit("too late", ["a"], lane="bulk", deadline=time.time() + 0.2)
+    late = client.submit("too late", ["a"], lane="bulk", deadline=time.time() + 1)
 
     with pytest.raises(DeadlineExceeded):
         late.result(30)
