@@ -1,8 +1,10 @@
 """What a Celery child writes into Redis of a job: that it runs, its answer, its end; in how few steps."""
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import redis
 from celery import Celery
@@ -13,8 +15,13 @@ from rerankq.contract import keys
 from rerankq.contract.address import read_address
 from rerankq.contract.broker import celery_app
 from rerankq.contract.calling_off import call_off
+from rerankq.contract.messages import Limits
+from rerankq_worker.job.runner import Attempt, JobRunner
 from rerankq_worker.job.store import JobStore
+from rerankq_worker.link.client import EngineAway, Scored
+from rerankq_worker.model.reading import Reading, Row
 from rerankq_worker.queue.answers import AnswerNotStored, Answers, _StoringOnce
+from rerankq_worker.scoring import EngineInfo, TokenIds
 from tests.redis_server import RedisServer
 
 pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")  # by Celery
@@ -260,3 +267,43 @@ def test_the_end_of_one_job_is_not_taken_for_the_next_ones(
     store.finish(JOB, keep_scores=True)
 
     assert "answered" in record(broker)
+
+
+READ = {"query": "q", "documents": ["a", "b"]}
+
+
+class OneByOne:
+    """An engine that scores a row and is away then."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def scores(self, rows: list[TokenIds], **_: object) -> Iterator[Scored]:
+        self.asked = len(rows)
+        yield Scored(np.zeros(1, dtype=np.int64), np.ones(1, dtype=np.float32))
+        raise EngineAway
+
+
+class Letters:
+    def read(self, reading: Reading) -> list[Row]:
+        texts = enumerate(reading.documents)
+        return [
+            Row(np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int32), False, n) for n, text in texts
+        ]
+
+
+def rows_asked_for(store: JobStore, dtype: str) -> int:
+    engine: Any = OneByOne()
+    served = EngineInfo("m", "1", "cpu", dtype, 512, 32, 1024)
+    runner = JobRunner(store, Letters(), engine, served, Limits(9, 9, 99))
+    attempt = Attempt(JOB, "bulk", 1, "w", 0.0, store.look_up(JOB), 60.0, time.monotonic() + 60)
+    with pytest.raises(EngineAway):
+        runner.run(attempt, [READ])
+    return engine.asked
+
+
+@pytest.mark.parametrize(("dtype", "asked"), [("fp32", 1), ("int8", 2)])
+def test_an_attempt_goes_on_from_scores_of_its_own_precision(store: JobStore, dtype: str, asked: int) -> None:
+    assert rows_asked_for(store, "fp32") == 2
+
+    assert rows_asked_for(store, dtype) == asked

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -113,29 +113,39 @@ class CalibratedLinears:
     """Int8 layers of a model that was calibrated, each scaled as was found for it.
 
     Raises:
-        ModelBroken: it was calibrated for another model.
+        ModelBroken: it was calibrated for another model, or is damaged.
     """
 
     def __init__(self, directory: Path) -> None:
-        file = directory / CALIBRATION
-        with safe_open(file, "pt") as kept:
-            self._found: dict[str, Tensor] = {name: kept.get_tensor(name) for name in kept.keys()}  # noqa: SIM118 - no mapping
-            made_for: str = (kept.metadata() or {}).get("weights", "")
+        self._file = directory / CALIBRATION
+        try:
+            with safe_open(self._file, "pt") as kept:
+                self._found: dict[str, Tensor] = {name: kept.get_tensor(name) for name in kept.keys()}  # noqa: SIM118 - no mapping
+                made_for: str = (kept.metadata() or {}).get("weights", "")
+        except SafetensorError as error:
+            raise self._not_used("cannot be read") from error
         self._made = 0
         if made_for != weights_of(directory):
-            raise ModelBroken(
-                f"{file} was made for other weights than lie beside it; delete it, or run `rerankq model quantize` "
-                "again"
-            )
+            raise self._not_used("was made for other weights than lie beside it")
+        for name, tensor in self._found.items():
+            if not _is_sound(name, tensor):
+                raise self._not_used(f"holds no {name} that a product could use")
 
     def __call__(self, weight: Tensor, bias: Tensor, gelu: bool) -> Linear:
         found, following = self._of(self._made), self._of(self._made + 1)
+        outputs, inputs = weight.shape
+        if len(found.get("shift", ())) != outputs or len(found.get("divisor", weight[0])) != inputs:
+            raise self._not_used(f"does not fit layer {self._made}")
         self._made += 1
         bias = bias + found["shift"]
         if "range" not in found:
             return int8_linear(weight, bias, gelu)
-        after = Scaling.of(following) if gelu and "range" in following else None
+        is_fed = gelu and "range" in following and "divisor" not in following
+        after = Scaling.of(following) if is_fed else None
         return scaled_int8_linear(weight, bias, gelu, Scaling.of(found), after)
+
+    def _not_used(self, reason: str) -> ModelBroken:
+        return ModelBroken(f"{self._file} {reason}; delete it, or run `rerankq model quantize` again")
 
     def _of(self, number: int) -> Mapping[str, Tensor]:
         prefix = f"{number}."
@@ -146,9 +156,25 @@ class CalibratedLinears:
         }
 
 
+def _is_sound(name: str, tensor: Tensor) -> bool:
+    """Whether a product can compute with it; whether it is as long as the layer is wide is asked later."""
+    if tensor.dtype is not torch.float32 or tensor.dim() != 1 or not tensor.isfinite().all():
+        return False
+    if name.endswith(".range"):
+        return len(tensor) == 2 and min(0.0, float(tensor[0])) < max(0.0, float(tensor[1]))
+    return not name.endswith(".divisor") or bool((tensor > 0).all())
+
+
 def save(directory: Path, found: Mapping[str, Tensor], told: Mapping[str, str]) -> None:
-    """Put what was found beside the weights of `directory`, with what is to be told of it."""
-    save_file(dict(found), directory / CALIBRATION, {**told, "weights": weights_of(directory)})
+    """Put what was found beside the weights of `directory`, with what is to be told of it.
+
+    Raises:
+        OSError
+    """
+    try:
+        save_file(dict(found), directory / CALIBRATION, {**told, "weights": weights_of(directory)})
+    except SafetensorError as error:  # so it says that the disk is full
+        raise OSError(" ".join(str(error).split())) from error
 
 
 def layers(found: Mapping[str, Tensor]) -> tuple[int, int]:

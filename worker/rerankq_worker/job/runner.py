@@ -112,6 +112,7 @@ class JobRunner:
         self._engine = engine
         self._served = served
         self._names = names_of(served.model, served.revision)
+        self._scored_by = (*self._names, served.engine, served.dtype)
         self._limits = limits
         self._pace = Pace()
 
@@ -164,7 +165,7 @@ class JobRunner:
         self._store.start(
             attempt.job_id, attempt.lane, attempt.worker, attempt.number, attempt.record, documents=documents
         )
-        sheet = ScoreSheet.of(rows, scores_in(attempt.record.checkpoint, rows, self._names))
+        sheet = ScoreSheet.of(rows, scores_in(attempt.record.checkpoint, rows, self._scored_by))
         in_time = self._score_members(attempt, members, sheet)
         timings = _timings(attempt, started, tokenized)
         return self._answers(attempt, members, sheet, timings, in_time)
@@ -287,7 +288,7 @@ class JobRunner:
 
     def _save(self, attempt: Attempt, sheet: ScoreSheet) -> None:
         scored = sheet.scored_documents
-        self._store.save_checkpoint(attempt.job_id, sheet.rows, sheet.logits, self._names, scored=scored)
+        self._store.save_checkpoint(attempt.job_id, sheet.rows, sheet.logits, self._scored_by, scored=scored)
 
     def _refuse_to_go_on(self, attempt: Attempt) -> None:
         match self._store.why_stop(attempt.job_id, attempt.number):

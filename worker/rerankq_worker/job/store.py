@@ -321,7 +321,7 @@ def scores_in(checkpoint: bytes | None, rows: Sequence[Row], model: Sequence[str
     """The scores that an earlier attempt left behind, NaN where there is none.
 
     Args:
-        model: what the model is called; scores of another are of no use.
+        model: what the model is called and computed in; scores of another are of no use.
     """
     if (
         checkpoint is None

@@ -13,7 +13,7 @@ def weights_of(directory: Path) -> str:
 
 
 def calibration_of(directory: Path) -> dict[str, str] | None:
-    """How it was calibrated: `model`, `revision`, `date`, `pairs` and so on; None where it was not.
+    """How it was calibrated, printable: `model`, `revision`, `date`, `pairs` and so on; None where it was not.
 
     Raises:
         ModelBroken: the file is cut off.
@@ -24,4 +24,6 @@ def calibration_of(directory: Path) -> dict[str, str] | None:
     tensors_in(file)
     with file.open("rb") as stream:
         head = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-    return {str(name): str(value) for name, value in head.get("__metadata__", {}).items()}
+    said = head.get("__metadata__")
+    told = said.items() if isinstance(said, dict) else ()
+    return {str(name): "".join(filter(str.isprintable, str(value))) for name, value in told}

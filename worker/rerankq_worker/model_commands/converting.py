@@ -46,11 +46,9 @@ def _fetched(settings: WorkerSettings) -> Path:
 
 def _write(source: Path, target: Path, in_place: bool) -> None:
     """Fill a directory beside the wanted one, then give it that name, or move what is new in place."""
-    with in_the_making(target) as ours:
+    with in_the_making(target, source) as ours:
         if not in_place:
             hub.copy_pulled(source, ours, but=[pickles.INDEX])
         run_apart(PROGRAM, source, ours)
         if in_place:
             shutil.copytree(ours, target, dirs_exist_ok=True)
-        else:
-            ours.replace(target)

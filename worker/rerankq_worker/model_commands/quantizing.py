@@ -3,13 +3,15 @@
 import gzip
 import json
 import time
+import zlib
 from collections.abc import Iterator, Mapping
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rerankq_worker.model import hub
 from rerankq_worker.model.errors import ModelNotFound
-from rerankq_worker.model.files import choose_engine, find_model
+from rerankq_worker.model.files import CALIBRATION, choose_engine, find_model
 from rerankq_worker.model_commands.targets import in_the_making, refuse_used
 from rerankq_worker.settings import WorkerSettings
 
@@ -38,12 +40,11 @@ def quantize(settings: WorkerSettings, pairs_file: Path, target: Path) -> int:
         raise ModelNotFound(f"{files.name} has no int8: sentence-transformers computes it, in fp32 on a CPU")
     from rerankq_worker.engine.calibrating import calibrate  # torch takes seconds
 
-    told = {"model": files.name, "revision": files.revision, "file": pairs_file.name}
+    told = {"model": files.name, "revision": files.revision, "file": ascii(pairs_file.name)[1:-1]}
     told["date"] = time.strftime("%Y-%m-%d")
-    with in_the_making(target) as ours:
-        hub.copy_pulled(files.path, ours, but=[])
+    with in_the_making(target, files.path) as ours:
+        hub.copy_pulled(files.path, ours, but=[CALIBRATION])
         costs = calibrate(ours, used, held_back, settings.max_length_tokens, settings.threads, told)
-        ours.replace(target)
     print(
         f"{target} is calibrated on {len(used)} pairs; serve it with RERANKQ_MODEL={target} RERANKQ_DTYPE=int8"
     )
@@ -61,31 +62,33 @@ def _tell(costs: "Mapping[str, Cost]", pairs: int) -> None:
 
 
 def _pairs_of(file: Path) -> list[tuple[str, str]]:
-    """Of as many of its jobs as there are, each giving a document in turn, until there are enough."""
+    """Of as many of its jobs as there are, each giving a document in turn, until there are enough; each pair once."""
     try:
         jobs = [_job(line, file, number) for number, line in _lines(file)]
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise ModelNotFound(
             f"{file} cannot be read ({_one_line(error)}); give --pairs a file of JSON lines"
         ) from error
     longest = max((len(documents) for _, documents in jobs), default=0)
-    pairs = [
+    turns = (
         (query, documents[turn])
         for turn in range(longest)
         for query, documents in jobs
         if turn < len(documents)
-    ]
+    )
+    pairs = list(dict.fromkeys(turns))
     if len(pairs) < LEAST_PAIRS:
         raise ModelNotFound(
-            f"expected --pairs to hold {LEAST_PAIRS} pairs or more, a few hundred are good; {file} has {len(pairs)}"
+            f"expected --pairs to hold {LEAST_PAIRS} different pairs or more, a few hundred are good; {file} has "
+            f"{len(pairs)}"
         )
     return pairs[:PAIRS]
 
 
 def _lines(file: Path) -> Iterator[tuple[int, str]]:
-    with file.open("rb") as raw:
-        packed = raw.read(len(GZIP)) == GZIP
-    with gzip.open(file, "rt", encoding="utf-8-sig") if packed else file.open(encoding="utf-8-sig") as lines:
+    with file.open("rb") as raw:  # once: it may be a pipe
+        packed = raw.peek(len(GZIP)).startswith(GZIP)
+        lines = TextIOWrapper(gzip.GzipFile(fileobj=raw) if packed else raw, encoding="utf-8-sig")
         for number, line in enumerate(lines, start=1):
             if number > PAIRS:
                 return
@@ -99,7 +102,8 @@ def _job(line: str, file: Path, number: int) -> tuple[str, list[str]]:
         said: Any = json.loads(line)
         query, documents = said["query"], said["documents"]
         texts = [one if isinstance(one, str) else one["text"] for one in documents]
-        well_formed = isinstance(documents, list) and all(isinstance(text, str) for text in (query, *texts))
+        "".join([query, *texts]).encode()  # as no number is, nor a lone surrogate
+        well_formed = isinstance(documents, list)
     except (ValueError, KeyError, TypeError, RecursionError):
         pass  # said below
     if not well_formed:
