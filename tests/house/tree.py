@@ -55,7 +55,7 @@ def _is_filled(path: Path) -> bool:
 
 
 def _line(name: str, text: str, depth: int) -> str:
-    return f"{'  ' * depth + name:<{TEXT_COLUMN}}{text}\n"
+    return f"{'  ' * depth + name + ' ':<{TEXT_COLUMN}}{text}\n"
 
 
 def _purpose(path: Path) -> str:

@@ -7,11 +7,10 @@ that nobody can guess.
 """
 
 import json
-import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from tokenizers import AddedToken, Tokenizer
@@ -22,6 +21,7 @@ from rerankq_worker.model.files import ModelBroken, family_of, read_config, read
 from rerankq_worker.model.frame import Frame, Mark, frame_of
 from rerankq_worker.model.quickest import TextReader, quickest_reader
 from rerankq_worker.model.reading import DocumentTooLong, NoInstruction, QueryTooLong, Reading, Row
+from rerankq_worker.model.secret_names import model_under, secret_names
 from rerankq_worker.model.windows import Offsets, most_tokens, parts
 from rerankq_worker.scoring import TokenIds
 
@@ -215,48 +215,25 @@ def _unforgeable(
     definition: dict[str, Any], added: AddedTokens, guarded: frozenset[str]
 ) -> tuple[Tokenizer, dict[str, int]]:
     """The same tokenizer, ids unchanged, to which `<s>` in a text is three characters; and the added tokens' ids."""
-    secret = f" {secrets.token_hex(16)}"  # text is split at blanks before pieces are looked up
-
-    def renamed(content: str) -> str:
-        return content + secret if content in guarded else content
-
-    model = definition["model"]
-    pieces = model["vocab"]
-    if isinstance(pieces, dict):
-        vocabulary: Any = {renamed(piece): index for piece, index in cast(dict[str, int], pieces).items()}
-    else:
-        vocabulary = [[renamed(entry[0]), *entry[1:]] if entry[0] in guarded else entry for entry in pieces]
-    changes: dict[str, Any] = {"vocab": vocabulary}
-    if model.get("unk_token"):
-        changes["unk_token"] = renamed(model["unk_token"])
-    if model.get("merges"):
-        changes["merges"] = [
-            merge for merge in model["merges"] if not any(piece in guarded for piece in _pieces(merge))
-        ]
+    secrets_of = secret_names(guarded)
     bare = {
         **definition,
         "added_tokens": [],
         "post_processor": None,
         "truncation": None,
         "padding": None,
-        "model": {**model, **changes},
+        "model": model_under(definition["model"], secrets_of),
     }
     tokenizer = Tokenizer.from_str(json.dumps(bare))
     tokenizer.encode_special_tokens = added.splits_special
     tokenizer.add_tokens(
         [
-            AddedToken(renamed(content), special=True) if content in guarded else token
+            AddedToken(secrets_of[content], special=True) if content in guarded else token
             for content, token in added.tokens.items()
         ]
     )
-    ids = {content: tokenizer.token_to_id(renamed(content)) for content in added.tokens}
+    ids = {content: tokenizer.token_to_id(secrets_of.get(content, content)) for content in added.tokens}
     return tokenizer, {content: index for content, index in ids.items() if index is not None}
-
-
-def _pieces(merge: str | list[str]) -> tuple[str, str, str]:
-    """What is merged, and into what."""
-    left, right = merge.split(" ") if isinstance(merge, str) else merge
-    return left, right, left + right
 
 
 def _settling_tokens(definition: dict[str, Any], added: AddedTokens) -> int:
