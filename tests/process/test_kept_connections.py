@@ -135,7 +135,7 @@ def test_what_comes_between_two_jobs_ends_the_connection_and_is_no_answer(
 
     with engines(socket_path, ("a", INFO, first), ("b", INFO, second)):
         assert scores(client, job_id="one") == [1]
-        has_said.wait(5)
+        assert has_said.wait(5)
         assert scores(client, job_id="two") == [2]
 
 

@@ -118,8 +118,8 @@ class LeasedChannel(kombu_redis.Channel):
         return [source.list_key for source in sources if source.is_acknowledged]
 
     @property
-    def _ours(self) -> QoS:
-        """What this channel holds, by its own type."""
+    def _own_qos(self) -> QoS:
+        """kombu's `qos`, by its own type."""
         qos: Any = self.qos
         return qos
 
@@ -145,7 +145,7 @@ class LeasedChannel(kombu_redis.Channel):
 
     def close(self) -> None:
         if not self._in_poll:
-            self._ours.send_acks()
+            self._own_qos.send_acks()
         super().close()
 
     # -- consuming
@@ -183,11 +183,11 @@ class LeasedChannel(kombu_redis.Channel):
         connection = self._in_poll = self.client.connection
         self._brpop_sent_at = monotonic()
         if self._queues_are_empty:
-            self._ours.send_acks()
+            self._own_qos.send_acks()
             bells = dict.fromkeys(bell_of(source.list_key) for source in self._sources)
             connection.send_command("BRPOP", *bells, BELL_WAIT_SECONDS)
         else:
-            commands = [*self._ours.acks(), self._fetch_command()]
+            commands = [*self._own_qos.acks(), self._fetch_command()]
             connection.send_packed_command(connection.pack_commands(commands))
 
     def _fetch_command(self) -> list[Any]:
@@ -222,11 +222,11 @@ class LeasedChannel(kombu_redis.Channel):
 
     def _read_acks(self) -> None:
         """Read the replies to the acks that went before the fetch."""
-        for tag in self._ours.leaving:
+        for tag in self._own_qos.leaving:
             try:
-                self._ours.note_acked(tag, self._parse())
+                self._own_qos.note_acked(tag, self._parse())
             except ResponseError:
-                self._ours.send_ack(tag)  # in full, or it is told what is wrong
+                self._own_qos.send_ack(tag)  # in full, or it is told what is wrong
 
     def _parse(self, **options: Any) -> Any:
         try:
@@ -234,7 +234,7 @@ class LeasedChannel(kombu_redis.Channel):
         except self.connection_errors:
             self._queues_are_empty = False
             self.client.connection.disconnect()  # the next poll connects anew
-            self._ours.carry_acks()
+            self._own_qos.carry_acks()
             raise
 
     def _read_reply(self, **options: Any) -> Any:
@@ -271,15 +271,15 @@ class LeasedChannel(kombu_redis.Channel):
 
     def hand_back(self, delivery_tag: str, delay_seconds: float = 0.0) -> None:
         """Return a held message uncounted, at once or after a while."""
-        self._ours.hand_back(delivery_tag, delay_seconds)
+        self._own_qos.hand_back(delivery_tag, delay_seconds)
 
     def hand_on(self, delivery_tag: str, queue: str) -> None:
         """Put a held message on another list, behind what waits there, uncounted."""
-        self._ours.hand_on(delivery_tag, queue)
+        self._own_qos.hand_on(delivery_tag, queue)
 
     def set_aside(self, delivery_tag: str, letter: DeadLetter, untold: RerankError | None = None) -> None:
         """Move a held message to the dead letters; `untold` is what its caller must still be told."""
-        self._ours.set_aside(delivery_tag, letter, untold)
+        self._own_qos.set_aside(delivery_tag, letter, untold)
 
     def _delivery(self, source: ListToFetch, raw: bytes, tag: str) -> Envelope | None:
         """The message for kombu; None if it must not be delivered, and then it lies with the dead letters."""
@@ -306,7 +306,7 @@ class LeasedChannel(kombu_redis.Channel):
         letter = letter_for(tag, source.name, raw, envelope, f"{type(error).__name__}: {error}")
         if source.is_acknowledged:
             untold = error if job_id(envelope) else None
-            self._ours.bury(tag, letter, untold, envelope.get("headers"))
+            self._own_qos.bury(tag, letter, untold, envelope.get("headers"))
 
     # -- publishing
 
