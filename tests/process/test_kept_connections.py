@@ -16,7 +16,7 @@ from rerankq_worker.doubles import Behaviour, DoubleEngine
 from rerankq_worker.link import frames
 from rerankq_worker.link.client import EngineAway, EngineChanged, EngineClient
 from rerankq_worker.link.frames import Frame, Hello, Leaving, RowsToScore, Running, Scores
-from rerankq_worker.scoring import EngineInfo
+from rerankq_worker.scoring import EngineInfo, TokenIds
 from rerankq_worker.settings import WorkerSettings
 from tests.process.conftest import StartEngine
 from tests.process.engine_under_test import eventually, rows_of
@@ -242,3 +242,61 @@ def test_an_engine_told_to_stop_takes_no_further_job_over_a_kept_connection(
     assert [job.result().tolist() for job in later] == [[-3]] * 3
     assert engine.exit_codes == [0]
     eventually(lambda: engine.status.boot != boot and engine.status.jobs["bulk"] == 3)
+
+
+def test_rows_that_are_read_later_are_counted_on_and_asked_for_once_the_first_are_on_their_way(
+    socket_path: Path,
+) -> None:
+    client, events = EngineClient(socket_path, wait_seconds=5), []
+
+    def talk(said: Said) -> None:
+        events.append(said.answer(1).indices.tolist())
+        is_heard.set()
+        events.append(said.answer(2).indices.tolist())
+
+    def read() -> Iterator[list[TokenIds]]:
+        assert is_heard.wait(30)
+        events.append("read")
+        yield rows_of(4)
+
+    is_heard = threading.Event()
+    with engines(socket_path, ("a", INFO, talk)):
+        told = [
+            (scored.indices.tolist(), scored.logits.tolist())
+            for scored in client.scores(rows_of(3, 3), more=read(), job_id="one", lane="bulk")
+            if len(scored.indices)
+        ]
+
+    assert events == [[0, 1], "read", [2]]
+    assert told == [([0, 1], [1, 1]), ([2], [2])]
+
+
+def test_an_engine_that_dies_while_further_rows_are_read_is_asked_for_those_of_before_again(
+    socket_path: Path,
+) -> None:
+    client = EngineClient(socket_path, wait_seconds=5)
+    has_died = threading.Event()
+
+    def dying(said: Said) -> None:
+        said.say(Running(said.hear().indices[:1]))
+        has_died.set()
+
+    def successor(said: Said) -> None:
+        asks = [said.answer(1) for _ in range(3)]
+        assert [(ask.indices.tolist(), ask.suspect) for ask in asks] == [
+            ([1, 2], False),
+            ([0], True),
+            ([3], False),
+        ]
+
+    def read() -> Iterator[list[TokenIds]]:
+        assert has_died.wait(30)
+        yield rows_of(4)
+        yield rows_of(5)
+
+    with engines(socket_path, ("a", INFO, dying), ("b", INFO, successor)):
+        logits = np.full(4, np.nan)
+        for scored in client.scores(rows_of(3, 3), more=read(), job_id="one", lane="bulk"):
+            logits[scored.indices] = scored.logits
+
+    assert logits.tolist() == [1, 1, 1, 1]

@@ -14,7 +14,14 @@ def sheet_of(*tokens: int, logits: list[float] | None = None) -> ScoreSheet:
         Row(np.array([0, token], dtype=np.int32), truncated=False, document=place)
         for place, token in enumerate(tokens)
     ]
-    return ScoreSheet.of(rows, np.array(logits or [NAN] * len(rows), dtype=np.float32))
+    return _sheet(rows, logits or [NAN] * len(rows))
+
+
+def _sheet(rows: list[Row], logits: list[float]) -> ScoreSheet:
+    sheet = ScoreSheet()
+    sheet.add(rows)
+    sheet.know(np.array(logits, dtype=np.float32))
+    return sheet
 
 
 def asked(sheet: ScoreSheet, *positions: int) -> list[int]:
@@ -62,7 +69,18 @@ def test_a_document_is_scored_when_all_its_windows_are() -> None:
         for token, span in enumerate(spans)
     ]
 
-    sheet = ScoreSheet.of(rows, np.array([1, 2, NAN, 3, 4, NAN], dtype=np.float32))
+    sheet = _sheet(rows, [1, 2, NAN, 3, 4, NAN])
 
     assert sheet.scored_documents == 2
     assert sheet.unscored_documents(np.array([0, 1, 2])) == 1
+
+
+def test_of_rows_that_come_later_those_that_equal_earlier_ones_have_their_scores() -> None:
+    sheet = sheet_of(7, 8)
+    sheet.write(np.array([0]), np.array([3.0], dtype=np.float32))
+
+    again, new = (Row(np.array([0, token], dtype=np.int32), truncated=False, document=0) for token in (7, 9))
+
+    assert sheet.add([again, new]).tolist() == [3]
+    assert sheet.logits[[0, 2]].tolist() == [3.0, 3.0]
+    assert sheet.documents.tolist() == [1, 2, 3, 4]

@@ -15,7 +15,7 @@ import math
 import os
 import select
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Client, Connection
 from pathlib import Path
@@ -166,16 +166,26 @@ class EngineClient:
             boots.add(line.hello.boot)
         raise EngineRefused(f"the engine died {DEATHS_WHILE_READING} times while it read these texts")
 
-    def scores(self, rows: Sequence[TokenIds], *, job_id: str, lane: Lane) -> Generator[Scored]:
+    def scores(
+        self,
+        rows: Sequence[TokenIds],
+        *,
+        job_id: str,
+        lane: Lane,
+        more: Iterable[Sequence[TokenIds]] = (),
+    ) -> Generator[Scored]:
         """Logits as the batches finish, every row once; at least every 0.25 s something, be it empty.
 
         Closing the iterator calls the rest off.
+
+        Args:
+            more: further rows, counted on from the first; each lot is taken once those before are on their way.
 
         Raises:
             EngineAway, EngineRefused, EngineKilledTwice: what was yielded before stays true.
             EngineChanged: it does not; the engine is no more the one that was described.
         """
-        asked = _AskedRows(job_id, lane, rows)
+        asked = _AskedRows(job_id, lane, list(rows), _apart(more))
         boot = None
         while not asked.is_done:
             line = yield from self._line()
@@ -250,7 +260,10 @@ class _AskedRows:
 
     job_id: str
     lane: Lane
-    rows: Sequence[TokenIds]
+    rows: list[TokenIds]
+    _more: Iterator[Sequence[TokenIds]]
+    _is_whole: bool = False
+    """Nothing more is to come."""
     _is_scored: npt.NDArray[np.bool_] = field(init=False)
     _is_on_device: npt.NDArray[np.bool_] = field(init=False)
     _is_suspect: npt.NDArray[np.bool_] = field(init=False)
@@ -260,7 +273,7 @@ class _AskedRows:
 
     @property
     def is_done(self) -> bool:
-        return bool(self._is_scored.all())
+        return self._is_whole and bool(self._is_scored.all())
 
     def blame_rows_on_device(self) -> None:
         """The engine died: the rows it had on the device are suspects, or convicted when they already were."""
@@ -272,14 +285,19 @@ class _AskedRows:
         self._is_on_device[:] = False
 
     def ask(self, line: _Line, silence_seconds: float) -> Iterator[Scored]:
-        """Send what is unscored and yield what comes, until all is scored.
+        """Send what is unscored, and what is read meanwhile, and yield what comes, until all is scored.
 
         Raises:
             EngineRefused
             EOFError, OSError: the connection ended, or not a word came in so many seconds.
         """
-        for ask in self._asks():
-            line.connection.send_bytes(frames.encode(ask))
+        _send(line, self._asks())
+        for asks in self._further_asks():
+            _send(line, asks)
+            yield NOTHING_YET
+            # Whoever does not read is hung up on.
+            while not self._is_scored.all() and not line.is_quiet(0):
+                yield self._hear(line)
         give_up_at = time.monotonic() + silence_seconds
         tick_seconds = FIRST_TICK_SECONDS
         while not self.is_done:
@@ -290,18 +308,34 @@ class _AskedRows:
                 yield NOTHING_YET
                 continue
             give_up_at = math.inf
-            match frames.decode(line.connection.recv_bytes(frames.MAX_FRAME_BYTES)):
-                case Running(indices):
-                    self._is_on_device[indices] = True
-                case Scores(indices, logits):
-                    yield self._take(indices, logits)
-                case Failed(message):
-                    raise EngineRefused(message)
-                case Leaving():
-                    self._is_on_device[:] = False
-                    raise EOFError
-                case other:
-                    raise BadFrame(f"expected scores, got {type(other).__name__}. This is a bug.")
+            yield self._hear(line)
+
+    def _hear(self, line: _Line) -> Scored:
+        match frames.decode(line.connection.recv_bytes(frames.MAX_FRAME_BYTES)):
+            case Running(indices):
+                self._is_on_device[indices] = True
+                return NOTHING_YET
+            case Scores(indices, logits):
+                return self._take(indices, logits)
+            case Failed(message):
+                raise EngineRefused(message)
+            case Leaving():
+                self._is_on_device[:] = False
+                raise EOFError
+            case other:
+                raise BadFrame(f"expected scores, got {type(other).__name__}. This is a bug.")
+
+    def _further_asks(self) -> Iterator[list[RowsToScore]]:
+        for rows in self._more:
+            first = len(self.rows)
+            self.rows += rows
+            grown = [
+                np.append(known, np.zeros(len(rows), dtype=np.bool_))
+                for known in (self._is_scored, self._is_on_device, self._is_suspect)
+            ]
+            self._is_scored, self._is_on_device, self._is_suspect = grown
+            yield self._frames(np.arange(first, len(self.rows)), is_suspect=False)
+        self._is_whole = True
 
     def _asks(self) -> list[RowsToScore]:
         innocent = np.flatnonzero(~self._is_scored & ~self._is_suspect)
@@ -318,6 +352,20 @@ class _AskedRows:
         self._is_scored[indices] = True
         self._is_on_device[indices] = False
         return Scored(indices.astype(np.int64), logits)
+
+
+def _apart(more: Iterable[Sequence[TokenIds]]) -> Iterator[Sequence[TokenIds]]:
+    """The same; what ends the reading is never taken for the end of a connection."""
+    try:
+        yield from more
+    except _LOST as error:
+        raise RuntimeError(f"rows could not be read ({type(error).__name__})") from error
+
+
+def _send(line: _Line, asks: Iterable[RowsToScore]) -> None:
+    with contextlib.suppress(OSError):  # its end is heard behind which rows it had on the device
+        for ask in asks:
+            line.connection.send_bytes(frames.encode(ask))
 
 
 def _model_of(engine: EngineInfo) -> tuple[str, str]:
