@@ -6,11 +6,11 @@ A thread that waits has two, one to ask and one that hears of its job's end. For
 import os
 import time
 from collections import deque
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
 from rerankq.contract import keys
@@ -31,11 +31,16 @@ class Connections:
         self._is_closed = False
 
     def ask(self, commands: tuple[Command, ...]) -> list[Any]:
-        """The replies, in order; a refused command's is its error."""
-        with self._lent() as connection:
-            # redis-py's own packing takes twice as long, and sends pieces, each a packet that wakes Redis.
-            connection.send_packed_command([b"".join(map(_packed, commands))])
-            return [self._reply(connection, command[0]) for command in commands]
+        """The replies, in order; a refused command's is its error.
+
+        Asked again where the connection was closed meanwhile. That may carry something out twice, which no procedure
+        of ours minds: a job submitted twice is one job.
+        """
+        connection = self.take()
+        try:
+            return self._asked(connection, commands)
+        except RedisConnectionError:
+            return self._asked(self.take(), commands)
 
     def take(self) -> Any:
         """A connection for whoever asks, who gives it back, or hangs up where a reply may be on its way."""
@@ -64,15 +69,16 @@ class Connections:
                 self._own_spare().pop()[0].disconnect()
         hang_up(self._redis)
 
-    @contextmanager
-    def _lent(self) -> Generator[Any]:
-        connection = self.take()
+    def _asked(self, connection: Any, commands: tuple[Command, ...]) -> list[Any]:
         try:
-            yield connection
+            # redis-py's own packing takes twice as long, and sends pieces, each a packet that wakes Redis.
+            connection.send_packed_command([b"".join(map(_packed, commands))])
+            replies = [self._reply(connection, command[0]) for command in commands]
         except BaseException:  # a reply that nobody read must not be taken for another's
             connection.disconnect()
             raise
         self.give_back(connection)
+        return replies
 
     def _kept(self) -> Any | None:
         """One that was used before and can be again, the last one first; those that cannot be are closed."""

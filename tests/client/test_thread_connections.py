@@ -126,6 +126,18 @@ def test_a_connection_that_is_kept_but_not_to_be_trusted_is_made_anew(
     assert not set(before) & set(kept(redis))
 
 
+def test_what_was_asked_on_a_connection_that_closes_meanwhile_is_asked_again(
+    client: RerankClient, redis: redis_py.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask(client)
+    monkeypatch.setattr(
+        thread_connections.Connections, "_is_ready", lambda *_: True
+    )  # it closes just after the look
+    killed_while_idle(redis)
+
+    assert client.submit("q", ["a"]).result(timeout=30).complete
+
+
 def test_an_answer_that_is_not_announced_is_looked_for_and_its_listener_not_kept(
     client: RerankClient, service: Service, redis: redis_py.Redis
 ) -> None:
