@@ -3,6 +3,7 @@
 import gzip
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rerankq_worker.engine import Engine, calibration, linears
+from rerankq_worker.engine import Engine, calibrating, calibration, linears
 from rerankq_worker.model.calibrated import calibration_of
 from rerankq_worker.model.errors import ModelBroken, ModelError, ModelNotFound
 from rerankq_worker.model.files import CALIBRATION
@@ -223,6 +224,32 @@ def test_a_copy_is_not_put_into_the_model_that_it_is_of(tiny_dir: Path, jobs: Pa
         quantize(settings(directory), jobs, directory / "int8")
 
     assert sorted(file.name for file in directory.iterdir()) == sorted(f.name for f in tiny_dir.iterdir())
+
+
+def test_nothing_is_left_when_it_is_told_to_stop(
+    tiny_dir: Path, jobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        assert list(tmp_path.iterdir())
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(calibrating, "calibrate", stop)
+
+    with pytest.raises(KeyboardInterrupt):
+        quantize(settings(tiny_dir), jobs, tmp_path / "to")
+
+    assert not list(tmp_path.iterdir())
+
+
+def test_rows_are_kept_from_every_batch_up_to_a_number() -> None:
+    recorder = calibration.Recorder(batches=1024)
+    linear = recorder(torch.ones(1, 4), torch.zeros(1), False)
+
+    for _ in range(1024):
+        linear(torch.ones(50, 4))
+
+    (seen,) = recorder._seen
+    assert sum(map(len, seen.rows)) == calibration.SAMPLED_ROWS + 1024
 
 
 def test_a_disk_that_is_full_is_told_in_one_line(

@@ -1,6 +1,7 @@
 """The worker's own program, as the asking side may know it: by its command line. It is run, never imported."""
 
 import importlib.util
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -40,8 +41,25 @@ def serving_command() -> list[str]:
 
 
 def run(*arguments: str) -> int:
-    """Run it in this terminal; its exit code."""
-    return subprocess.run(command(arguments), check=False).returncode  # noqa: S603 - our own program
+    """Run it in this terminal, and leave it to itself to end on a signal; its exit code."""
+    with subprocess.Popen(command(arguments)) as process:  # noqa: S603 - our own program
+        before = {
+            signal.SIGTERM: signal.signal(signal.SIGTERM, lambda _number, _frame: process.terminate()),
+            signal.SIGINT: signal.signal(
+                signal.SIGINT, lambda _number, _frame: None
+            ),  # a terminal tells both
+        }
+        try:
+            code = process.wait()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    if code >= 0:
+        return code
+    name = signal.Signals(-code).name
+    why = ", as the kernel does where memory is short" if name == "SIGKILL" else ""
+    print(f"rerankq-worker was ended by {name}{why}", file=sys.stderr)
+    return 128 - code
 
 
 def ask(*arguments: str) -> str:

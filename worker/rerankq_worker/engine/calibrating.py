@@ -74,7 +74,7 @@ def _recorded(
     directory: Path, rows: Sequence[TokenIds], others: Sequence[TokenIds]
 ) -> tuple[dict[str, Tensor], Logits, float]:
     """What was found on the rows; of the others the logits in fp32, and the processor time that they took."""
-    recorder = Recorder()
+    recorder = Recorder(batches=len(_batches(rows)))
     model = load_forward(directory, CPU, EXACT, recorder)
     _score(model, rows)
     recorder.records = False
@@ -85,6 +85,10 @@ def _score(model: PackedModel, rows: Sequence[TokenIds]) -> tuple[Logits, float]
     """Logits in row order, and the processor time that they took."""
     logits = np.empty(len(rows), dtype=np.float32)
     started = time.process_time()
-    for batch in plan([len(row) for row in rows], MAX_PAIRS, MAX_TOKENS):
+    for batch in _batches(rows):
         logits[batch] = model([rows[index] for index in batch]).numpy()
     return logits, time.process_time() - started
+
+
+def _batches(rows: Sequence[TokenIds]) -> list[list[int]]:
+    return plan([len(row) for row in rows], MAX_PAIRS, MAX_TOKENS)

@@ -17,7 +17,7 @@ from rerankq_worker.model.calibrated import weights_of
 from rerankq_worker.model.errors import ModelBroken
 from rerankq_worker.model.files import CALIBRATION
 
-SAMPLED_ROWS = 64  # of each batch and layer; a layer's widest rows are kept beside them
+SAMPLED_ROWS = 2048  # of a layer, over all batches; each batch's widest row is kept beside them
 CUTS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 """Shares of the range that was seen: rare extremes cut off leave finer steps for the rest."""
 SMOOTHINGS = (None, 0.5, 0.75)
@@ -43,8 +43,13 @@ class _Seen:
 class Recorder:
     """Makes plain linear layers that remember what they are fed, as long as `records`."""
 
-    def __init__(self) -> None:
+    def __init__(self, batches: int) -> None:
+        """
+        Args:
+            batches: how many are to be recorded.
+        """
         self.records = True
+        self._rows_a_batch = -(-SAMPLED_ROWS // batches)
         self._seen: list[_Seen] = []
         self._gelu = False
 
@@ -57,7 +62,7 @@ class Recorder:
 
         def product(x: Tensor) -> Tensor:
             if self.records:
-                _remember(seen, x)
+                _remember(seen, x, self._rows_a_batch)
             return linear(x)
 
         return product
@@ -72,10 +77,10 @@ class Recorder:
         return tensors
 
 
-def _remember(seen: _Seen, x: Tensor) -> None:
+def _remember(seen: _Seen, x: Tensor, rows: int) -> None:
     seen.lows, seen.highs = torch.minimum(seen.lows, x.amin(0)), torch.maximum(seen.highs, x.amax(0))
     widest = x.abs().amax(1).argmax().reshape(1)
-    spread = torch.linspace(0, len(x) - 1, min(len(x), SAMPLED_ROWS)).long()
+    spread = torch.linspace(0, len(x) - 1, min(len(x), rows)).long()
     seen.rows.append(x[torch.cat([widest, spread])])
 
 

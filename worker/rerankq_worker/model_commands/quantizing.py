@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import sys
 import time
 import zlib
 from collections.abc import Iterator, Mapping
@@ -40,8 +41,9 @@ def quantize(settings: WorkerSettings, pairs_file: Path, target: Path) -> int:
         raise ModelNotFound(f"{files.name} has no int8: sentence-transformers computes it, in fp32 on a CPU")
     from rerankq_worker.engine.calibrating import calibrate  # torch takes seconds
 
-    told = {"model": files.name, "revision": files.revision, "file": ascii(pairs_file.name)[1:-1]}
-    told["date"] = time.strftime("%Y-%m-%d")
+    told = {"model": files.name, "revision": files.revision, "date": time.strftime("%Y-%m-%d")}
+    told["file"] = pairs_file.name.encode(errors="replace").decode()
+    print(f"calibrating on {len(used)} pairs; a large model takes minutes", file=sys.stderr, flush=True)
     with in_the_making(target, files.path) as ours:
         hub.copy_pulled(files.path, ours, but=[CALIBRATION])
         costs = calibrate(ours, used, held_back, settings.max_length_tokens, settings.threads, told)

@@ -1,6 +1,7 @@
 """Where a command writes a model: a directory that is complete or not there."""
 
 import shutil
+import signal
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -26,12 +27,15 @@ def refuse_used(target: Path) -> None:
 def in_the_making(target: Path, source: Path) -> Generator[Path]:
     """A directory beside the wanted one, to be filled: it is given that name in the end, unless it is `source`'s.
 
+    Nothing is left of it after SIGTERM either, which is a KeyboardInterrupt meanwhile.
+
     Raises:
         ModelNotFound: it would be part of the model that is read, or cannot be written; nothing is left of it.
     """
     place, source = target.resolve(), source.resolve()
     if source in place.parents:
         raise ModelNotFound(f"expected --to to be outside of the model's own directory, got {target}")
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         ours = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
@@ -46,3 +50,5 @@ def in_the_making(target: Path, source: Path) -> Generator[Path]:
         raise ModelNotFound(
             f"{target} cannot be written ({error}); name another directory with --to"
         ) from error
+    finally:
+        signal.signal(signal.SIGTERM, before)
