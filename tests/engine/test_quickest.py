@@ -1,8 +1,10 @@
 """Texts are read word by word, and by sentencepiece, only where that gives the tokenizers library's own ids."""
 
+import base64
 import json
 import logging
 import shutil
+import struct
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 
 from rerankq_worker.model import words
 from rerankq_worker.model.files import find_model
-from rerankq_worker.model.pieces import _shortest_tie
+from rerankq_worker.model.pieces import _shortest_tie, _ties
 from rerankq_worker.model.quickest import PROBES, TextReader
 from rerankq_worker.model.tokenizer import PairTokenizer
 from tests.model_dirs import CORPUS
@@ -141,6 +143,18 @@ def first_word_otherwise(definition: dict[str, Any]) -> None:
     definition["pre_tokenizer"]["pretokenizers"][1]["prepend_scheme"] = "first"
 
 
+def a_token_of_two_words(definition: dict[str, Any]) -> None:
+    definition["normalizer"] = replaced_by({"丁": " "})
+    definition["model"]["vocab"][-2][0] = "new丁york"
+    new = {
+        "content": "new丁york",
+        "id": len(definition["model"]["vocab"]) - 2,
+        "normalized": True,
+        "special": False,
+    }
+    definition["added_tokens"].append({**definition["added_tokens"][0], **new})
+
+
 def no_split_at_blanks(definition: dict[str, Any]) -> None:
     definition["pre_tokenizer"]["pretokenizers"].pop(0)
 
@@ -155,8 +169,9 @@ def replacing(definition: dict[str, Any]) -> None:
         (first_word_otherwise, "it reads the first word otherwise"),
         (no_split_at_blanks, "it does not split texts at blanks first"),
         (replacing, "its normalizer is Replace"),
+        (a_token_of_two_words, "it has added tokens of several words"),
     ],
-    ids=["first word", "no split", "replace"],
+    ids=["first word", "no split", "replace", "token of two words"],
 )
 def test_what_does_not_read_word_by_word_is_read_by_the_library(
     changed: Callable[..., PairTokenizer],
@@ -170,6 +185,128 @@ def test_what_does_not_read_word_by_word_is_read_by_the_library(
 
     assert tokenizer._reader is None
     assert f"texts are read by the tokenizers library: {why}" in caplog.text
+
+
+def replaced_by(replaced: dict[str, str]) -> dict[str, Any]:
+    """A normalizer that replaces characters: a double array of 256 units a node, and the texts."""
+    units, texts = [0] * 0x100, b""
+    waiting = [(0, 0, {key.encode(): text for key, text in replaced.items()})]
+    while waiting:
+        place, label, below = waiting.pop()
+        base, is_key = len(units), b"" in below
+        units += [0] * 0x100
+        units[place] = label | is_key << 8 | (place ^ base) << 10
+        if is_key:
+            units[base] = 0x80000000 | len(texts)
+            texts += below[b""].encode() + b"\0"
+        for first in sorted({key[0] for key in below if key}):
+            rest = {key[1:]: text for key, text in below.items() if key[:1] == bytes([first])}
+            waiting.append((base ^ first, first, rest))
+    charsmap = struct.pack(f"<{len(units) + 1}I", 4 * len(units), *units) + texts
+    return {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(charsmap).decode()}
+
+
+def two_characters_as_one(definition: dict[str, Any]) -> None:
+    definition["normalizer"] = replaced_by({"qz": "y", "é": "e"})
+
+
+def few_digits(definition: dict[str, Any]) -> None:
+    definition["model"]["vocab"] = [[piece, round(score, 1)] for piece, score in definition["model"]["vocab"]]
+
+
+def lowest_is_of_the_frame(definition: dict[str, Any]) -> None:
+    definition["model"]["vocab"][1][1] = -100.0
+
+
+def unknown_in_texts(definition: dict[str, Any]) -> None:
+    definition["model"]["unk_id"] = 9
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        (two_characters_as_one, "it replaces several characters at once"),
+        (few_digits, "its scores have few digits"),
+        (lowest_is_of_the_frame, "its lowest score is of a piece that is in no text"),
+        (unknown_in_texts, "texts can hold its unknown piece"),
+    ],
+    ids=["two as one", "few digits", "lowest of the frame", "unknown in texts"],
+)
+def test_what_sentencepiece_reads_otherwise_is_read_by_the_library(
+    changed: Callable[..., PairTokenizer],
+    caplog: pytest.LogCaptureFixture,
+    how: Callable[[dict[str, Any]], None],
+    why: str,
+) -> None:
+    caplog.set_level(logging.INFO, "rerankq_worker.model.quickest")
+
+    changed(how)
+
+    assert f"words are read by the tokenizers library: {why}" in caplog.text
+
+
+def blank_inside_a_piece(definition: dict[str, Any]) -> None:
+    definition["normalizer"] = replaced_by({"丁": " ", "七": "▁", "é": "e"})
+    definition["model"]["vocab"][-2][0] = "a▁b"
+
+
+def abbreviations(definition: dict[str, Any]) -> None:
+    split = {
+        "type": "Split",
+        "pattern": {"Regex": r"(?:[A-Z]\.){2,}|\w+|[^\w]"},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+    definition["pre_tokenizer"]["pretokenizers"].insert(1, split)
+
+
+def no_mark_of_a_beginning(definition: dict[str, Any]) -> None:
+    definition["pre_tokenizer"]["pretokenizers"].pop()
+
+
+@pytest.mark.parametrize(
+    ("how", "text", "way"),
+    [
+        (blank_inside_a_piece, "xa丁b a七b é", "words are read by sentencepiece"),
+        (abbreviations, "the U.S. is in N.A. a.b", "words are read by the tokenizers library"),
+        (no_mark_of_a_beginning, "\ue000\x1c\ue001 a\x1cb", "words are read by the tokenizers library"),
+    ],
+    ids=["blank inside", "abbreviations", "no mark"],
+)
+def test_what_hangs_on_its_neighbours_gets_the_ids_of_the_library(
+    changed: Callable[..., PairTokenizer],
+    caplog: pytest.LogCaptureFixture,
+    how: Callable[[dict[str, Any]], None],
+    text: str,
+    way: str,
+) -> None:
+    caplog.set_level(logging.INFO, "rerankq_worker.model.quickest")
+
+    tokenizer = changed(how)
+
+    assert way in caplog.text
+    assert reader_of(tokenizer)(text).tolist() == library_ids(tokenizer, text)
+
+
+@pytest.mark.parametrize(
+    ("word", "is_tied"),
+    [
+        ("aiaiaiaia", True),
+        ("xmamamax", True),
+        ("talktalktalk", True),
+        ("-=" * 500, True),
+        ("a․．․.b", True),
+        ("Mississippi", True),
+        ("characteristically", False),
+        ("2000", False),
+        ("abcd" * 2, False),
+    ],
+    ids=["ai", "inside", "talk", "long", "other forms of a point", "ississi", "plain", "zeros", "twice"],
+)
+def test_words_whose_pieces_could_change_places_are_known(word: str, is_tied: bool) -> None:
+    looks_tied = _ties({".": -5.0, "..": -7.0, "a": -3.0}, {"․": ".", "．": ".", "é": "e"})
+
+    assert looks_tied(word) == is_tied
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import unicodedata
 from array import array
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
-from itertools import chain
+from itertools import chain, takewhile
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,14 @@ HELD_BY_A_WORD = 20
 WHITE = "".join(filter(str.isspace, map(chr, range(0x3001))))
 HAN = [*range(0x3400, 0x4DC0), *range(0x4E00, 0xA000), *range(0xF900, 0xFB00)]
 SOME_HAN = "\u3400\u4db5\u4e00\u4e8c\u5927\u732b\u7af9\u9f8d\u9fa5\uf900\ufa6a"
+PAIRS = (
+    "ab",
+    "th",
+    "er",
+    "in",
+    "\ue000\ue001",
+)  # some are one token, or one unknown, where nothing parts them
+ONE_SIGN = re.compile(r"\[[^\[\]]+\]")
 NORMALIZERS = {
     "BertNormalizer",
     "Lowercase",
@@ -115,7 +123,9 @@ def word_reader(
     Raises:
         Unfit: it reads a word otherwise in another place.
     """
-    refuse_unsplit(definition, own_tokens)
+    refuse_unsplit(definition, [*own_tokens, *map(normalize, own_tokens)])
+    if not any(whole(pair) != whole(" ".join(pair)) for pair in PAIRS):
+        raise Unfit("blanks do not show in its tokens")
     glue = "".join(blank for blank in WHITE if not _separates(blank, whole))
     if not {" ", "\n"}.isdisjoint(glue):
         raise Unfit("blanks are tokens to it")
@@ -154,7 +164,10 @@ def kinds(part: Any) -> list[tuple[str, Mapping[str, Any]]]:
 
 
 def _separates(blank: str, whole: ReadText) -> bool:
-    return whole(f"a{blank}b{blank}") == whole("a b") == whole(f"{blank} a\n{blank}b")
+    return all(
+        whole(f"{a}{blank}{b}{blank}") == whole(f"{a} {b}") == whole(f"{blank} {a}\n{blank}{b}")
+        for a, b in PAIRS
+    )
 
 
 def _alone(definition: Mapping[str, Any], whole: ReadText, normalize: Callable[[str], str]) -> str:
@@ -165,9 +178,23 @@ def _alone(definition: Mapping[str, Any], whole: ReadText, normalize: Callable[[
     )
     if not marked:
         return ""
-    found = "".join(re.escape(mark) for mark in string.punctuation if _is_alone(mark, whole))
-    han_is_alone = all(_is_alone(one, whole) for one in SOME_HAN)
-    return found + _ranges(_staying_han(normalize)) if han_is_alone else found
+    normalizers, splitters = (kinds(definition.get(name)) for name in ("normalizer", "pre_tokenizer"))
+    first = {kind for kind, _ in takewhile(_parts_signs, splitters)}
+    found = ""
+    if not first.isdisjoint({"BertPreTokenizer", "Punctuation"}):
+        found = "".join(re.escape(mark) for mark in string.punctuation if _is_alone(mark, whole))
+    takes_han = "Split" in first or any(kind == "BertNormalizer" for kind, _ in normalizers)
+    if takes_han and all(_is_alone(one, whole) for one in SOME_HAN):
+        found += _ranges(_staying_han(normalize))
+    return found
+
+
+def _parts_signs(splitter: tuple[str, Mapping[str, Any]]) -> bool:
+    """Whether it looks at single characters, not at what stands around them ("U.S.", "c++")."""
+    kind, options = splitter
+    return kind in {*SPLIT_AT_BLANKS, "Punctuation"} or (
+        kind == "Split" and ONE_SIGN.fullmatch(options["pattern"].get("Regex", "")) is not None
+    )
 
 
 def _staying_han(normalize: Callable[[str], str]) -> list[int]:
