@@ -226,6 +226,17 @@ def test_a_copy_is_not_put_into_the_model_that_it_is_of(tiny_dir: Path, jobs: Pa
     assert sorted(file.name for file in directory.iterdir()) == sorted(f.name for f in tiny_dir.iterdir())
 
 
+def test_a_model_that_the_packed_engine_does_not_compute_is_refused(
+    tiny_dir: Path, jobs: Path, tmp_path: Path
+) -> None:
+    other = settings(tiny_dir).model_copy(update={"engine": "sentence-transformers"})
+
+    with pytest.raises(
+        ModelNotFound, match=r"has no int8: sentence-transformers computes it.*; serve it as it is"
+    ):
+        quantize(other, jobs, tmp_path / "to")
+
+
 def test_nothing_is_left_when_it_is_told_to_stop(
     tiny_dir: Path, jobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

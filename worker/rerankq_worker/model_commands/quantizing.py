@@ -38,7 +38,9 @@ def quantize(settings: WorkerSettings, pairs_file: Path, target: Path) -> int:
     used = [pair for number, pair in enumerate(pairs) if number % HELD_BACK]
     files = find_model(settings.model, settings.model_revision, settings.offline)
     if choose_engine(files.path, settings.engine) != "packed":
-        raise ModelNotFound(f"{files.name} has no int8: sentence-transformers computes it, in fp32 on a CPU")
+        raise ModelNotFound(
+            f"{files.name} has no int8: sentence-transformers computes it, in fp32 or half precision; serve it as it is"
+        )
     from rerankq_worker.engine.calibrating import calibrate  # torch takes seconds
 
     told = {"model": files.name, "revision": files.revision, "date": time.strftime("%Y-%m-%d")}
