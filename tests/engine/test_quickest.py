@@ -261,6 +261,7 @@ def abbreviations(definition: dict[str, Any]) -> None:
 
 
 def no_mark_of_a_beginning(definition: dict[str, Any]) -> None:
+    definition["normalizer"] = replaced_by({"\x1c": ""})
     definition["pre_tokenizer"]["pretokenizers"].pop()
 
 
