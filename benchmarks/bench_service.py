@@ -8,8 +8,8 @@
                  what of it is queue, tokenizing and engine. 16 callers of 1 document: jobs a second, from threads and
                  from an event loop. Of each the processor's time a job, of all processes, and Redis's commands (those
                  inside scripts, too) and bytes
-    engine       a device that sleeps, of 1,600 and of 3,000 pairs/s: the share of its own rate, called directly in
-                 full batches, that callers of 10 and of 50 documents and bulk work get out of it
+    engine       a device that sleeps, of 1,600 and of 3,000 pairs/s (--rates): the share of its own rate, called
+                 directly in full batches, that callers of 10 and of 50 documents and bulk work get out of it
     peers        one model, 16 callers of 10 documents: this service, plain Celery with CrossEncoder in its task,
                  infinity's server. infinity has a Python of its own, named by RERANKQ_BENCH_INFINITY_PYTHON
     interactive  p50 and p99 of one caller of 10 documents, without and with as much bulk work as there is room for
@@ -107,7 +107,7 @@ def engine(asked: argparse.Namespace) -> Iterator[Row]:
         "bulk": partial(_in_bulk, lambda side: side.ask("look_on", seconds=asked.seconds)),
     }
     workers = {"interactive_workers": asked.workers, "bulk_workers": asked.workers}
-    for rate in DEVICE_RATES:
+    for rate in asked.rates:
         found = service(asked, engine=PACED.format(1000 / rate), **workers)
         with serving(found, (10, 50)):
             told = race(found, asked.rounds, works)
@@ -285,6 +285,9 @@ def _asked() -> argparse.Namespace:
     parser.add_argument("--documents", type=int, nargs="+", default=list(DOCUMENTS), help="of hand-overs")
     parser.add_argument("--callers", type=int, default=CALLERS, help="of engine")
     parser.add_argument("--workers", type=int, default=2, help="of engine: Celery workers of each lane")
+    parser.add_argument(
+        "--rates", type=int, nargs="+", default=list(DEVICE_RATES), help="of engine: its devices' pairs/s"
+    )
     parser.add_argument("--waiting", type=int, nargs="+", default=list(WAITING), help="of growth")
     parser.add_argument("--model", default="small", help="small, mini, a directory or a Hub id")
     parser.add_argument("--threads", type=int, default=1, help="of the processor, for every model")
