@@ -28,12 +28,10 @@ ONE_BYTE = [bytes([number]) for number in range(0x100)]
 
 NEARLY = 1e-3  # of a score: floats of 4 bytes, summed over a long word
 COARSE_DIGITS = 4  # scores of no more, behind the point, add up to the same too often
-REPEATED = re.compile(
-    r"(.)(\1{0,15}(?!\1).{1,15}?)\1\2\1"
-)  # "mamam": two and a half times, and not one character alone
-SHORT_WORD = (
-    64  # characters; longer words are paragraphs without blanks, unless they have few kinds of characters
-)
+# "mamam": two and a half times, and not one character alone
+REPEATED = re.compile(r"(.)(\1{0,15}(?!\1).{1,15}?)\1\2\1")
+# characters; longer words are paragraphs without blanks, unless their beginning has few kinds of characters
+SHORT_WORD = 64
 FEW_KINDS = 16
 
 
@@ -211,7 +209,7 @@ def _ties(scores: Mapping[str, float], replaced: Mapping[str, str]) -> Callable[
 
 
 def _repeats(word: str) -> bool:
-    several = len(set(word))
+    several = len(set(word[:SHORT_WORD]))
     return (
         len(word) - several > 2
         and (len(word) <= SHORT_WORD or several <= FEW_KINDS)
