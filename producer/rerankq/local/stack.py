@@ -123,6 +123,7 @@ class LocalStack:
             while not (states := _engine_states(client)) & _IN_SERVICE:
                 self.refuse_a_dead_child()
                 if states and states <= _ENDED:  # it is started again, and would end again, for minutes
+                    self._wait_for_word(": ended ")
                     raise Unavailable(
                         self._with_log("the engine ended while it loaded its model", until="engine ")
                     )
@@ -144,6 +145,14 @@ class LocalStack:
             raise Unavailable(
                 self._with_log(f"the local {child.name} ended with exit code {child.exit_code}", child)
             )
+
+    def _wait_for_word(self, word: str) -> None:
+        """Give the launcher a second to log what everybody sees already."""
+        give_up_at = time.monotonic() + 1
+        while time.monotonic() < give_up_at:
+            if any(word in line for line in self.children[-1].last_lines(_LOOKED_AT_LINES)):
+                return
+            time.sleep(POLL_SECONDS)
 
     def _with_log(self, message: str, child: LocalProcess | None = None, until: str = "") -> str:
         """The message and the end of the log, as far as the last line that says `until`."""
