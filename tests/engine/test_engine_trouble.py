@@ -282,13 +282,13 @@ class Lost(Arrival):
 
 
 def test_the_logits_of_a_card_are_waited_for_so_long_and_no_longer() -> None:
-    coming = Coming(torch.tensor([5.0]), Arrival())  # type: ignore[arg-type]
+    coming = Coming(torch.tensor([5.0]), Arrival())  # type: ignore[arg-type] - no event of a card
 
     assert [coming.wait(0), coming.wait(60), coming().tolist()] == [False, True, [5.0]]
 
 
 def test_nobody_waits_for_a_card_that_is_lost() -> None:
-    assert Coming(torch.tensor([5.0]), Lost()).wait(60)  # type: ignore[arg-type]
+    assert Coming(torch.tensor([5.0]), Lost()).wait(60)  # type: ignore[arg-type] - no event of a card
 
 
 def test_a_batch_over_the_budget_is_cut_and_costs_none_of_it(tokenizer: PairTokenizer) -> None:
