@@ -22,6 +22,7 @@ from rerankq.contract.errors import (
     ResultTimeout,
 )
 from rerankq.contract.messages import Document, RankedDocument, Ranking, RerankRequest
+from rerankq.contract.release import VERSION
 from rerankq.reranker import AsyncReranker, Reranker
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from rerankq.answers import JobStatus
     from rerankq.client import Job, RerankClient
 
-__version__ = "0.2.0.dev0"
+__version__ = VERSION
 
 __all__ = [
     "AsyncJob",

@@ -115,6 +115,15 @@ def test_a_later_release_may_say_more_and_serve_other_lanes(redis: "Redis") -> N
     assert (worker.state, worker.lanes) == ("resting", ("bulk",))
 
 
+def test_what_an_older_worker_does_not_say_is_left_open(redis: "Redis") -> None:
+    redis.hset(keys.WORKERS, "older@host", wire.encode(BEAT | {"seen": redis.time()[0]}))
+
+    (worker,) = Heartbeats(redis).alive()
+
+    assert (worker.version, worker.contract, worker.host, worker.job) == ("", 0, "", "")
+    assert (worker.job_seconds, worker.device_busy, worker.is_draining) == (None, None, False)
+
+
 def test_a_worker_that_has_fallen_silent_is_none(redis: "Redis") -> None:
     silent_since = redis.time()[0] - keys.HEARTBEAT_TTL_SECONDS - 1
     redis.hset(keys.WORKERS, "silent@host", wire.encode(BEAT | {"seen": silent_since}))

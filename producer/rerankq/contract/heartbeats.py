@@ -60,6 +60,21 @@ class WorkerStatus:
     """Of bulk jobs of late; None where it has run none, or is of an older release."""
     recent_pairs: float = 0.0
     """Scored in the last minutes, the older the less: its share of the traffic."""
+    version: str = ""
+    """Its release; nothing in the words of an older worker, as in all that follows."""
+    contract: int = 0
+    """The latest version of messages that it reads; 0 of an older worker, which knows neither pause nor drain."""
+    host: str = ""
+    job: str = ""
+    """The id of the job it runs."""
+    job_seconds: float | None = None
+    """For how long it had run it when it told."""
+    device_busy: float | None = None
+    """The share of the last seconds in which its device was at work, for whomever."""
+    device_pairs_per_second: float | None = None
+    """That its device scored in the last seconds, for whomever."""
+    is_draining: bool = False
+    """Whether it was asked to take no more jobs."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -92,6 +107,14 @@ class _Beat(BaseModel):
     limits_seconds: dict[str, float] = {}
     max_length_tokens: int | None = None
     serves_unnamed: bool = True
+    version: str = ""
+    contract: int = 0
+    host: str = ""
+    job: str = ""
+    job_seconds: float | None = None
+    device_busy: float | None = None
+    device_pairs_per_second: float | None = None
+    is_draining: bool = False
 
 
 def names_of(model: str, revision: str) -> tuple[str, ...]:

@@ -5,20 +5,24 @@ Runs in the worker's main process, which never computes, so a busy device cannot
 
 import logging
 import os
+import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 from celery import bootsteps
 from celery.signals import celeryd_init
 from celery.worker.consumer import consumer as celery_consumer
+from celery.worker.state import active_requests
 from redis.exceptions import AuthenticationError, RedisError
 
 from rerankq.contract.errors import InvalidSettings
 from rerankq.contract.heartbeats import UNIQUE_MARK, Heartbeats, WorkerStatus, names_of, unique_ending
 from rerankq.contract.keys import HEARTBEAT_PERIOD_SECONDS, lane_of, queue_of
-from rerankq.contract.messages import Lane
+from rerankq.contract.messages import CONTRACT_VERSION, Lane
 from rerankq.contract.redis_clients import redis_client
+from rerankq.contract.release import VERSION
 from rerankq.contract.transport.hooks import hooks
 from rerankq_worker.link import health
 from rerankq_worker.queue import redis_health
@@ -59,6 +63,8 @@ class Heartbeat(bootsteps.StartStopStep):
         self._names: tuple[str, ...] = ()
         """What jobs call the model that the engine held when it was last ready."""
         self._looked_at = float("-inf")
+        self._told = health.NO_ENGINE
+        """The engine, when it was last told how it is."""
 
     def start(self, parent: Any) -> None:
         """Close the gate until the engine is ready, and begin to beat.
@@ -163,7 +169,9 @@ class Heartbeat(bootsteps.StartStopStep):
         self._is_silent = True
 
     def _status(self, parent: Any) -> WorkerStatus:
-        engine = self._engine()
+        before, engine = self._told, self._engine()
+        self._told = engine
+        job, job_seconds = _running_job()
         queues: Any = parent.app.amqp.queues.consume_from
         lanes: tuple[Lane, ...] = tuple(lane_of(queue) for queue in queues)
         return WorkerStatus(
@@ -180,4 +188,33 @@ class Heartbeat(bootsteps.StartStopStep):
             scale=engine.scale,
             max_length_tokens=engine.max_length_tokens or self._settings.max_length_tokens,
             serves_unnamed=self._settings.serve_unnamed,
+            version=VERSION,
+            contract=CONTRACT_VERSION,
+            host=socket.gethostname(),
+            job=job,
+            job_seconds=job_seconds,
+            device_busy=_rate(_busy_seconds, before, engine),
+            device_pairs_per_second=_rate(lambda engine: engine.pairs, before, engine),
         )
+
+
+def _running_job() -> tuple[str, float | None]:
+    """The id of the job that the child runs, and for how long."""
+    running = next(iter(active_requests), None)
+    if running is None:
+        return "", None
+    return str(running.id), max(time.time() - (running.time_start or time.time()), 0.0)
+
+
+def _busy_seconds(engine: health.EngineStatus) -> float:
+    return engine.busy_seconds + (engine.pass_age_seconds or 0.0)
+
+
+def _rate(
+    count: Callable[[health.EngineStatus], float], before: health.EngineStatus, now: health.EngineStatus
+) -> float | None:
+    """By how much a counter of the engine grew a second; None where it is another engine, or has told nothing new."""
+    seconds = now.heartbeat_monotonic - before.heartbeat_monotonic
+    if now.pid != before.pid or seconds <= 0:
+        return None
+    return max(count(now) - count(before), 0.0) / seconds
