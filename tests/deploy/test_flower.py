@@ -1,10 +1,8 @@
 """Flower as its image starts it: our app, our options, and nobody in without the secret."""
 
 import base64
-import os
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -12,58 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.compose_rules import ROOT
-from tests.redis_server import RedisServer, free_port
-
-FLOWER = ROOT / "deploy" / "flower"
-STARTS_WITHIN_SECONDS = 30.0
-
-
-def command(conf: Path) -> list[str]:
-    """The CMD of the image, with its file from the repository."""
-    return [sys.executable, "-m", "celery", "-A", "rerankq_flower", "flower", f"--conf={conf}"]
+from tests.flower import FLOWER, flower_environment, running_flower
+from tests.redis_server import RedisServer
 
 
 @pytest.fixture(scope="module")
 def flower_url(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Flower whose user is admin:secret."""
-    directory = tmp_path_factory.mktemp("flower")
-    (directory / "flower_basic_auth").write_text("admin:secret")
-    (directory / "rerankq_broker_url").write_text(redis_server.url)
-    conf = directory / "flowerconfig.py"
-    text = (FLOWER / "flowerconfig.py").read_text()
-    conf.write_text(
-        text.replace("/data/flower", str(directory / "flower.db")).replace("0.0.0.0", "127.0.0.1")
-    )
-    port = free_port()
-    process = subprocess.Popen(
-        [*command(conf), f"--port={port}"], cwd=FLOWER, env=environment(directory), stderr=subprocess.DEVNULL
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        wait_until_healthy(url, process)
+    with running_flower(redis_server.url, tmp_path_factory.mktemp("flower")) as url:
         yield url
-    finally:
-        process.terminate()
-        process.wait(timeout=10)
-
-
-def environment(secrets: Path) -> dict[str, str]:
-    """Our environment, with the secrets in another place."""
-    return {**os.environ, "RERANKQ_SECRETS_DIR": str(secrets), "PYTHONDONTWRITEBYTECODE": "1"}
-
-
-def wait_until_healthy(url: str, process: subprocess.Popen[bytes]) -> None:
-    """Ask as the health check of compose asks."""
-    deadline = time.monotonic() + STARTS_WITHIN_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            urllib.request.urlopen(f"{url}/healthcheck", timeout=3).close()
-        except OSError:
-            time.sleep(0.05)
-        else:
-            return
-    raise RuntimeError("Flower did not become healthy")
 
 
 def status(url: str, user: str | None = None) -> int:
@@ -97,7 +51,7 @@ def test_flower_refuses_to_start_without_a_user(tmp_path: Path, secret: str | No
 
     done = subprocess.run(
         [sys.executable, str(FLOWER / "flowerconfig.py")],
-        env=environment(tmp_path),
+        env=flower_environment(tmp_path),
         capture_output=True,
         text=True,
         check=False,

@@ -2,8 +2,6 @@
 
 import gzip
 import json
-import os
-import shutil
 import subprocess
 import sys
 import urllib.request
@@ -16,11 +14,9 @@ import pytest
 from redis import Redis
 
 from rerankq.contract import keys
-from tests.neighbours.side import side_environment
 from tests.redis_server import free_port
 from tests.service import READY_WITHIN_SECONDS, Service
 
-PACKAGES = ["playwright==1.65.2", "axe-playwright-python==0.1.8"]
 KEY = "a-key-of-ours"
 BAD = "<img src=x onerror=alert(1)><script>alert(2)</script>"
 MILLISECONDS = 20_000  # what a machine under load may take for what is there at once
@@ -65,23 +61,6 @@ def _answers(port: int) -> bool:
 def address(service: Service) -> Iterator[str]:
     with serving(service) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    program = shutil.which("chromium") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("there is no chromium on this machine")
-    python = side_environment(*PACKAGES)
-    # It is driven from this process, whose Python is the same; what is there of both is ours.
-    sys.path.extend(map(str, python.parents[1].glob("lib/python*/site-packages")))
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []  # root has none
-        browser = playwright.chromium.launch(executable_path=program, args=arguments)
-        yield browser
-        browser.close()
 
 
 @contextmanager
