@@ -8,8 +8,6 @@ from typing import Any, Literal
 from rerankq.contract import wire
 from rerankq.contract.clock import RedisClock
 from rerankq.contract.errors import (
-    Cancelled,
-    DeadlineExceeded,
     InvalidRequest,
     JobFailed,
     RerankError,
@@ -18,8 +16,9 @@ from rerankq.contract.errors import (
 )
 from rerankq.contract.messages import LANES, Lane, Ranking
 from rerankq.contract.redis_clients import number_in
+from rerankq.contract.totals import Outcome, outcome_of
 
-State = Literal["queued", "running", "done", "failed", "dead", "cancelled", "expired", "unknown"]
+State = Outcome | Literal["queued", "running", "unknown"]
 
 ANSWER_IS_LATE_SECONDS = 60.0  # between a worker's last word on a job and its answer being stored
 _ANSWERED = ("SUCCESS", "FAILURE", "REVOKED")
@@ -147,14 +146,7 @@ def _end_state(job_id: str, fields: Mapping[str, Any]) -> tuple[State, str | Non
     if fields["status"] == "SUCCESS":
         return "done", None
     error = _error_in(job_id, fields)
-    text = f"{type(error).__name__}: {error}"
-    if isinstance(error, Cancelled):
-        return "cancelled", text
-    if isinstance(error, DeadlineExceeded):
-        return "expired", text
-    if isinstance(error, JobFailed) and error.details.get("dead"):
-        return "dead", text
-    return "failed", text
+    return outcome_of(error), f"{type(error).__name__}: {error}"
 
 
 def _error_in(job_id: str, fields: Mapping[str, Any]) -> RerankError:

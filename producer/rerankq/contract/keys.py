@@ -21,6 +21,7 @@
 | rerankq:workers          | hash   | worker name -> its last heartbeat as JSON    | pruned by age        |
 | rerankq:pace             | hash   | worker name -> its pace, and pairs of late   | with its worker      |
 | rerankq:models           | zset   | model that jobs named -> when one did last   | JOB_TTL              |
+| rerankq:totals           | hash   | what was counted of jobs (`totals.py`)       | for ever, ~110 fields|
 
 A job's record has of its sender fingerprint, lane, total, submitted and deadline, of the transport published, of both
 queue (where the job names a model), of its workers lane, total, worker, attempts, started, scored and answered.
@@ -50,6 +51,7 @@ UNTOLD = f"{PREFIX}untold"
 WORKERS = f"{PREFIX}workers"
 PACE = f"{PREFIX}pace"
 MODELS = f"{PREFIX}models"
+TOTALS = f"{PREFIX}totals"
 
 BELL_SUFFIX = ".bell"
 MODEL_MARK = "@"
