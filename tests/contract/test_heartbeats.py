@@ -56,6 +56,17 @@ def test_what_nobody_understands_keeps_nobody_out(redis: "Redis", key: str, told
     assert [worker.name for worker in Heartbeats(redis).alive()] == [OURS.name]
 
 
+def test_lost_is_who_fell_silent_and_took_no_leave(redis: "Redis") -> None:
+    now = redis.time()[0]
+    for name, age in {"alive": 1, "lost": 60, "forgotten": FORGET_AFTER_SECONDS + 60}.items():
+        redis.hset(keys.WORKERS, name, wire.encode(BEAT | {"seen": now - age}))
+    heartbeats = Heartbeats(redis)
+    heartbeats.tell(OURS)
+    heartbeats.leave(OURS.name)
+
+    assert heartbeats.lost() == 1
+
+
 @pytest.mark.parametrize("key", [keys.WORKERS, keys.PACE])
 def test_a_key_of_another_type_is_nobody_until_the_next_beat_replaces_it(redis: "Redis", key: str) -> None:
     redis.set(key, "a string")

@@ -158,6 +158,9 @@ TRUTHS: dict[str, Callable[[Seen], bool]] = {
         sum(value for (name, _), value in seen.idle.items() if name == "rerankq_workers") == 2
         and _of(seen.idle, "rerankq_workers", state="ready") == 2
     ),
+    "rerankq_lost_workers": lambda seen: (
+        [_of(scene, "rerankq_lost_workers") for scene in (seen.idle, seen.restarted)] == [0, 0]
+    ),
     "rerankq_engine_up": lambda seen: _of(seen.at_work, "rerankq_engine_up", device="cpu0") == 1,
     "rerankq_engine_state": lambda seen: (
         _of(seen.idle, "rerankq_engine_state", device="cpu0", state="ready") == 1

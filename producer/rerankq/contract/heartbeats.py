@@ -167,6 +167,12 @@ class Heartbeats:
         now, paces = self._now(), self._all(keys.PACE)
         return alive_in(self._all(keys.WORKERS), paces, now)
 
+    def lost(self) -> int:
+        """How many workers fell silent within the last hour without taking their leave."""
+        now = self._now()
+        ages = [now - beat.seen for beat in _understood(self._all(keys.WORKERS)).values()]
+        return sum(keys.HEARTBEAT_TTL_SECONDS < age <= FORGET_AFTER_SECONDS for age in ages)
+
     def models(self) -> list[str]:
         """The models that jobs may have named: those asked for in the last week, and those that are served."""
         asked: Any = []

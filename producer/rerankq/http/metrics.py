@@ -6,6 +6,7 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    ProcessCollector,
     generate_latest,
 )
 from starlette.requests import Request
@@ -21,6 +22,7 @@ class Metrics:
 
     def __init__(self, service: Service) -> None:
         self._registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
         self._requests = Counter(
             "rerankq_http_requests", "Requests that are over.", ["route", "status"], registry=registry
         )

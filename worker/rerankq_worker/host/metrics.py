@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from redis import Redis
@@ -54,6 +54,7 @@ GAUGES: Mapping[str, tuple[str, list[str]]] = {
     "rerankq_unacked_jobs": ("Jobs that a worker holds.", []),
     "rerankq_dead_letters": ("Jobs set aside.", []),
     "rerankq_workers": ("Celery workers heard of lately.", ["state"]),
+    "rerankq_lost_workers": ("Celery workers that fell silent in the last hour and took no leave.", []),
     "rerankq_broker_memory_bytes": ("Memory that Redis uses.", []),
     "rerankq_broker_memory_limit_bytes": ("Its maxmemory; 0: none.", []),
     "rerankq_redis_risk": ("1: this Redis may lose what it holds.", ["store", "risk"]),
@@ -67,6 +68,7 @@ def serve(settings: WorkerSettings, devices: Sequence[str]) -> None:
         InvalidSettings: the port cannot be had.
     """
     registry = CollectorRegistry()
+    ProcessCollector(registry=registry)  # since when it runs: how often a container was started anew
     registry.register(EngineMetrics(settings.runtime_path, devices))
     registry.register(RedisMetrics(redis_clients(settings, REDIS_TIMEOUT_SECONDS)))
     address = f"{settings.metrics_host}:{settings.metrics_port}"
@@ -239,6 +241,7 @@ def _workers(redis: "Redis") -> Iterator[Sample]:
     states = Counter(worker.state for worker in Heartbeats(redis).alive())
     for state in STATES:
         yield "rerankq_workers", [state], states[state]
+    yield "rerankq_lost_workers", [], Heartbeats(redis).lost()
 
 
 def _memory(redis: "Redis") -> Iterator[Sample]:
