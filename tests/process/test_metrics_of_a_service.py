@@ -54,7 +54,14 @@ def seen() -> Iterator[Seen]:
         max_batch_pairs=BATCH_PAIRS,
         dead_letter_ttl_seconds=DEAD_LETTER_TTL_SECONDS,
     ) as service:
-        idle = _when(service, lambda now: _of(now, "rerankq_workers", state="ready") == 2)
+        idle = _when(  # the parts of a scrape are read one after the other
+            service,
+            lambda now: (
+                _of(now, "rerankq_workers", state="ready")
+                == 2
+                == _of(now, "rerankq_model_workers", model="double")
+            ),
+        )
         jobs = [service.client.submit(f"q{n}", _documents(), lane="bulk") for n in range(2)]
         at_work = _when(
             service, lambda now: bool(_of(now, "rerankq_engine_waiting_rows", device="cpu0", lane="bulk"))
