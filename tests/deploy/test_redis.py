@@ -1,5 +1,6 @@
 """deploy/redis/redis.conf and the users that make_secrets.py writes, tried on a real Redis; the manual's procedures."""
 
+import json
 import os
 import re
 import stat
@@ -188,12 +189,19 @@ def test_every_secret_of_compose_and_kubernetes_is_written(secrets: Path) -> Non
 
 # -- the procedures of the manual, word for word, with the container played by this machine
 
-DOCKER = """#!/usr/bin/env python3
+DOCKER = """#!PYTHON
 import os, shutil, subprocess, sys
 secrets, data = os.environ["SECRETS"], os.environ["DATA"]
 match sys.argv[1:]:
     case ["compose", "exec", "-T", "redis", *command]:
         sys.exit(subprocess.run([word.replace("/run/secrets", secrets) for word in command]).returncode)
+    case ["compose", "run", "--rm", "admin", *command]:
+        import yaml
+        admin = yaml.safe_load(open(os.environ["COMPOSE"]))["services"]["admin"]
+        words = [word.replace("$$", "$") for word in [*admin["entrypoint"], *command]]
+        for was, becomes in {"/run/secrets": secrets, "redis:6379": os.environ["REDIS"]}.items():
+            words = [word.replace(was, becomes) for word in words]
+        sys.exit(subprocess.run(words).returncode)
     case ["compose", "cp", source, target]:
         assert source == "redis:/data", source
         shutil.copytree(data, target)
@@ -216,11 +224,18 @@ class Operator:
             f'#!/bin/sh\nexec {Path(find_redis_server()).with_name("redis-cli")} -p {_port(redis_url)} "$@"\n'
         )
         python = f'#!/bin/sh\nexec {sys.executable} "$@" {secrets}\n'
-        for name, text in {"docker": DOCKER, "redis-cli": redis_cli, "python": python}.items():
+        docker = DOCKER.replace("PYTHON", sys.executable, 1)
+        for name, text in {"docker": docker, "redis-cli": redis_cli, "python": python}.items():
             (programs / name).write_text(text)
             (programs / name).chmod(0o755)
-        path = f"{programs}:{os.environ['PATH']}"
-        self._environment = {**os.environ, "PATH": path, "SECRETS": str(secrets), "DATA": str(data)}
+        played = {
+            "PATH": f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "SECRETS": str(secrets),
+            "DATA": str(data),
+            "COMPOSE": str(ROOT / "docker-compose.yml"),
+            "REDIS": f"127.0.0.1:{_port(redis_url)}",
+        }
+        self._environment = {**os.environ, **played}
 
     def types(self, *texts: str) -> str:
         """Follow these procedures, one after the other; what they printed."""
@@ -257,6 +272,13 @@ def test_the_administrator_reads_who_was_refused_what(operator: Operator, client
         client.flushall()
 
     assert "flushall" in operator.types(_procedure("The administrator")).lower()
+
+
+def test_the_administrator_has_our_commands(operator: Operator) -> None:
+    printed = operator.types(_procedure("Our commands as the administrator"))
+
+    assert "no job was given up" in printed
+    assert json.loads(printed.splitlines()[-1])["models"] == []
 
 
 def test_a_backup_made_as_documented_holds_every_job(
