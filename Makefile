@@ -12,7 +12,7 @@ CHECKS = $(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/pyright --pyt
 	$(BIN)/lint-imports --no-cache
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install demo up test test-neighbours check fmt bench chaos soak env-example redis-users map clean
+.PHONY: help venv install demo up test test-neighbours check fmt bench chaos soak env-example redis-users prometheus-rule map clean
 
 help: ## list these verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ env-example: $(VENV)/installed-dev ## write .env.example from the settings
 
 redis-users: $(VENV)/installed-dev ## write deploy/redis/users.acl from the list of rights
 	$(BIN)/python deploy/redis_users.py > deploy/redis/users.acl
+
+prometheus-rule: ## write the alerts as Kubernetes' PrometheusRule from deploy/prometheus/alerts.yml
+	$(PYTHON) deploy/prometheus_rule.py > deploy/kubernetes/components/monitoring/alerts.yaml
 
 map: $(VENV)/installed-dev ## draw the tree in docs/architecture.md anew
 	$(BIN)/python -m tests.house.tree

@@ -4,7 +4,7 @@ Knows the manifests as plain data, the kustomization among them. No cluster and 
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from tests.deploy.compose_rules import ROOT, is_pinned, longest_leave_seconds
 
 Manifest = dict[str, Any]
 DEPLOY = ROOT / "deploy"
+COMPONENTS = sorted(path.parent for path in DEPLOY.glob("kubernetes/components/*/kustomization.yaml"))
 
 
 class Cluster(NamedTuple):
@@ -49,20 +50,45 @@ class Cluster(NamedTuple):
         return {manifest["metadata"]["name"] for manifest in self.manifests if manifest["kind"] == kind}
 
 
-def read_cluster(directory: Path = DEPLOY) -> Cluster:
-    """All manifests that the kustomization names."""
-    kustomization = yaml.safe_load((directory / "kustomization.yaml").read_text())
-    manifests = [
+def read_cluster(*components: Path) -> Cluster:
+    """All manifests that the kustomization names, and what these components make of them."""
+    kustomization = yaml.safe_load((DEPLOY / "kustomization.yaml").read_text())
+    cluster = Cluster(_resources(DEPLOY, kustomization), kustomization)
+    for component in components:
+        told = yaml.safe_load((component / "kustomization.yaml").read_text())
+        cluster.manifests.extend(_resources(component, told))
+        for patch in told.get("patches", []):
+            _patch(cluster, patch["target"], yaml.safe_load((component / patch["path"]).read_text()))
+    return cluster
+
+
+def _resources(directory: Path, kustomization: Manifest) -> list[Manifest]:
+    return [
         manifest
-        for resource in kustomization["resources"]
+        for resource in kustomization.get("resources", [])
         for manifest in yaml.safe_load_all((directory / resource).read_text())
     ]
-    return Cluster(manifests, kustomization)
+
+
+def _patch(cluster: Cluster, target: Manifest, steps: list[Manifest]) -> None:
+    """Append to lists, which is all that our components do."""
+    (patched,) = (
+        manifest
+        for manifest in cluster.manifests
+        if (manifest["kind"], manifest["metadata"]["name"]) == (target["kind"], target["name"])
+    )
+    for step in steps:
+        *parents, last = step["path"].strip("/").split("/")
+        assert (step["op"], last) == ("add", "-"), step
+        place = patched
+        for name in parents:
+            place = place[name]
+        place.append(step["value"])
 
 
 def every_manifest_is_applied(cluster: Cluster) -> Iterator[str]:
     """No file of the directory is forgotten in the kustomization."""
-    for path in sorted((DEPLOY / "kubernetes").glob("*.yaml")):
+    for path in sorted((DEPLOY / "kubernetes").glob("*.yaml")):  # a component is asked for by its reader
         if f"kubernetes/{path.name}" not in cluster.kustomization["resources"]:
             yield f"kustomization.yaml leaves out kubernetes/{path.name}"
 
@@ -76,21 +102,26 @@ def everything_lives_in_one_namespace(cluster: Cluster) -> Iterator[str]:
 
 
 def every_volume_leads_somewhere(cluster: Cluster) -> Iterator[str]:
-    """Secrets, config maps and claims behind volumes exist; every volume is mounted, every mount has a volume."""
+    """Secrets, config maps and claims exist; every volume is mounted, every mount has a volume."""
     for name, pod in cluster.pods():
-        for kind, source in _volume_sources(pod):
+        for kind, source in _sources(pod):
             if source not in _available(cluster, kind):
                 yield f"{name}: there is no {kind} {source}"
         volumes = {volume["name"] for volume in pod["volumes"]} | _claim_templates(cluster, name)
-        mounts = {mount["name"] for container in pod["containers"] for mount in container["volumeMounts"]}
+        mounts = {mount["name"] for container in _containers(pod) for mount in container["volumeMounts"]}
         for volume in sorted(volumes ^ mounts):
             yield f"{name}: volume {volume} is {'mounted' if volume in mounts else 'declared'} only"
 
 
 def every_scaler_key_exists(cluster: Cluster) -> Iterator[str]:
-    """What KEDA reads from secrets is in them."""
+    """What KEDA and Prometheus read from secrets is in them."""
     for manifest in cluster.manifests:
-        for reference in manifest["spec"].get("secretTargetRef", []) if "spec" in manifest else []:
+        spec = manifest.get("spec", {})
+        scraped = spec.get("podMetricsEndpoints", [])
+        keys = [
+            endpoint["authorization"]["credentials"] for endpoint in scraped if "authorization" in endpoint
+        ]
+        for reference in [*spec.get("secretTargetRef", []), *keys]:
             if reference["key"] not in _secret_keys(cluster).get(reference["name"], set()):
                 yield f"secret {reference['name']} has no key {reference['key']}"
 
@@ -104,15 +135,15 @@ def scaling_follows_the_lanes(cluster: Cluster) -> Iterator[str]:
         if target not in cluster.names("Deployment"):
             yield f"there is no deployment {target} to scale"
             continue
-        watched = {trigger["metadata"]["listName"] for trigger in manifest["spec"]["triggers"]}
+        triggers = [trigger for trigger in manifest["spec"]["triggers"] if trigger["type"] == "redis"]
+        watched = {trigger["metadata"]["listName"] for trigger in triggers}
         (container,) = dict(cluster.pods())[target]["containers"]
-        for queue in sorted(watched ^ queues_read_with(container["env"])):
+        for queue in sorted(watched ^ queues_read_with(_variables(cluster, container))):
             yield f"{queue} is {'watched but no lane' if queue in watched else 'a lane but not watched'}"
 
 
-def queues_read_with(variables: list[Manifest]) -> set[str]:
+def queues_read_with(told: Mapping[str, str]) -> set[str]:
     """The lists that a worker with these variables reads, as far as they name its revision."""
-    told = {variable["name"]: variable.get("value") for variable in variables}
     settings = {
         name: told.get(f"{PREFIX}{name.upper()}") for name in ("model", "model_revision", "serve_unnamed")
     }
@@ -120,6 +151,44 @@ def queues_read_with(variables: list[Manifest]) -> set[str]:
     names = names_of(model, settings["model_revision"] or "")[: 2 if settings["model_revision"] else 1]
     unnamed = () if settings["serve_unnamed"] == "false" else (None,)
     return {queue_of(lane, name) for lane in LANES for name in (*unnamed, *names)}
+
+
+def workers_wait_for_the_model_that_is_fetched(cluster: Cluster) -> Iterator[str]:
+    """A worker starts when its model is there, the one that the Job fetches: until then it waits and does not crash."""
+    (fetching,) = dict(cluster.pods())["model-init"]["containers"]
+    for name, pod in cluster.workers():
+        (serving,) = pod["containers"]
+        for waiting in pod.get("initContainers", [{}]):
+            if "until rerankq-worker pull;" not in waiting.get("command", [""])[-1]:
+                yield f"{name} does not wait for its model"
+            elif _variables(cluster, waiting).get("RERANKQ_OFFLINE") != "true":
+                yield f"{name} fetches the model itself"
+            for container in (fetching, waiting):
+                if container and _model(cluster, container) != _model(cluster, serving):
+                    yield f"{name}: {container['name']} names another model"
+
+
+def an_upgrade_leaves_somebody(cluster: Cluster) -> Iterator[str]:
+    """A new pod is ready before an old one goes."""
+    for manifest in cluster.manifests:
+        rolling = manifest.get("spec", {}).get("strategy", {}).get("rollingUpdate", {})
+        if manifest["kind"] == "Deployment" and rolling.get("maxUnavailable", 0):
+            yield f"{manifest['metadata']['name']} stands still while it is upgraded"
+
+
+def who_reads_texts_has_no_way_out(cluster: Cluster) -> Iterator[str]:
+    """A policy bounds whom each pod may reach; only what fetches the model, which reads no text, reaches the world."""
+    bounded = [
+        _selected_labels(manifest)
+        for manifest in cluster.manifests
+        if manifest["kind"] == "NetworkPolicy" and "Egress" in manifest["spec"]["policyTypes"]
+    ]
+    for manifest in cluster.manifests:
+        template = manifest.get("spec", {}).get("template")
+        if template and not any(each.items() <= template["metadata"]["labels"].items() for each in bounded):
+            name = manifest["metadata"]["name"]
+            if name != "model-init" or any("secret" in volume for volume in template["spec"]["volumes"]):
+                yield f"{name} may reach the world"
 
 
 def selectors_find_their_pods(cluster: Cluster) -> Iterator[str]:
@@ -191,7 +260,7 @@ def every_pod_is_confined(cluster: Cluster) -> Iterator[str]:
             yield f"{name} may run as root"
         if pod.get("automountServiceAccountToken") is not False:
             yield f"{name} carries a service account token"
-        for container in pod["containers"]:
+        for container in _containers(pod):
             if not container["securityContext"].get("readOnlyRootFilesystem"):
                 yield f"{name} may write to its root"
             if container["securityContext"].get("allowPrivilegeEscalation") is not False:
@@ -203,7 +272,7 @@ def every_pod_is_confined(cluster: Cluster) -> Iterator[str]:
 def every_container_has_a_memory_limit(cluster: Cluster) -> Iterator[str]:
     """One leaking container must not take its node along."""
     for name, pod in cluster.pods():
-        for container in pod["containers"]:
+        for container in _containers(pod):
             if "memory" not in container.get("resources", {}).get("limits", {}):
                 yield f"{name} has no memory limit"
 
@@ -212,7 +281,7 @@ def images_are_pinned(cluster: Cluster) -> Iterator[str]:
     """Every image has a version, from the manifest or from the kustomization."""
     tags = {image["name"]: image.get("newTag", "") for image in cluster.kustomization["images"]}
     for name, pod in cluster.pods():
-        for container in pod["containers"]:
+        for container in _containers(pod):
             image = container["image"]
             if not is_pinned(f"{image}:{tags[image]}" if image in tags else image):
                 yield f"{name}: image {image} names no version"
@@ -224,6 +293,9 @@ RULES = [
     every_volume_leads_somewhere,
     every_scaler_key_exists,
     scaling_follows_the_lanes,
+    workers_wait_for_the_model_that_is_fetched,
+    an_upgrade_leaves_somebody,
+    who_reads_texts_has_no_way_out,
     selectors_find_their_pods,
     every_variable_is_a_setting,
     grace_outlasts_what_is_under_way,
@@ -236,12 +308,40 @@ RULES = [
 ]
 
 
+def variables_of(container: Manifest) -> dict[str, str]:
+    """What its manifest says in a container's environment by itself."""
+    return {variable["name"]: variable.get("value") for variable in container.get("env", [])}
+
+
+def _variables(cluster: Cluster, container: Manifest) -> dict[str, str]:
+    """The same, with what config maps say."""
+    named = [source["configMapRef"]["name"] for source in container.get("envFrom", [])]
+    literals = [
+        literal.partition("=")[::2]
+        for generator in cluster.kustomization["configMapGenerator"]
+        if generator["name"] in named
+        for literal in generator["literals"]
+    ]
+    return {**dict(literals), **variables_of(container)}
+
+
+def _model(cluster: Cluster, container: Manifest) -> list[str | None]:
+    return [_variables(cluster, container).get(f"{PREFIX}{name}") for name in ("MODEL", "MODEL_REVISION")]
+
+
+def _containers(pod: Manifest) -> list[Manifest]:
+    return [*pod.get("initContainers", []), *pod["containers"]]
+
+
 def _pause_seconds(pod: Manifest) -> float:
     hook = pod["containers"][0].get("lifecycle", {}).get("preStop", {})
     return float(hook["exec"]["command"][-1]) if hook else 0.0
 
 
-def _volume_sources(pod: Manifest) -> Iterator[tuple[str, str]]:
+def _sources(pod: Manifest) -> Iterator[tuple[str, str]]:
+    for container in _containers(pod):
+        for source in container.get("envFrom", []):
+            yield "config map", source["configMapRef"]["name"]
     for volume in pod["volumes"]:
         if "secret" in volume:
             yield "secret", volume["secret"]["secretName"]

@@ -5,6 +5,7 @@ import re
 import textwrap
 import tomllib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,16 +16,68 @@ from rerankq.contract.keys import queue_of
 from rerankq.contract.variables import VARIABLES
 from rerankq.http import HttpSettings, create_app
 from rerankq.testing import AsyncFakeRerankClient
+from rerankq_worker.host.launcher import BULK_WORKERS_BESIDE_GPU
+from rerankq_worker.settings import WorkerSettings
 from tests.deploy import kubernetes_rules as rules
 from tests.deploy.compose_rules import ROOT
-from tests.deploy.kubernetes_rules import RULES, Cluster, Manifest, read_cluster
+from tests.deploy.kubernetes_rules import COMPONENTS, RULES, Cluster, Manifest, read_cluster
+from tests.deploy.test_monitoring import unknown_labels, unknown_metrics
 
-ALL = read_cluster()
+ALL = read_cluster(*COMPONENTS)
 
 
+@pytest.mark.parametrize("components", [(), COMPONENTS], ids=["plain", "with all components"])
 @pytest.mark.parametrize("rule", RULES)
-def test_the_manifests_keep_the_rule(rule: Callable[[Cluster], Any]) -> None:
-    assert list(rule(ALL)) == []
+def test_the_manifests_keep_the_rule(rule: Callable[[Cluster], Any], components: tuple[Path, ...]) -> None:
+    assert list(rule(read_cluster(*components))) == []
+
+
+def test_every_component_is_offered_and_uses_all_its_files() -> None:
+    offered = (rules.DEPLOY / "kustomization.yaml").read_text()
+
+    for component in COMPONENTS:
+        assert f"- {component.relative_to(rules.DEPLOY)} " in offered
+        told = yaml.safe_load((component / "kustomization.yaml").read_text())
+        named = [*told.get("resources", []), *(patch["path"] for patch in told.get("patches", []))]
+        assert {*named, "kustomization.yaml"} == {path.name for path in component.iterdir()}
+
+
+def test_pods_are_scraped_at_their_ports_under_the_names_that_alerts_know() -> None:
+    """Those of Compose's Prometheus."""
+    config = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())
+    pods = dict(ALL.pods())
+    jobs: set[str] = set()
+
+    for monitor in (each for each in ALL.manifests if each["kind"] == "PodMonitor"):
+        (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+        jobs |= {each["replacement"] for each in endpoint["relabelings"] if each["targetLabel"] == "job"}
+        scraped = "worker-gpu" if monitor["metadata"]["name"] == "worker" else monitor["metadata"]["name"]
+        assert endpoint["port"] in {port["name"] for port in pods[scraped]["containers"][0]["ports"]}
+
+    assert jobs == {job["job_name"] for job in config["scrape_configs"]}
+
+
+def test_the_scaler_asks_prometheus_for_metrics_and_models_that_exist() -> None:
+    triggers = _manifest(ALL, "ScaledObject", "worker-gpu")["spec"]["triggers"]
+    queries = [each["metadata"]["query"] for each in triggers if each["type"] == "prometheus"]
+    (told,) = next(
+        each["literals"] for each in ALL.kustomization["configMapGenerator"] if each["name"] == "model"
+    )
+
+    assert len({each["name"] for each in triggers if each["type"] == "prometheus"}) == len(queries) == 3
+    for query in queries:
+        assert (unknown_metrics(query), unknown_labels(query)) == (set(), set())
+        for models in re.findall(r'model=~"(.*?)"', query):
+            assert re.fullmatch(models, told.removeprefix("RERANKQ_MODEL="))
+
+
+def test_a_worker_holds_no_more_than_the_scaler_takes_it_to() -> None:
+    """Else all hands full would look like room to scale down."""
+    triggers = _manifest(ALL, "ScaledObject", "worker-gpu")["spec"]["triggers"]
+    (held,) = (each for each in triggers if each.get("name") == "held")
+    interactive = WorkerSettings.model_fields["interactive_workers"].default
+
+    assert int(held["metadata"]["threshold"]) <= interactive + BULK_WORKERS_BESIDE_GPU
 
 
 def test_compose_and_kubernetes_run_the_same_images_of_this_version() -> None:
@@ -59,8 +112,9 @@ def test_the_manual_scales_a_second_model_by_the_lists_that_its_workers_read() -
 
     triggers = scaler["spec"]["triggers"]
 
-    assert all(each["name"] in VARIABLES for each in worker["env"])
-    assert {each["metadata"]["listName"] for each in triggers} == rules.queues_read_with(worker["env"])
+    told = rules.variables_of(worker)
+    assert told.keys() <= VARIABLES
+    assert {each["metadata"]["listName"] for each in triggers} == rules.queues_read_with(told)
     ours = _manifest(ALL, "ScaledObject", "worker-gpu")["spec"]["triggers"][0]
     assert {each["metadata"]["address"] for each in triggers} == {ours["metadata"]["address"]}
 
@@ -86,11 +140,15 @@ def _rename_a_secret(cluster: Cluster) -> None:
 
 
 def _rename_the_config(cluster: Cluster) -> None:
-    cluster.kustomization["configMapGenerator"][0]["name"] = "redis"
+    cluster.kustomization["configMapGenerator"][1]["name"] = "redis"
 
 
 def _forget_a_mount(cluster: Cluster) -> None:
-    del _pod(cluster, "worker-gpu")["containers"][0]["volumeMounts"][0]
+    for container in (
+        *_pod(cluster, "worker-gpu")["initContainers"],
+        *_pod(cluster, "worker-gpu")["containers"],
+    ):
+        del container["volumeMounts"][0]
 
 
 def _forget_the_password(cluster: Cluster) -> None:
@@ -105,6 +163,23 @@ def _watch_another_list(cluster: Cluster) -> None:
 def _serve_another_model(cluster: Cluster) -> None:
     worker = _pod(cluster, "worker-gpu")["containers"][0]
     worker["env"].append({"name": "RERANKQ_MODEL", "value": "org/other"})
+
+
+def _wait_for_nothing(cluster: Cluster) -> None:
+    del _pod(cluster, "worker-gpu")["initContainers"]
+
+
+def _fetch_in_each_pod(cluster: Cluster) -> None:
+    _pod(cluster, "worker-gpu")["initContainers"][0]["env"].clear()
+
+
+def _give_no_surge(cluster: Cluster) -> None:
+    rolling = _manifest(cluster, "Deployment", "worker-gpu")["spec"]["strategy"]["rollingUpdate"]
+    rolling.update(maxSurge=0, maxUnavailable=1)
+
+
+def _let_flower_out(cluster: Cluster) -> None:
+    _manifest(cluster, "NetworkPolicy", "flower")["spec"]["policyTypes"].remove("Egress")
 
 
 def _scale_nothing(cluster: Cluster) -> None:
@@ -176,6 +251,23 @@ BREAKAGES: list[tuple[Any, Callable[[Cluster], None], str]] = [
         _serve_another_model,
         f"{queue_of('bulk', 'org/other')} is a lane but not watched",
     ),
+    (
+        rules.workers_wait_for_the_model_that_is_fetched,
+        _serve_another_model,
+        "worker-gpu: pull names another model",
+    ),
+    (
+        rules.workers_wait_for_the_model_that_is_fetched,
+        _wait_for_nothing,
+        "worker-gpu does not wait for its model",
+    ),
+    (
+        rules.workers_wait_for_the_model_that_is_fetched,
+        _fetch_in_each_pod,
+        "worker-gpu fetches the model itself",
+    ),
+    (rules.an_upgrade_leaves_somebody, _give_no_surge, "worker-gpu stands still while it is upgraded"),
+    (rules.who_reads_texts_has_no_way_out, _let_flower_out, "flower may reach the world"),
     (rules.scaling_follows_the_lanes, _scale_nothing, "there is no deployment worker to scale"),
     (rules.selectors_find_their_pods, _select_nothing, "Service flower selects no pod"),
     (rules.every_variable_is_a_setting, _misspell_a_setting, "no setting is called RERANKQ_DEVICE"),

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,15 @@ _COMMAND = re.compile(r"`rerankq ((?:model |dead )?[a-z][a-z-]*)")
 
 def test_the_tree_of_the_map_is_the_tree_of_the_files() -> None:
     assert tree_in(MAP.read_text(encoding="utf-8")) == tree(), "`make map` draws it anew"
+
+
+def test_the_alerts_of_a_cluster_are_those_of_prometheus() -> None:
+    program = [sys.executable, REPOSITORY / "deploy" / "prometheus_rule.py"]
+    rule = REPOSITORY / "deploy" / "kubernetes" / "components" / "monitoring" / "alerts.yaml"
+
+    written = subprocess.run(program, check=True, capture_output=True, text=True).stdout
+
+    assert rule.read_text() == written, "`make prometheus-rule` writes it anew"
 
 
 def test_every_room_is_in_the_picture_of_the_house() -> None:
