@@ -6,6 +6,7 @@ import typer
 
 import rerankq
 from rerankq.cli import jobs
+from rerankq.cli.bench import bench
 from rerankq.cli.bulk import bulk
 from rerankq.cli.dead import dead
 from rerankq.cli.demo import demo
@@ -39,6 +40,7 @@ app.command(rich_help_panel=_ASK)(jobs.submit)
 app.command(rich_help_panel=_ASK)(jobs.status)
 app.command(rich_help_panel=_ASK)(jobs.result)
 app.command(rich_help_panel=_ASK)(jobs.cancel)
+app.command(rich_help_panel=_RUN)(bench)
 app.command(rich_help_panel=_RUN)(serve)
 app.command(rich_help_panel=_RUN)(workers)
 app.command(rich_help_panel=_RUN)(models)

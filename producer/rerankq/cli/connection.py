@@ -1,7 +1,7 @@
 """The service a command talks to: the one the settings name, or a local one for the length of the command."""
 
 import signal
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -26,8 +26,8 @@ def connected(*, local: bool = False, model: str | None = None) -> Generator["Re
 
 
 @contextmanager
-def local_stack(model: str | None) -> Generator["LocalStack"]:
-    """A local service, its start shown on stderr."""
+def local_stack(model: str | None, settings: Mapping[str, str] | None = None) -> Generator["LocalStack"]:
+    """A local service, its start shown on stderr; its worker with these settings besides."""
     from rerankq.local.stack import LocalStack
 
     for signal_number in (signal.SIGTERM, signal.SIGHUP):
@@ -35,7 +35,7 @@ def local_stack(model: str | None) -> Generator["LocalStack"]:
             signal.signal(signal_number, _leave)
     with ExitStack() as service:
         with progress() as show:
-            stack = service.enter_context(LocalStack(model=model, on_progress=show))
+            stack = service.enter_context(LocalStack(model=model, settings=settings, on_progress=show))
         yield stack
 
 

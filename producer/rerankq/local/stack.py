@@ -3,7 +3,7 @@
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
@@ -43,6 +43,7 @@ class LocalStack:
         self,
         *,
         model: str | None = None,
+        settings: Mapping[str, str] | None = None,
         ready_within_seconds: float = 600.0,
         on_progress: Callable[[str], None] = lambda _: None,
     ) -> None:
@@ -50,10 +51,12 @@ class LocalStack:
 
         Args:
             model: hub id, directory or `small`; `RERANKQ_MODEL`, else `small`, when absent.
+            settings: of the worker, by their variables; they go before the environment.
             ready_within_seconds: for the worker to load its model; a first download is part of it.
             on_progress: called with one line on what is being waited for.
         """
         self._model = model
+        self._settings = settings or {}
         self._ready_within_seconds = ready_within_seconds
         self._on_progress = on_progress
         self._exit = ExitStack()  # stops and removes, last started first, what was begun so far
@@ -102,7 +105,7 @@ class LocalStack:
             "RERANKQ_RUNTIME_DIR": str(self.directory / "run"),
         }
         chosen = {} if self._model is None else {"RERANKQ_MODEL": self._model}
-        return {**os.environ, **easy, **own, **chosen}
+        return {**os.environ, **easy, **own, **chosen, **self._settings}
 
     def _start(self) -> None:
         worker = worker_program.serving_command()

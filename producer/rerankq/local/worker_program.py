@@ -4,7 +4,7 @@ import importlib.util
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from rerankq.local.failure import Unavailable
 
@@ -62,6 +62,26 @@ def run(*arguments: str) -> int:
     return 128 - code
 
 
+def lines_of(*arguments: str, environment: Mapping[str, str]) -> Iterator[str]:
+    """Each line that it prints, as it comes; it ends with who reads them.
+
+    Raises:
+        Unavailable: it failed; the message ends with its own last line.
+    """
+    program = subprocess.Popen(  # noqa: S603 - our own program
+        command(arguments), env=dict(environment), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    with program:
+        try:
+            yield from program.stdout or ()
+        except BaseException:
+            program.terminate()
+            raise
+        said = program.stderr.read() if program.stderr else ""
+    if program.returncode != 0:
+        raise Unavailable(f"`rerankq-worker {' '.join(arguments)}` failed: {_last_line(said)}")
+
+
 def ask(*arguments: str) -> str:
     """What it prints.
 
@@ -70,9 +90,12 @@ def ask(*arguments: str) -> str:
     """
     done = subprocess.run(command(arguments), check=False, capture_output=True, text=True)  # noqa: S603 - our own
     if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise Unavailable(f"`rerankq-worker {' '.join(arguments)}` failed: {last}")
+        raise Unavailable(f"`rerankq-worker {' '.join(arguments)}` failed: {_last_line(done.stderr)}")
     return done.stdout
+
+
+def _last_line(said: str) -> str:
+    return (said.strip().splitlines() or ["it said nothing"])[-1]
 
 
 def _found(names: Sequence[str]) -> bool:

@@ -26,6 +26,17 @@ def add_verbs(add: AddCommand) -> None:
         "write a copy of a model whose int8 is calibrated on your own pairs, and say what int8 costs with and without",
     )
     add("build-small", _build_small, "write the small model of the box and print its directory")
+    measure = add(
+        "bench", _bench, "measure the engine that runs in the runtime directory (`rerankq bench` does)"
+    )
+    measure.add_argument(
+        "--lengths",
+        type=int,
+        nargs="*",
+        default=[],
+        help="tokens of a pair; the engine's most is measured besides",
+    )
+    measure.add_argument("--seconds", type=float, default=30.0, help="for all lengths together")
     for command in (listing, info):
         command.add_argument("--json", action="store_true", help="as JSON, for programs")
     convert.add_argument("--to", required=True, metavar="DIR", help="where; may be the model's own directory")
@@ -86,6 +97,13 @@ def _quantize(options: argparse.Namespace) -> int:
 
     pairs, target = (Path(name).expanduser() for name in (options.pairs, options.to))
     return quantize(_settings_for(options), pairs, target)
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from rerankq_worker.model_commands.measuring import bench
+    from rerankq_worker.settings import WorkerSettings
+
+    return bench(WorkerSettings.load(), options.lengths, options.seconds)
 
 
 def _build_small(_options: argparse.Namespace) -> int:
