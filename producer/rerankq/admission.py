@@ -17,6 +17,7 @@ from rerankq.contract.clock import RedisClock
 from rerankq.contract.errors import NoWorkers, QueueFull
 from rerankq.contract.heartbeats import WorkerStatus, alive_in
 from rerankq.contract.messages import LANES, Lane
+from rerankq.contract.orders import Order, Pauses, orders_in
 from rerankq.contract.redis_clients import reply_or
 from rerankq.contract.risks import FULL_FRACTION
 from rerankq.procedures import Procedure, accepted, ask
@@ -24,6 +25,7 @@ from rerankq.settings import ClientSettings
 
 SURROUNDINGS_AGE_SECONDS = 1.0  # workers, pace and memory change slowly
 _UNKNOWN_MEMORY_RETRY_SECONDS = 5.0
+_PAUSED_RETRY_SECONDS = 60.0  # nobody knows for how long
 FULL_FRACTIONS: Mapping[Lane, float] = {"interactive": FULL_FRACTION, "bulk": 0.60}
 """From where on the broker is too full for a lane; bulk work leaves room for interactive."""
 _SHOWN_CHARACTERS = 100  # of a model's name
@@ -41,11 +43,13 @@ class Surroundings:
     """How long one job of a lane takes its worker."""
     memory_fraction: float = 0.0
     """Of the broker's limit; 0 when nothing is known."""
+    pauses: Pauses = field(default_factory=dict[str, Order])
+    """Lanes of which no worker takes a job until an operator resumes them."""
 
     def of(self, model: str | None) -> "Surroundings":
         """What jobs that name this model, or none, would meet: workers of other models neither count nor delay."""
         workers = tuple(worker for worker in self.workers if worker.may_serve(model))
-        return _around(workers, self.memory_fraction)
+        return _around(workers, self.memory_fraction, self.pauses)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,8 @@ def refusal(
 ) -> QueueFull:
     """What a job that finds no room is told."""
     pace = around.seconds_per_job.get(lane, 0.0)
+    if keys.pause_of(lane) in around.pauses:
+        return _full(f"the {lane} lane is paused, and {waiting:,} jobs wait in it", _PAUSED_RETRY_SECONDS)
     if waiting >= settings.max_jobs(lane):
         return _full(
             f"{waiting:,} jobs wait in the {lane} lane, as many as may", max(waiting * pace / 10, 1.0)
@@ -154,13 +160,17 @@ class Admission:
 
     def _read(self) -> Procedure[Surroundings]:
         asked_at = time.monotonic()
-        now, beats, paces, memory = yield from ask(
-            ("TIME",), ("HGETALL", keys.WORKERS), ("HGETALL", keys.PACE), ("INFO", "memory")
+        now, beats, paces, memory, paused = yield from ask(
+            ("TIME",),
+            ("HGETALL", keys.WORKERS),
+            ("HGETALL", keys.PACE),
+            ("INFO", "memory"),
+            ("HGETALL", keys.PAUSED),
         )
         self.clock.learn(accepted(now), asked_at)
         workers = alive_in(reply_or(beats, {}), reply_or(paces, {}), self.clock.now())
         limit_bytes = accepted(memory).get("maxmemory") or self._settings.max_broker_bytes
-        return _around(workers, memory["used_memory"] / limit_bytes)
+        return _around(workers, memory["used_memory"] / limit_bytes, orders_in(paused))
 
 
 def known_models() -> Procedure[list[str]]:
@@ -196,6 +206,11 @@ def nobody_for(model: str | None, workers: Sequence[WorkerStatus]) -> NoWorkers:
             "no worker has been heard of in the last "
             f"{keys.HEARTBEAT_TTL_SECONDS} s; start one with `rerankq-worker`, or `submit` the job and let it wait"
         )
+    if all(worker.is_draining for worker in workers):
+        return NoWorkers(
+            "all workers drain and take no more jobs; `rerankq resume WORKER` lets one take them again, or `submit` "
+            "the job and let it wait"
+        )
     if model is None:
         return NoWorkers(
             "no worker takes jobs that name no model (RERANKQ_SERVE_UNNAMED is false everywhere); name one of those "
@@ -212,12 +227,14 @@ def shortened(model: str) -> str:
     return model if len(model) <= _SHOWN_CHARACTERS else f"{model[:_SHOWN_CHARACTERS]}…"
 
 
-def _around(workers: tuple[WorkerStatus, ...], memory_fraction: float) -> Surroundings:
+def _around(workers: tuple[WorkerStatus, ...], memory_fraction: float, pauses: Pauses) -> Surroundings:
+    at_work = [worker for worker in workers if not worker.is_draining]
     return Surroundings(
         workers=workers,
-        seconds_per_job=_by_lane(workers, _together),
-        job_seconds=_by_lane(workers, statistics.mean),
+        seconds_per_job=_by_lane(at_work, _together),
+        job_seconds=_by_lane(at_work, statistics.mean),
         memory_fraction=memory_fraction,
+        pauses=pauses,
     )
 
 

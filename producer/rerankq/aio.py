@@ -26,6 +26,7 @@ from rerankq.contract.messages import (
     RerankRequest,
     as_seconds,
 )
+from rerankq.contract.orders import Pauses
 from rerankq.loop_connections import LoopConnections, Watch
 from rerankq.procedures import Ask, Listen, Pause, Procedure, Step, errors_as_ours, run_async
 from rerankq.settings import ClientSettings
@@ -106,7 +107,7 @@ class AsyncRerankClient:
             except BaseException as error:
                 await self._take_back(connections, message, error)
                 if isinstance(error, ResultTimeout):
-                    raise given_up(message.job_id, timeout) from error
+                    raise given_up(message.job_id, timeout, error) from error
                 raise
 
     async def submit(
@@ -189,6 +190,11 @@ class AsyncRerankClient:
         """The workers heard of in the last seconds."""
         around = await self._run("asking for workers", self._admission.surroundings(max_age_seconds=0.2))
         return list(around.workers)
+
+    async def paused(self) -> Pauses:
+        """The lanes that are paused; as `RerankClient.paused`."""
+        around = await self._run("asking for paused lanes", self._admission.surroundings(max_age_seconds=0.2))
+        return around.pauses
 
     async def lanes(self) -> dict[Lane, int]:
         """Jobs that wait in each lane, whichever model they name."""

@@ -14,7 +14,9 @@ from rerankq.contract.errors import (
     from_wire,
     of_revoked,
 )
+from rerankq.contract.keys import queue_of
 from rerankq.contract.messages import LANES, Lane, Ranking
+from rerankq.contract.orders import Pauses, pause_over
 from rerankq.contract.redis_clients import number_in
 from rerankq.contract.totals import Outcome, outcome_of
 
@@ -41,6 +43,8 @@ class JobStatus:
     attempts: int = 0
     worker: str | None = None
     error: str | None = None
+    paused_since: float | None = None
+    """Of a queued job, since when an operator has its lane paused; Unix seconds, by the clock of whoever asks."""
 
 
 def read_meta(meta: Meta | None) -> Mapping[str, Any]:
@@ -101,7 +105,12 @@ def read_pack(job_id: str, meta: Meta) -> list[Ranking | RerankError]:
 
 
 def read_status(
-    job_id: str, meta: Meta | None, record: Mapping[bytes, bytes], cancelled: bool, clock: RedisClock
+    job_id: str,
+    meta: Meta | None,
+    record: Mapping[bytes, bytes],
+    cancelled: bool,
+    clock: RedisClock,
+    pauses: Pauses | None = None,
 ) -> JobStatus:
     """The status that these three pieces tell together.
 
@@ -110,20 +119,28 @@ def read_status(
         record: our own record of the job; empty when there is none.
         cancelled: whether the job was called off.
         clock: the one by which the record was written.
+        pauses: of lanes, as they are now.
     """
     fields = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in record.items()}
     submitted, total = number_in(fields.get("submitted")), _count(fields, "total")
     state, error = _state(job_id, meta, fields, cancelled, clock.now())
+    lane = next((lane for lane in LANES if lane == fields.get("lane")), None)
+    pause = (
+        pause_over(pauses or {}, fields.get("queue") or queue_of(lane))
+        if lane and state == "queued"
+        else None
+    )
     return JobStatus(
         job_id=job_id,
         state=state,
         scored=total if state == "done" else _count(fields, "scored"),
         total=total,
-        lane=next((lane for lane in LANES if lane == fields.get("lane")), None),
+        lane=lane,
         submitted_at=None if submitted is None else clock.to_ours(submitted),
         attempts=_count(fields, "attempts"),
         worker=fields.get("worker"),
         error=error,
+        paused_since=None if pause is None else clock.to_ours(pause.since),
     )
 
 

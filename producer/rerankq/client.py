@@ -21,6 +21,7 @@ from rerankq.contract.messages import (
     RerankRequest,
     as_seconds,
 )
+from rerankq.contract.orders import Pauses
 from rerankq.contract.redis_clients import redis_client
 from rerankq.procedures import Ask, Listen, Pause, Procedure, Step, ask_one, errors_as_ours, run
 from rerankq.settings import ClientSettings
@@ -110,7 +111,7 @@ class RerankClient:
             except BaseException as error:
                 self._take_back(message, error)
                 if isinstance(error, ResultTimeout):
-                    raise given_up(message.job_id, timeout) from error
+                    raise given_up(message.job_id, timeout, error) from error
                 raise
 
     def submit(
@@ -166,6 +167,10 @@ class RerankClient:
         """The workers heard of in the last seconds."""
         around = self._run("asking for workers", self._admission.surroundings(max_age_seconds=0.2))
         return list(around.workers)
+
+    def paused(self) -> Pauses:
+        """The lanes of which no worker takes a job until `rerankq resume`, each with the order that paused it."""
+        return self._run("asking for paused lanes", self._admission.surroundings(max_age_seconds=0.2)).pauses
 
     def lanes(self) -> dict[Lane, int]:
         """Jobs that wait in each lane, whichever model they name."""

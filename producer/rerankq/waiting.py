@@ -15,6 +15,7 @@ from rerankq.contract.calling_off import CALL_OFF
 from rerankq.contract.clock import RedisClock
 from rerankq.contract.errors import Cancelled, DeadlineExceeded, JobUnknown, RerankError, ResultTimeout
 from rerankq.contract.messages import as_seconds
+from rerankq.contract.orders import orders_in
 from rerankq.contract.redis_clients import reply_or
 from rerankq.contract.transport.scripts import Script
 from rerankq.procedures import Listen, Pause, Procedure, ask, ask_one, ask_script
@@ -71,14 +72,14 @@ def look_at(job_id: str, clock: RedisClock, *, is_ours: bool) -> Procedure[Stand
             none until a worker takes it; while there are such messages, a job without a trace may be one of them.
     """
     asked_at = time.monotonic()
-    record, cancelled, now = yield from ask(
-        ("HGETALL", keys.job(job_id)), ("EXISTS", keys.cancel(job_id)), ("TIME",)
+    record, cancelled, now, paused = yield from ask(
+        ("HGETALL", keys.job(job_id)), ("EXISTS", keys.cancel(job_id)), ("TIME",), ("HGETALL", keys.PAUSED)
     )
     clock.learn(reply_or(now, None), asked_at)
     # Read last: a job that ends in between has its answer seen.
     meta = yield from ask_one("GET", keys.result(job_id), of="results")
     record = reply_or(record, {}) or (yield from record_of_the_lost(job_id))
-    status = read_status(job_id, meta, record, bool(reply_or(cancelled, 0)), clock)
+    status = read_status(job_id, meta, record, bool(reply_or(cancelled, 0)), clock, orders_in(paused))
     if status.state == "unknown" and not (record or is_ours) and (yield from _strangers_wait()):
         status = replace(status, state="queued")
     return Standing(meta, record, status)
@@ -157,10 +158,12 @@ def may_leave_a_job(error: BaseException) -> bool:
     return isinstance(error, ResultTimeout) or not isinstance(error, RerankError)
 
 
-def given_up(job_id: str, timeout: float) -> DeadlineExceeded:
+def given_up(job_id: str, timeout: float, error: ResultTimeout) -> DeadlineExceeded:
     """The caller's wait ran out and with it the job."""
+    paused = error.details.get("paused")
+    why = f"the {paused} lane is paused, and " if paused else ""
     return DeadlineExceeded(
-        f"no answer for job {job_id} within {timeout:g} s; it was called off", {"job_id": job_id}
+        f"no answer for job {job_id} within {timeout:g} s; {why}it was called off", {"job_id": job_id}
     )
 
 
@@ -207,6 +210,10 @@ def _no_answer(status: JobStatus, timeout: float) -> RerankError:
         return JobUnknown(f"job {job_id} is not known; it never was, or its answer has expired")
     if status.state == "cancelled":
         return Cancelled(f"job {job_id} was cancelled")
-    return ResultTimeout(
-        f"no answer for job {job_id} within {timeout:g} s; it may still finish: `rerankq status {job_id}` tells"
-    )
+    situation = f"no answer for job {job_id} within {timeout:g} s"
+    if status.paused_since is not None:
+        return ResultTimeout(
+            f"{situation}: the {status.lane} lane is paused; it is answered after `rerankq resume {status.lane}`",
+            {"paused": status.lane},
+        )
+    return ResultTimeout(f"{situation}; it may still finish: `rerankq status {job_id}` tells")

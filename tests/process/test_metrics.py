@@ -232,7 +232,11 @@ def test_a_key_of_another_type_hides_its_own_series_and_says_so(url: str, redis_
         ),
         ("hlen", {"held jobs"}, {"unacked_jobs"}),
         ("zcard", {"dead letters"}, {"dead_letters"}),
-        ("hgetall", {"workers", "models"}, {"workers", *OF_MODELS}),
+        (
+            "hgetall",
+            {"workers", "models", "paused lanes"},
+            {"workers", "lost_workers", "lane_paused_seconds", *OF_MODELS},
+        ),
         (
             "info",
             {"memory", "risks of broker"},

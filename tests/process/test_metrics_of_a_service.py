@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from rerankq.contract.errors import RerankError
 from rerankq.contract.messages import Ranking
+from rerankq.contract.orders import Orders
 from tests.deploy.test_monitoring import METRICS
 from tests.redis_server import RedisServer, free_port
 from tests.service import Service
@@ -68,6 +69,8 @@ def seen() -> Iterator[Seen]:
         )
         rankings = [job.result(60) for job in jobs]
         _set_aside_and_refuse(service)
+        with service.redis.client() as redis:
+            Orders(redis).pause("interactive", None, "somebody")
         through = _when(
             service,
             lambda now: (
@@ -138,6 +141,11 @@ TRUTHS: dict[str, Callable[[Seen], bool]] = {
         _of(seen.idle, "rerankq_lane_oldest_seconds", lane="bulk") == 0
         and 0 < (_of(seen.at_work, "rerankq_lane_oldest_seconds", lane="bulk") or 0) < 60
         and _of(seen.at_work, "rerankq_lane_oldest_seconds", lane="interactive") == 0
+    ),
+    "rerankq_lane_paused_seconds": lambda seen: (
+        _of(seen.idle, "rerankq_lane_paused_seconds", lane="interactive") == 0
+        and 0 < (_of(seen.through, "rerankq_lane_paused_seconds", lane="interactive") or 0) < 60
+        and _of(seen.through, "rerankq_lane_paused_seconds", lane="bulk") == 0
     ),
     "rerankq_model_jobs": lambda seen: (
         [

@@ -133,7 +133,7 @@ def test_nobody_is_judged_by_a_worker_that_was_out_of_touch_itself(connect: Call
 
 
 def test_as_shipped_the_first_repetition_comes_at_once_and_later_ones_after_a_second():
-    leases = Leases("held", "leases", "delayed", 15.0, LeasedChannel.backoff_seconds)
+    leases = Leases("held", "leases", "delayed", "paused", 15.0, LeasedChannel.backoff_seconds)
 
     assert [leases.delay_before(delivery) for delivery in (2, 3, 9)] == [0.0, 1.0, 1.0]
 

@@ -1,12 +1,17 @@
 """What an operator sees and does while a real worker is at work."""
 
+import json
 import socket
 from collections.abc import Iterator
 
 import pytest
 
-import rerankq
+from rerankq import DeadlineExceeded, ResultTimeout
+from rerankq.contract import keys, wire
+from rerankq.contract.heartbeats import WorkerStatus
 from rerankq.contract.messages import CONTRACT_VERSION
+from rerankq.contract.release import VERSION
+from tests.cli.conftest import Command
 from tests.service import Service
 
 LONG = [f"document {number}" for number in range(320)]  # ten batches on the double
@@ -14,7 +19,7 @@ LONG = [f"document {number}" for number in range(320)]  # ten batches on the dou
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[Service]:
-    with Service(engine="rerankq_worker.doubles:slow?batch_ms=500") as service:
+    with Service(engine="rerankq_worker.doubles:slow?batch_ms=250") as service:
         yield service
 
 
@@ -25,9 +30,142 @@ def test_a_worker_tells_its_release_its_host_and_the_job_it_runs(service: Servic
     told = {worker.job: worker for worker in service.client.workers()}
     at_it, idle = told[job.job_id], told[""]
 
-    assert (at_it.version, at_it.contract) == (rerankq.__version__, CONTRACT_VERSION)
+    assert (at_it.version, at_it.contract) == (VERSION, CONTRACT_VERSION)
     assert at_it.host == idle.host == socket.gethostname()
     assert 0 <= (at_it.job_seconds or -1.0) < 20
     assert idle.job_seconds is None
     service.wait_until(lambda: any((worker.device_busy or 0) > 0.5 for worker in service.client.workers()))
     job.cancel()
+
+
+@pytest.fixture
+def rerankq(service: Service) -> Iterator[Command]:
+    """The command; whatever it ordered is taken back at the end."""
+    yield Command({**service.environment, "NO_COLOR": "1"})
+    with service.redis.client() as redis:
+        redis.delete(keys.PAUSED, keys.DRAINING)
+    service.wait_until(lambda: not any(worker.is_draining for worker in service.client.workers()))
+
+
+def test_a_paused_lane_keeps_its_jobs_and_no_other_until_it_is_resumed(
+    service: Service, rerankq: Command
+) -> None:
+    told = rerankq.run("pause", "bulk").out
+    waiting = service.client.submit("q", ["a"], lane="bulk")
+
+    assert told.startswith("the bulk lane is paused; `rerankq resume bulk` ends it")
+    assert service.client.rerank("q", ["a"], timeout=20).complete
+    with pytest.raises(
+        ResultTimeout, match="the bulk lane is paused; it is answered after `rerankq resume bulk`"
+    ):
+        waiting.result(1)
+    assert (
+        "queued, 0/1 documents scored, bulk lane, which is paused"
+        in rerankq.run("status", waiting.job_id).out
+    )
+    assert "paused: bulk since" in rerankq.run("workers").out
+
+    assert rerankq.run("resume", "bulk").out == "the bulk lane goes on\n"
+    assert waiting.result(20).complete
+
+
+def test_what_a_worker_holds_goes_on_when_its_lane_is_paused(service: Service, rerankq: Command) -> None:
+    held = service.client.submit("q", LONG, lane="bulk")
+    service.wait_until(lambda: held.status().state == "running")
+
+    rerankq.run("pause", "bulk")
+
+    assert held.result(30).complete
+
+
+def test_a_pause_may_be_of_one_models_jobs_alone(service: Service, rerankq: Command) -> None:
+    rerankq.run("pause", "bulk", "--model", "double")
+    named, unnamed = (
+        service.client.submit("q", ["a"], lane="bulk", model=model) for model in ("double", None)
+    )
+
+    assert unnamed.result(20).complete
+    assert (named.status().state, named.status().paused_since is None) == ("queued", False)
+
+    rerankq.run("resume", "bulk", "--model", "double")
+    assert named.result(20).complete
+
+
+def test_who_waits_in_vain_on_a_paused_lane_is_told_so(service: Service, rerankq: Command) -> None:
+    rerankq.run("pause", "interactive")
+
+    with pytest.raises(DeadlineExceeded, match="the interactive lane is paused, and it was called off"):
+        service.client.rerank("q", ["a"], timeout=1)
+
+
+def test_a_worker_of_an_earlier_release_is_named_as_one_that_obeys_nobody(
+    service: Service, rerankq: Command
+) -> None:
+    with service.redis.client() as redis:
+        beat = {"seen": redis.time()[0] + 5, "state": "ready", "lanes": ["bulk"]}
+        redis.hset(keys.WORKERS, "old@host", wire.encode(beat))
+
+        paused = rerankq.run("pause", "bulk", "--json")
+        drained = rerankq.run("drain", "old@host", exit_code=2)
+        redis.hdel(keys.WORKERS, "old@host")
+
+    assert json.loads(paused.out)["ignored_by"] == ["old@host"]
+    assert "old@host is of an earlier release and takes jobs of it all the same" in paused.err
+    assert "old@host is of an earlier release and cannot drain; stop it instead" in drained.err
+
+
+def test_a_worker_that_drains_finishes_its_job_and_takes_no_more_until_it_is_resumed(
+    service: Service, rerankq: Command
+) -> None:
+    worker = _worker(service, "bulk")
+    held = service.client.submit("q", LONG, lane="bulk")
+    service.wait_until(lambda: held.status().state == "running")
+
+    said = rerankq.run("drain", worker.name.partition("~")[0])
+    waiting = service.client.submit("q", ["a"], lane="bulk")
+
+    assert held.result(1).complete
+    assert said.out == f"{worker.name} is drained\n"
+    assert (_worker(service, "bulk").state, _worker(service, "interactive").state) == ("drained", "ready")
+    with pytest.raises(ResultTimeout):
+        waiting.result(1)
+
+    assert rerankq.run("resume", worker.name).out == f"{worker.name} takes jobs again\n"
+    assert waiting.result(20).complete
+
+
+def test_a_worker_that_is_killed_while_it_drains_goes_on_draining(service: Service, rerankq: Command) -> None:
+    rerankq.run("drain", "*-bulk@*")
+    main = service.celery_worker("bulk")
+    service.kill(main)
+    waiting = service.client.submit("q", ["a"], lane="bulk")
+    service.wait_until(lambda: service.celery_worker("bulk").pid != main.pid)
+    service.wait_until(lambda: (_worker(service, "bulk").seen_seconds_ago or 9) < 1)
+
+    with pytest.raises(ResultTimeout):
+        waiting.result(1)
+    rerankq.run("resume", "*-bulk@*")
+    assert waiting.result(20).complete
+
+
+def test_a_worker_that_nobody_knows_is_refused_with_those_of_like_names(
+    service: Service, rerankq: Command
+) -> None:
+    name = _worker(service, "bulk").name
+
+    refused = rerankq.run("drain", "cpu0-blk@x", exit_code=2).err
+    assert f"no worker is called cpu0-blk@x; heard of lately: {name}" in refused
+    told = rerankq.run("resume", "bulks", exit_code=2).err
+    assert "neither a lane (interactive, bulk) nor a worker that drains is called bulks; none drains" in told
+
+
+def test_where_all_workers_drain_nobody_is_asked_in_vain(service: Service, rerankq: Command) -> None:
+    rerankq.run("drain", socket.gethostname())
+
+    failure = rerankq.run("rerank", "q", "a", exit_code=3)
+
+    assert "NoWorkers: all workers drain and take no more jobs" in failure.err
+
+
+def _worker(service: Service, lane: str) -> WorkerStatus:
+    return next(worker for worker in service.client.workers() if f"-{lane}@" in worker.name)

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 import rerankq
-from rerankq.cli import jobs
+from rerankq.cli import acts, jobs
 from rerankq.cli.bench import bench
 from rerankq.cli.bulk import bulk
 from rerankq.cli.dead import dead
@@ -45,6 +45,9 @@ app.command(rich_help_panel=_RUN)(serve)
 app.command(rich_help_panel=_RUN)(workers)
 app.command(rich_help_panel=_RUN)(models)
 app.command(rich_help_panel=_RUN)(lanes)
+app.command(rich_help_panel=_RUN)(acts.pause)
+app.command(rich_help_panel=_RUN)(acts.resume)
+app.command(rich_help_panel=_RUN)(acts.drain)
 app.command(rich_help_panel=_RUN)(settings)
 app.add_typer(dead, name="dead", rich_help_panel=_RUN)
 app.add_typer(model, name="model", rich_help_panel=_RUN)

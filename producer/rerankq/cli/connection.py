@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from rerankq.cli.screen import progress
 
 if TYPE_CHECKING:
+    from redis import Redis
+
     from rerankq.client import RerankClient
     from rerankq.local.stack import LocalStack
+    from rerankq.procedures import Store
 
 
 @contextmanager
@@ -23,6 +26,22 @@ def connected(*, local: bool = False, model: str | None = None) -> Generator["Re
 
     with RerankClient() as client:
         yield client
+
+
+@contextmanager
+def redis_for(doing: str, store: "Store" = "broker") -> Generator["Redis"]:
+    """The Redis of the settings itself, for what no client does; its errors arrive as ours."""
+    from rerankq.contract.redis_clients import redis_client
+    from rerankq.procedures import errors_as_ours
+    from rerankq.settings import ClientSettings
+
+    settings = ClientSettings.load()
+    url = settings.broker_url.get_secret_value() if store == "broker" else settings.effective_result_url
+    with (
+        errors_as_ours(doing, settings, store),
+        redis_client(url, settings.redis_timeout_seconds) as redis,
+    ):
+        yield redis
 
 
 @contextmanager

@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rerankq.cli import options
+from rerankq.cli.connection import redis_for
 from rerankq.cli.screen import facts, out, print_table
 from rerankq.contract import keys
 from rerankq.contract.errors import InvalidRequest, JobUnknown
 
 if TYPE_CHECKING:
-    from redis import Redis
-
     from rerankq.contract.transport.dead_letters import DeadLetter, DeadLetters
-    from rerankq.procedures import Store
 
 dead = typer.Typer(no_args_is_help=True, help="Look at jobs that were given up, and try them again.")
 
@@ -105,31 +103,17 @@ def drop(letter_id: LetterId, as_json: options.Json = False) -> None:
 
 
 @contextmanager
-def _redis(store: "Store") -> Generator["Redis"]:
-    from rerankq.contract.redis_clients import redis_client
-    from rerankq.procedures import errors_as_ours
-    from rerankq.settings import ClientSettings
-
-    settings = ClientSettings.load()
-    url = settings.broker_url.get_secret_value() if store == "broker" else settings.effective_result_url
-    with (
-        errors_as_ours("looking for dead letters", settings, store),
-        redis_client(url, settings.redis_timeout_seconds) as redis,
-    ):
-        yield redis
-
-
-@contextmanager
 def _letters() -> Generator["DeadLetters"]:
     from rerankq.contract.transport.dead_letters import DeadLetters
 
-    with _redis("broker") as redis:
+    with redis_for("looking for dead letters") as redis:
         yield DeadLetters(redis)
 
 
 def _forget_answer(job_id: str) -> None:
     """Let the job be waited for once more; its old answer said that it was given up."""
-    with _redis("results") as results, _redis("broker") as broker:
+    doing = "forgetting an answer"
+    with redis_for(doing, "results") as results, redis_for(doing) as broker:
         results.delete(keys.result(job_id))
         broker.hdel(keys.job(job_id), "answered", "started", "scored")
 

@@ -102,6 +102,9 @@ def _in_words(found: "JobStatus") -> str:
         parts.append(f"{found.scored}/{found.total} documents scored")
     if found.lane:
         parts.append(f"{found.lane} lane")
+    if found.paused_since is not None:
+        since = time.time() - found.paused_since
+        parts.append(f"which is paused for {since:.0f} s now (`rerankq resume {found.lane}`)")
     if found.submitted_at:
         parts.append(f"submitted {time.time() - found.submitted_at:.0f} s ago")
     if found.attempts > 1:

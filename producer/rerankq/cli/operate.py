@@ -15,16 +15,21 @@ if TYPE_CHECKING:
 
 
 def workers(as_json: options.Json = False) -> None:
-    """List the workers heard of in the last seconds, and say what their Redis may lose.
+    """List the workers heard of in the last seconds, the lanes that are paused, and what their Redis may lose.
 
     [bold]Example:[/] rerankq workers --json | jq '.workers[].state'
     """
+    from rerankq.contract.orders import paused_in_words
+
     with connected() as client:
-        found, risks = client.workers(), _risks(client.settings)
+        found, paused, risks = client.workers(), paused_in_words(client.paused()), _risks(client.settings)
     if as_json:
-        print(json.dumps({"workers": [dataclasses.asdict(worker) for worker in found], "risks": risks}))
+        told = [dataclasses.asdict(worker) for worker in found]
+        print(json.dumps({"workers": told, "risks": risks, "paused": paused}))
         return
     _show(found)
+    for lane in paused:
+        out.print(f"paused: {lane}", markup=False, soft_wrap=True)
     for risk in risks:
         line = f"the {risk['store']} Redis may lose what it holds: {risk['text']}"
         out.print(line, markup=False, soft_wrap=True)

@@ -18,6 +18,7 @@ from redis.exceptions import ResponseError
 from rerankq.contract import keys, wire
 from rerankq.contract.clock import RedisClock
 from rerankq.contract.messages import LANES, Lane
+from rerankq.contract.orders import orders_in
 from rerankq.contract.redis_clients import is_of_another_type
 
 UNIQUE_MARK = "~"
@@ -33,7 +34,8 @@ class WorkerStatus:
 
     name: str
     state: str
-    """`loading`, `ready`, `busy`, `stuck` or `broken`: its engine's own word."""
+    """`loading`, `ready`, `busy`, `stuck` or `broken`: its engine's own word. Of one in service that takes no more
+    jobs, `draining`, and `drained` as soon as it holds none."""
     lanes: tuple[Lane, ...]
     device: str = ""
     dtype: str = ""
@@ -83,6 +85,8 @@ class WorkerStatus:
 
     def may_serve(self, model: str | None) -> bool:
         """Whether jobs that name this model, or none, are for this worker; for one that loads its model they may be."""
+        if self.is_draining:
+            return False
         if model is None:
             return self.serves_unnamed
         return model in self.names or (not self.model and self.state == "loading")
@@ -186,10 +190,14 @@ class Heartbeats:
     def _forget_the_long_gone(self, now: float) -> None:
         with suppress(ResponseError):  # something else lies there, or a user of before has no right to it
             self._redis.zremrangebyscore(keys.MODELS, "-inf", now - keys.JOB_TTL_SECONDS)
-        for name, beat in _understood(self._all(keys.WORKERS)).items():
+        beats = _understood(self._all(keys.WORKERS))
+        for name, beat in beats.items():
             if abs(now - beat.seen) > FORGET_AFTER_SECONDS:
                 self._redis.hdel(keys.WORKERS, name)
                 self._redis.hdel(keys.PACE, name)
+        for name, order in orders_in(self._all(keys.DRAINING)).items():
+            if name.encode() not in beats and abs(now - order.since) > FORGET_AFTER_SECONDS:
+                self._redis.hdel(keys.DRAINING, name)
 
     def _now(self) -> float:
         asked_at = time.monotonic()

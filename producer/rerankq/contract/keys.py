@@ -22,6 +22,8 @@
 | rerankq:pace             | hash   | worker name -> its pace, and pairs of late   | with its worker      |
 | rerankq:models           | zset   | model that jobs named -> when one did last   | JOB_TTL              |
 | rerankq:totals           | hash   | what was counted of jobs (`totals.py`)       | for ever, ~110 fields|
+| rerankq:paused           | hash   | <lane> or <lane>@<digest> -> since when, whom| until resumed        |
+| rerankq:draining         | hash   | worker name -> since when, and by whom       | with its worker      |
 
 A job's record has of its sender fingerprint, lane, total, submitted and deadline, of the transport published, of both
 queue (where the job names a model), of its workers lane, total, worker, attempts, started, scored and answered.
@@ -52,7 +54,10 @@ WORKERS = f"{PREFIX}workers"
 PACE = f"{PREFIX}pace"
 MODELS = f"{PREFIX}models"
 TOTALS = f"{PREFIX}totals"
+PAUSED = f"{PREFIX}paused"
+DRAINING = f"{PREFIX}draining"
 
+_QUEUE_PREFIX = "rerankq."
 BELL_SUFFIX = ".bell"
 MODEL_MARK = "@"
 DIGEST_CHARACTERS = 12
@@ -70,7 +75,23 @@ def digest_of(model: str) -> str:
 
 def queue_of(lane: Lane, model: str | None = None) -> str:
     """The Redis list of a lane: of the jobs that name this model, or of those that name none."""
-    return f"rerankq.{lane}" if model is None else f"rerankq.{lane}{MODEL_MARK}{digest_of(model)}"
+    return f"{_QUEUE_PREFIX}{pause_of(lane, model)}"
+
+
+def pause_of(lane: Lane, model: str | None = None) -> str:
+    """The field of `PAUSED` for a lane, or for the jobs of it that name this model."""
+    return lane if model is None else f"{lane}{MODEL_MARK}{digest_of(model)}"
+
+
+def lane_of_pause(field: str) -> str:
+    """The lane that a field of `PAUSED` is about."""
+    return field.partition(MODEL_MARK)[0]
+
+
+def pauses_of(queue: str) -> tuple[str, str]:
+    """The fields of `PAUSED` that keep the jobs of this list waiting: of its lane, and its own."""
+    own = queue.removeprefix(_QUEUE_PREFIX)
+    return lane_of_pause(own), own
 
 
 def lane_of(queue: str) -> Lane:

@@ -40,7 +40,11 @@ PRODUCER = (
         LANE_KEYS,
     ),
     Right("count what waits, KEDA too", "llen type", LANE_KEYS),
-    Right("see workers, pace, memory and the clock", "hgetall time info", [keys.WORKERS, keys.PACE]),
+    Right(
+        "see workers, pace, paused lanes, memory and the clock",
+        "hgetall time info",
+        [keys.WORKERS, keys.PACE, keys.PAUSED],
+    ),
     Right("note which models jobs name, and see it", "zadd zrange", [keys.MODELS]),
     Right(
         "keep records of its jobs, large bodies and cancellations",
@@ -61,6 +65,11 @@ WORKER = (
         "take, hold, put back and set aside messages; look at dead letters",
         "rpop rpush brpop hlen zadd zrem zscore zcard zrevrange zrangebyscore zremrangebyscore",
         [f"{keys.PREFIX}*"],
+    ),
+    Right(
+        "see and give orders: lanes paused, workers drained",
+        "hkeys hgetall hexists hsetnx hdel",
+        [keys.PAUSED, keys.DRAINING],
     ),
     Right("notice messages that vanished", "lindex hkeys hvals hlen zcard", LANE_KEYS),
     Right("store and announce answers, send events", "publish"),

@@ -216,7 +216,7 @@ async def _sent(
             with contextlib.suppress(RerankError):
                 await pack.cancel()
         if isinstance(error, ResultTimeout):
-            raise given_up(pack.job_id, left_seconds) from error
+            raise given_up(pack.job_id, left_seconds, error) from error
         raise
 
 

@@ -129,6 +129,7 @@ def _told(status: JobStatus, end: Ranking | RerankError | None = None) -> dict[s
         "attempts": status.attempts,
         "submitted_at": status.submitted_at,
         "worker": status.worker,
+        "is_paused": status.paused_since is not None,
     }
     if isinstance(end, Ranking):
         told["ranking"] = dialects.reply(_ANYBODY, end)

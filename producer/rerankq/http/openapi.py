@@ -404,6 +404,7 @@ def _schemas() -> dict[str, Schema]:
                 "attempts": COUNT,
                 "submitted_at": _any(NUMBER, NOTHING),
                 "worker": text_or_nothing,
+                "is_paused": {"type": "boolean"},
             },
             {"ranking": _ref("Ranking"), "error": _ref("Problem")},
         ),
@@ -457,7 +458,9 @@ def _schemas() -> dict[str, Schema]:
         ),
         "State": _object(
             {
-                "lanes": _object({lane: _object({"jobs": COUNT}) for lane in LANES}),
+                "lanes": _object(
+                    {lane: _object({"jobs": COUNT, "is_paused": {"type": "boolean"}}) for lane in LANES}
+                ),
                 "workers": _list(_ref("Worker")),
                 "redis": {"const": True},
             }

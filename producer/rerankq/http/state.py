@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from rerankq import __version__
+from rerankq.contract import keys
 from rerankq.contract.errors import BrokerUnavailable, NoWorkers
 from rerankq.contract.heartbeats import WorkerStatus
 from rerankq.contract.served import ServedModel, served_models
@@ -107,7 +108,11 @@ async def info(request: Request) -> Response:
 async def state(request: Request) -> Response:
     """The lanes and the workers, as they are now."""
     client = service_of(request).client
-    lanes = {lane: {"jobs": jobs} for lane, jobs in (await client.lanes()).items()}
+    paused = await client.paused()
+    lanes = {
+        lane: {"jobs": jobs, "is_paused": keys.pause_of(lane) in paused}
+        for lane, jobs in (await client.lanes()).items()
+    }
     workers = [{name: getattr(worker, name) for name in _SHOWN} for worker in await client.workers()]
     return json_response({"lanes": lanes, "workers": workers, "redis": True})
 

@@ -13,6 +13,7 @@ from rerankq.contract.clock import RedisClock
 from rerankq.contract.errors import RerankError
 from rerankq.contract.heartbeats import WorkerStatus
 from rerankq.contract.messages import LANES, Lane, RerankRequest, as_seconds
+from rerankq.contract.orders import Pauses
 from rerankq.loop_connections import Watch
 from rerankq.procedures import Procedure
 from rerankq.settings import ClientSettings
@@ -78,6 +79,9 @@ class FakeRerankClient(_WithoutRedis, RerankClient):
     def lanes(self) -> dict[Lane, int]:
         return dict.fromkeys(LANES, 0)
 
+    def paused(self) -> Pauses:
+        return {}
+
     def deliver(self, message: Submission, watch: Any = None) -> None:
         self._stand_in.deliver(message)
 
@@ -109,6 +113,9 @@ class AsyncFakeRerankClient(_WithoutRedis, AsyncRerankClient):
 
     async def lanes(self) -> dict[Lane, int]:
         return dict.fromkeys(LANES, 0)
+
+    async def paused(self) -> Pauses:
+        return {}
 
     @contextmanager
     def watching(self, job_id: str, *, is_early: bool = False) -> Generator[Watch]:

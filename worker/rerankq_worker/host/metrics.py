@@ -23,6 +23,7 @@ from rerankq.contract.errors import InvalidSettings
 from rerankq.contract.heartbeats import Heartbeats
 from rerankq.contract.keys import queue_of
 from rerankq.contract.messages import LANES, Lane
+from rerankq.contract.orders import Orders
 from rerankq.contract.redis_clients import number_in
 from rerankq.contract.risks import RISKS, read_risks, redis_clients
 from rerankq.contract.transport.dead_letters import DeadLetters
@@ -37,6 +38,7 @@ REDIS_TIMEOUT_SECONDS = 1.0  # a scrape must not hang; Prometheus itself gives u
 UNSERVED_MODELS = 50  # told apart, those with most jobs first: whoever asks names what he likes
 UNNAMED = "-"
 STATES: tuple[State, ...] = get_args(State)
+STATES_OF_DRAINING = ("draining", "drained")
 Sample = tuple[str, list[str], float]
 """Name, values of its labels, value."""
 ENGINE_GAUGES: Mapping[str, tuple[str, list[str]]] = {
@@ -48,6 +50,10 @@ ENGINE_GAUGES: Mapping[str, tuple[str, list[str]]] = {
 GAUGES: Mapping[str, tuple[str, list[str]]] = {
     "rerankq_lane_jobs": ("Jobs that wait.", ["lane"]),
     "rerankq_lane_oldest_seconds": ("Age of the next job in line.", ["lane"]),
+    "rerankq_lane_paused_seconds": (
+        "Since an operator paused it, or a model's jobs in it; 0: not.",
+        ["lane"],
+    ),
     "rerankq_model_jobs": ("Of the lane's jobs, those that name this model; `-`: none.", ["lane", "model"]),
     "rerankq_model_oldest_seconds": ("Age of the next of them in line.", ["lane", "model"]),
     "rerankq_model_workers": ("Celery workers that take jobs that name it.", ["model"]),
@@ -239,9 +245,17 @@ def _dead_letters(redis: "Redis") -> Iterator[Sample]:
 
 def _workers(redis: "Redis") -> Iterator[Sample]:
     states = Counter(worker.state for worker in Heartbeats(redis).alive())
-    for state in STATES:
+    for state in (*STATES, *STATES_OF_DRAINING):
         yield "rerankq_workers", [state], states[state]
     yield "rerankq_lost_workers", [], Heartbeats(redis).lost()
+
+
+def _paused_lanes(redis: "Redis") -> Iterator[Sample]:
+    paused = Orders(redis).paused()
+    seconds, _ = redis.time()  # pyright: ignore[reportGeneralTypeIssues] - redis-py
+    for lane in LANES:
+        since = [order.since for field, order in paused.items() if keys.lane_of_pause(field) == lane]
+        yield "rerankq_lane_paused_seconds", [lane], max(seconds - min(since), 1.0) if since else 0.0
 
 
 def _memory(redis: "Redis") -> Iterator[Sample]:
@@ -263,6 +277,7 @@ READINGS: Mapping[str, Callable[["Redis"], Iterator[Sample]]] = {
     "held jobs": _held_jobs,
     "dead letters": _dead_letters,
     "workers": _workers,
+    "paused lanes": _paused_lanes,
     "memory": _memory,
 }
 """The parts of a scrape of the broker, each read by itself."""

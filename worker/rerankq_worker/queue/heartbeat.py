@@ -14,13 +14,14 @@ from typing import Any, ClassVar
 from celery import bootsteps
 from celery.signals import celeryd_init
 from celery.worker.consumer import consumer as celery_consumer
-from celery.worker.state import active_requests
+from celery.worker.state import active_requests, reserved_requests
 from redis.exceptions import AuthenticationError, RedisError
 
 from rerankq.contract.errors import InvalidSettings
 from rerankq.contract.heartbeats import UNIQUE_MARK, Heartbeats, WorkerStatus, names_of, unique_ending
 from rerankq.contract.keys import HEARTBEAT_PERIOD_SECONDS, lane_of, queue_of
 from rerankq.contract.messages import CONTRACT_VERSION, Lane
+from rerankq.contract.orders import Orders
 from rerankq.contract.redis_clients import redis_client
 from rerankq.contract.release import VERSION
 from rerankq.contract.transport.hooks import hooks
@@ -55,6 +56,12 @@ class Heartbeat(bootsteps.StartStopStep):
         self._settings = WorkerSettings.load()
         broker = redis_client(self._settings.broker_url.get_secret_value(), HEARTBEAT_TIMEOUT_SECONDS)
         self._heartbeats = Heartbeats(broker)
+        self._orders = Orders(broker)
+        self._is_draining = (
+            True  # until Redis says otherwise: whoever was killed while it drained goes on with it
+        )
+        self._may_hold = True
+        """Whether a fetch from before it drained may still bring a job."""
         self._timers: list[Any] = []
         self._file: Path | None = None
         self._spoke_at: float | None = None
@@ -75,6 +82,7 @@ class Heartbeat(bootsteps.StartStopStep):
         hooks.is_ready, hooks.lists_of = self._is_ready, self._lists_of
         self._begin_to_beat(parent)
         try:
+            self._obey(parent)
             self._heartbeats.tell(self._status(parent))
         except AuthenticationError as error:
             logger.critical("%s", redis_health.refused("RERANKQ_BROKER_URL"))
@@ -137,7 +145,7 @@ class Heartbeat(bootsteps.StartStopStep):
             self._looked_at = time.monotonic()
             if self._was_ready:
                 self._names = names_of(engine.model, engine.revision)
-        return self._was_ready
+        return self._was_ready and not self._is_draining
 
     def _lists_of(self, queue: str) -> list[str]:
         """A lane's jobs that name no model, where this worker takes them, and those that name the engine's."""
@@ -154,8 +162,14 @@ class Heartbeat(bootsteps.StartStopStep):
             status = None
         return health.NO_ENGINE if status is None else health.judged(status)
 
+    def _obey(self, parent: Any) -> None:
+        """Learn whether this worker is to take no more jobs."""
+        self._may_hold = not self._is_draining
+        self._is_draining = self._orders.is_draining(parent.hostname)
+
     def _tell(self, parent: Any) -> None:
         try:
+            self._obey(parent)
             self._heartbeats.tell(self._status(parent))
         except RedisError as error:
             self._note_silence(error)
@@ -176,7 +190,7 @@ class Heartbeat(bootsteps.StartStopStep):
         lanes: tuple[Lane, ...] = tuple(lane_of(queue) for queue in queues)
         return WorkerStatus(
             name=parent.hostname,
-            state=engine.state,
+            state=self._state(engine),
             lanes=lanes,
             limits_seconds={lane: self._settings.time_limits(lane)[0] for lane in lanes},
             device=engine.device,
@@ -195,7 +209,13 @@ class Heartbeat(bootsteps.StartStopStep):
             job_seconds=job_seconds,
             device_busy=_rate(_busy_seconds, before, engine),
             device_pairs_per_second=_rate(lambda engine: engine.pairs, before, engine),
+            is_draining=self._is_draining,
         )
+
+    def _state(self, engine: health.EngineStatus) -> str:
+        if not self._is_draining or engine.state not in health.IN_SERVICE:
+            return engine.state
+        return "draining" if reserved_requests or self._may_hold else "drained"
 
 
 def _running_job() -> tuple[str, float | None]:

@@ -102,6 +102,7 @@ class LeasedChannel(kombu_redis.Channel):
             held_key=self._named(self.unacked_key),
             leases_key=self._named(self.unacked_index_key),
             delayed_key=self._named(self.delayed_key),
+            paused_key=self._named(keys.PAUSED),
             lease_seconds=self.visibility_timeout,
             backoff_seconds=self.backoff_seconds,
         )

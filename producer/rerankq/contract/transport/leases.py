@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import redis
 
-from rerankq.contract.keys import BELL_SUFFIX, bell_of, open_jobs, priority_lists
+from rerankq.contract.keys import BELL_SUFFIX, bell_of, open_jobs, pauses_of, priority_lists
 from rerankq.contract.transport.open_jobs import OpenJob
 from rerankq.contract.transport.scripts import (
     ACK,
@@ -53,6 +53,7 @@ class Leases:
     held_key: str
     leases_key: str
     delayed_key: str
+    paused_key: str
     lease_seconds: float
     backoff_seconds: Sequence[float]
 
@@ -64,9 +65,11 @@ class Leases:
         The caller chooses the tag, so that a reply it never got to read is a lease that runs out, not a loss.
         """
         bells = dict.fromkeys(bell_of(source.list_key) for source in sources)
-        keys = [self.held_key, self.leases_key, *(source.list_key for source in sources), *bells]
+        lists = [source.list_key for source in sources]
         flags = [int(source.is_acknowledged) for source in sources]
-        return keys, [tag, self.lease_seconds, len(sources), *flags]
+        pauses = [field for source in sources for field in pauses_of(source.name)]
+        keys = [self.held_key, self.leases_key, self.paused_key, *lists, *bells]
+        return keys, [tag, self.lease_seconds, len(sources), *flags, *pauses]
 
     def fetch(
         self, client: redis.Redis, tag: str, sources: Sequence[ListToFetch]

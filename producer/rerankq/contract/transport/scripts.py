@@ -52,30 +52,34 @@ local function tried(...)
 end
 """
 
-# KEYS: held, leases, <lists, most wanted first>, <bells>; ARGV: tag, lease seconds, number of lists, then per
-# list 1 (hold it under a lease) or 0 (its consumer does not acknowledge). Returns {index of the list,
-# message}, or nothing: then all lists are empty, every ring so far is answered, and the bells go.
+# KEYS: held, leases, paused, <lists, most wanted first>, <bells>; ARGV: tag, lease seconds, number of lists, then per
+# list 1 (hold it under a lease) or 0 (its consumer does not acknowledge), then per list the two fields of `paused` that
+# keep it. Returns {index of the list, message}, or nothing: then all lists are empty or paused, every ring so far is
+# answered, and the bells go.
 FETCH = Script(
     TRIED
     + """
 local lists = tonumber(ARGV[3])
+local paused = {}
+for _, name in ipairs(redis.pcall('HKEYS', KEYS[3])) do paused[name] = true end
+local function is_paused(i) return paused[ARGV[2 + lists + 2 * i]] or paused[ARGV[3 + lists + 2 * i]] end
 for i = 1, lists do
-  local message = redis.call('RPOP', KEYS[2 + i])
+  local message = not is_paused(i) and redis.call('RPOP', KEYS[3 + i])
   if message then
     if ARGV[3 + i] == '1' then
       local now = redis.call('TIME')
-      local failed = tried('HSET', KEYS[1], ARGV[1], KEYS[2 + i] .. '\\n' .. message)
+      local failed = tried('HSET', KEYS[1], ARGV[1], KEYS[3 + i] .. '\\n' .. message)
         or tried('ZADD', KEYS[2], now[1] + now[2] / 1e6 + ARGV[2], ARGV[1])
       if failed then
         redis.pcall('HDEL', KEYS[1], ARGV[1])
-        redis.call('RPUSH', KEYS[2 + i], message)
+        redis.call('RPUSH', KEYS[3 + i], message)
         return failed
       end
     end
     return {i, message}
   end
 end
-for i = 3 + lists, #KEYS do redis.call('DEL', KEYS[i]) end
+for i = 4 + lists, #KEYS do redis.call('DEL', KEYS[i]) end
 return false
 """
 )

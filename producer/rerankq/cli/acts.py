@@ -1,0 +1,210 @@
+"""`rerankq pause`, `resume`, `drain`: what an operator orders, until it is taken back."""
+
+import getpass
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rerankq.cli import options
+from rerankq.cli.connection import redis_for
+from rerankq.cli.screen import out, progress
+from rerankq.contract.errors import InvalidRequest, ResultTimeout
+from rerankq.contract.messages import LANES, Lane
+
+if TYPE_CHECKING:
+    from rerankq.contract.heartbeats import Heartbeats, WorkerStatus
+
+LOOK_AGAIN_SECONDS = 0.5
+
+OfModel = Annotated[
+    str | None,
+    typer.Option("--model", help="Only its jobs that name this model, as they name it.", show_default=False),
+]
+Workers = Annotated[
+    list[str],
+    typer.Argument(
+        help="As `rerankq workers` shows them: a name, with or without the part from `~` on, a host, or a pattern "
+        "('gpu0-*').",
+        show_default=False,
+    ),
+]
+
+
+def pause(lane: Lane, model: OfModel = None, as_json: options.Json = False) -> None:
+    """Let no worker take jobs of a lane until `rerankq resume`; what they hold goes on, and jobs are still accepted.
+
+    [bold]Example:[/] rerankq pause bulk
+    """
+    from rerankq.contract.heartbeats import Heartbeats
+    from rerankq.contract.orders import Orders
+
+    with redis_for("pausing a lane") as redis:
+        is_new = Orders(redis).pause(lane, model, _who())
+        workers = Heartbeats(redis).alive()
+    deaf = [worker.name for worker in workers if lane in worker.lanes and not worker.contract]
+    for name in deaf:
+        _warn(f"{name} is of an earlier release and takes jobs of it all the same; only its stop ends that")
+    if as_json:
+        print(json.dumps({"paused": lane, "model": model, "is_new": is_new, "ignored_by": deaf}))
+    else:
+        was = "is paused" if is_new else "was paused already"
+        out.print(f"{_lane(lane, model)} {was}; `{_resume(lane, model)}` ends it", soft_wrap=True)
+
+
+def resume(
+    what: Annotated[
+        str, typer.Argument(metavar="LANE|WORKER", help="What was paused or drained.", show_default=False)
+    ],
+    model: OfModel = None,
+    as_json: options.Json = False,
+) -> None:
+    """Let workers take jobs of a paused lane again, or a worker that drains take jobs again.
+
+    [bold]Example:[/] rerankq resume bulk
+    """
+    if what not in LANES:
+        _employ(what, as_json=as_json)
+        return
+    lane: Lane = what
+    from rerankq.contract.orders import Orders, paused_in_words
+
+    with redis_for("resuming a lane") as redis:
+        was_paused = Orders(redis).resume(lane, model)
+        left = [name for name in paused_in_words(Orders(redis).paused()) if name.startswith(lane)]
+    if as_json:
+        print(json.dumps({"resumed": lane, "model": model, "was_paused": was_paused}))
+        return
+    out.print(f"{_lane(lane, model)} {'goes on' if was_paused else 'was not paused'}", soft_wrap=True)
+    for name in left:
+        out.print(f"still paused: {name}", markup=False, soft_wrap=True)
+
+
+def drain(
+    workers: Workers,
+    timeout: Annotated[
+        float | None,
+        typer.Option(min=0, help="Seconds to wait for what they hold; 0: not at all.", show_default=False),
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Let workers take no more jobs, and wait until they have finished what they hold.
+
+    They stay, idle, until `rerankq resume` names them or they are stopped; whoever starts in their place takes jobs.
+
+    [bold]Example:[/] rerankq drain gpu0-bulk@host~3f2a9c
+    """
+    from rerankq.contract.heartbeats import Heartbeats
+    from rerankq.contract.orders import Orders
+
+    with redis_for("draining workers") as redis:
+        names = [worker.name for worker in _able(_chosen(workers, Heartbeats(redis).alive()))]
+        for name in names:
+            Orders(redis).drain(name, _who())
+        left = _wait_until_drained(Heartbeats(redis), names, timeout)
+    if as_json:
+        print(json.dumps({"drained": [name for name in names if name not in left], "draining": left}))
+    else:
+        for name in names:
+            out.print(f"{name} {'drains' if name in left else 'is drained'}", markup=False, soft_wrap=True)
+    if left and timeout:
+        raise ResultTimeout(
+            f"{len(left)} of {len(names)} workers still hold a job after {timeout:g} s; they take no more: "
+            "`rerankq workers` shows when they are drained"
+        )
+
+
+def _employ(wanted: str, *, as_json: bool) -> None:
+    from rerankq.contract.orders import Orders
+
+    with redis_for("resuming a worker") as redis:
+        draining = list(Orders(redis).draining())
+        names = [name for name in draining if _is_called(wanted, name)]
+        if not names:
+            raise InvalidRequest(
+                f"neither a lane ({', '.join(LANES)}) nor a worker that drains is called {wanted}"
+                + (f"; draining: {', '.join(draining)}" if draining else "; none drains")
+            )
+        for name in names:
+            Orders(redis).employ(name)
+    if as_json:
+        print(json.dumps({"resumed": names}))
+        return
+    for name in names:
+        out.print(f"{name} takes jobs again", markup=False, soft_wrap=True)
+
+
+def _wait_until_drained(heartbeats: "Heartbeats", names: Sequence[str], timeout: float | None) -> list[str]:
+    """Those that still hold a job, or have not said that they hold none, when the time is up; who leaves holds none."""
+    give_up_at = float("inf") if timeout is None else time.monotonic() + timeout
+    with progress() as show:
+        while True:
+            alive = {worker.name: worker for worker in heartbeats.alive()}
+            left = [name for name in names if name in alive and not _is_drained(alive[name])]
+            if not left or time.monotonic() >= give_up_at:
+                return left
+            show(f"{len(left)} of {len(names)} workers finish what they hold")
+            time.sleep(LOOK_AGAIN_SECONDS)
+
+
+def _is_drained(worker: "WorkerStatus") -> bool:
+    """Whether it holds nothing and takes nothing; of one whose engine is away the state says only that."""
+    may_hold = worker.job or worker.state in ("ready", "busy", "draining")
+    return worker.is_draining and not may_hold
+
+
+def _chosen(wanted: Iterable[str], workers: Sequence["WorkerStatus"]) -> list["WorkerStatus"]:
+    found: dict[str, WorkerStatus] = {}
+    for each in wanted:
+        called = [worker for worker in workers if _is_called(each, worker.name) or worker.host == each]
+        if not called:
+            raise _unknown(each, [worker.name for worker in workers])
+        found |= {worker.name: worker for worker in called}
+    return list(found.values())
+
+
+def _able(workers: Sequence["WorkerStatus"]) -> Sequence["WorkerStatus"]:
+    for worker in workers:
+        if not worker.contract:
+            raise InvalidRequest(
+                f"{worker.name} is of an earlier release and cannot drain; stop it instead: on SIGTERM it finishes the "
+                "job that it holds"
+            )
+    return workers
+
+
+def _is_called(wanted: str, name: str) -> bool:
+    return wanted in (name, name.partition("~")[0]) or fnmatchcase(name, wanted)
+
+
+def _unknown(wanted: str, names: Sequence[str]) -> InvalidRequest:
+    near = get_close_matches(wanted, names, n=3, cutoff=0.4) or names[:3]
+    told = f"; heard of lately: {', '.join(near)}" if near else "; none has been heard of lately"
+    return InvalidRequest(f"no worker is called {wanted}{told}")
+
+
+def _who() -> str:
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        name = str(os.getuid())
+    return f"{name}@{socket.gethostname()}"
+
+
+def _lane(lane: Lane, model: str | None) -> str:
+    return f"the {lane} lane" if model is None else f"the {lane} lane of {model}"
+
+
+def _resume(lane: Lane, model: str | None) -> str:
+    return f"rerankq resume {lane}" + ("" if model is None else f" --model {model}")
+
+
+def _warn(line: str) -> None:
+    print(f"rerankq: {line}", file=sys.stderr)
