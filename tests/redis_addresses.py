@@ -107,6 +107,23 @@ def sentinel_for(server: RedisServer, directory: Path) -> Iterator[int]:
         process.wait()
 
 
+class BorrowedRedis(RedisServer):
+    """One that others start and stop, at this address."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    @property
+    def url(self) -> str:
+        return self._url
+
+    def start(self) -> None:
+        """It runs."""
+
+    def __exit__(self, *_: object) -> None:
+        """It goes on."""
+
+
 class TlsRedis(RedisServer):
     """A Redis whose address is the TLS endpoint in front of it."""
 

@@ -41,6 +41,28 @@ def node_environment(*packages: str) -> Path:
     return home
 
 
+def debian_packages(*names: str) -> Path:
+    """Where these packages of Debian are unpacked, not installed: programs in `usr/bin`, their libraries in `usr/lib`.
+
+    Skips the test where there is no apt-get, or a package cannot be had.
+    """
+    if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
+        pytest.skip("no apt-get to have packages of Debian from")
+    home = KEPT_IN / hashlib.sha256("\n".join(["debian", *names]).encode()).hexdigest()[:16]
+    _once(home, lambda: _unpack(home, names))
+    return home
+
+
+def _unpack(home: Path, names: tuple[str, ...]) -> None:
+    home.mkdir(exist_ok=True)
+    apt = ["apt-get", "download", *names]
+    done = subprocess.run(apt, cwd=home, capture_output=True, text=True, timeout=INSTALLED_WITHIN_SECONDS)
+    if done.returncode:
+        pytest.skip(f"{' '.join(names)} cannot be had: {done.stderr.strip()[-300:]}")
+    for package in home.glob("*.deb"):
+        subprocess.run(["dpkg", "-x", package, home], check=True)
+
+
 def _once(home: Path, make: Callable[[], None]) -> None:
     KEPT_IN.mkdir(parents=True, exist_ok=True)
     with home.with_suffix(".lock").open("w") as lock:

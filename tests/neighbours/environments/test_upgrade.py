@@ -16,6 +16,7 @@ import pytest
 
 from rerankq import InvalidRequest, NoWorkers
 from tests.conftest import REPOSITORY
+from tests.redis_addresses import BorrowedRedis
 from tests.redis_server import RedisServer
 from tests.service import Service
 
@@ -89,24 +90,11 @@ class Fleet:
         return process
 
 
-class _Borrowed(RedisServer):
-    """The Redis of another, which starts and stops it."""
-
-    def __init__(self, lender: RedisServer) -> None:
-        self.port = lender.port
-
-    def start(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
 class _Worker(Service):
     """A launcher of some release."""
 
     def __init__(self, redis: RedisServer, tree: Path) -> None:
-        super().__init__(engine=ENGINE, redis=_Borrowed(redis))
+        super().__init__(engine=ENGINE, redis=BorrowedRedis(redis.url))
         self._tree = tree
 
     @property
