@@ -1,7 +1,7 @@
 """`rerankq serve`: the HTTP face of a running service."""
 
 import importlib.util
-import logging
+import signal
 from typing import Annotated, Any
 
 import typer
@@ -37,12 +37,14 @@ def serve(
     """
     if not is_installed():
         raise Unavailable(MISSING)
+    from rerankq.contract.log.process import speak_as, tell_stacks_on
     from rerankq.http.server import serve as serve_http
     from rerankq.http.settings import HttpSettings
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     given: dict[str, Any] = {"http_host": host, "http_port": port}
     settings = HttpSettings.load(**{name: value for name, value in given.items() if value is not None})
+    speak_as("http", settings.log, settings.log_level, prints=False)
+    tell_stacks_on(signal.SIGUSR1)
     serve_http(settings, lambda url: _show(url, asks_for_key=bool(settings.keys)))
 
 

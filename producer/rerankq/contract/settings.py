@@ -16,6 +16,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from rerankq.contract.address import read_address
 from rerankq.contract.errors import InvalidSettings
+from rerankq.contract.log.lines import LogFormat
+from rerankq.contract.log.process import LogLevel
 from rerankq.contract.messages import Limits
 from rerankq.contract.variables import FORMER, VARIABLES
 
@@ -60,6 +62,17 @@ class SharedSettings(BaseSettings):
     """Characters one request may have in all. Larger ones cost memory in Redis and in the worker."""
     max_payload_bytes: int = Field(default=64_000_000, ge=1024)
     """Bytes one message may unpack to. Protects a worker from a message that grows without end."""
+
+    log: LogFormat = "text"
+    """How workers and the HTTP face log, a line a record: `text`, or `json`, an object each."""
+    log_level: LogLevel = "INFO"
+    """The least that they log: `DEBUG`, `INFO`, `WARNING` or `ERROR`. `DEBUG` is that of rerankq itself; libraries,
+    which would quote texts in theirs, stay at `INFO`."""
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _level_in_any_case(cls, level: Any) -> Any:
+        return level.upper() if isinstance(level, str) else level
 
     @field_validator("broker_url", "result_url")
     @classmethod
