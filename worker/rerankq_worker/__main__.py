@@ -5,6 +5,7 @@ torch.
 """
 
 import argparse
+import faulthandler
 import json
 import logging
 import os
@@ -92,14 +93,18 @@ def _add(
 
 
 def _serve(options: argparse.Namespace) -> int:
+    from rerankq.contract.log.process import speak_as
     from rerankq_worker.host import launcher, metrics
+    from rerankq_worker.host.children_log import ChildrenLog
     from rerankq_worker.host.devices import chosen_devices
     from rerankq_worker.model.files import choose_engine, find_model
     from rerankq_worker.queue import redis_health
     from rerankq_worker.settings import WorkerSettings
 
-    _log_to_stderr()
+    os.environ.update({} if sys.stderr.isatty() else {"TQDM_DISABLE": "1"})  # a log wants lines
     settings = WorkerSettings.load()
+    handler = speak_as("launcher", settings.log, settings.log_level)
+    children = ChildrenLog(handler)
     devices = chosen_devices(settings.devices)
     if settings.engine_factory == WorkerSettings.model_fields["engine_factory"].default:
         # Refused here in a moment, and fetched here once: each engine would take seconds to come to it.
@@ -109,14 +114,16 @@ def _serve(options: argparse.Namespace) -> int:
         for line in redis_health.trouble(settings):  # a wrong password ends us; an outage is waited out
             logging.warning("%s yet", line)
     with launcher.sole_launcher(settings.make_runtime_dir()):
-        processes = launcher.launcher_for(settings, devices, engine_only=options.engine_only)
+        processes = launcher.launcher_for(settings, devices, engine_only=options.engine_only, log=children)
         logging.info("time limits: %s", "; ".join(_limits_in_words(settings)))
         if settings.metrics_port is not None:
             metrics.serve(settings, [device.name for device in devices])
         if options.engine_only:
             for device in devices:
                 logging.info("for Celery workers: RERANKQ_ENGINE_SOCKET=%s", settings.socket_of(device.name))
-        return processes.run()
+        exit_code = processes.run()
+        children.finish()
+        return exit_code
 
 
 def _limits_in_words(settings: Any) -> list[str]:
@@ -127,11 +134,13 @@ def _limits_in_words(settings: Any) -> list[str]:
 
 
 def _engine(options: argparse.Namespace) -> int:
+    from rerankq.contract.log.process import speak_as
     from rerankq_worker.engine_process import process as engine_process
     from rerankq_worker.settings import WorkerSettings
 
-    _log_to_stderr()
     settings = WorkerSettings.load()
+    speak_as(f"engine {options.device}", settings.log, settings.log_level)
+    faulthandler.register(signal.SIGUSR1)  # needs no interpreter, which a pass may not give back
     settings.make_runtime_dir()
     return engine_process.serve(
         settings, options.device, starts=options.starts, parent_pid=options.parent_pid
@@ -180,10 +189,6 @@ def _settings(options: argparse.Namespace) -> int:
 def _is_for_the_operator(error: Exception) -> bool:
     """Our own errors say in one line what to do; of any other the traceback is wanted."""
     return type(error).__module__.startswith(("rerankq.", "rerankq_worker."))
-
-
-def _log_to_stderr() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
 
 
 if __name__ == "__main__":

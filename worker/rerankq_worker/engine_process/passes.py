@@ -135,7 +135,7 @@ class Passes:
             self._watchdog.tally.count(out_of_memory=1)
         askers = list(dict.fromkeys(share.asker for share in batch if share.asker.tickets))
         if len(askers) == 1:
-            log.warning("engine %s: a job was refused: %s", self._watchdog.status.device, reason)
+            log.warning("a job was refused: %s", reason)
             self._watchdog.tally.count(refused_jobs=1)
             self._desk.refuse(askers[0], reason)
             return

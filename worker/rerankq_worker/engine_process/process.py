@@ -70,7 +70,7 @@ def serve(settings: WorkerSettings, device: str, *, starts: int = 1, parent_pid:
     _refuse_long_path(socket_path)
     with _sole_owner(socket_path.with_suffix(".lock")) as is_ours:
         if not is_ours:
-            log.error("engine %s: another process serves %s; stop it first", device, socket_path)
+            log.error("another process serves %s; stop it first", socket_path)
             return TAKEN
         status = EngineStatus(
             state="loading",
@@ -124,7 +124,7 @@ class EngineProcess:
                 self._desk.close()
         self._passes.finish()
         self._desk.tell_all(Leaving())
-        log.info("engine %s: stopped", self._device)
+        log.info("stopped")
 
     @property
     def _device(self) -> str:
@@ -137,8 +137,7 @@ class EngineProcess:
         self._watchdog.status = replace(self._watchdog.status, state="ready", **held)
         self._watchdog.report()
         log.info(
-            "engine %s: ready after %.1f s, %s (%s) in %s on %s, at most %d pairs and %d tokens a batch",
-            self._device,
+            "ready after %.1f s, %s (%s) in %s on %s, at most %d pairs and %d tokens a batch",
             time.monotonic() - self._watchdog.status.started_monotonic,
             known.model,
             known.revision,
@@ -169,7 +168,7 @@ class EngineProcess:
             except OSError as error:  # it hung up in the doorway, or descriptors ran out
                 if self._leave_at is not None:
                     return
-                log.warning("engine %s: a connection was not accepted (%s)", self._device, error)
+                log.warning("a connection was not accepted (%s)", error)
                 time.sleep(IDLE_WAIT_SECONDS)
                 continue
             threading.Thread(target=self._attend, args=(asker,), name="asker", daemon=True).start()
@@ -187,7 +186,7 @@ class EngineProcess:
         except (EOFError, OSError):
             pass  # it has what it wanted, or wants it no more
         except BadFrame as error:
-            log.warning("engine %s: hung up on a client: %s", self._device, error)
+            log.warning("hung up on a client: %s", error)
         finally:
             self._desk.dismiss(asker)
             asker.close()
@@ -205,7 +204,7 @@ class EngineProcess:
         except Unreadable as error:
             return NotRead(error)
         except Exception as error:  # noqa: BLE001 - the boundary; the words of an error may be the texts'
-            log.warning("engine %s: a job could not be read (%s)", self._device, type(error).__name__)
+            log.warning("a job could not be read (%s)", type(error).__name__)
             return Failed(f"its texts could not be read ({type(error).__name__})")
 
 
@@ -225,7 +224,7 @@ def make_engine(settings: WorkerSettings, device: str) -> ScoringEngine:
 
 
 def _load(settings: WorkerSettings, device: str, watchdog: Watchdog) -> ScoringEngine:
-    log.info("engine %s: loading %s", device, settings.model)
+    log.info("loading %s", settings.model)
     with watchdog.loading(settings.load_timeout_seconds):
         try:
             engine = make_engine(settings, device)

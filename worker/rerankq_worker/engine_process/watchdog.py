@@ -122,12 +122,12 @@ class Watchdog:
                 self._is_mute = False
             except OSError as error:
                 if not self._is_mute:
-                    log.warning("engine %s: no heartbeat could be written (%s)", self.status.device, error)
+                    log.warning("no heartbeat could be written (%s)", error)
                 self._is_mute = True
 
     def end(self, state: State, exit_code: int, reason: str) -> NoReturn:
         """End the process as it stands: after this a device or a thread cannot be trusted to be cleaned up."""
-        log.error("engine %s: %s: %s", self.status.device, state, reason)
+        log.error("%s: %s", state, reason)
         self.status = replace(self.status, state=state)
         self.report()
         logging.shutdown()

@@ -21,11 +21,14 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 
 from rerankq.contract import die_with_parent
 from rerankq.contract.errors import InvalidSettings
 from rerankq.contract.heartbeats import unique_ending
 from rerankq.contract.keys import queue_of
+from rerankq.contract.log.process import tell_stacks
+from rerankq_worker.host.children_log import ChildrenLog
 from rerankq_worker.host.devices import CPU, Device
 from rerankq_worker.link import health
 from rerankq_worker.link.health import Beat, EngineStatus
@@ -59,6 +62,8 @@ class KeptProcess:
     """Of an engine: where it says how it is."""
     beat_file: Path | None = None
     """Of a Celery worker: where it tells that it lives."""
+    log: ChildrenLog | None = None
+    """What takes its output; ours is its own when absent."""
     starts: int = 0
     _process: "subprocess.Popen[bytes] | None" = None
     _started_at: float = 0.0
@@ -107,6 +112,11 @@ class KeptProcess:
         if self._process is not None:
             self._process.send_signal(number)
 
+    def tell_stacks(self) -> None:
+        """Have it write its stacks, if it has come so far that it does: earlier the signal would end it."""
+        if self.last_words() is not None or self.silence_seconds() is not None:
+            self.send(signal.SIGUSR1)
+
     def last_words(self) -> EngineStatus | None:
         """What this very process, an engine, last said of itself; None for any other and for one that is new."""
         if self.status_file is None or self._process is None:
@@ -126,11 +136,16 @@ class KeptProcess:
     def _start(self) -> None:
         self.starts += 1
         tie = [sys.executable, "-I", "-S", die_with_parent.__file__, str(os.getpid())]
+        output = None if self.log is None else self.log.pipe_for(self.name)
         self._process = subprocess.Popen(  # noqa: S603 - our own programs
             [*tie, *self.command(self.starts)],
             env=dict(self.environment),
+            stdout=output,
+            stderr=output,
             process_group=0,  # a terminal's Ctrl-C reaches us alone, and we stop them in order
         )
+        if output is not None:
+            os.close(output)
         self._started_at = time.monotonic()
         log.info("%s: started, pid %d", self.name, self._process.pid)
 
@@ -163,6 +178,7 @@ class Launcher:
         """Keep all running until SIGTERM, SIGINT or SIGHUP; the exit code."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_stop_signal)
+        signal.signal(signal.SIGUSR1, self._on_stacks_signal)
         self._expect_beats()
         exit_code = os.EX_OK
         while not self._stop_signals and exit_code != os.EX_CONFIG:
@@ -252,15 +268,26 @@ class Launcher:
     def _on_stop_signal(self, _number: int, _frame: object) -> None:
         self._stop_signals += 1
 
+    def _on_stacks_signal(self, _number: int, frame: FrameType | None) -> None:
+        tell_stacks(frame)
+        for process in [*self.engines, *self.celery_workers]:
+            process.tell_stacks()
+
 
 def launcher_for(
-    settings: WorkerSettings, devices: Sequence[Device], *, engine_only: bool = False
+    settings: WorkerSettings,
+    devices: Sequence[Device],
+    *,
+    engine_only: bool = False,
+    log: ChildrenLog | None = None,
 ) -> Launcher:
-    """The launcher of these devices' processes; nothing is started yet."""
+    """The launcher of these devices' processes, what they write in this log; nothing is started yet."""
     engines = [_engine(settings, device) for device in devices]
     celery_workers = (
         [] if engine_only else [worker for device in devices for worker in _celery_workers(settings, device)]
     )
+    for process in [*engines, *celery_workers]:
+        process.log = log
     return Launcher(
         engines,
         celery_workers,
@@ -338,7 +365,7 @@ def _celery_worker(
     settings: WorkerSettings, device: Device, name: str, node: str, queues: str
 ) -> KeptProcess:
     command = [*CELERY, "worker", "--pool", "prefork", "--concurrency", "1", "-n", node, "-Q", queues]
-    command += ["--without-gossip", "--without-mingle", "-E", "--loglevel", "INFO"]
+    command += ["--without-gossip", "--without-mingle", "-E"]
     beat_file = health.beat_file(settings.runtime_path, node)
     return KeptProcess(
         f"worker {name}", lambda _: command, _environment(settings, device), beat_file=beat_file
@@ -350,9 +377,8 @@ def _numbered(name: str, count: int) -> list[str]:
 
 
 def _environment(settings: WorkerSettings, device: Device) -> dict[str, str]:
-    progress_bars = {} if sys.stderr.isatty() else {"TQDM_DISABLE": "1"}  # a log file wants lines
     return {
-        **progress_bars,
+        "TQDM_DISABLE": "1",  # a log wants lines; what takes long to fetch, the launcher has fetched
         **os.environ,
         "CUDA_VISIBLE_DEVICES": device.cuda_visible_devices,
         "RERANKQ_RUNTIME_DIR": str(settings.runtime_path),
