@@ -51,6 +51,7 @@ class Service:
         silent_after_seconds: float | None = None,
         redis: RedisServer | None = None,
         has_small_disk: bool = False,
+        output: int | None = None,
         **settings: object,
     ) -> None:
         """
@@ -61,8 +62,10 @@ class Service:
             silent_after_seconds: when the launcher takes a worker's main process for stuck, in place of 40 s.
             redis: a server of one's own making; `with` starts and stops it.
             has_small_disk: the runtime directory is a small disk of its own, for `full_disk()`.
+            output: the descriptor that launcher, engine and workers write to, in place of `log_file`.
             settings: any other setting of the worker, by its field's name.
         """
+        self._output = output
         self.redis = redis or RedisServer(appendonly=appendonly)
         self._has_small_disk = has_small_disk
         bends = {"LAUNCHED_APP": app, "SILENT_AFTER_SECONDS": silent_after_seconds}
@@ -131,8 +134,8 @@ class Service:
                 command,
                 cwd=REPOSITORY,
                 env=self.environment,
-                stdout=log,
-                stderr=log,
+                stdout=log if self._output is None else self._output,
+                stderr=log if self._output is None else self._output,
                 start_new_session=True,
             )
         if wait:
@@ -240,3 +243,8 @@ class Service:
                 if matches(process.cmdline()):
                     found.append(process)
         return found
+
+
+def lines_of(service: Service, job_id: str) -> str:
+    """What the log says of a job, in text."""
+    return "\n".join(line for line in service.log().splitlines() if f"job={job_id} " in line)

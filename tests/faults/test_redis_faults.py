@@ -11,7 +11,7 @@ from rerankq import BrokerUnavailable, QueueFull, RerankClient, RerankError
 from rerankq.client import Job
 from tests.faults.conftest import documents
 from tests.redis_server import RedisServer
-from tests.service import Service
+from tests.service import Service, lines_of
 
 ENGINE = "tests.witness:engine?batch_ms=20&pair_ms=2"
 
@@ -163,7 +163,7 @@ def test_an_answer_that_a_full_redis_refuses_is_stored_later(
         redis.config_set("maxmemory", 1)
         try:
             job = client.submit("refused its answer", documents(20), lane="bulk")
-            service.wait_until(lambda: f"job {job.job_id}: its answer could not be stored" in service.log())
+            service.wait_until(lambda: "outcome=given_back" in lines_of(service, job.job_id))
             assert job.status().state == "running"
         finally:
             redis.config_set("maxmemory", 0)

@@ -15,7 +15,7 @@ from rerankq.contract.keys import queue_of
 from tests.bulk.test_resume import COMMAND
 from tests.bulk.test_run import read, rows, write
 from tests.faults.conftest import documents
-from tests.service import Service
+from tests.service import Service, lines_of
 
 BULK = queue_of("bulk")
 ENDS_WITHIN_SECONDS = 60
@@ -145,7 +145,7 @@ def test_a_job_that_vanished_from_its_workers_hands_has_one_end(
         with pytest.raises(JobFailed, match="vanished"):
             client.job(job.job_id).result(ENDS_WITHIN_SECONDS)
         engine.resume()
-        service.wait_until(lambda: f"[{job.job_id}] ignored" in service.log())
+        service.wait_until(lambda: "outcome=superseded" in lines_of(service, job.job_id))
         assert redis.hlen(keys_of_held) == 0
 
     with pytest.raises(JobFailed, match="vanished"):

@@ -18,7 +18,7 @@ from rerankq.contract import keys, wire
 from rerankq.contract.wire import RERANK_TASK
 from rerankq.http import HttpSettings, create_app
 from rerankq.submission import job_submission, pack_submission
-from tests.service import Service
+from tests.service import Service, lines_of
 
 LARGE = ["many words " * 2000] * 4
 
@@ -173,7 +173,7 @@ def test_a_job_of_an_older_client_is_handed_on_to_a_model_that_nobody_serves_yet
     alpha.wait_until(lambda: client.model_lanes().get(("interactive", "delta")) == 1)
 
     assert job.status().state == "queued"
-    assert alpha.log().count(f"job {job.job_id} is for another model: handed on to rerankq.interactive@") == 1
+    assert lines_of(alpha, job.job_id).count("outcome=handed_on") == 1
     assert "HandOn" not in alpha.log()
 
 

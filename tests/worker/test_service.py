@@ -249,7 +249,7 @@ def test_the_text_of_jobs_is_in_no_log(service: Service, client: RerankClient) -
     with pytest.raises(InvalidRequest):
         client.rerank(MARKER, [MARKER * 4000], truncation=False)
 
-    service.wait_until(lambda: "rerankq.rerank" in service.log())
+    service.wait_until(lambda: "outcome=failed" in service.log())
     assert MARKER not in service.log()
 
 

@@ -46,11 +46,12 @@ from rerankq_worker.model.files import ModelError, find_model
 from rerankq_worker.model.tokenizer import PairTokenizer
 from rerankq_worker.queue.answers import NO_ANSWER, AnsweringTask, AnswerNotStored, Answers
 from rerankq_worker.queue.canvas import fields_of
-from rerankq_worker.queue.celery_log import hush_celery
+from rerankq_worker.queue.celery_log import take_over_log
 from rerankq_worker.queue.consumer import AttemptPolicy, HandOn, consumer_with
 from rerankq_worker.queue.control import keep_shape, replace_revoke
 from rerankq_worker.queue.events import BatchEvents
 from rerankq_worker.queue.heartbeat import Heartbeat
+from rerankq_worker.queue.job_log import JobLine
 from rerankq_worker.queue.risk_log import RiskLog
 from rerankq_worker.settings import WorkerSettings
 
@@ -155,7 +156,8 @@ def _end_vanished(job_id: str) -> bool:
     # In this order: whoever submits it again begins a new record as soon as the answer is there.
     _store().finish(job_id, keep_scores=True)
     answers.mark_as_failure(job_id, error)
-    logger.error("%s", error)
+    told = {"job": job_id, "outcome": "cancelled" if isinstance(error, Cancelled) else "failed"}
+    logger.error("%s", error, extra={"fields": told})
     return True
 
 
@@ -173,8 +175,8 @@ def _add_tasks(app: Celery) -> None:
 def rerank(task: "Task[..., Any]", /, *extra: object, **fields: Any) -> Any:
     """The task of one request: its fields are those of `RerankRequest`."""
 
-    def answer(record: JobRecord) -> wire.Summarized:
-        ranking = _run(task, record, [_unpacked(extra, fields)])[0]
+    def answer(record: JobRecord, line: JobLine) -> wire.Summarized:
+        ranking = _run(task, record, [_unpacked(extra, fields)], line)[0]
         if isinstance(ranking, RerankError):
             raise ranking
         return wire.Summarized(ranking.model_dump(), ranking.summary())
@@ -185,8 +187,8 @@ def rerank(task: "Task[..., Any]", /, *extra: object, **fields: Any) -> Any:
 def rerank_pack(task: "Task[..., Any]", /, *extra: object, **fields: Any) -> Any:
     """The task of a pack: `requests`, a list of what `rerank` takes."""
 
-    def answer(record: JobRecord) -> wire.Summarized:
-        answers = _run(task, record, _requests_of(_unpacked(extra, fields)))
+    def answer(record: JobRecord, line: JobLine) -> wire.Summarized:
+        answers = _run(task, record, _requests_of(_unpacked(extra, fields)), line)
         failed = sum(isinstance(answer, RerankError) for answer in answers)
         body = {"answers": [_to_wire(answer) for answer in answers]}
         return wire.Summarized(body, f"pack={len(answers)} failed={failed}")
@@ -194,15 +196,19 @@ def rerank_pack(task: "Task[..., Any]", /, *extra: object, **fields: Any) -> Any
     return _guarded(task, answer)
 
 
-def _guarded(task: "Task[..., Any]", answer: Callable[[JobRecord], wire.Summarized]) -> Any:
+def _guarded(task: "Task[..., Any]", answer: Callable[[JobRecord, JobLine], wire.Summarized]) -> Any:
     """The answer, or a named error: the one boundary, whatever happens."""
     job_id = str(task.request.id)
+    line = task.request.line = _line(task)
     try:
         record = _store().look_up(job_id)
-        return (record.is_answered and _earlier_answer(task, job_id)) or answer(record)
+        earlier = record.is_answered and _earlier_answer(task, job_id)
+        line.is_repeated = bool(earlier)
+        return earlier or answer(record, line)
     except RerankError:
         raise
     except Superseded as error:
+        line.end("superseded")
         raise Ignore(str(error)) from error
     except ForAnotherModel as error:
         _store().note_model(error.model)
@@ -210,6 +216,7 @@ def _guarded(task: "Task[..., Any]", answer: Callable[[JobRecord], wire.Summariz
     except SoftTimeLimitExceeded:
         raise DeadlineExceeded("the job's time was up before its first batch", {"scored": 0}) from None
     except (EngineAway, EngineChanged, RedisError) as error:
+        line.end("given_back", error=error)
         raise Reject(f"{type(error).__name__}: {error}", requeue=True) from error
     except Exception as error:  # noqa: BLE001 - the boundary
         # Where it happened, not what it says: an exception's own text may carry the caller's.
@@ -238,10 +245,22 @@ def _earlier_answer(task: "Task[..., Any]", job_id: str) -> Any:
     return told if status == "SUCCESS" else None
 
 
-def _run(task: "Task[..., Any]", record: JobRecord, requests: Sequence[Any]) -> list[Ranking | RerankError]:
+def _run(
+    task: "Task[..., Any]", record: JobRecord, requests: Sequence[Any], line: JobLine
+) -> list[Ranking | RerankError]:
+    attempt = _attempt(task, record, requests)
+    line.wait_s = attempt.queued_seconds
+    answers = _run_here(task, record, requests, attempt)
+    line.note_answers(answers)
+    return answers
+
+
+def _run_here(
+    task: "Task[..., Any]", record: JobRecord, requests: Sequence[Any], attempt: Attempt
+) -> list[Ranking | RerankError]:
     fields = [_as_mapping(request) for request in requests]
     try:
-        return _runner().run(_attempt(task, record, requests), fields)
+        return _runner().run(attempt, fields)
     except (EngineChanged, ForAnotherModel):
         if not _runner().is_outdated():
             raise
@@ -287,6 +306,12 @@ def _to_wire(answer: Ranking | RerankError) -> dict[str, Any]:
 
 def _lane(task: "Task[..., Any]") -> Lane:
     return lane_of((task.request.delivery_info or {}).get("routing_key", ""))
+
+
+def _line(task: "Task[..., Any]") -> JobLine:
+    message = task.request
+    queue = (message.delivery_info or {}).get("routing_key", "")
+    return JobLine.of(str(message.id), queue, str(message.hostname), vars(message))
 
 
 def _attempt(task: "Task[..., Any]", record: JobRecord, requests: Sequence[Any]) -> Attempt:
@@ -350,7 +375,7 @@ def _take_over_process(instance: Any, **_: object) -> None:
     """What holds for a whole process once it is a worker of ours; whoever only imports this keeps its own."""
     if instance.app is not app:
         return
-    hush_celery()
+    take_over_log(instance, _settings())
     hooks.end_vanished = _end_vanished_or_later
     replace_revoke(lambda job_id: _store().call_off(job_id))
     keep_shape({queue_of(lane) for lane in LANES})
@@ -363,12 +388,20 @@ def _take_over_process(instance: Any, **_: object) -> None:
 def _note_success(sender: "Task[..., Any]", **_: object) -> None:
     """A job's ranking has been stored; until then this attempt could be lost."""
     _store().finish(str(sender.request.id))
+    line: JobLine = sender.request.line
+    line.end("repeated" if line.is_repeated else "done")
 
 
-def _note_failure(task_id: str, exception: BaseException, **_: object) -> None:
+def _note_failure(
+    task_id: str, exception: BaseException, sender: "Task[..., Any] | None" = None, **_: object
+) -> None:
     """A job failed in the child, or was killed at its hard limit by the parent."""
-    if not isinstance(exception, NO_ANSWER):  # not answered: it is tried again
-        _store().finish(task_id, keep_scores=True)
+    if isinstance(exception, NO_ANSWER):  # not answered: it is tried again
+        return
+    _store().finish(task_id, keep_scores=True)
+    if sender is not None and not Answers.is_in_parent():  # which has a line of its own
+        line = getattr(sender.request, "line", None) or _line(sender)
+        line.end_by(exception)
 
 
 def _note_revoked(request: Any, **_: object) -> None:

@@ -80,6 +80,11 @@ class Answers:
         cls.parents = (os.getpid(), _hasty(app))
 
     @classmethod
+    def is_in_parent(cls) -> bool:
+        """Whether this process is Celery's parent."""
+        return cls.parents[0] == os.getpid()
+
+    @classmethod
     def in_child(cls, app: Celery, broker: str, store: StoreAndFinish) -> bool:
         """Have answers of this process, a Celery child, end their jobs in the same step; False where that cannot be.
 
@@ -92,8 +97,7 @@ class Answers:
 
     @property
     def _backend(self) -> Any:
-        pid, backend = self.parents
-        return backend if pid == os.getpid() else self.child or self._app.backend
+        return self.parents[1] if self.is_in_parent() else self.child or self._app.backend
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)

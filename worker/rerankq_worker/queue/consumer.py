@@ -12,16 +12,18 @@ Knows Celery's consumer; knows neither the engine nor what a job contains.
 
 import logging
 import math
+import re
 import time
 import warnings
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import redis
 from billiard.einfo import ExceptionWithTraceback
-from celery.exceptions import Reject, TimeLimitExceeded
+from celery.exceptions import Reject, TimeLimitExceeded, WorkerLostError
 from celery.worker import consumer as celery_consumer
 from celery.worker import request as celery_request
 from celery.worker.state import active_requests, maybe_shutdown, reserved_requests, task_ready
@@ -44,9 +46,11 @@ from rerankq_worker.queue.headers import (
     with_those_of_the_body,
     wrong_header,
 )
+from rerankq_worker.queue.job_log import JobLine, note_dead
 
 logger = logging.getLogger(__name__)
 
+_HOW_IT_DIED = re.compile(r"signal \d+ \(\w+\)|exitcode -?\d+")
 ANSWER_AGAIN_SECONDS = 5.0
 CONNECT_AGAIN_SECONDS = 0.5
 TELL_FOR_SECONDS = 1.0
@@ -108,10 +112,15 @@ class JobInParent(celery_request.Request):
             if isinstance(raised, NO_ANSWER) and isinstance(self.task, AnsweringTask):
                 raise raised
             super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
+        if isinstance(raised, WorkerLostError) and not self._is_given_back:
+            died = _HOW_IT_DIED.search(str(raised))
+            self._line.end("lost", error=raised, why=died and died[0])
 
     def on_timeout(self, soft: bool, timeout: float) -> Any:
         with self._or_again():
             super().on_timeout(soft, timeout)
+        if not soft and not self._is_given_back:
+            self._line.end("expired", error=TimeLimitExceeded(timeout), why=f"killed after {timeout:g} s")
 
     def terminate(self, pool: Any, signal: Any = None) -> None:  # noqa: ARG002 - Celery's signature
         """Kill the child: one that survived another signal would answer again."""
@@ -125,6 +134,8 @@ class JobInParent(celery_request.Request):
         with self._or_again():
             super()._announce_revoked(*args, **kwargs)
         self._already_revoked = True  # whatever comes of its answer, it is not run here
+        if not self._is_given_back:
+            self._line.end("expired" if kwargs.get("expired") or args[3:] == (True,) else "cancelled")
 
     @contextmanager
     def _or_again(self) -> Generator[None]:
@@ -143,7 +154,7 @@ class JobInParent(celery_request.Request):
     def _try_again(self, error: Exception) -> None:
         """Give the message back: uncounted if Redis was away or full, for that is not the job's doing."""
         reason = error if isinstance(error, AnswerNotStored) else AnswerNotStored.after(error)
-        logger.warning("job %s: its answer could not be stored after %s", self.id, reason.cause)
+        self._line.end("given_back", why=f"its answer could not be stored after {reason.cause}")
         task_ready(self)
         self._is_given_back = True
         if not self.acknowledged:
@@ -157,11 +168,19 @@ class JobInParent(celery_request.Request):
             return
         if queue == _queue_of(self.message):
             self.message.hand_back(ANSWER_AGAIN_SECONDS)  # the engine has changed since it was taken
+            self._line.end("given_back", why="the engine changed its model")
         else:
-            logger.info("job %s is for another model: handed on to %s", self.id, queue)
             self.message.hand_on(queue)
+            self._line.end("handed_on", why=f"it is for another model, by {queue}")
         self.acknowledged = True
         self.send_event("task-rejected", requeue=True)
+
+    @property
+    def _line(self) -> JobLine:
+        line = JobLine.of(self.id, _queue_of(self.message), self.hostname, self.message.headers)
+        ran_s = max(time.time() - self.time_start, 0.0) if self.time_start else None
+        line.began = None if ran_s is None else time.perf_counter() - ran_s
+        return line
 
     def _set_aside(self, error: JobFailed) -> None:
         """Keep the message of a job that was given up while it ran; its caller has been answered already."""
@@ -243,7 +262,7 @@ class Consumer(celery_consumer.Consumer):
 
     def register_with_event_loop(self, hub: Any) -> None:
         super().register_with_event_loop(hub)
-        hooks.tell = self._tell
+        hooks.tell, hooks.note_dead = self._tell, partial(note_dead, self.hostname)
         hub.call_repeatedly(ANSWER_AGAIN_SECONDS, self._tell_the_untold)
 
     def on_send_event_buffered(self) -> None:

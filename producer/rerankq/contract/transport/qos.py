@@ -157,9 +157,8 @@ class QoS(kombu_redis.QoS):
                 ttl_seconds=channel.dead_letter_ttl_seconds,
                 prefix=channel.global_keyprefix,
             )
-        if is_ours:
-            told = (letter.id, letter.lane, letter.attempts, letter.reason)
-            logger.error("job %s on %s set aside at delivery %d: %s", *told)
+        if is_ours and hooks.note_dead:
+            hooks.note_dead(letter, headers or {})
         if is_ours and untold and hooks.tell:
             hooks.tell(letter.id, untold)
         return is_ours

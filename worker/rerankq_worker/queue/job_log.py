@@ -1,0 +1,138 @@
+"""The line of an attempt at a job, written at its end by whoever sees it end: the Celery child, or its parent.
+
+Counts, times and names; never a text. Outcomes: `done`, `failed`, `dead`, `expired` and `cancelled` end the job;
+`handed_on`, `given_back`, `lost` and `superseded` end an attempt, and another one follows or runs already; `repeated`
+is a second copy of a message whose answer is known.
+"""
+
+import logging
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from rerankq.contract.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    InvalidRequest,
+    JobFailed,
+    PayloadTooLarge,
+    RerankError,
+)
+from rerankq.contract.keys import lane_of
+from rerankq.contract.messages import Ranking
+from rerankq.contract.transport.dead_letters import DeadLetter
+from rerankq.contract.transport.envelope import TRACE_HEADER, deliveries
+
+_TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?", re.DOTALL)
+_DOCUMENTS = re.compile(r"\bdocs=(\d+)")
+_LEVELS = {"dead": logging.ERROR, "lost": logging.WARNING, "given_back": logging.WARNING}
+_CALLERS_OWN = (InvalidRequest, PayloadTooLarge, DeadlineExceeded, Cancelled, type(None))
+
+log = logging.getLogger("rerankq_worker.job")
+
+
+@dataclass(slots=True)
+class JobLine:
+    """What is known of an attempt so far."""
+
+    job: str
+    queue: str
+    worker: str
+    attempt: int
+    trace_id: str | None
+    began: float | None = field(default_factory=time.perf_counter)
+    """By `time.perf_counter()`; None: not here."""
+    wait_s: float | None = None
+    docs: int | None = None
+    tokens: int | None = None
+    score_s: float | None = None
+    is_repeated: bool = False
+    failed: int | None = None
+    """Of a pack: members that have no ranking."""
+
+    @classmethod
+    def of(cls, job: str, queue: str, worker: str, headers: Mapping[str, Any]) -> Self:
+        """Of an attempt that begins, as far as its message tells."""
+        found = _DOCUMENTS.search(str(headers.get("kwargsrepr")))
+        docs = int(found[1]) if found else None
+        return cls(job, queue, worker, deliveries(dict(headers)), trace_id(headers), docs=docs)
+
+    def note_answers(self, answers: Sequence[Ranking | RerankError]) -> None:
+        """What was scored."""
+        rankings = [answer for answer in answers if isinstance(answer, Ranking)]
+        self.tokens = sum(ranking.usage.tokens for ranking in rankings)
+        if rankings:
+            self.score_s = rankings[0].timings.score_seconds
+        self.failed = len(answers) - len(rankings) or None
+
+    def end(self, outcome: str, *, error: BaseException | None = None, why: str | None = None) -> None:
+        """Write the line.
+
+        Args:
+            error: its kind is told, never its words.
+            why: words of our own.
+        """
+        level = _LEVELS.get(outcome, logging.INFO)
+        if outcome in ("failed", "expired") and not isinstance(error, _CALLERS_OWN):
+            level = logging.WARNING
+        if not log.isEnabledFor(level):
+            return
+        fields = {
+            "job": self.job,
+            "lane": lane_of(self.queue),
+            "worker": self.worker,
+            "attempt": self.attempt,
+            "outcome": outcome,
+            "docs": self.docs,
+            "tokens": self.tokens,
+            "failed": self.failed,
+            "wait_s": _rounded(self.wait_s),
+            "score_s": _rounded(self.score_s),
+            "total_s": self._total_s(),
+            "error": None if error is None else type(error).__name__,
+            "why": why,
+            "trace_id": self.trace_id,
+        }
+        log.log(level, "job %s", outcome, extra={"fields": fields})
+
+    def _total_s(self) -> float | None:
+        return (
+            None if self.began is None else _rounded((self.wait_s or 0.0) + time.perf_counter() - self.began)
+        )
+
+    def end_by(self, error: BaseException) -> None:
+        """Write the line of what ended with this error as its answer; of a dead job, whoever sets its message aside."""
+        if (outcome := _outcome(error)) != "dead":
+            self.end(outcome, error=error)
+
+
+def note_dead(worker: str, letter: DeadLetter, headers: Mapping[str, Any]) -> None:
+    """Write the line of a job that was set aside."""
+    line = JobLine.of(letter.id, letter.lane, worker, headers)
+    line.attempt, line.began = letter.attempts, None
+    line.end("dead", why=letter.reason)
+
+
+def trace_id(headers: Mapping[str, Any]) -> str | None:
+    """The trace that a message is a part of, by its `traceparent`."""
+    told = headers.get(TRACE_HEADER)
+    found = _TRACE.fullmatch(told) if isinstance(told, str) else None
+    return found[1] if found else None
+
+
+def _outcome(error: BaseException) -> str:
+    match error:
+        case DeadlineExceeded():
+            return "expired"
+        case Cancelled():
+            return "cancelled"
+        case JobFailed() if error.details.get("dead"):
+            return "dead"
+        case _:
+            return "failed"
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 4)
