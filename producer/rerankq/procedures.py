@@ -4,23 +4,16 @@ A procedure is a generator: it yields what it wants done and is sent what came o
 into it.
 """
 
-import re
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from redis.exceptions import (
-    AuthenticationError,
-    BusyLoadingError,
-    NoScriptError,
-    OutOfMemoryError,
-    RedisError,
-    ResponseError,
-)
+from redis.exceptions import NoScriptError, RedisError
 
 from rerankq.contract.address import read_address
 from rerankq.contract.errors import BrokerUnavailable, QueueFull
+from rerankq.contract.refusals import refusal_in
 from rerankq.contract.transport.scripts import RedisArgument, Script
 from rerankq.settings import ClientSettings
 
@@ -28,8 +21,6 @@ Command = tuple[RedisArgument, ...]
 Store = Literal["broker", "results"]
 T = TypeVar("T")
 
-_REFUSALS = (ResponseError, BusyLoadingError)
-_WHICH = "RERANKQ_BROKER_URL gives Redis, user, password and database"
 _WAYS_OUT = (
     "`rerankq up` starts one here, RERANKQ_BROKER_URL names one elsewhere, `--local` brings one for a command"
 )
@@ -142,19 +133,12 @@ def errors_as_ours(
     try:
         yield tried
     except RedisError as error:
-        if isinstance(error, OutOfMemoryError) or (isinstance(error, ResponseError) and "OOM" in str(error)):
-            raise QueueFull(
-                "the broker's memory is full; try again in 5 s", {"retry_after_seconds": 5.0}
-            ) from error
         url = settings.broker_url.get_secret_value() if store == "broker" else settings.effective_result_url
-        raise BrokerUnavailable(f"Redis ({read_address(url).shown}) {_what_it_did(error, doing)}") from error
-
-
-def _what_it_did(error: Exception, doing: str) -> str:
-    """Of an error reply its code alone: the rest may quote what was sent."""
-    if isinstance(error, AuthenticationError):  # redis-py drops its code; capitals in it are commands
-        return f"refused while {doing}: wrong user or password, or none; {_WHICH}"
-    if isinstance(error, _REFUSALS):
-        code = re.search(r"\b[A-Z]{4,}\b", str(error))
-        return f"refused while {doing}: {code[0] if code else type(error).__name__}; {_WHICH}"
-    return f"did not answer while {doing}: {type(error).__name__}; {_WAYS_OUT}"
+        where, refusal = f"Redis ({read_address(url).shown})", refusal_in(error)
+        if refusal is None:
+            told = f"did not answer while {doing}: {type(error).__name__}; {_WAYS_OUT}"
+            raise BrokerUnavailable(f"{where} {told}") from error
+        told = f"{where} refused while {doing}: {refusal.what}; {refusal.cure}"
+        if refusal.what == "OOM":
+            raise QueueFull(f"{told}; try again in 5 s", {"retry_after_seconds": 5.0}) from error
+        raise BrokerUnavailable(told) from error

@@ -49,7 +49,7 @@ def test_an_address_without_a_redis_is_named_and_what_helps(url: str, shown: str
 
 REFUSED = {
     "a wrong user": ("redis://me:sesame@", "0", "wrong user or password, or none"),
-    "a database that is not there": ("redis://", "99", "ResponseError"),
+    "a database that is not there": ("redis://", "99", "no such database"),
 }
 
 
@@ -63,7 +63,8 @@ def test_a_redis_that_refuses_is_named_and_starting_another_does_not_help(
         assert message.startswith(
             f"Redis (127.0.0.1:{redis_server.port}, database {database}) refused while "
         )
-        assert message.endswith(f": {why}; RERANKQ_BROKER_URL gives Redis, user, password and database")
+        assert f": {why}; " in message
+        assert "RERANKQ_BROKER_URL gives Redis, user, password and database" in message
 
 
 def test_a_redis_that_asks_for_a_password_is_told_alike_by_both_clients() -> None:

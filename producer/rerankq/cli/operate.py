@@ -38,6 +38,7 @@ def workers(as_json: options.Json = False) -> None:
 def _risks(settings: "ClientSettings") -> list[dict[str, str]]:
     from redis.exceptions import RedisError
 
+    from rerankq.contract.refusals import refusal_in
     from rerankq.contract.risks import read_risks, redis_clients
 
     found: list[dict[str, str]] = []
@@ -46,9 +47,11 @@ def _risks(settings: "ClientSettings") -> list[dict[str, str]]:
             with redis:
                 found += [{"store": store, **dataclasses.asdict(risk)} for risk in read_risks(redis)]
         except RedisError as error:
-            found.append(
-                {"store": store, "name": "unknown", "text": f"it did not say ({type(error).__name__})"}
-            )
+            refusal = refusal_in(error)
+            why = f"it did not say ({type(error).__name__})"
+            if refusal is not None:
+                why = f"it refused to say ({refusal.what}): {refusal.cure}"
+            found.append({"store": store, "name": "unknown", "text": why})
     return found
 
 

@@ -6,6 +6,7 @@ from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from rerankq.contract.errors import InvalidSettings
 from rerankq.contract.redis_clients import redis_client
+from rerankq.contract.refusals import refusal_in
 from rerankq_worker.settings import WorkerSettings
 
 ANSWERS_WITHIN_SECONDS = 1.0
@@ -30,7 +31,11 @@ def trouble(settings: WorkerSettings) -> Iterator[str]:
                 raise InvalidSettings(
                     f"{setting}: its Redis has no database of that number; most have 0 to 15"
                 ) from error
-            yield f"the Redis of {setting} does not answer ({type(error).__name__})"
+            refusal = refusal_in(error)
+            if refusal is None:
+                yield f"the Redis of {setting} does not answer ({type(error).__name__})"
+            else:
+                yield f"the Redis of {setting} refuses ({refusal.what}): {refusal.cure}"
 
 
 def refused(setting: str) -> str:
