@@ -251,6 +251,57 @@ def test_a_job_that_was_given_up_can_be_tried_again(rerankq: Command, stack: Loc
     assert json.loads(rerankq.run("result", job_id, "--timeout", "60", "--json").out)["scored"] == 1
 
 
+def test_all_that_is_meant_is_tried_again_and_the_rest_stays(rerankq: Command, stack: LocalStack) -> None:
+    with stack.client() as client, redis_client(stack.broker_url, 10) as redis:
+        jobs = [_submit_worn_out(client, redis) for _ in range(3)]
+        redis.lpush("rerankq.bulk", b"no message at all")
+        wait_until(lambda: DeadLetters(redis).count() == 4)
+
+    counted = rerankq.run("dead", "retry", "--reason", "GIVEN UP", "--dry-run").out
+    first = json.loads(rerankq.run("dead", "retry", "--reason", "given up", "--limit", "1", "--json").out)
+    rest = rerankq.run("dead", "retry", "--all").out
+
+    assert counted == "3 jobs would be retried\n"
+    assert first == {"retried": jobs[:1], "unusable": []}
+    assert rest.startswith("2 jobs waiting again\n1 job left: they cannot be read")
+    for job in jobs:
+        assert rerankq.run("result", job, "--timeout", "60").out
+    assert len(json.loads(rerankq.run("dead", "list", "--json").out)) == 1
+
+    assert rerankq.run("dead", "drop", "--older-than", "1h", "--yes").out == "0 jobs gone\n"
+    unasked = rerankq.run("dead", "drop", "--all", exit_code=2).err
+    assert "1 job would be deleted for ever; --yes says that this is meant" in unasked
+    assert rerankq.run("dead", "drop", "--older-than", "0s", "--yes").out == "1 job gone\n"
+
+
+NOT_MEANT = {
+    "nothing named": (["dead", "retry"], "expected the id of a dead letter, or which are meant"),
+    "both": (["dead", "drop", "some-id", "--all"], "got both"),
+    "no age": (["dead", "drop", "--older-than", "soon"], "such as 90s, 30m, 12h or 7d, got 'soon'"),
+}
+
+
+@pytest.mark.parametrize(("command", "told"), NOT_MEANT.values(), ids=NOT_MEANT)
+def test_what_is_meant_must_be_said(rerankq: Command, command: list[str], told: str) -> None:
+    assert told in rerankq.run(*command, exit_code=2).err
+
+
+def test_a_dead_letter_is_dropped_with_its_large_body(stack: LocalStack) -> None:
+    payload = keys.payload("large")
+    message = {
+        "headers": {"id": "large", "rerankq-payload": payload},
+        "properties": {"delivery_info": {}},
+        "body": "",
+    }
+    with redis_client(stack.broker_url, 10) as redis:
+        redis.set(payload, "text")
+        redis.set(keys.dead_message("large"), b"rerankq.bulk\n" + wire.encode(message))
+
+        assert DeadLetters(redis).drop("large")
+
+        assert not redis.exists(payload, keys.dead_message("large"))
+
+
 def _submit_worn_out(client: RerankClient, redis: Redis) -> str:
     """A job whose message says that it was delivered too often already."""
     message = job_submission(client.request(QUERY, [RIGHT]), None, client.clock)

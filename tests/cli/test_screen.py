@@ -6,10 +6,19 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
 
-from rerankq.cli.screen import incomplete_line, milliseconds, ranking_table, timings_line
+from rerankq.cli.screen import (
+    fitted_table,
+    incomplete_line,
+    milliseconds,
+    print_table,
+    ranking_table,
+    timings_line,
+)
 from rerankq.contract.messages import ModelInfo, RankedDocument, Ranking, Timings, Usage, WorkerInfo
 
 WIDTH = 60
+CELLS = [["a-job-of-a-long-name", "2026", "docs=3", "why it failed, in full"]]
+HEADINGS = ("job", "when", "asked", "reason")
 
 
 def ranking(*results: RankedDocument, total: int | None = None) -> Ranking:
@@ -104,3 +113,29 @@ def test_the_timings_line_says_where_the_time_went_on_what_with_which_weights() 
 )
 def test_a_duration_is_shown_in_its_own_unit(seconds: float, text: str) -> None:
     assert milliseconds(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("columns", "shown"),
+    [(80, HEADINGS), (57, ("job", "when", "reason")), (48, ("job", "reason")), (20, ("job", "reason"))],
+)
+def test_a_narrow_terminal_goes_without_columns_and_cuts_no_cell(
+    columns: int, shown: tuple[str, ...]
+) -> None:
+    console = Console(file=io.StringIO(), width=columns)
+    console.print(fitted_table(HEADINGS, CELLS, ("asked", "when"), columns))
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+
+    assert tuple(text.split("\n")[0].split()) == shown
+    assert "…" not in text
+    letters = "".join(text.split())
+    assert all(letter in letters for letter in "a-job-ofin full".replace(" ", ""))
+
+
+def test_in_a_pipe_every_cell_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    long = "x" * 30_000
+
+    print_table(("job", "reason"), [["a", long]])
+
+    assert long in capsys.readouterr().out

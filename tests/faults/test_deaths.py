@@ -137,14 +137,16 @@ def test_a_job_that_kills_its_process_is_set_aside_after_three_attempts_and_repl
 
     deaths = kill_whenever_it_runs(service, job, lambda: find("bulk"))
 
-    with pytest.raises(JobFailed, match="given up after 3 attempts"):
+    with pytest.raises(JobFailed, match="given up after 3 attempts") as given_up:
         job.result(10)
-    assert deaths == 3
+    assert deaths == 3 == given_up.value.attempts == job.status().attempts
     assert behind.result(30).complete
     assert job.status().state == "dead"
     with service.redis.client() as redis:
         letters = DeadLetters(redis)
-        service.wait_until(lambda: job.job_id in [letter.id for letter in letters.list()])
+        service.wait_until(
+            lambda: (job.job_id, 3) in [(letter.id, letter.attempts) for letter in letters.list()]
+        )
         redis.delete(keys.result(job.job_id))
         assert letters.retry(job.job_id)
     assert job.result(60).complete

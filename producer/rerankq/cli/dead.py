@@ -2,16 +2,18 @@
 
 import dataclasses
 import json
-from collections.abc import Generator
+import sys
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rerankq.cli import options
 from rerankq.cli.connection import redis_for
-from rerankq.cli.screen import facts, out, print_table
+from rerankq.cli.screen import facts, out, print_table, progress
 from rerankq.contract import keys
 from rerankq.contract.errors import InvalidRequest, JobUnknown
 
@@ -21,6 +23,20 @@ if TYPE_CHECKING:
 dead = typer.Typer(no_args_is_help=True, help="Look at jobs that were given up, and try them again.")
 
 LetterId = Annotated[str, typer.Argument(help="As `rerankq dead list` shows it.", show_default=False)]
+LetterIdOrNone = Annotated[
+    str | None, typer.Argument(help="As `rerankq dead list` shows it.", show_default=False)
+]
+All = Annotated[bool, typer.Option("--all", help="All of them.")]
+Reason = Annotated[
+    str | None, typer.Option(help="Those whose reason has this in it, in whatever case.", show_default=False)
+]
+OlderThan = Annotated[
+    str | None, typer.Option(help="Those given up so long ago: 90s, 30m, 12h, 7d.", show_default=False)
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="No more than so many.", show_default=False)]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Count them, and change nothing.")]
+
+_SECONDS_IN = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
 
 
 @dead.command("list")
@@ -44,7 +60,9 @@ def list_letters(
         (letter.id, _moment(letter.died_at), str(letter.attempts), letter.summary, letter.reason)
         for letter in found
     ]
-    print_table(("job", "given up", "attempts", "asked", "reason"), rows)
+    print_table(
+        ("job", "given up", "attempts", "asked", "reason"), rows, spare=("asked", "attempts", "given up")
+    )
 
 
 @dead.command()
@@ -72,34 +90,172 @@ def show(
 
 
 @dead.command()
-def retry(letter_id: LetterId, as_json: options.Json = False) -> None:
-    """Put a job back on its lane with all its attempts before it.
+def retry(
+    letter_id: LetterIdOrNone = None,
+    all_: All = False,
+    reason: Reason = None,
+    older_than: OlderThan = None,
+    limit: Limit = None,
+    dry_run: DryRun = False,
+    as_json: options.Json = False,
+) -> None:
+    """Put a job back on its lane with all its attempts before it; or all jobs that are meant, the oldest first.
 
     [bold]Example:[/] rerankq dead retry "$job" && rerankq result "$job"
     """
-    from rerankq.contract.transport.dead_letters import NotReplayable
-
-    with _letters() as letters:
-        letter = _letter(letters, letter_id)
-        _forget_answer(letter.id)  # before the job runs: its new answer must stay
-        try:
-            if not letters.retry(letter_id):
+    meant = Meant(letter_id, all_, reason, older_than, limit)
+    with _letters() as letters, _forgetting() as forget:
+        if letter_id is not None:
+            letter = _letter(letters, letter_id)
+            if not _retried(letters, letter_id, forget):
                 raise _unknown(letter_id)
-        except NotReplayable as error:
-            raise InvalidRequest(str(error)) from error
-    print(json.dumps({"retried": letter_id}) if as_json else f"{letter_id} waits on {letter.lane} again")
+            told = (
+                json.dumps({"retried": letter_id}) if as_json else f"{letter_id} waits on {letter.lane} again"
+            )
+            print(told)
+            return
+        found = list(meant.of(letters))
+        if dry_run:
+            _tell_count("would be retried", found, as_json=as_json)
+            return
+        retried, unusable = _retry_all(letters, found, forget)
+    if as_json:
+        print(json.dumps({"retried": retried, "unusable": unusable}))
+        return
+    print(f"{_jobs(len(retried))} waiting again")
+    if unusable:
+        print(
+            f"{_jobs(len(unusable))} left: they cannot be read, so no worker could answer them (`rerankq dead drop`)"
+        )
 
 
 @dead.command()
-def drop(letter_id: LetterId, as_json: options.Json = False) -> None:
-    """Delete one of them, message and all.
+def drop(
+    letter_id: LetterIdOrNone = None,
+    all_: All = False,
+    reason: Reason = None,
+    older_than: OlderThan = None,
+    limit: Limit = None,
+    dry_run: DryRun = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nobody first.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Delete one of them, message and all; or all that are meant, the oldest first.
 
-    [bold]Example:[/] rerankq dead drop "$job"
+    [bold]Example:[/] rerankq dead drop --older-than 3d --dry-run
     """
+    meant = Meant(letter_id, all_, reason, older_than, limit)
     with _letters() as letters:
-        if not letters.drop(letter_id):
-            raise _unknown(letter_id)
-    print(json.dumps({"dropped": letter_id}) if as_json else f"{letter_id} is gone")
+        if letter_id is not None:
+            if not letters.drop(letter_id):
+                raise _unknown(letter_id)
+            print(json.dumps({"dropped": letter_id}) if as_json else f"{letter_id} is gone")
+            return
+        found = list(meant.of(letters))
+        if dry_run:
+            _tell_count("would be deleted", found, as_json=as_json)
+            return
+        if found and not yes:
+            _ask_first(len(found))
+        dropped = [each for each in _one_by_one("deleting", found) if letters.drop(each)]
+    print(json.dumps({"dropped": dropped}) if as_json else f"{_jobs(len(dropped))} gone")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Meant:
+    """Which dead letters a command is about, where it names none by its id."""
+
+    letter_id: str | None
+    is_all: bool
+    reason: str | None
+    older_than: str | None
+    limit: int | None
+
+    def __post_init__(self) -> None:
+        chosen = self.is_all or self.reason is not None or self.older_than is not None
+        if self.letter_id is None and not chosen:
+            raise InvalidRequest(
+                "expected the id of a dead letter, or which are meant: --all, --reason or --older-than"
+            )
+        if self.letter_id is not None and (chosen or self.limit is not None):
+            raise InvalidRequest("expected the id of one dead letter or which are meant, got both")
+
+    def of(self, letters: "DeadLetters") -> Generator[str]:
+        """The ids of those that are there."""
+        age_seconds = 0.0 if self.older_than is None else seconds_in(self.older_than)
+        ids = letters.ids(letters.now() - age_seconds)
+        found = (each for each in ids if self.reason is None or self._has_reason(letters.show(each)))
+        yield from islice(found, self.limit)
+
+    def _has_reason(self, letter: "DeadLetter | None") -> bool:
+        return letter is not None and (self.reason or "").lower() in letter.reason.lower()
+
+
+def seconds_in(age: str) -> float:
+    """The seconds of `90s`, `30m`, `12h` or `7d`.
+
+    Raises:
+        InvalidRequest: it is none of these.
+    """
+    number, unit = age[:-1], age[-1:]
+    if unit not in _SECONDS_IN or not number.isascii() or not number.isdigit():
+        raise InvalidRequest(f"--older-than: expected an age such as 90s, 30m, 12h or 7d, got {age!r}")
+    return int(number) * _SECONDS_IN[unit]
+
+
+def _retried(letters: "DeadLetters", letter_id: str, forget: Callable[[str], None]) -> bool:
+    """Whether the job waits again; False where there is no such letter any more.
+
+    Raises:
+        InvalidRequest: nobody can read its message.
+    """
+    from rerankq.contract.transport.dead_letters import NotReplayable
+
+    try:
+        letters.check(letter_id)
+        forget(letter_id)  # before the job runs: its new answer must stay
+        return letters.retry(letter_id)
+    except NotReplayable as error:
+        raise InvalidRequest(str(error)) from error
+
+
+def _retry_all(
+    letters: "DeadLetters", found: Sequence[str], forget: Callable[[str], None]
+) -> tuple[list[str], list[str]]:
+    """The ids of those that wait again, and of those that nobody can read."""
+    retried: list[str] = []
+    unusable: list[str] = []
+    for each in _one_by_one("retrying", found):
+        try:
+            if _retried(letters, each, forget):
+                retried.append(each)
+        except InvalidRequest:
+            unusable.append(each)
+    return retried, unusable
+
+
+def _one_by_one(doing: str, found: Sequence[str]) -> Generator[str]:
+    """Each of them, and on a terminal how far it is."""
+    with progress() as show:
+        for at, each in enumerate(found):
+            show(f"{doing} {at:,} of {len(found):,}")
+            yield each
+
+
+def _tell_count(what: str, found: Sequence[str], *, as_json: bool) -> None:
+    print(json.dumps({"count": len(found), "ids": found}) if as_json else f"{_jobs(len(found))} {what}")
+
+
+def _ask_first(count: int) -> None:
+    if not sys.stdin.isatty():
+        raise InvalidRequest(
+            f"{_jobs(count)} would be deleted for ever; --yes says that this is meant, --dry-run shows them"
+        )
+    typer.confirm(f"Delete {_jobs(count)} for ever?", abort=True, err=True)
+
+
+def _jobs(count: int) -> str:
+    return f"{count:,} job{'' if count == 1 else 's'}"
 
 
 @contextmanager
@@ -110,12 +266,17 @@ def _letters() -> Generator["DeadLetters"]:
         yield DeadLetters(redis)
 
 
-def _forget_answer(job_id: str) -> None:
-    """Let the job be waited for once more; its old answer said that it was given up."""
+@contextmanager
+def _forgetting() -> Generator[Callable[[str], None]]:
+    """What lets a job be waited for once more; its old answer said that it was given up."""
     doing = "forgetting an answer"
     with redis_for(doing, "results") as results, redis_for(doing) as broker:
-        results.delete(keys.result(job_id))
-        broker.hdel(keys.job(job_id), "answered", "started", "scored")
+
+        def forget(job_id: str) -> None:
+            results.delete(keys.result(job_id))
+            broker.hdel(keys.job(job_id), "answered", "started", "scored")
+
+        yield forget
 
 
 def _letter(letters: "DeadLetters", letter_id: str) -> "DeadLetter":

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -13,7 +14,7 @@ from rerankq.contract.messages import RankedDocument, Ranking
 
 _REVISION_CHARACTERS = 12
 _SHOWN_CHARACTERS = 2_000
-_PIPE_COLUMNS = 10_000
+_ENDLESS_COLUMNS = 1_000_000
 _CONTROLS = ("Cc", "Cf", "Zl", "Zp")
 
 out = Console(highlight=False)
@@ -90,15 +91,46 @@ def short(revision: str) -> str:
     return f"{kind}{colon}{digits[:_REVISION_CHARACTERS]}"
 
 
-def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table of short strings; on a terminal the first of a row is never cut, elsewhere none is."""
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], spare: Sequence[str] = ()) -> None:
+    """A table whose cells are whole, in a pipe with all its columns.
+
+    Args:
+        spare: headings of columns that a terminal too narrow for all goes without, from the first on.
+    """
+    if out.is_terminal:
+        out.print(fitted_table(headings, rows, spare, out.width))
+        return
+    table = _table(headings, rows)
+    Console(highlight=False, width=max(_width(table), 1)).print(table)
+
+
+def fitted_table(
+    headings: Sequence[str], rows: Sequence[Sequence[str]], spare: Sequence[str], columns: int
+) -> Table:
+    """The table with as many of its columns as so many characters hold; what is still too wide is folded, never cut."""
+    shown = list(headings)
+    table = _table(headings, rows)
+    for heading in spare:
+        if _width(table) <= columns:
+            break
+        shown.remove(heading)
+        table = _table(shown, [[row[headings.index(name)] for name in shown] for row in rows])
+    return table
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for place, heading in enumerate(headings):
-        table.add_column(heading, no_wrap=place == 0)
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
     for row in rows:
-        table.add_row(*map(_printable, row))
-    wide = out if out.is_terminal else Console(highlight=False, width=_PIPE_COLUMNS)
-    wide.print(table)
+        table.add_row(*(Text(_harmless(cell), overflow="fold") for cell in row))
+    return table
+
+
+def _width(table: Table) -> int:
+    """The characters that its longest line takes where nothing is folded."""
+    endless = out.options.update(width=_ENDLESS_COLUMNS)
+    return Measurement.get(out, endless, table).maximum
 
 
 def facts(told: Sequence[tuple[str, str]]) -> Text:

@@ -95,7 +95,8 @@ def _of_ours(error: RerankError) -> Refusal:
     if isinstance(error, JobFailed) and error.retryable:
         message = "the queue lost the job; send it again"
     elif isinstance(error, JobFailed):
-        message = f"the job was given up after {error.attempts} attempts; the service's log tells why"
+        tried = f"after {error.attempts} attempt{'' if error.attempts == 1 else 's'}"
+        message = f"the job was given up {tried if error.attempts else 'unread'}; the service's log tells why"
     return Refusal(status, _snake(name), message, error.details.get("field"), headers)
 
 

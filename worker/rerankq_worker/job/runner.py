@@ -311,7 +311,7 @@ class JobRunner:
             raise JobFailed(
                 f"job {attempt.job_id} was on the device {DEAD_AFTER_ENGINE_DEATHS} times when the engine died; "
                 "given up",
-                {"where": "engine", "attempts": DEAD_AFTER_ENGINE_DEATHS, "dead": True},
+                {"where": "engine", "attempts": attempt.number, "dead": True},
             ) from error
         except EngineRefused as error:
             raise JobFailed(

@@ -398,10 +398,9 @@ def _unusable(message: Any, why: str) -> JobFailed:
     return unusable(job_id(_as_envelope(message)) or message.delivery_tag, why)
 
 
-def _letter(message: Any, error: Exception) -> DeadLetter:
-    reason = f"{type(error).__name__}: {error}"
+def _letter(message: Any, error: RerankError) -> DeadLetter:
     return letter_for(
-        message.delivery_tag, _queue_of(message), message.body or b"", _as_envelope(message), reason
+        message.delivery_tag, _queue_of(message), message.body or b"", _as_envelope(message), error
     )
 
 

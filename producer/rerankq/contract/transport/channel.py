@@ -304,7 +304,7 @@ class LeasedChannel(kombu_redis.Channel):
         self, source: ListToFetch, raw: bytes, tag: str, envelope: Envelope, error: RerankError
     ) -> None:
         """Set aside what cannot be delivered, and have its caller told, if it names one."""
-        letter = letter_for(tag, source.name, raw, envelope, f"{type(error).__name__}: {error}")
+        letter = letter_for(tag, source.name, raw, envelope, error)
         if source.is_acknowledged:
             untold = error if job_id(envelope) else None
             self._own_qos.bury(tag, letter, untold, envelope.get("headers"))

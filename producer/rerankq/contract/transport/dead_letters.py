@@ -7,6 +7,7 @@ could not be told then is told by any worker later.
 """
 
 import builtins
+import math
 import random
 import re
 from collections.abc import Mapping
@@ -24,7 +25,6 @@ from rerankq.contract.transport.envelope import (
     PUSHED,
     Envelope,
     Undecodable,
-    deliveries,
     is_id,
     job_id,
     open_envelope,
@@ -51,6 +51,7 @@ class DeadLetter:
     lane: str
     """The queue it came from."""
     attempts: int
+    """How often a worker began it."""
     reason: str
     """One line: what was wrong, and with what."""
     summary: str
@@ -118,15 +119,15 @@ return 1
 )
 
 
-def letter_for(tag: str, lane: str, raw: bytes, envelope: Envelope | None, reason: str) -> DeadLetter:
-    """What to tell of a message; `envelope` is as much of it as could be read."""
+def letter_for(tag: str, lane: str, raw: bytes, envelope: Envelope | None, error: RerankError) -> DeadLetter:
+    """What to tell of a message set aside by this error; `envelope` is as much of it as could be read."""
     headers: Mapping[str, Any] = (envelope or {}).get("headers") or {}
     return DeadLetter(
         id=job_id(envelope or {}) or tag,
         task=headers["task"] if is_id(headers.get("task")) else "unknown",
         lane=lane,
-        attempts=deliveries(dict(headers)),
-        reason=reason,
+        attempts=error.attempts if isinstance(error, JobFailed) else 0,
+        reason=f"{type(error).__name__}: {error}",
         summary=_summary(headers) or f"bytes={len(raw)}",
         size_bytes=len(raw),
     )
@@ -163,8 +164,9 @@ def unusable(letter_id: str, why: str) -> JobFailed:
 
 def given_up(letter_id: str, attempts: int) -> JobFailed:
     """What is told of a job that has had all its attempts."""
+    tried = f"{attempts} attempt{'' if attempts == 1 else 's'}"
     return JobFailed(
-        f"given up after {attempts} attempts: each time the worker or the engine was lost, or the answer could not be "
+        f"given up after {tried}: each time the worker or the engine was lost, or the answer could not be "
         f"stored; `rerankq dead show {letter_id}` tells more",
         {"attempts": attempts, "where": "worker", "dead": True},
     )
@@ -183,6 +185,11 @@ class DeadLetters:
         ids: Any = self._client.zrevrange(self._prefix + keys.DEAD, 0, max(limit, 1) - 1)
         found = [self.show(letter_id.decode(errors="replace")) for letter_id in ids]
         return [letter for letter in found if letter is not None]
+
+    def ids(self, at_most_died_at: float = math.inf) -> builtins.list[str]:
+        """The letters that had died by then, the oldest first."""
+        found: Any = self._client.zrangebyscore(self._prefix + keys.DEAD, "-inf", at_most_died_at)
+        return [letter_id.decode(errors="replace") for letter_id in found]
 
     def count(self) -> int:
         return int(self._client.zcard(self._prefix + keys.DEAD))  # pyright: ignore[reportArgumentType] - redis-py
@@ -231,6 +238,17 @@ class DeadLetters:
                 "given up; its dead letter is gone or cannot be read", {"where": "worker", "dead": True}
             )
 
+    def now(self) -> float:
+        """The time by the clock that letters are dated by."""
+        seconds, microseconds = self._client.time()  # pyright: ignore[reportGeneralTypeIssues] - redis-py
+        return seconds + microseconds / 1e6
+
+    def check(self, letter_id: str) -> None:
+        """Raise `NotReplayable` where the message cannot be read, so that no worker could answer it."""
+        raw = self.message(letter_id)
+        if raw:
+            _as_new(letter_id, raw)
+
     def retry(self, letter_id: str) -> bool:
         """Send the message again with all its attempts before it. False when there is no such letter.
 
@@ -251,10 +269,19 @@ class DeadLetters:
         return bool(REVIVE(self._client, touched, arguments))
 
     def drop(self, letter_id: str) -> bool:
-        """Delete the letter and its message. False when there was none."""
+        """Delete the letter, its message and that one's large body, all or none of them. False when there was none."""
         index, letter, message = _keys_of(letter_id, self._prefix)
-        self._client.zrem(index, letter_id)
-        return bool(self._client.delete(letter, message))
+        payload = self._payload_of(letter_id)
+        step = self._client.pipeline(transaction=True)
+        step.zrem(index, letter_id)
+        step.delete(letter, message, *([payload] if payload else []))
+        return bool(step.execute()[1])
+
+    def _payload_of(self, letter_id: str) -> str | None:
+        try:
+            return payload_key(open_envelope(self.message(letter_id) or b"").get("headers"))
+        except Undecodable:
+            return None
 
 
 def _as_new(letter_id: str, raw: bytes) -> Envelope:
