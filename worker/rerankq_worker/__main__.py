@@ -25,9 +25,9 @@ Settings are variables RERANKQ_... in the environment, in .env or in the secrets
 them. The ones most people turn: RERANKQ_BROKER_URL, RERANKQ_MODEL, RERANKQ_DEVICES.
 """
 EPILOG = """\
-exit codes: 0 in good order; 1 health: not in service, verify: scores are off; 69 the model hub is away;
-70 an engine was stuck; 71 its device was lost; 75 another process serves its device;
-78 configured wrongly (one line says how)
+exit codes: 0 in good order; 1 health: not in service, verify: scores are off, doctor: a warning; 2 doctor:
+broken; 69 the model hub is away; 70 an engine was stuck; 71 its device was lost; 75 another process
+serves its device; 78 configured wrongly (one line says how)
 """
 
 
@@ -72,6 +72,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     settings = _add(commands, "settings", _settings, "print every setting, its value and where it came from")
     settings.add_argument("--json", action="store_true", help="as one JSON object, for programs")
+    doctor = _add(
+        commands,
+        "doctor",
+        _doctor,
+        "say what is wrong on this host, with its cure; `rerankq doctor` asks this, and Redis and the workers as well",
+    )
+    doctor.add_argument("--json", action="store_true", help="as one JSON object, for programs")
     add_verbs(partial(_add, commands))
     engine = _add(commands, "engine", _engine, "run one device's engine in this process (the launcher does)")
     engine.add_argument(
@@ -184,6 +191,12 @@ def _settings(options: argparse.Namespace) -> int:
         value = "" if setting["value"] is None else setting["value"]
         print(f"{name:{width}}  {value}  ({setting['source']})")
     return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from rerankq_worker.doctor.report import print_report
+
+    return print_report(as_json=options.json)
 
 
 def _is_for_the_operator(error: Exception) -> bool:

@@ -10,6 +10,7 @@ from rerankq.cli.bench import bench
 from rerankq.cli.bulk import bulk
 from rerankq.cli.dead import dead
 from rerankq.cli.demo import demo
+from rerankq.cli.doctor import doctor
 from rerankq.cli.evaluate import evaluate
 from rerankq.cli.model import model
 from rerankq.cli.operate import lanes, models, workers
@@ -42,6 +43,7 @@ app.command(rich_help_panel=_ASK)(jobs.result)
 app.command(rich_help_panel=_ASK)(jobs.cancel)
 app.command(rich_help_panel=_RUN)(bench)
 app.command(rich_help_panel=_RUN)(serve)
+app.command(rich_help_panel=_RUN)(doctor)
 app.command(rich_help_panel=_RUN)(workers)
 app.command(rich_help_panel=_RUN)(models)
 app.command(rich_help_panel=_RUN)(lanes)

@@ -1,0 +1,70 @@
+"""What only a worker's host can see, asked of the worker's own program: libraries, device, model. Never imports it.
+
+Where that is not installed, what the workers tell of themselves is all there is.
+"""
+
+import json
+import subprocess
+from collections.abc import Iterator, Sequence
+from typing import Any, Self
+
+from rerankq.contract.findings import Finding, broken, ok, skipped, warn
+from rerankq.contract.heartbeats import WorkerStatus
+from rerankq.local import worker_program
+
+_ALONE = "rerankq-worker doctor"
+
+
+class HostReport:
+    """`with HostReport() as host:`; it is begun at once, for it takes seconds, and ended with the block."""
+
+    def __init__(self) -> None:
+        self.is_asked = worker_program.is_installed()
+        self.golden: dict[str, Any] | None = None
+        """The model of this host and its published scores, once `findings` were read."""
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Self:
+        if self.is_asked:
+            self._process = subprocess.Popen(  # noqa: S603 - our own program
+                worker_program.command(["doctor", "--json"]),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+
+    def findings(self, timeout_seconds: float, workers: Sequence[WorkerStatus] = ()) -> Iterator[Finding]:
+        """What the program found here; elsewhere, what these workers say."""
+        if self._process is None:
+            yield from _as_told(workers)
+            return
+        try:
+            out, err = self._process.communicate(timeout=timeout_seconds)
+        except subprocess.TimeoutExpired:
+            yield warn("host", f"`{_ALONE}` did not end within {timeout_seconds:.0f} s", _ALONE)
+            return
+        if not out.strip():
+            last = (err.strip().splitlines() or ["it said nothing"])[-1]
+            yield broken("host", f"`{_ALONE}` failed: {last}", _ALONE)
+            return
+        told = json.loads(out)
+        self.golden = told["golden"]
+        yield from (Finding(**each) for each in told["findings"])
+
+
+def _as_told(workers: Sequence[WorkerStatus]) -> Iterator[Finding]:
+    why = "rerankq-worker is not installed here; `rerankq doctor` on a worker's host looks"
+    devices = sorted({f"{w.device} in {w.dtype}" for w in workers if w.device})
+    if devices:
+        yield ok("device", f"{', '.join(devices)}, as workers tell")
+    models = sorted({f"{w.model}@{w.revision} ({w.family}, {w.engine})" for w in workers if w.model})
+    if models:
+        yield ok("model", f"{', '.join(models)}, as workers tell")
+    yield skipped("host", f"driver, memory, throttling, libraries and files of the model: {why}")

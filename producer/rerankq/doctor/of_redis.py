@@ -1,0 +1,316 @@
+"""The Redis of the settings: whether it answers and how soon, who we are to it, what it may lose, what time it has."""
+
+import os
+import shlex
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
+
+from rerankq.admission import FULL_FRACTIONS
+from rerankq.contract import keys
+from rerankq.contract.address import RedisAddress, read_address
+from rerankq.contract.findings import Finding, broken, ok, skipped, warn
+from rerankq.contract.redis_clients import redis_client
+from rerankq.contract.redis_rights import (
+    CHORD_KEYS,
+    PRODUCER,
+    PRODUCER_CHANNELS,
+    WORKER,
+    WORKER_CHANNELS,
+    Right,
+)
+from rerankq.contract.risks import RiskName, read_risks
+from rerankq.contract.setting_cures import place_of
+from rerankq.doctor.rights import Question, questions, refused
+from rerankq.running import running_broker
+from rerankq.settings import ClientSettings
+
+ANSWERS_WITHIN_SECONDS = 2.0
+SLOW_SHARE = 0.2
+"""Of `RERANKQ_REDIS_TIMEOUT_SECONDS`: a Redis that takes so long at rest will take longer under load."""
+CLOCKS_APART_SECONDS = 2.0
+FREE_DISK_SHARE = 2.0
+"""Of the append-only log: rewriting it writes another beside it."""
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_OF_RESULTS = (keys.result("*"), *CHORD_KEYS)
+_PLACES: Mapping[RiskName, str] = {"eviction": "policy", "memory": "memory"}
+"""The check that tells of a risk; all others are the log's."""
+_CURES: Mapping[RiskName, str] = {
+    "eviction": "CONFIG SET maxmemory-policy noeviction",
+    "no_log": "CONFIG SET appendonly yes",
+    "fsync": "CONFIG SET appendfsync always",
+    "log_write": "CONFIG GET dir",
+    "log_rewrite": "BGREWRITEAOF",
+    "snapshot": "BGSAVE",
+}
+_STOPS_WORK: tuple[RiskName, ...] = ("log_write",)
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """One Redis of ours."""
+
+    name: str
+    """`redis`, or `results` where answers are kept in another."""
+    variable: str
+    url: str
+    holds_jobs: bool
+    holds_answers: bool
+
+    @property
+    def address(self) -> RedisAddress:
+        return read_address(self.url)
+
+    @property
+    def user(self) -> str:
+        """Who we are to it."""
+        return self.address.login.get("username", "default")
+
+    def typed(self, command: str) -> str:
+        """The command as somebody who may do all would type it; redis-cli takes a password from REDISCLI_AUTH."""
+        address = self.address
+        where = ["-s", address.socket_path] if address.socket_path else []
+        if address.hosts and not address.is_sentinel:
+            host, port = address.hosts[0]
+            where = ["-h", host, "-p", str(port)]
+        where += ["--tls"] if address.scheme == "rediss" else []
+        where += ["--user", "admin"] if self.user != "default" else []
+        return f"{shlex.join(['redis-cli', *where])} {command}"
+
+
+def stores(settings: ClientSettings) -> list[Store]:
+    """The Redis that holds the jobs, and the one that holds the answers where it is another."""
+    broker, results = settings.broker_url.get_secret_value(), settings.effective_result_url
+    one = broker == results
+    found = [Store("redis", "RERANKQ_BROKER_URL", broker, holds_jobs=True, holds_answers=one)]
+    return (
+        found
+        if one
+        else [*found, Store("results", "RERANKQ_RESULT_URL", results, holds_jobs=False, holds_answers=True)]
+    )
+
+
+def findings(settings: ClientSettings, serves_here: bool) -> Iterator[Finding]:
+    """All that can be seen of each, as far as it answers.
+
+    Args:
+        serves_here: whether this host has the worker's program, for which a producer's rights are too few.
+    """
+    for store in stores(settings):
+        with redis_client(store.url, ANSWERS_WITHIN_SECONDS) as redis:
+            reached = _reached(store, redis, settings)
+            yield reached
+            if reached.verdict == "broken":
+                continue
+            yield _rights(store, redis, serves_here)
+            yield from _risks(store, redis, settings)
+            yield from _disk(store, redis)
+            yield _clock(store, redis)
+
+
+def _reached(store: Store, redis: "Redis", settings: ClientSettings) -> Finding:
+    where = store.address.shown
+    try:
+        redis.ping()
+        began = time.monotonic()
+        redis.ping()
+        took = time.monotonic() - began
+    except AuthenticationError:
+        return broken(
+            store.name,
+            f"the Redis at {where} refuses the user or password of {store.variable}",
+            f"export {store.variable}=redis://USER:PASSWORD@HOST:PORT/0 with the right ones",
+        )
+    except NoPermissionError:
+        return broken(
+            store.name,
+            f"the user {store.user} may not even PING the Redis at {where}",
+            store.typed(f"ACL SETUSER {store.user} +ping"),
+        )
+    except ResponseError as error:
+        return _refusing(store, str(error))
+    except (RedisError, OSError) as error:
+        return broken(store.name, f"no Redis answers at {where} ({type(error).__name__})", _starting(store))
+    return _answered(store, redis, settings, took)
+
+
+def _starting(store: Store) -> str:
+    """How somebody gets a Redis where the settings look for one."""
+    if not place_of(store.variable):
+        return "rerankq up"
+    address = store.address
+    if address.scheme == "redis" and address.hosts[0][0] in _LOOPBACK:
+        return (
+            f"redis-server --port {address.hosts[0][1]} --appendonly yes --appendfsync always --daemonize yes"
+        )
+    return f"start it there, or correct {store.variable}, which comes from {place_of(store.variable)}"
+
+
+def _refusing(store: Store, said: str) -> Finding:
+    where = store.address.shown
+    if "DB index" in said:
+        cure = f"take a number from 0 to 15 at the end of {store.variable}"
+        return broken(store.name, f"the Redis at {where} has no database of that number", cure)
+    if "max number of clients" in said:
+        return broken(
+            store.name,
+            f"the Redis at {where} has as many clients as it takes",
+            store.typed("CONFIG SET maxclients 20000"),
+        )
+    return broken(store.name, f"the Redis at {where} refuses: {said.split()[0]}", "see its log")
+
+
+def _answered(store: Store, redis: "Redis", settings: ClientSettings, took: float) -> Finding:
+    info = _info(redis)
+    told = f"{store.address.shown} answers in {took * 1000:.1f} ms, Redis {info.get('redis_version', '')}".rstrip()
+    if info.get("role") == "slave":
+        cure = (
+            f"name its master in {store.variable}, or the sentinels: sentinel://HOST:26379/0?master_name=NAME"
+        )
+        return broken(store.name, f"{told}; it is a replica, to which nothing can be written", cure)
+    if took > SLOW_SHARE * settings.redis_timeout_seconds:
+        allowed = f"{settings.redis_timeout_seconds:g}"
+        return warn(
+            store.name,
+            f"{told}, and a call that takes {allowed} s counts as down (RERANKQ_REDIS_TIMEOUT_SECONDS)",
+            f"export RERANKQ_REDIS_TIMEOUT_SECONDS={max(5.0, 20 * took):.0f}",
+        )
+    return ok(store.name, told)
+
+
+def _info(redis: "Redis") -> dict[str, Any]:
+    """What it says of itself; nothing where it does not."""
+    try:
+        told: Any = redis.info()
+    except RedisError:
+        return {}
+    return told
+
+
+def _rights(store: Store, redis: "Redis", serves_here: bool) -> Finding:
+    check, of_worker = f"{store.name}.rights", f"{store.name}.rights.worker"
+    asks, serves = _asked(store, PRODUCER, PRODUCER_CHANNELS), _asked(store, WORKER, WORKER_CHANNELS)
+    asked = list(dict.fromkeys([*asks, *serves]))
+    denied = refused(redis, asked)
+    of_producer = {each: rule for each, rule in denied.items() if each in asks or each not in asked}
+    if of_producer:
+        return _lacking(check, store, denied if serves_here else of_producer, "a producer does")
+    if not denied:
+        return ok(check, f"the user {store.user} may do all that producers and workers do")
+    if not _beyond(asks, [question for question in serves if question not in denied]):
+        return ok(check, f"the user {store.user} may do all that a producer does, and not what a worker does")
+    lacking = _lacking(of_worker, store, denied, "a worker does")
+    return lacking if serves_here else warn(of_worker, lacking.text, lacking.cure)
+
+
+def _asked(store: Store, rights: Sequence[Right], channels: Sequence[str]) -> list[Question]:
+    """Those of rights that this Redis needs: where answers are kept in another, each has its own keys."""
+
+    def is_here(key: str) -> bool:
+        return store.holds_answers if key in _OF_RESULTS else store.holds_jobs
+
+    here = [right._replace(keys=[key for key in right.keys if is_here(key)]) for right in rights]
+    return questions(here, [channel for channel in channels if is_here(channel)])
+
+
+def _beyond(asks: Sequence[Question], may: Sequence[Question]) -> bool:
+    """Whether somebody who may do this may do more than any producer, even by accident of its rules."""
+    commands, patterns = {each.command for each in asks}, {each.pattern for each in asks}
+    return any(each.command not in commands or each.pattern not in patterns for each in may)
+
+
+def _lacking(check: str, store: Store, denied: Mapping[Question, str], whose: str) -> Finding:
+    rules = list(dict.fromkeys(denied.values()))
+    shown = ", ".join(rules[:6]) + (f" and {len(rules) - 6} more" if len(rules) > 6 else "")
+    text = f"the user {store.user} lacks rights for what {whose}: {shown}"
+    return broken(check, text, store.typed(shlex.join(["ACL", "SETUSER", store.user, *rules])))
+
+
+def _risks(store: Store, redis: "Redis", settings: ClientSettings) -> Iterator[Finding]:
+    """One line for each kind of loss; of memory, by what admission goes by."""
+    try:
+        found = read_risks(redis)
+    except NoPermissionError:
+        yield skipped(f"{store.name}.log", f"the user {store.user} may not ask INFO")
+        return
+    is_private = store.url == running_broker()
+    told: set[str] = set()
+    for risk in found:
+        place = _PLACES.get(risk.name, "log")
+        if place == "memory" or (is_private and risk.name == "no_log"):
+            continue
+        told.add(place)
+        text = risk.text.rpartition("; ")[0]
+        finding = broken if risk.name in _STOPS_WORK else warn
+        yield finding(f"{store.name}.{place}", text, store.typed(_CURES[risk.name]))
+    if "policy" not in told:
+        yield ok(f"{store.name}.policy", "nothing is dropped when memory is full")
+    if "log" not in told:
+        private = "none: this Redis is `rerankq up`'s own and ends with it"
+        yield ok(f"{store.name}.log", private if is_private else "what it holds survives a restart")
+    yield _memory(store, _info(redis), settings)
+
+
+def _memory(store: Store, info: Mapping[str, Any], settings: ClientSettings) -> Finding:
+    check, limit = f"{store.name}.memory", info.get("maxmemory") or settings.max_broker_bytes
+    used = info.get("used_memory", 0)
+    told = f"{used / limit:.0%} of {limit / 1e6:,.0f} MB are used"
+    refused_lanes = [lane for lane, fraction in FULL_FRACTIONS.items() if used > fraction * limit]
+    if not refused_lanes:
+        return ok(check, told)
+    if info.get("maxmemory"):
+        cure = store.typed(f"CONFIG SET maxmemory {2 * used}")
+    else:
+        cure = f"export RERANKQ_MAX_BROKER_BYTES={2 * used}"
+    finding = broken if len(refused_lanes) == len(FULL_FRACTIONS) else warn
+    text = f"{told}: {' and '.join(refused_lanes)} work is refused until workers, or more of them, have made room"
+    return finding(check, text, cure)
+
+
+def _disk(store: Store, redis: "Redis") -> Iterator[Finding]:
+    """What is free where it writes, if that is here and it tells."""
+    check, address = f"{store.name}.disk", store.address
+    is_here = bool(address.socket_path) or address.hosts[0][0] in _LOOPBACK
+    if not is_here or address.is_sentinel:
+        yield skipped(check, "its disk is on another host")
+        return
+    try:
+        told: Any = redis.config_get("dir")
+    except RedisError:
+        yield skipped(check, "it does not tell where its files are")
+        return
+    directory, info = Path(str(told.get("dir", ""))), _info(redis)
+    files = ("appendonlydir", "appendonly.aof", "dump.rdb")
+    if not any((directory / name).exists() for name in files):
+        yield skipped(check, f"its files are not in {directory} of this host, or there are none yet")
+        return
+    free = os.statvfs(directory).f_bavail * os.statvfs(directory).f_frsize
+    wanted = FREE_DISK_SHARE * max(info.get("aof_current_size", 0), info.get("used_memory", 0))
+    text = f"{free / 1e9:,.1f} GB are free in {directory}"
+    if free > wanted:
+        yield ok(check, text)
+        return
+    yield warn(check, f"{text}, and rewriting its log may take {wanted / 1e9:,.1f} GB", f"free {directory}")
+
+
+def _clock(store: Store, redis: "Redis") -> Finding:
+    check = f"{store.name}.clock"
+    before = time.time()
+    try:
+        told: Any = redis.time()
+    except RedisError as error:
+        return skipped(check, f"it does not tell the time ({type(error).__name__})")
+    apart = told[0] + told[1] / 1e6 - (before + time.time()) / 2
+    if abs(apart) <= CLOCKS_APART_SECONDS:
+        return ok(check, f"{abs(apart):.1f} s from this host's")
+    return warn(
+        check,
+        f"this host's clock and that of Redis are {abs(apart):,.0f} s apart: deadlines go by Redis's and hold, times "
+        "in logs do not agree",
+        "timedatectl set-ntp true",
+    )

@@ -1,0 +1,271 @@
+"""What `rerankq-worker doctor` says of a host that was broken for real, and whether its cure mends it."""
+
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rerankq.contract.findings import Finding, exit_code
+from rerankq_worker.doctor.report import look_around
+from rerankq_worker.host.devices import CPU
+from rerankq_worker.host.memory import memory_of
+from rerankq_worker.link import health
+from rerankq_worker.link.health import EngineStatus
+from rerankq_worker.model.small import materialise
+from tests.doctor.following import follow, of
+from tests.doctor.stand_ins import block, light_libraries, pretend_installed, wheel
+from tests.fake_hub import fake_hub
+
+Environment = dict[str, str]
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Environment:
+    """Of a host on which the small model would be served, whose torch is imported in a moment."""
+    libraries = light_libraries(tmp_path / "libraries")
+    return {
+        **os.environ,
+        "RERANKQ_MODEL": "small",
+        "RERANKQ_RUNTIME_DIR": str(tmp_path / "run"),
+        "PYTHONPATH": f"{tmp_path / 'installed'}:{libraries}",
+    }
+
+
+def look(environment: Environment, directory: Path) -> tuple[list[Finding], int]:
+    """What the program says in an environment: in one of its own, where that has other libraries."""
+    done = subprocess.run(
+        [sys.executable, "-m", "rerankq_worker", "doctor", "--json"],
+        env=environment,
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.stderr == ""
+    return [Finding(**each) for each in json.loads(done.stdout)["findings"]], done.returncode
+
+
+def look_here(environment: Environment, directory: Path) -> tuple[list[Finding], int]:
+    """The same in this process, which is quicker."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(directory)
+        for name in os.environ.keys() | environment.keys():
+            patch.setenv(name, environment[name]) if name in environment else patch.delenv(name)
+        found, _ = look_around()
+    return found, exit_code(found)
+
+
+def test_a_host_in_order_is_told_so(environment: Environment, tmp_path: Path) -> None:
+    found, code = look(environment, tmp_path)
+
+    assert code == 0, found
+    assert {each.check for each in found} >= {
+        "libraries",
+        "libraries.import",
+        "transport",
+        "model",
+        "device",
+        "device.dtype",
+        "device.memory",
+    }
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "check", "verdict"),
+    [
+        ("RERANKQ_DTYPE", "fp8", "settings", "broken"),
+        ("RERANKQ_BULK_SOFT_LIMIT_SECONDS", "500", "settings", "broken"),
+        ("RERANKQ_DEVICES", "7", "device", "broken"),
+        ("RERANKQ_MODEL", "/nowhere", "model", "broken"),
+    ],
+)
+def test_a_setting_that_cannot_hold_is_mended_by_its_cure(
+    environment: Environment, tmp_path: Path, setting: str, value: str, check: str, verdict: str
+) -> None:
+    found, code = look_here({**environment, setting: value}, tmp_path)
+    assert (of(found, check).verdict, code) == (verdict, 2)
+
+    cured = follow(of(found, check).cure, {**environment, setting: value}, tmp_path)
+
+    assert look_here(cured, tmp_path)[1] == 0
+
+
+def test_a_precision_that_an_engine_does_not_offer_is_taken_out(
+    environment: Environment, tmp_path: Path
+) -> None:
+    wrong = {**environment, "RERANKQ_DTYPE": "int8", "RERANKQ_ENGINE": "sentence-transformers"}
+    light_libraries(tmp_path / "libraries").joinpath("sentence_transformers.py").write_text("")
+    del wrong["RERANKQ_MODEL"]
+    model = tmp_path / "model"
+    shutil.copytree(materialise(), model)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"hidden_act": "silu"}))  # not packed
+    wrong["RERANKQ_MODEL"] = str(model)
+    found, code = look_here(wrong, tmp_path)
+    assert (of(found, "device.dtype").verdict, code) == ("broken", 2)
+
+    cured = follow(of(found, "device.dtype").cure, wrong, tmp_path)
+
+    assert look_here(cured, tmp_path)[1] == 0
+
+
+def offline_pip(directory: Path) -> Environment:
+    """pip finds what it is asked for in a directory of ours and puts it where this Python looks."""
+    return {
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": str(directory / "wheels"),
+        "PIP_TARGET": str(directory / "installed"),
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+    }
+
+
+def test_a_missing_sentence_transformers_is_installed_by_the_cure(
+    environment: Environment, tmp_path: Path
+) -> None:
+    environment |= {"RERANKQ_ENGINE": "sentence-transformers", **offline_pip(tmp_path)}
+    block(tmp_path / "libraries", "sentence_transformers", tmp_path / "installed")
+    wheel(tmp_path / "wheels", "sentence-transformers", "6.2.9")
+
+    found, code = look_here(environment, tmp_path)
+    assert "No module named 'sentence_transformers'" in of(found, "libraries.import").text
+    assert code == 2
+    follow(of(found, "libraries.import").cure, environment, tmp_path)
+
+    assert look_here(environment, tmp_path)[1] == 0
+
+
+def test_sentence_transformers_is_not_missed_where_the_packed_engine_serves(
+    environment: Environment, tmp_path: Path
+) -> None:
+    block(tmp_path / "libraries", "sentence_transformers", tmp_path / "installed")
+
+    assert look_here(environment, tmp_path)[1] == 0
+
+
+def test_a_clash_with_keras_is_named_and_ended_by_the_cure(environment: Environment, tmp_path: Path) -> None:
+    environment |= offline_pip(tmp_path)
+    pretend_installed(tmp_path / "libraries", "transformers", "4.57.1")
+    pretend_installed(tmp_path / "libraries", "keras", "3.11.3")
+    wheel(tmp_path / "wheels", "transformers", "5.20.0")
+
+    found, code = look(environment, tmp_path)
+    assert "transformers 4 refuses Keras 3.11.3" in of(found, "libraries").text
+    assert code == 2
+    follow(of(found, "libraries").cure, environment, tmp_path)
+
+    assert look(environment, tmp_path)[1] == 0
+
+
+def test_a_clash_that_only_an_import_tells_has_the_same_cure(
+    environment: Environment, tmp_path: Path
+) -> None:
+    environment |= offline_pip(tmp_path)
+    wheel(tmp_path / "wheels", "transformers", "5.20.0")
+    wheel(tmp_path / "wheels", "sentence-transformers", "6.2.9")
+    (tmp_path / "libraries" / "transformers.py").write_text(
+        "raise ValueError('Your currently installed version of Keras is Keras 3, but this is not yet supported in "
+        "Transformers. Please install the backwards-compatible tf-keras package with `pip install tf-keras`.')"
+    )
+
+    found, code = look(environment, tmp_path)
+    assert ("Keras 3" in of(found, "libraries.import").text, code) == (True, 2)
+    follow(of(found, "libraries.import").cure, environment, tmp_path)
+
+    assert look(environment, tmp_path)[1] == 0
+
+
+def test_a_model_that_would_be_fetched_at_the_first_start_is_fetched_by_the_cure(
+    environment: Environment, tmp_path: Path
+) -> None:
+    files = {file.name: file.read_bytes() for file in materialise().iterdir()}
+    with fake_hub("some/reranker", files) as hub:
+        environment |= {
+            "RERANKQ_MODEL": "some/reranker",
+            "HF_ENDPOINT": hub.url,
+            "HF_HOME": str(tmp_path / "hf"),
+            "HF_HUB_DISABLE_XET": "1",
+        }
+        found, code = look(environment, tmp_path)
+        assert ("the first start is slow" in of(found, "model").text, code) == (True, 1)
+        follow(of(found, "model").cure, environment, tmp_path)
+
+    assert look(environment, tmp_path)[1] == 0
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_a_file_of_the_model_that_is_cut_off_is_named(
+    environment: Environment, tmp_path: Path, file: str
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(materialise(), model)
+    os.truncate(model / file, 100)
+    if file == "tokenizer.json":
+        (model / file).unlink()
+
+    found, code = look_here({**environment, "RERANKQ_MODEL": str(model)}, tmp_path)
+
+    assert code == 2
+    assert file in of(found, "model").text + of(found, "model").cure
+
+
+def test_a_model_without_room_in_memory_gets_it_in_a_smaller_precision(
+    environment: Environment, tmp_path: Path
+) -> None:
+    memory = memory_of(CPU)
+    assert memory is not None
+    model = tmp_path / "model"
+    shutil.copytree(materialise(), model)
+    grow(model / "model.safetensors", by_numbers=int(memory.free * 0.3))
+    environment["RERANKQ_MODEL"] = str(model)
+
+    found, code = look_here(environment, tmp_path)
+    assert (of(found, "device.memory").verdict, code) == ("broken", 2)
+    cured = follow(of(found, "device.memory").cure, environment, tmp_path)
+
+    assert look_here(cured, tmp_path)[1] == 0
+
+
+def grow(weights: Path, by_numbers: int) -> None:
+    """One more tensor, which takes no room on the disk."""
+    with weights.open("rb") as file:
+        head = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+        body = file.read()
+    end = len(body)
+    head["more.weight"] = {"dtype": "F16", "shape": [by_numbers], "data_offsets": [end, end + 2 * by_numbers]}
+    text = json.dumps(head).encode()
+    weights.unlink()
+    weights.write_bytes(struct.pack("<Q", len(text)) + text + body)
+    os.truncate(weights, 8 + len(text) + end + 2 * by_numbers)
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ({"out_of_memory": 3}, "3 batches did not fit its memory"),
+        ({"state": "loading", "started_monotonic": -300.0}, "it has been loading its model for 3"),
+        ({"starts": 4}, "it was started 4 times"),
+        ({"pid": 2**22 - 1}, "it has ended"),
+    ],
+    ids=["out of memory", "slow load", "restarts", "dead"],
+)
+def test_what_an_engine_here_has_met_is_told(
+    environment: Environment, tmp_path: Path, told: dict[str, object], said: str
+) -> None:
+    now = time.monotonic()
+    status = {"state": "ready", "pid": os.getpid(), "device": "cpu0", "boot": "1", "max_batch_tokens": 8192,
+              "heartbeat_monotonic": now + 100, "started_monotonic": now, **told}  # fmt: skip
+    if "started_monotonic" in told:
+        status["started_monotonic"] = now - 300
+    (tmp_path / "run").mkdir()
+    health.write(tmp_path / "run" / "cpu0.json", EngineStatus(**status))  # pyright: ignore[reportArgumentType]
+
+    found, code = look_here(environment, tmp_path)
+
+    assert (said in of(found, "engine.cpu0").text, code) == (True, 1), found
+    assert of(found, "engine.cpu0").cure

@@ -1,0 +1,252 @@
+"""What `rerankq doctor` says of a real Redis that was broken, and whether its cure, typed as printed, mends it."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from rerankq.contract.findings import Finding, exit_code
+from rerankq.contract.redis_rights import PRODUCER, PRODUCER_CHANNELS, WORKER, WORKER_CHANNELS
+from rerankq.doctor import of_redis
+from rerankq.doctor.rights import questions, refused
+from rerankq.settings import ClientSettings
+from tests.doctor.following import follow, of
+from tests.guarded_redis import GuardedRedis, password_of
+from tests.redis_server import RedisServer
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    with RedisServer(appendonly=True) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[GuardedRedis]:
+    with GuardedRedis(appendonly="yes") as running:
+        yield running
+
+
+def look(url: str, *, serves_here: bool = True, **settings: object) -> list[Finding]:
+    return list(of_redis.findings(ClientSettings(broker_url=url, **settings), serves_here))  # pyright: ignore[reportArgumentType]
+
+
+def type_as_admin(finding: Finding) -> dict[str, str]:
+    return follow(finding.cure, {"REDISCLI_AUTH": password_of("admin")})
+
+
+def test_a_redis_as_it_is_deployed_is_in_order(guarded: GuardedRedis) -> None:
+    found = look(guarded.url_of("worker"))
+
+    assert exit_code(found) == 0, found
+    assert of(found, "redis.rights").verdict == "ok"
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "check", "verdict"),
+    [
+        ("maxmemory-policy", "allkeys-lru", "redis.policy", "warn"),
+        ("appendonly", "no", "redis.log", "warn"),
+        ("appendfsync", "everysec", "redis.log", "warn"),
+    ],
+)
+def test_a_setting_of_redis_that_loses_jobs_is_set_right_by_its_cure(
+    server: RedisServer, setting: str, value: str, check: str, verdict: str
+) -> None:
+    with server.client() as client:
+        client.config_set("maxmemory", "1gb")
+        client.config_set(setting, value)
+
+    found = look(server.url)
+    assert (of(found, check).verdict, exit_code(found)) == (verdict, 1)
+    follow(of(found, check).cure, {})
+
+    assert exit_code(look(server.url)) == 0
+
+
+@pytest.mark.parametrize(("share", "verdict"), [(0.7, "warn"), (0.95, "broken")], ids=["bulk", "all"])
+def test_a_redis_without_room_for_work_gets_it_by_the_cure(
+    server: RedisServer, share: float, verdict: str
+) -> None:
+    with server.client() as client:
+        client.setrange("filler", 20_000_000, "x")
+        used = client.info("memory")["used_memory"]
+        client.config_set("maxmemory", int(used / share))
+
+    found = look(server.url)
+    assert of(found, "redis.memory").verdict == verdict
+    follow(of(found, "redis.memory").cure, {})
+
+    assert exit_code(look(server.url)) == 0
+    with server.client() as client:
+        client.delete("filler")
+
+
+def test_memory_counts_against_our_own_limit_where_redis_has_none(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with server.client() as client:
+        client.config_set("maxmemory", 0)
+        client.setrange("filler", 20_000_000, "x")
+
+    found = look(server.url, max_broker_bytes=21_000_000)
+    assert of(found, "redis.memory").verdict == "broken"
+    after = follow(of(found, "redis.memory").cure, {})
+
+    assert exit_code(look(server.url, max_broker_bytes=int(after["RERANKQ_MAX_BROKER_BYTES"]))) == 0
+
+
+@pytest.mark.parametrize(
+    ("user", "taken", "check"),
+    [
+        ("producer", "-zadd", "redis.rights"),
+        ("producer", "-evalsha -subscribe", "redis.rights"),
+        ("producer", "resetkeys ~rerankq.bulk*", "redis.rights"),
+        ("producer", "resetchannels", "redis.rights"),
+        ("producer", "-multi", "redis.rights"),
+        ("worker", "-brpop -publish", "redis.rights.worker"),
+        ("worker", "resetchannels &celery-task-meta-*", "redis.rights.worker"),
+    ],
+)
+def test_a_right_taken_away_is_named_and_given_back_by_the_cure(
+    guarded: GuardedRedis, user: str, taken: str, check: str
+) -> None:
+    with redis.Redis.from_url(guarded.url_of("admin")) as admin:
+        admin.execute_command("ACL", "SETUSER", user, *taken.split())
+
+    found = look(guarded.url_of(user), serves_here=user == "worker")
+    assert (of(found, check).verdict, exit_code(found)) == ("broken", 2), found
+    type_as_admin(of(found, check))
+
+    assert exit_code(look(guarded.url_of(user), serves_here=user == "worker")) == 0
+
+
+def test_a_producers_user_is_fine_for_a_producer(guarded: GuardedRedis) -> None:
+    found = of(look(guarded.url_of("producer")), "redis.rights")
+
+    assert (found.verdict, found.text) == (
+        "ok",
+        "the user producer may do all that a producer does, and not what a worker does",
+    )
+
+
+def test_asking_for_rights_changes_nothing(guarded: GuardedRedis) -> None:
+    with redis.Redis.from_url(guarded.url_of("admin")) as admin:
+        before = admin.keys("*")
+        look(guarded.url_of("admin"))
+
+        assert admin.keys("*") == before
+
+
+def test_every_command_of_the_list_can_be_asked_about(server: RedisServer) -> None:
+    """Each with as many arguments as it takes: what Redis does not know, it would never refuse for want of rights."""
+    asked = questions((*PRODUCER, *WORKER), (*PRODUCER_CHANNELS, *WORKER_CHANNELS))
+    with server.client() as client:
+        assert refused(client, asked) == {}
+        client.execute_command("ACL", "SETUSER", "nobody", "on", ">nothing", "-@all", "+multi", "+discard")
+    with redis.Redis.from_url(server.url.replace("//", "//nobody:nothing@")) as nobody:
+        allowed = set(asked) - set(refused(nobody, asked))
+    assert {question.command for question in allowed} <= {"hello"}  # which Redis 6.2 takes from anybody
+
+
+def test_answers_in_another_redis_need_their_own_rights_there(
+    server: RedisServer, guarded: GuardedRedis
+) -> None:
+    with redis.Redis.from_url(guarded.url_of("admin")) as admin:
+        admin.execute_command(
+            "ACL", "SETUSER", "answers", "reset", "on", ">word-of-answers", "-@all", "+ping"
+        )
+
+    # Without transactions nothing else can be asked, and without a command nothing of its keys.
+    for lacking in ("+multi +exec +discard", "+get ", "~celery-task-meta-*"):
+        finding = of(look(server.url, result_url=guarded.url_of("answers")), "results.rights")
+        assert (finding.verdict, lacking in finding.cure) == ("broken", True)
+        type_as_admin(finding)
+
+    found = look(server.url, result_url=guarded.url_of("answers"))
+    assert of(found, "results.rights").verdict == "ok"
+    assert "rerankq.bulk" not in str(guarded_rules(guarded, "answers"))
+
+
+def guarded_rules(guarded: GuardedRedis, user: str) -> object:
+    with redis.Redis.from_url(guarded.url_of("admin")) as admin:
+        return admin.acl_getuser(user)
+
+
+def test_a_redis_that_is_not_there_is_started_by_the_cure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with RedisServer() as server:
+        url = server.url
+    monkeypatch.setenv("RERANKQ_BROKER_URL", url)
+
+    found = look(url)
+    assert (of(found, "redis").verdict, exit_code(found)) == ("broken", 2)
+    follow(of(found, "redis").cure, {}, tmp_path)
+    try:
+        follow(f"until redis-cli -p {server.port} ping; do sleep 0.05; done", {})
+        assert exit_code(look(url)) == 0
+    finally:
+        follow(f"redis-cli -p {server.port} shutdown nosave || true", {})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda url: url.replace("word-of-worker", "another"), "refuses the user or password"),
+        (lambda url: url.replace("/0", "/99"), "has no database of that number"),
+    ],
+    ids=["password", "database"],
+)
+def test_a_wrong_address_is_told_without_its_password(
+    guarded: GuardedRedis, spoil: object, said: str
+) -> None:
+    found = of(look(spoil(guarded.url)), "redis")  # pyright: ignore[reportCallIssue]
+
+    assert found.verdict == "broken"
+    assert said in found.text
+    assert "another" not in str(found)
+    assert "word-of" not in str(found)
+
+
+def test_a_frozen_redis_ends_the_look_in_time(server: RedisServer) -> None:
+    server.freeze()
+    try:
+        assert "no Redis answers" in of(look(server.url), "redis").text
+    finally:
+        server.thaw()
+
+
+def test_a_replica_is_no_place_for_jobs(server: RedisServer, guarded: GuardedRedis) -> None:
+    with RedisServer(replicaof=("127.0.0.1", str(server.port))) as replica:
+        assert "it is a replica" in of(look(replica.url), "redis").text
+
+
+def test_a_clock_that_is_apart_is_told(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    import time
+
+    now = time.time
+    monkeypatch.setattr("rerankq.doctor.of_redis.time.time", lambda: now() + 60)
+
+    assert "are 60 s apart" in of(look(server.url), "redis.clock").text
+
+
+def test_the_whole_command_says_it_in_a_line_and_goes_on(server: RedisServer, tmp_path: Path) -> None:
+    environment = {**os.environ, "RERANKQ_BROKER_URL": "redis://127.0.0.1:1/0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "rerankq.cli", "doctor"],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode == 2
+    assert done.stderr == ""
+    lines = {line.split()[1]: line for line in done.stdout.splitlines()}
+    assert "→ redis-server --port 1 " in lines["redis"]
+    assert lines["workers"].split()[0] == "skipped"

@@ -1,0 +1,119 @@
+"""The libraries that a worker computes and queues with: their versions, and whether they can be imported together."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rerankq.contract.findings import Finding, broken, ok, warn
+from rerankq.contract.requirements import check_requirements, pip_install, version_of
+from rerankq_worker.doctor.models import engine_of
+from rerankq_worker.settings import WorkerSettings
+
+IMPORT_SECONDS = 18.0
+_SHOWN = ("torch", "transformers", "sentence-transformers", "celery", "kombu")
+_NOT_ALWAYS = ("sentence-transformers", "nvidia-ml-py", "prometheus-client")
+"""Of use to some models, to GPUs, to metrics."""
+_PROBE = """
+import importlib, json, sys
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+import torch
+print(json.dumps({"cuda": torch.version.cuda, "sees_gpu": torch.cuda.is_available()}))
+"""
+_MISSING = re.compile(r"No module named '([\w.]+)'")
+_APART = "python -m venv .venv && .venv/bin/pip install 'rerankq[worker]'"
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What the installed torch is built for, and sees here."""
+
+    cuda: str | None
+    """The version of CUDA that it was built with."""
+    sees_gpu: bool
+
+
+def findings(settings: WorkerSettings) -> Iterator[Finding]:
+    """Versions first, then what only an import tells; importing is done in a process of its own."""
+    engine = engine_of(settings)
+    may_lack = [name for name in _NOT_ALWAYS if name != engine]
+    there = [f"{name} {version}" for name in _SHOWN if (version := version_of(name))]
+    versions = check_requirements("libraries", ", ".join(there), ("worker",), may_lack)
+    yield _with_keras(versions)
+    if versions.verdict != "broken":
+        yield from _imported(engine)
+    yield _transport()
+
+
+def _with_keras(found: Finding) -> Finding:
+    """What people meet is a word about Keras; its cause is transformers 4 beside it."""
+    keras = version_of("keras") or ""
+    if "transformers" not in found.text or found.verdict != "broken" or not keras.startswith("3"):
+        return found
+    told = f"{found.text}; transformers 4 refuses Keras {keras} beside it, transformers 5 has nothing to do with it"
+    return broken(found.check, told, found.cure)
+
+
+def _imported(engine: str) -> Iterator[Finding]:
+    names = [
+        "torch",
+        "transformers",
+        *(["sentence_transformers"] if engine == "sentence-transformers" else []),
+    ]
+    try:
+        done = probe(names)
+    except subprocess.TimeoutExpired:
+        told = (
+            f"importing {', '.join(names)} takes over {IMPORT_SECONDS:.0f} s: so does each start of an engine"
+        )
+        yield warn("libraries.import", told, f"{sys.executable} -m compileall -q {sys.prefix}")
+        return
+    if isinstance(done, Sight):
+        yield ok("libraries.import", f"{', '.join(names)} can be imported")
+    else:
+        yield broken("libraries.import", f"importing {', '.join(names)} fails: {done}", cure_of(done))
+
+
+def probe(names: Sequence[str] = ()) -> Sight | str:
+    """What torch sees once these are imported, or the last line that importing them says.
+
+    Raises:
+        subprocess.TimeoutExpired
+    """
+    done = subprocess.run(  # noqa: S603 - our own program
+        [sys.executable, "-c", _PROBE, *names],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=IMPORT_SECONDS,
+    )
+    if done.returncode == 0:
+        return Sight(**json.loads(done.stdout.strip().splitlines()[-1]))
+    return (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
+
+
+def cure_of(said: str) -> str:
+    """What to type where importing a library says this."""
+    missing = _MISSING.search(said)
+    if missing is not None:
+        return pip_install(missing[1].split(".")[0])
+    if "Keras" in said or "tf_keras" in said or "tensorflow" in said.lower():
+        return pip_install("transformers", "sentence-transformers")
+    if "cu" in said and ".so" in said:
+        return "pip install --force-reinstall torch"
+    return _APART
+
+
+def _transport() -> Finding:
+    try:
+        from rerankq.contract.transport.connection import refuse_unknown_kombu
+
+        refuse_unknown_kombu()
+    except ImportError as error:
+        return broken("transport", f"Celery's parts cannot be imported: {error}", cure_of(str(error)))
+    except RuntimeError as error:
+        return broken("transport", str(error).partition("; ")[0], pip_install("kombu", "celery", "billiard"))
+    return ok("transport", f"kombu {version_of('kombu')} is one that it was tested against")
