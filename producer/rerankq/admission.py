@@ -7,6 +7,7 @@ its lane: of many who ask at once, as many are let in as there is room for.
 import math
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -20,6 +21,7 @@ from rerankq.contract.messages import LANES, Lane
 from rerankq.contract.orders import Order, Pauses, orders_in
 from rerankq.contract.redis_clients import reply_or
 from rerankq.contract.risks import FULL_FRACTION
+from rerankq.contract.totals import Refusal, of_refusal
 from rerankq.procedures import Procedure, accepted, ask
 from rerankq.settings import ClientSettings
 
@@ -93,22 +95,24 @@ def refusal(
     """What a job that finds no room is told."""
     pace = around.seconds_per_job.get(lane, 0.0)
     if keys.pause_of(lane) in around.pauses:
-        return _full(f"the {lane} lane is paused, and {waiting:,} jobs wait in it", _PAUSED_RETRY_SECONDS)
+        situation = f"the {lane} lane is paused, and {waiting:,} jobs wait in it"
+        return _full("paused", situation, _PAUSED_RETRY_SECONDS)
     if waiting >= settings.max_jobs(lane):
-        return _full(
-            f"{waiting:,} jobs wait in the {lane} lane, as many as may", max(waiting * pace / 10, 1.0)
-        )
+        situation = f"{waiting:,} jobs wait in the {lane} lane, as many as may"
+        return _full("lane_full", situation, max(waiting * pace / 10, 1.0))
     allowed = room(lane, around, haste, settings)
     if waiting > allowed.waiting:
-        return _full(f"about {waiting * pace:.0f} s of work wait in the {lane} lane", waiting * pace / 2)
+        situation = f"about {waiting * pace:.0f} s of work wait in the {lane} lane"
+        return _full("too_much_ahead", situation, waiting * pace / 2)
     return _full(
+        "too_late",
         f"about {ahead * pace:.1f} s of work are ahead in the {lane} lane, and the job has {haste.seconds_left:.1f} s",
         max((ahead - allowed.ahead) * pace, pace),
     )
 
 
 class Admission:
-    """Reads the broker's state, at most once a second."""
+    """Reads the broker's state, at most once a second, and tells in the same trip whom it refused since."""
 
     def __init__(self, settings: ClientSettings) -> None:
         self._settings = settings
@@ -117,6 +121,7 @@ class Admission:
         """As they were when they were last read."""
         self._by_model: dict[str | None, Surroundings] = {}
         self._read_at = float("-inf")
+        self._refused = Counter[Refusal]()
 
     def admit(self, lane: Lane, model: str | None, haste: Haste) -> Procedure[Room]:
         """How many jobs may be before a new one on the lane of its model.
@@ -127,9 +132,8 @@ class Admission:
         yield from self.surroundings()
         around = self.around_of(model)
         if around.memory_fraction > FULL_FRACTIONS[lane]:
-            raise _full(
-                f"the broker's memory is {around.memory_fraction:.0%} full", _UNKNOWN_MEMORY_RETRY_SECONDS
-            )
+            situation = f"the broker's memory is {around.memory_fraction:.0%} full"
+            raise self.counted(_full("memory", situation, _UNKNOWN_MEMORY_RETRY_SECONDS))
         return room(lane, around, haste, self._settings)
 
     def require_workers(self, model: str | None) -> Procedure[None]:
@@ -142,7 +146,13 @@ class Admission:
             yield from self.surroundings(max_age_seconds)
             if self.around_of(model).workers:
                 return
+        self._refused["no_workers"] += 1
         raise nobody_for(model, self.around.workers)
+
+    def counted(self, refusal: QueueFull) -> QueueFull:
+        """The refusal, which is counted by its reason in Redis as soon as that is asked again."""
+        self._refused[refusal.details["reason"]] += 1
+        return refusal
 
     def surroundings(self, max_age_seconds: float = SURROUNDINGS_AGE_SECONDS) -> Procedure[Surroundings]:
         """Workers, pace and memory, as of at most `max_age_seconds` ago; with them Redis's clock."""
@@ -160,12 +170,14 @@ class Admission:
 
     def _read(self) -> Procedure[Surroundings]:
         asked_at = time.monotonic()
-        now, beats, paces, memory, paused = yield from ask(
+        refused, self._refused = self._refused, Counter()
+        now, beats, paces, memory, paused, *_ = yield from ask(
             ("TIME",),
             ("HGETALL", keys.WORKERS),
             ("HGETALL", keys.PACE),
             ("INFO", "memory"),
             ("HGETALL", keys.PAUSED),
+            *(("HINCRBY", keys.TOTALS, of_refusal(reason), count) for reason, count in refused.items()),
         )
         self.clock.learn(accepted(now), asked_at)
         workers = alive_in(reply_or(beats, {}), reply_or(paces, {}), self.clock.now())
@@ -247,8 +259,8 @@ def _together(seconds_per_job: list[float]) -> float:
     return 1 / sum(1 / seconds for seconds in seconds_per_job)
 
 
-def _full(situation: str, retry_after_seconds: float) -> QueueFull:
+def _full(reason: Refusal, situation: str, retry_after_seconds: float) -> QueueFull:
     return QueueFull(
         f"{situation}; try again in {math.ceil(retry_after_seconds)} s",
-        {"retry_after_seconds": round(retry_after_seconds, 1)},
+        {"retry_after_seconds": round(retry_after_seconds, 1), "reason": reason},
     )

@@ -234,7 +234,7 @@ def _submit(
     if isinstance(submitted, list):
         waiting, ahead = submitted
         around = admission.around_of(message.model)
-        raise refusal(message.lane, waiting, ahead, around, haste, settings)
+        raise admission.counted(refusal(message.lane, waiting, ahead, around, haste, settings))
     if submitted < 0:
         raise RedisTimeoutError("Redis was slower than its caller waits")
     return submitted == 1

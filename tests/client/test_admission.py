@@ -10,6 +10,7 @@ import pytest
 
 from rerankq import AsyncRerankClient, DeadlineExceeded, NoWorkers, QueueFull, RerankClient
 from rerankq.admission import Haste, Room, Surroundings, refusal, room
+from rerankq.contract import keys
 from rerankq.contract.heartbeats import Heartbeats, WorkerStatus
 from rerankq.contract.messages import LANES
 from rerankq.settings import ClientSettings
@@ -81,6 +82,7 @@ def test_as_many_jobs_are_let_in_as_can_be_answered_in_time(paced: RedisServer) 
             client.submit("q", ["b"], deadline=time.time() + 2)
 
         assert 0 < refused.value.retry_after_seconds <= 1
+        assert refused.value.details["reason"] == "too_late"
         assert client.submit("q", ["a"], deadline=time.time() + 2, job_id="2").status().state == "queued"
         client.submit("q", ["c"], deadline=time.time() + 2, on_deadline="partial")
         client.submit("q", ["d"])
@@ -158,3 +160,27 @@ def test_a_worker_that_loads_may_turn_out_to_be_of_the_model_that_is_asked(redis
 
         with pytest.raises(DeadlineExceeded):
             client.rerank("q", ["a"], model="other", timeout=0.01)
+
+
+def test_refusals_are_told_with_the_next_look_around(paced: RedisServer) -> None:
+    with RerankClient(paced.url) as client, paced.client() as redis:
+        for _ in range(3):
+            with pytest.raises(NoWorkers):
+                client.rerank("q", ["a"], model="nobody's")
+        redis.config_resetstat()
+
+        client._run("looking around", client._admission.surroundings(0))
+
+        calls = {name: told["calls"] for name, told in redis.info("commandstats").items()}
+        assert redis.hgetall(keys.TOTALS) == {b"refused:no_workers": b"3"}
+    assert (calls["cmdstat_hincrby"], calls["cmdstat_time"]) == (1, 1)
+
+
+def test_who_may_not_count_asks_and_is_refused_all_the_same(paced: RedisServer) -> None:
+    with paced.client() as redis:
+        redis.execute_command("ACL", "SETUSER", "few", "on", ">x", "~*", "&*", "+@all", "-hincrby")
+    with RerankClient(paced.url.replace("redis://", "redis://few:x@")) as client:
+        for _ in range(3):
+            with pytest.raises(NoWorkers):
+                client.rerank("q", ["a"], model="nobody's")
+        assert client.submit("q", ["a"]).status().state == "queued"

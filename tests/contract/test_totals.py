@@ -5,6 +5,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from celery.exceptions import TimeLimitExceeded
 
 from rerankq.contract.errors import Cancelled, DeadlineExceeded, InvalidRequest, JobFailed
 from rerankq.contract.totals import (
@@ -66,7 +67,8 @@ ENDS = {
     "given up": (JobFailed("x", {"dead": True}), "dead"),
     "failed": (JobFailed("x"), "failed"),
     "refused": (InvalidRequest("x"), "failed"),
-    "killed at its limit": (TimeoutError(), "failed"),
+    "killed at its limit": (TimeLimitExceeded(30), "expired"),
+    "something else of its worker's": (TimeoutError(), "failed"),
 }
 
 

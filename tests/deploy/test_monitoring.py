@@ -13,6 +13,7 @@ from starlette.testclient import TestClient
 
 from rerankq.http import HttpSettings, create_app
 from rerankq.testing import AsyncFakeRerankClient
+from rerankq_worker.host.gpus import GPU_GAUGES
 from rerankq_worker.link.health import COUNTERS
 from tests.deploy.compose_rules import ROOT
 
@@ -25,6 +26,14 @@ METRICS = {
     "rerankq_model_oldest_seconds": {"lane", "model"},
     "rerankq_model_workers": {"model"},
     "rerankq_unacked_jobs": set[str](),
+    "rerankq_held_jobs": {"lane"},
+    "rerankq_jobs_total": {"lane", "outcome"},
+    "rerankq_pairs_total": {"lane"},
+    "rerankq_deliveries_total": {"cause"},
+    "rerankq_refusals_total": {"reason"},
+    "rerankq_job_wait_seconds_bucket": {"lane", "le"},
+    "rerankq_job_seconds_bucket": {"lane", "le"},
+    "rerankq_build_info": {"device", "version", "model", "revision", "dtype", "engine"},
     "rerankq_dead_letters": set[str](),
     "rerankq_workers": {"state"},
     "rerankq_lost_workers": set[str](),
@@ -38,6 +47,8 @@ METRICS = {
     "rerankq_redis_risk": {"store", "risk"},
     "rerankq_scrape_errors_total": {"part"},
 }
+# What it exports beside that of a host with GPUs.
+GPU_METRICS = {name: set(labels) for name, (_, labels) in GPU_GAUGES.items()}
 # What the HTTP face exports beside it.
 HTTP_METRICS = {
     "rerankq_http_requests_total": {"route", "status"},
@@ -55,13 +66,11 @@ FOREIGN_METRICS = {
     "up",
 }
 COMING = {
-    "rerankq_jobs_total": {"lane", "outcome"},
-    "rerankq_job_seconds_bucket": {"lane", "le"},
     "rerankq_job_seconds_count": {"lane"},
     "rerankq_lane_paused_seconds": {"lane"},
     "rerankq_canary_up": {"lane"},
 }
-ALL_METRICS = METRICS | HTTP_METRICS
+ALL_METRICS = METRICS | GPU_METRICS | HTTP_METRICS
 RUNBOOKS = ROOT / "docs" / "runbooks"
 # None of them holds what a user has written.
 SAFE_LABELS = {"device", "instance", "job", "lane", "model", "objective", "pod", "risk", "state", "store"}

@@ -16,6 +16,7 @@ from rerankq.contract import keys
 from rerankq.contract.heartbeats import Heartbeats, WorkerStatus
 from rerankq.settings import ClientSettings
 from rerankq_worker.host import metrics
+from rerankq_worker.host.devices import Device
 from rerankq_worker.host.metrics import UNSERVED_MODELS, RedisMetrics
 from rerankq_worker.link import health
 from rerankq_worker.link.health import COUNTERS, EngineStatus
@@ -26,6 +27,7 @@ from tests.redis_server import RedisServer, free_port
 
 MARKER = "xylophonist"
 OF_MODELS = ("model_jobs", "model_oldest_seconds", "model_workers")
+OF_TOTALS = ("jobs", "pairs", "deliveries", "refusals", "job_wait_seconds", "job_seconds")
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -47,7 +49,7 @@ def url(redis_server: RedisServer, runtime_dir: Path) -> str:
     settings = WorkerSettings(
         broker_url=redis_server.url, runtime_dir=str(runtime_dir), metrics_port=free_port()
     )
-    metrics.serve(settings, ["gpu0", "gpu1"])
+    metrics.serve(settings, [Device("gpu0", ""), Device("gpu1", "")])
     return f"http://127.0.0.1:{settings.metrics_port}/metrics"
 
 
@@ -86,7 +88,7 @@ def report(runtime_dir: Path, **fields: object) -> None:
 def test_all_that_alerts_and_dashboard_speak_of_is_served(
     url: str, runtime_dir: Path, redis_server: RedisServer
 ) -> None:
-    report(runtime_dir, waiting_rows={"bulk": 3})
+    report(runtime_dir, waiting_rows={"bulk": 3}, model="double")
     worker = WorkerStatus(name="gpu0-bulk@host", state="ready", lanes=("interactive", "bulk"))
     Heartbeats(redis_server.client()).tell(worker)
 
@@ -230,12 +232,12 @@ def test_a_key_of_another_type_hides_its_own_series_and_says_so(url: str, redis_
             {"oldest interactive job", "oldest bulk job", "models"},
             {"lane_oldest_seconds", *OF_MODELS},
         ),
-        ("hlen", {"held jobs"}, {"unacked_jobs"}),
+        ("hkeys", {"held jobs"}, {"unacked_jobs", "held_jobs"}),
         ("zcard", {"dead letters"}, {"dead_letters"}),
         (
             "hgetall",
-            {"workers", "models", "paused lanes"},
-            {"workers", "lost_workers", "lane_paused_seconds", *OF_MODELS},
+            {"workers", "models", "totals", "paused lanes"},
+            {"workers", "lost_workers", "lane_paused_seconds", *OF_MODELS, *OF_TOTALS},
         ),
         (
             "info",

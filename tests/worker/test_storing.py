@@ -16,8 +16,9 @@ from rerankq.contract.address import read_address
 from rerankq.contract.broker import celery_app
 from rerankq.contract.calling_off import call_off
 from rerankq.contract.messages import Limits
+from rerankq.contract.totals import OUTCOMES, Outcome, Totals, totals_in
 from rerankq_worker.job.runner import Attempt, JobRunner
-from rerankq_worker.job.store import JobStore
+from rerankq_worker.job.store import JobStore, Ranked
 from rerankq_worker.link.client import EngineAway, Scored
 from rerankq_worker.model.reading import Reading, Row
 from rerankq_worker.queue.answers import AnswerNotStored, Answers, _StoringOnce
@@ -264,7 +265,7 @@ def test_the_end_of_one_job_is_not_taken_for_the_next_ones(
     broker.delete(keys.job(JOB))  # somebody submits it again
 
     start(store)
-    store.finish(JOB, keep_scores=True)
+    store.finish(JOB, "failed")
 
     assert "answered" in record(broker)
 
@@ -307,3 +308,105 @@ def test_an_attempt_goes_on_from_scores_of_its_own_precision(store: JobStore, dt
     assert rows_asked_for(store, "fp32") == 2
 
     assert rows_asked_for(store, dtype) == asked
+
+
+def test_an_end_is_counted_in_the_step_that_stores_the_answer(
+    broker: "Redis", store: JobStore, once: Any
+) -> None:
+    start(store)
+    store.note_ranked(JOB, Ranked("bulk", 5, store.clock.now() - 2, 0.5))
+
+    once.mark_as_done(JOB, RANKING)
+
+    totals = totals_of(broker)
+    assert totals.jobs["bulk", "done"] == 1
+    assert totals.pairs["bulk"] == 5
+    assert (totals.waits["bulk"].quantile(1), totals.times["bulk"].quantile(1)) == (0.5, 2.5)
+
+
+def test_an_attempt_that_was_answered_already_is_counted_no_second_time(
+    broker: "Redis", store: JobStore, once: Any
+) -> None:
+    for attempt in (1, 2):  # of two workers, say, or the second of one whose ack was lost
+        start(store, attempt)
+        store.note_ranked(JOB, Ranked("bulk", 5, None, 0.0))
+        once.mark_as_done(JOB, RANKING)
+        store.finish(JOB, "done", "bulk")
+
+    assert totals_of(broker).jobs["bulk", "done"] == 1
+
+
+@pytest.mark.parametrize("outcome", OUTCOMES)
+def test_an_end_that_several_tell_is_counted_once_and_as_the_first_tells_it(
+    broker: "Redis", store: JobStore, outcome: Outcome
+) -> None:
+    start(store)
+
+    store.finish(JOB, outcome, "bulk")
+    for other in OUTCOMES:
+        JobStore(broker, 1, 60).finish(JOB, other, "interactive")
+
+    assert {end: count for end, count in totals_of(broker).jobs.items() if count} == {("bulk", outcome): 1}
+
+
+def test_a_job_that_a_worker_of_before_answered_is_counted_by_whoever_takes_it_next(
+    broker: "Redis", store: JobStore, once: Any
+) -> None:
+    broker.hset(keys.job(JOB), mapping={"answered": 1.0, "lane": "bulk"})
+    once.mark_as_done(JOB, RANKING)
+    broker.delete(keys.TOTALS)
+    broker.hdel(keys.job(JOB), "counted")
+
+    store.look_up(JOB)
+    once.mark_as_done(JOB, RANKING)
+    store.finish(JOB, "done", "bulk")
+
+    assert totals_of(broker).jobs["bulk", "done"] == 1
+
+
+def test_a_lane_that_nobody_tells_is_that_of_the_record(broker: "Redis", store: JobStore) -> None:
+    for job, lane in (("a", "interactive"), ("b", "another's")):
+        broker.hset(keys.job(job), "lane", lane)
+        store.finish(job, "failed")
+    store.finish("c", "failed")
+
+    totals = totals_of(broker)
+    assert (totals.jobs["interactive", "failed"], totals.jobs["bulk", "failed"]) == (1, 2)
+
+
+def test_an_end_is_counted_on_a_full_redis(broker: "Redis", store: JobStore) -> None:
+    start(store)
+    broker.config_set("maxmemory", 1)
+    try:
+        store.finish(JOB, "failed", "bulk")
+    finally:
+        broker.config_set("maxmemory", 0)
+
+    assert totals_of(broker).jobs["bulk", "failed"] == 1
+    assert "answered" in record(broker)
+
+
+@pytest.mark.parametrize("missing", ["hincrby", "hsetnx"])
+def test_who_may_not_count_stores_answers_all_the_same(
+    server: RedisServer, broker: "Redis", missing: str
+) -> None:
+    broker.execute_command("ACL", "SETUSER", "few", "on", "nopass", "~*", "&*", "+@all", f"-{missing}")
+    with server.client(username="few", password="any") as few:
+        store = JobStore(few, 1, 60)
+        store.begin_counting()
+        store.note_ranked(JOB, Ranked("bulk", 5, None, 0.0))
+
+        assert store.answer(META, b"{}", 60, JOB)
+
+    assert broker.exists(META)
+    assert "answered" in record(broker)
+
+
+def test_counting_keeps_the_hash_as_a_table(broker: "Redis", store: JobStore) -> None:
+    store.begin_counting()
+
+    assert broker.object("encoding", keys.TOTALS) == b"hashtable"
+
+
+def totals_of(broker: "Redis") -> Totals:
+    return totals_in(broker.hgetall(keys.TOTALS))

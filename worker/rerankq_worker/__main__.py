@@ -124,7 +124,7 @@ def _serve(options: argparse.Namespace) -> int:
         processes = launcher.launcher_for(settings, devices, engine_only=options.engine_only, log=children)
         logging.info("time limits: %s", "; ".join(_limits_in_words(settings)))
         if settings.metrics_port is not None:
-            metrics.serve(settings, [device.name for device in devices])
+            metrics.serve(settings, devices)
         if options.engine_only:
             for device in devices:
                 logging.info("for Celery workers: RERANKQ_ENGINE_SOCKET=%s", settings.socket_of(device.name))

@@ -36,6 +36,7 @@ from rerankq.contract.errors import (
 from rerankq.contract.keys import lane_of, queue_of
 from rerankq.contract.messages import LANES, Lane, Ranking
 from rerankq.contract.redis_clients import redis_client
+from rerankq.contract.totals import Outcome, of_delivery, outcome_of
 from rerankq.contract.transport.envelope import deliveries
 from rerankq.contract.transport.hooks import hooks
 from rerankq.contract.wire import PACK_TASK, RERANK_TASK
@@ -125,10 +126,10 @@ def _attempt_policy(settings: WorkerSettings) -> AttemptPolicy:
         soft, hard = settings.time_limits(lane_of(queue))
         return min(soft + SOFT_LIMIT_MARGIN_SECONDS, hard), hard
 
-    def note(job_id: str) -> None:
-        _store().finish(job_id, keep_scores=True)
+    def note(job_id: str, outcome: Outcome, lane: Lane | None) -> None:
+        _store().finish(job_id, outcome, lane)
 
-    return AttemptPolicy(limits, settings.max_payload_bytes, on_failure=note)
+    return AttemptPolicy(limits, settings.max_payload_bytes, on_end=note)
 
 
 def _end_vanished_or_later(job_id: str) -> bool:
@@ -154,7 +155,7 @@ def _end_vanished(job_id: str) -> bool:
     if _store().look_up(job_id).is_cancelled:
         error = Cancelled(f"job {job_id} was cancelled")
     # In this order: whoever submits it again begins a new record as soon as the answer is there.
-    _store().finish(job_id, keep_scores=True)
+    _store().finish(job_id, outcome_of(error), also={of_delivery("vanished"): 1})
     answers.mark_as_failure(job_id, error)
     told = {"job": job_id, "outcome": "cancelled" if isinstance(error, Cancelled) else "failed"}
     logger.error("%s", error, extra={"fields": told})
@@ -387,7 +388,7 @@ def _take_over_process(instance: Any, **_: object) -> None:
 
 def _note_success(sender: "Task[..., Any]", **_: object) -> None:
     """A job's ranking has been stored; until then this attempt could be lost."""
-    _store().finish(str(sender.request.id))
+    _store().finish(str(sender.request.id), "done", _lane(sender))
     line: JobLine = sender.request.line
     line.end("repeated" if line.is_repeated else "done")
 
@@ -398,15 +399,17 @@ def _note_failure(
     """A job failed in the child, or was killed at its hard limit by the parent."""
     if isinstance(exception, NO_ANSWER):  # not answered: it is tried again
         return
-    _store().finish(task_id, keep_scores=True)
+    is_here = sender is not None and sender.request.id == task_id  # the parent runs none
+    _store().finish(task_id, outcome_of(exception), _lane(sender) if sender and is_here else None)
     if sender is not None and not Answers.is_in_parent():  # which has a line of its own
         line = getattr(sender.request, "line", None) or _line(sender)
         line.end_by(exception)
 
 
-def _note_revoked(request: Any, **_: object) -> None:
+def _note_revoked(request: Any, expired: bool, **_: object) -> None:
     """A job's deadline had passed before it was taken, or an operator ended it."""
-    _store().finish(str(request.id), keep_scores=True)
+    lane = lane_of((request.delivery_info or {}).get("routing_key", ""))
+    _store().finish(str(request.id), "expired" if expired else "cancelled", lane)
 
 
 def _prepare_child(**_: object) -> None:
@@ -414,6 +417,7 @@ def _prepare_child(**_: object) -> None:
     broker = read_address(_settings().broker_url.get_secret_value())
     store = _store()
     store.is_told_of_answers = Answers.in_child(app, broker.for_celery(), store.answer)
+    store.begin_counting()
     with contextlib.suppress(ModelError):
         _tokenizer()
 

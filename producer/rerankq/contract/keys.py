@@ -26,8 +26,8 @@
 | rerankq:draining         | hash   | worker name -> since when, and by whom       | with its worker      |
 
 A job's record has of its sender fingerprint, lane, total, submitted and deadline, of the transport published, of both
-queue (where the job names a model), of its workers lane, total, worker, attempts, started, scored and answered.
-`rerankq dead retry` forgets the last three.
+queue (where the job names a model), of its workers lane, total, worker, attempts, started, scored, answered, and
+counted once its end is among the totals. Another attempt forgets answered, `rerankq dead retry` counted.
 
 Celery's own: `celery-task-meta-<id>`, `_kombu.*`.
 """

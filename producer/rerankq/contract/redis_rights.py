@@ -46,6 +46,7 @@ PRODUCER = (
         [keys.WORKERS, keys.PACE, keys.PAUSED],
     ),
     Right("note which models jobs name, and see it", "zadd zrange", [keys.MODELS]),
+    Right("count the jobs that are refused", "hincrby", [keys.TOTALS]),
     Right(
         "keep records of its jobs, large bodies and cancellations",
         "hset hsetnx hget hmget hgetall hexists hdel set del exists expire",

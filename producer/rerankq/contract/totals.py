@@ -11,22 +11,23 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, get_args
 
-from rerankq.contract.errors import Cancelled, DeadlineExceeded, JobFailed
+from rerankq.contract.errors import Cancelled, DeadlineExceeded, JobFailed, RerankError, from_wire
 from rerankq.contract.messages import LANES, Lane
 
 Outcome = Literal["done", "failed", "dead", "expired", "cancelled"]
 """How a job ended, in the words of `rerankq status`."""
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
-Cause = Literal["first", "lease_lost", "attempt_lost", "handed_back", "handed_on", "retried"]
+Cause = Literal["first", "lease_lost", "attempt_lost", "handed_back", "handed_on", "retried", "vanished"]
 """Why a message was handed to a worker: for the first time, or again because the worker before fell silent, or lost its
 child, its engine or the answer; because that one stopped, or had Redis away, or was not to run it yet; because it was
-for workers of another model; because an operator wanted it tried again."""
+for workers of another model; because an operator wanted it tried again. `vanished`: it was found missing, and is not
+handed to anybody."""
 CAUSES: tuple[Cause, ...] = get_args(Cause)
 
-Refusal = Literal["lane_full", "too_much_ahead", "too_late", "memory", "no_workers"]
+Refusal = Literal["lane_full", "too_much_ahead", "too_late", "paused", "memory", "no_workers"]
 """Why a client sent no job at all: as many wait as may, or more work than anybody should wait for; it could not be done
-in its own time; Redis is too full; nobody is there to answer."""
+in its own time; its lane is paused; Redis is too full; nobody is there to answer."""
 REFUSALS: tuple[Refusal, ...] = get_args(Refusal)
 
 BOUNDS_SECONDS = (
@@ -35,6 +36,12 @@ BOUNDS_SECONDS = (
 )
 """The upper bounds of the buckets of time, each included; beyond the last there is one more bucket."""
 _MICROSECONDS = 1_000_000  # a sum of integers neither drifts nor, in 300,000 years of waiting, overflows
+# A field with a value above 64 bytes makes Redis keep the hash as a table, in which a count costs it half.
+ABOUT = (
+    "about",
+    "what was counted of rerankq's jobs since this Redis began; its fields: rerankq/contract/totals.py",
+)
+DELIVERED = "delivered:"
 _BEYOND = "inf"
 _SUM = "us"
 _MOST_DIGITS = 19
@@ -101,8 +108,10 @@ def outcome_of(error: BaseException | None) -> Outcome:
             return "expired"
         case JobFailed() if error.details.get("dead"):
             return "dead"
-        case _:
+        case RerankError():
             return "failed"
+        case _:  # Celery's own, say at a time limit
+            return outcome_of(from_wire(type(error).__name__, error.args))
 
 
 def of_end(lane: Lane, outcome: Outcome) -> dict[str, int]:
@@ -124,7 +133,7 @@ def of_ranking(
 
 def of_delivery(cause: Cause) -> str:
     """The field that counts the messages handed to a worker for this cause."""
-    return f"delivered:{cause}"
+    return DELIVERED + cause
 
 
 def of_refusal(reason: Refusal) -> str:

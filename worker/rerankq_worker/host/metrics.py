@@ -9,12 +9,14 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, get_args
 
 from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 from redis import Redis
 from redis.exceptions import ConnectionError, TimeoutError
 
@@ -25,9 +27,14 @@ from rerankq.contract.keys import queue_of
 from rerankq.contract.messages import LANES, Lane
 from rerankq.contract.orders import Orders
 from rerankq.contract.redis_clients import number_in
+from rerankq.contract.release import VERSION
 from rerankq.contract.risks import RISKS, read_risks, redis_clients
+from rerankq.contract.totals import BOUNDS_SECONDS, Histogram, totals_in
 from rerankq.contract.transport.dead_letters import DeadLetters
 from rerankq.contract.transport.envelope import Undecodable, job_id, open_envelope
+from rerankq.contract.transport.leases import held_by_list
+from rerankq_worker.host.devices import Device
+from rerankq_worker.host.gpus import GPU_GAUGES, gpu_readings, is_gpu
 from rerankq_worker.link import health
 from rerankq_worker.link.health import EngineStatus, State
 from rerankq_worker.settings import WorkerSettings
@@ -39,13 +46,19 @@ UNSERVED_MODELS = 50  # told apart, those with most jobs first: whoever asks nam
 UNNAMED = "-"
 STATES: tuple[State, ...] = get_args(State)
 STATES_OF_DRAINING = ("draining", "drained")
+BUCKETS = [*map(floatToGoString, BOUNDS_SECONDS), "+Inf"]
 Sample = tuple[str, list[str], float]
 """Name, values of its labels, value."""
+Reading = Sample | Metric
 ENGINE_GAUGES: Mapping[str, tuple[str, list[str]]] = {
     "rerankq_engine_up": ("1: the engine is in service.", ["device"]),
     "rerankq_engine_state": ("1 for the engine's present state.", ["device", "state"]),
     "rerankq_engine_pairs_per_second": ("Of late, while the device was at work.", ["device"]),
     "rerankq_engine_waiting_rows": ("Rows at the engine that no batch has taken.", ["device", "lane"]),
+    "rerankq_build_info": (
+        "1: what a device serves, and as which release.",
+        ["device", "version", "model", "revision", "dtype", "engine"],
+    ),
 }
 GAUGES: Mapping[str, tuple[str, list[str]]] = {
     "rerankq_lane_jobs": ("Jobs that wait.", ["lane"]),
@@ -58,16 +71,18 @@ GAUGES: Mapping[str, tuple[str, list[str]]] = {
     "rerankq_model_oldest_seconds": ("Age of the next of them in line.", ["lane", "model"]),
     "rerankq_model_workers": ("Celery workers that take jobs that name it.", ["model"]),
     "rerankq_unacked_jobs": ("Jobs that a worker holds.", []),
+    "rerankq_held_jobs": ("Of these, those of the lane.", ["lane"]),
     "rerankq_dead_letters": ("Jobs set aside.", []),
     "rerankq_workers": ("Celery workers heard of lately.", ["state"]),
     "rerankq_lost_workers": ("Celery workers that fell silent in the last hour and took no leave.", []),
     "rerankq_broker_memory_bytes": ("Memory that Redis uses.", []),
     "rerankq_broker_memory_limit_bytes": ("Its maxmemory; 0: none.", []),
     "rerankq_redis_risk": ("1: this Redis may lose what it holds.", ["store", "risk"]),
+    **GPU_GAUGES,
 }
 
 
-def serve(settings: WorkerSettings, devices: Sequence[str]) -> None:
+def serve(settings: WorkerSettings, devices: Sequence[Device]) -> None:
     """Answer scrapes from a thread of this process from now on.
 
     Raises:
@@ -75,8 +90,9 @@ def serve(settings: WorkerSettings, devices: Sequence[str]) -> None:
     """
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)  # since when it runs: how often a container was started anew
-    registry.register(EngineMetrics(settings.runtime_path, devices))
-    registry.register(RedisMetrics(redis_clients(settings, REDIS_TIMEOUT_SECONDS)))
+    registry.register(EngineMetrics(settings.runtime_path, [device.name for device in devices]))
+    gpus = {"gpus": partial(gpu_readings, devices)} if any(map(is_gpu, devices)) else {}
+    registry.register(RedisMetrics(redis_clients(settings, REDIS_TIMEOUT_SECONDS), gpus))
     address = f"{settings.metrics_host}:{settings.metrics_port}"
     try:
         start_http_server(settings.metrics_port or 0, settings.metrics_host, registry)
@@ -113,23 +129,38 @@ class EngineMetrics(Collector):
             for state in STATES:
                 yield "rerankq_engine_state", [device, state], float(status.state == state)
             yield "rerankq_engine_pairs_per_second", [device], status.pairs_per_second
+            if status.model:  # it is loaded
+                served = [status.model, status.revision, status.dtype, status.engine]
+                yield "rerankq_build_info", [device, VERSION, *served], 1
             for lane, rows in status.waiting_rows.items():
                 yield "rerankq_engine_waiting_rows", [device, lane], rows
 
 
 class RedisMetrics(Collector):
-    """What waits in Redis, who is there to take it, and how Redis is. Every launcher reports the same: take the max."""
+    """What waits in Redis, who is there to take it, what became of all there was, and how Redis is.
 
-    def __init__(self, stores: Mapping[str, "Redis"]) -> None:
+    Every launcher reports the same: take the max.
+    """
+
+    def __init__(
+        self,
+        stores: Mapping[str, "Redis"],
+        others: Mapping[str, Callable[[], Iterable[Reading]]] | None = None,
+    ) -> None:
+        """`others` are parts of a scrape that are read in the same way, and are no matter of Redis."""
         broker = stores["broker"]
-        self._readings = {part: partial(read, broker) for part, read in READINGS.items()}
+        self._readings = {**(others or {})}
+        self._readings |= {part: partial(read, broker) for part, read in READINGS.items()}
         for store, redis in stores.items():
             self._readings[f"risks of {store}"] = partial(_risks, store, redis)
         self._errors = dict.fromkeys(self._readings, 0)
 
     def collect(self) -> Iterator[Metric]:
         """All metrics of the queue, freshly read; what cannot be read is left out, counted and said."""
-        yield from (gauge for gauge in _gauges(GAUGES, self._samples()) if gauge.samples)
+        told = list(self._read())
+        samples = (each for each in told if not isinstance(each, Metric))
+        yield from (gauge for gauge in _gauges(GAUGES, samples) if gauge.samples)
+        yield from (each for each in told if isinstance(each, Metric))
         errors = CounterMetricFamily(
             "rerankq_scrape_errors", "Parts of a scrape that could not be read.", labels=["part"]
         )
@@ -137,7 +168,7 @@ class RedisMetrics(Collector):
             errors.add_metric([part], count)
         yield errors
 
-    def _samples(self) -> Iterator[Sample]:
+    def _read(self) -> Iterator[Reading]:
         away: Exception | None = None
         for part, read in self._readings.items():
             try:
@@ -235,8 +266,42 @@ def _queues_of(lane: Lane, redis: "Redis") -> list[str]:
 
 
 def _held_jobs(redis: "Redis") -> Iterator[Sample]:
-    held: Any = redis.hlen(keys.HELD)
-    yield "rerankq_unacked_jobs", [], held
+    held = Counter[str]()
+    for list_key, jobs in held_by_list(redis).items():
+        held[keys.lane_of(list_key)] += jobs
+    yield "rerankq_unacked_jobs", [], held.total()
+    for lane in LANES:
+        yield "rerankq_held_jobs", [lane], held[lane]
+
+
+def _totals(redis: "Redis") -> Iterator[Metric]:
+    """What was counted since this Redis began: a series for each name that there is, be it 0."""
+    told: Any = redis.hgetall(keys.TOTALS)
+    totals = totals_in(told)
+    jobs = CounterMetricFamily("rerankq_jobs", "Jobs that ended, and how.", labels=["lane", "outcome"])
+    for (lane, outcome), count in totals.jobs.items():
+        jobs.add_metric([lane, outcome], count)
+    yield jobs
+    yield _counter("pairs", "Query-document pairs in rankings.", "lane", totals.pairs)
+    yield _counter("deliveries", "Messages handed to workers, and why.", "cause", totals.deliveries)
+    yield _counter("refusals", "Jobs that clients did not send, and why.", "reason", totals.refusals)
+    yield _histogram("job_wait", "From submission until the attempt that ranked began.", totals.waits)
+    yield _histogram("job", "From submission until the ranking was stored.", totals.times)
+
+
+def _counter(name: str, what: str, label: str, counts: Mapping[Any, int]) -> Metric:
+    counter = CounterMetricFamily(f"rerankq_{name}", what, labels=[label])
+    for value, count in counts.items():
+        counter.add_metric([value], count)
+    return counter
+
+
+def _histogram(name: str, what: str, by_lane: Mapping[Lane, Histogram]) -> Metric:
+    family = HistogramMetricFamily(f"rerankq_{name}_seconds", what, labels=["lane"])
+    for lane, histogram in by_lane.items():
+        cumulative = zip(BUCKETS, accumulate(histogram.counts), strict=True)
+        family.add_metric([lane], list(cumulative), histogram.sum_seconds)
+    return family
 
 
 def _dead_letters(redis: "Redis") -> Iterator[Sample]:
@@ -270,11 +335,12 @@ def _risks(store: str, redis: "Redis") -> Iterator[Sample]:
         yield "rerankq_redis_risk", [store, risk], float(risk in found)
 
 
-READINGS: Mapping[str, Callable[["Redis"], Iterator[Sample]]] = {
+READINGS: Mapping[str, Callable[["Redis"], Iterator[Reading]]] = {
     **{f"{lane} jobs": partial(_waiting_jobs, lane) for lane in LANES},
     **{f"oldest {lane} job": partial(_oldest_job, lane) for lane in LANES},
     "models": _models,
     "held jobs": _held_jobs,
+    "totals": _totals,
     "dead letters": _dead_letters,
     "workers": _workers,
     "paused lanes": _paused_lanes,

@@ -33,7 +33,7 @@ from rerankq.contract.messages import (
 from rerankq_worker.job.pace import Every, Pace
 from rerankq_worker.job.ranking import rank
 from rerankq_worker.job.score_sheet import Positions, ScoreSheet
-from rerankq_worker.job.store import JobRecord, JobStore, scores_in
+from rerankq_worker.job.store import JobRecord, JobStore, Ranked, scores_in
 from rerankq_worker.link.client import (
     FIRST_TICK_SECONDS,
     EngineAway,
@@ -151,6 +151,9 @@ class JobRunner:
         self._engine.watch = partial(self._watch_reading, attempt, Every(WANTED_PERIOD_SECONDS))
         answers = self._run(attempt, requests, started)
         self._pace.note(attempt.lane, time.perf_counter() - started, _scored_pairs(answers))
+        pairs = sum(usage.pairs for usage in _usages(answers))
+        ranked = Ranked(attempt.lane, pairs, attempt.record.submitted, attempt.queued_seconds)
+        self._store.note_ranked(attempt.job_id, ranked)
         pace = self._pace
         self._store.tell_pace(
             attempt.worker, pace.seconds_per_job, pace.pairs_per_second("bulk"), pace.recent_pairs
@@ -402,8 +405,11 @@ class JobRunner:
 
 def _scored_pairs(answers: Sequence[Ranking | RerankError]) -> int:
     """Those that the engine was asked for."""
-    usages = [answer.usage for answer in answers if isinstance(answer, Ranking)]
-    return sum(usage.pairs - usage.cached_pairs - usage.duplicate_pairs for usage in usages)
+    return sum(usage.pairs - usage.cached_pairs - usage.duplicate_pairs for usage in _usages(answers))
+
+
+def _usages(answers: Sequence[Ranking | RerankError]) -> list[Usage]:
+    return [answer.usage for answer in answers if isinstance(answer, Ranking)]
 
 
 def stop_time(deadlines: Sequence[float | None], soft_limit_seconds: float, now: float) -> float:

@@ -20,10 +20,11 @@ from rerankq.contract.calling_off import call_off
 from rerankq.contract.clock import RedisClock
 from rerankq.contract.errors import InvalidRequest, JobFailed, PayloadTooLarge
 from rerankq.contract.heartbeats import Heartbeats
-from rerankq.contract.messages import Lane
+from rerankq.contract.messages import LANES, Lane
 from rerankq.contract.redis_clients import is_of_another_type, number_in, reply_or
+from rerankq.contract.totals import ABOUT, Outcome, of_end, of_ranking
 from rerankq.contract.transport.dead_letters import DeadLetters
-from rerankq.contract.transport.scripts import RedisArgument, Script
+from rerankq.contract.transport.scripts import COUNT, RedisArgument, Script
 from rerankq_worker.model.reading import Row
 from rerankq_worker.scoring import Logits
 
@@ -50,23 +51,59 @@ end
 return {cancelled, known}
 """)
 
-# KEYS: the answer, record, cancel key, checkpoint; ARGV: the answer, seconds it lives (0: for ever), seconds its record
-# lives, the record's fields. 1 for stored, 0 where there is something already. The first write is the answer's: where
-# Redis takes none, nothing is done; what becomes of the record keeps no answer back.
-_ANSWER = Script("""
+# KEYS: the answer, record, cancel key, totals, checkpoint; ARGV: the answer, seconds it lives (0: for ever), seconds
+# its record lives, how many of the next are the record's fields, these, what to count. 1 for stored, 0 where there is
+# something already. The first write is the answer's: where Redis takes none, nothing is done; what becomes of the
+# record keeps no answer back.
+_ANSWER = Script(
+    COUNT
+    + """
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], unpack(ARGV[2] ~= '0' and {'EX', ARGV[2]} or {}))
 redis.call('PUBLISH', KEYS[1], ARGV[1])
-redis.pcall('HSET', KEYS[2], unpack(ARGV, 4))
+redis.pcall('HSET', KEYS[2], unpack(ARGV, 5, 4 + ARGV[4]))
 redis.pcall('EXPIRE', KEYS[2], ARGV[3])
-redis.pcall('DEL', KEYS[3], KEYS[4])
+redis.pcall('DEL', KEYS[3], KEYS[5])
+count(KEYS[2], KEYS[4], 5 + ARGV[4])
 return 1
-""")
+"""
+)
+
+# KEYS: record, cancel key, totals, [checkpoint]; ARGV: seconds the record lives, how many of the next are its fields,
+# these, what to count. The first write frees memory, so that it is done on a full Redis too.
+_FINISH = Script(
+    COUNT
+    + """
+redis.call('DEL', KEYS[2], KEYS[4] or KEYS[2])
+redis.call('HSET', KEYS[1], unpack(ARGV, 3, 2 + ARGV[2]))
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+count(KEYS[1], KEYS[3], 3 + ARGV[2])
+"""
+)
 
 Stop = Literal["cancelled", "superseded"]
+_NOTHING: Mapping[str, int] = {}
 _T = TypeVar("_T")
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """What is known of a job whose ranking is there, and is counted when that is stored."""
+
+    lane: Lane
+    pairs: int
+    submitted: float | None
+    """Unix seconds, by Redis's clock; None where its sender recorded none."""
+    wait_seconds: float
+    """From then on until this attempt began."""
+
+    def counts(self, now: float) -> dict[str, int]:
+        """What to add to the totals where it is answered at this time."""
+        if self.submitted is None:
+            return of_ranking(self.lane, self.pairs, None, None)
+        return of_ranking(self.lane, self.pairs, self.wait_seconds, now - self.submitted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +137,7 @@ class JobStore:
         """
         self._unrecorded: dict[str, dict[str, RedisArgument]] = {}
         self._finished: str | None = None
+        self._ranked: dict[str, Ranked] = {}
 
     def payload(self, key: object) -> Mapping[str, Any]:
         """The body that travelled beside its message, under the key that the message names.
@@ -132,7 +170,7 @@ class JobStore:
 
     def look_up(self, job_id: str) -> JobRecord:
         """What is recorded of a job before it runs; for a producer that keeps no record, nothing."""
-        self._unrecorded, self._finished = {}, None
+        self._unrecorded, self._finished, self._ranked = {}, None, {}
         asked_at = time.monotonic()
         (submitted, answered, attempts), cancelled, checkpoint, now = self._ask(
             _LOOK_UP,
@@ -216,14 +254,27 @@ class JobStore:
         pipeline.hset(keys.job(job_id), "scored", scored)
         self._if_there(pipeline.execute, None)
 
-    def finish(self, job_id: str, *, keep_scores: bool = False) -> None:
-        """Note that the answer is stored; the record lives as long as it does.
+    def note_ranked(self, job_id: str, ranked: Ranked) -> None:
+        """Remember until its answer what is counted with it."""
+        self._ranked = {job_id: ranked}
+
+    def finish(
+        self,
+        job_id: str,
+        outcome: Outcome = "done",
+        lane: Lane | None = None,
+        *,
+        also: Mapping[str, int] = _NOTHING,
+    ) -> None:
+        """Note that the answer is stored, and count the job's end; the record lives as long as the answer does.
 
         Args:
-            keep_scores: the answer is an error, and who submits the job again goes on from its checkpoint.
+            outcome: of what is no ranking the scores are kept: who submits the job again goes on from them.
+            lane: as its record says where absent.
+            also: what else to count.
         """
         if job_id != self._finished:
-            self._if_there(lambda: self._finish(job_id, keep_scores), None)
+            self._if_there(lambda: self._finish(job_id, outcome, lane, also), None)
 
     def answer(self, key: str, answer: bytes | str, seconds: int, job_id: str) -> bool:
         """Store a job's answer for so many seconds (0: for ever), announce it, and finish the job, in one step.
@@ -234,9 +285,12 @@ class JobStore:
         Raises:
             RedisError: nothing has been done.
         """
-        fields = {"answered": self.clock.now(), **self._unrecorded.get(job_id, {})}
-        names = [key, keys.job(job_id), keys.cancel(job_id), keys.checkpoint(job_id)]
-        if not _ANSWER(self._broker, names, [answer, seconds, self._result_ttl_seconds, *_pairs(fields)]):
+        now, ranked = self.clock.now(), self._ranked.get(job_id)
+        record = _pairs({"answered": now, **self._unrecorded.get(job_id, {})})
+        counts = _pairs(ranked.counts(now)) if ranked else []
+        names = [key, keys.job(job_id), keys.cancel(job_id), keys.TOTALS, keys.checkpoint(job_id)]
+        arguments = [answer, seconds, self._result_ttl_seconds, len(record), *record, *counts]
+        if not _ANSWER(self._broker, names, arguments):
             return False
         self._finished = job_id
         return True
@@ -248,6 +302,10 @@ class JobStore:
             RedisError
         """
         call_off(self._broker, job_id)
+
+    def begin_counting(self) -> None:
+        """Have counting cost Redis as little as it can."""
+        self._if_there(lambda: self._broker.hsetnx(keys.TOTALS, *ABOUT), None)
 
     def note_model(self, model: str) -> None:
         """Have the lanes of a model that a job names be found by whoever counts what waits."""
@@ -269,16 +327,19 @@ class JobStore:
             lambda: heartbeats.tell_pace(worker, seconds_per_job, pairs_per_second, recent_pairs), None
         )
 
-    def _finish(self, job_id: str, keep_scores: bool) -> None:
-        key = keys.job(job_id)
-        pipeline = self._broker.pipeline()
-        fields: dict[Any, Any] = {"answered": self._now(), **self._unrecorded.pop(job_id, {})}
-        pipeline.hset(key, mapping=fields)
-        pipeline.expire(key, self._result_ttl_seconds)
-        pipeline.delete(keys.cancel(job_id))
-        if not keep_scores:
-            pipeline.delete(keys.checkpoint(job_id))
-        pipeline.execute()
+    def _finish(self, job_id: str, outcome: Outcome, lane: Lane | None, also: Mapping[str, int]) -> None:
+        now, ranked = self._now(), self._ranked.get(job_id) if outcome == "done" else None
+        record = _pairs({"answered": now, **self._unrecorded.pop(job_id, {})})
+        counts = ranked.counts(now) if ranked else of_end(lane or self._lane_of(job_id), outcome)
+        names = [keys.job(job_id), keys.cancel(job_id), keys.TOTALS]
+        names += [keys.checkpoint(job_id)] if outcome == "done" else []
+        arguments = [self._result_ttl_seconds, len(record), *record, *_pairs(counts), *_pairs(also)]
+        _FINISH(self._broker, names, arguments)
+
+    def _lane_of(self, job_id: str) -> Lane:
+        told: Any = self._broker.hget(keys.job(job_id), "lane")
+        found: Lane | None = next((lane for lane in LANES if lane.encode() == told), None)
+        return found or "bulk"
 
     def _now(self) -> float:
         """Redis's time, asked for where no job has told it lately: in the worker's main process."""
@@ -332,7 +393,7 @@ def scores_in(checkpoint: bytes | None, rows: Sequence[Row], model: Sequence[str
     return np.frombuffer(checkpoint[DIGEST_BYTES:], dtype="<f4").astype(np.float32)
 
 
-def _pairs(fields: Mapping[str, RedisArgument]) -> list[RedisArgument]:
+def _pairs(fields: Mapping[str, Any]) -> list[RedisArgument]:
     """As HSET takes them."""
     return [each for pair in fields.items() for each in pair]
 

@@ -31,6 +31,9 @@ from kombu.exceptions import OperationalError
 
 from rerankq.contract import keys
 from rerankq.contract.errors import JobFailed, PayloadTooLarge, RerankError
+from rerankq.contract.keys import lane_of
+from rerankq.contract.messages import Lane
+from rerankq.contract.totals import Outcome, outcome_of
 from rerankq.contract.transport.dead_letters import DeadLetter, DeadLetters, is_summary, letter_for, unusable
 from rerankq.contract.transport.envelope import job_id
 from rerankq.contract.transport.hooks import hooks
@@ -63,8 +66,8 @@ class AttemptPolicy:
     time_limits: Callable[[str], TimeLimits] = lambda _: (None, None)
     """(soft, hard) seconds for a message from this queue; one that brings limits of its own can only lower them."""
     max_body_bytes: float = math.inf
-    on_failure: Callable[[str], None] | None = None
-    """Called for the id of a job that was set aside, once its error is stored as its answer."""
+    on_end: Callable[[str, Outcome, Lane | None], None] | None = None
+    """Called for a job that was set aside once its error is stored as its answer: its id, how it ended, its lane."""
 
 
 def consumer_with(policy: AttemptPolicy) -> type["Consumer"]:
@@ -355,12 +358,14 @@ class Consumer(celery_consumer.Consumer):
 
     def _answer(self, job: str, error: RerankError) -> None:
         answers, letters = Answers(self.app), self._letters()
-        if not answers.has_ranking(job):  # lost at its last attempt, after it was answered
+        is_done = answers.has_ranking(job)  # lost at its last attempt, after it was answered
+        if not is_done:
             channel, accept = self.task_consumer.channel, self.app.conf.accept_content
             attached = attached_to(job, letters.message(job), channel, accept)
             answers.end(job, error, attached)
-        if self.policy.on_failure:
-            self.policy.on_failure(job)
+        if self.policy.on_end:
+            letter = letters.show(job)
+            self.policy.on_end(job, outcome_of(None if is_done else error), letter and lane_of(letter.lane))
         letters.settle(job)
         if self.event_dispatcher and self.event_dispatcher.enabled:
             self.event_dispatcher.send("task-failed", uuid=job, exception=repr(error), traceback="")

@@ -105,6 +105,7 @@ class LeasedChannel(kombu_redis.Channel):
             paused_key=self._named(keys.PAUSED),
             lease_seconds=self.visibility_timeout,
             backoff_seconds=self.backoff_seconds,
+            totals_key=self._named(keys.TOTALS),
         )
 
     @property

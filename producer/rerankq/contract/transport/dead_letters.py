@@ -25,6 +25,7 @@ from rerankq.contract.transport.envelope import (
     PUSHED,
     Envelope,
     Undecodable,
+    as_came,
     is_id,
     job_id,
     open_envelope,
@@ -92,8 +93,8 @@ return 1
 """
 )
 
-# KEYS: index, letter, message, list, bell, untold, [open jobs, job record]; ARGV: id, message, TTL in seconds of
-# a letter that stays. Returns 0 when it is gone already.
+# KEYS: index, letter, message, list, bell, untold, job record, [open jobs]; ARGV: id, message, TTL in seconds of
+# a letter that stays. Returns 0 when it is gone already. The job will end once more, and is counted then.
 REVIVE = Script(
     TRIED
     + STAMP
@@ -102,7 +103,7 @@ redis.pcall('ZREM', KEYS[1], ARGV[1])
 local kept = redis.call('GET', KEYS[3])
 if redis.call('DEL', KEYS[3]) == 0 then return 0 end
 local message, stamp = ARGV[2], nil
-if KEYS[7] then message, stamp = stamped(message, KEYS[7]) end
+if KEYS[8] then message, stamp = stamped(message, KEYS[8]) end
 local failed = tried('LPUSH', KEYS[4], message)
 if failed then
   redis.call('SET', KEYS[3], kept, 'EX', ARGV[3])
@@ -111,9 +112,10 @@ if failed then
 end
 redis.call('DEL', KEYS[2])
 redis.pcall('ZREM', KEYS[6], ARGV[1])
+redis.pcall('HDEL', KEYS[7], 'counted')
 redis.pcall('LPUSH', KEYS[5], 1)
 redis.pcall('LTRIM', KEYS[5], 0, 127)
-if stamp then open(KEYS[7], KEYS[8], ARGV[1], stamp) end
+if stamp then open(KEYS[8], KEYS[7], ARGV[1], stamp) end
 return 1
 """
 )
@@ -261,10 +263,11 @@ class DeadLetters:
             return False
         list_key, _, raw = held.partition(b"\n")
         lane, envelope = list_key.decode(), _as_new(letter_id, raw)
-        touched = [index, letter, message, lane, keys.bell_of(lane), self._prefix + keys.UNTOLD]
         record = record_key(envelope["headers"])
+        touched = [index, letter, message, lane, keys.bell_of(lane), self._prefix + keys.UNTOLD]
+        touched.append(record or keys.job(letter_id))
         if record and job_id(envelope):
-            touched += [keys.open_jobs(lane), record]
+            touched.append(keys.open_jobs(lane))
         arguments = [letter_id, seal_envelope(envelope), DEAD_LETTER_TTL_SECONDS]
         return bool(REVIVE(self._client, touched, arguments))
 
@@ -295,7 +298,7 @@ def _as_new(letter_id: str, raw: bytes) -> Envelope:
     for name in (DELIVERIES_HEADER, "redelivered"):
         envelope["headers"].pop(name, None)
     envelope["properties"]["delivery_info"].pop("redelivered", None)
-    return envelope
+    return as_came(envelope, "retried")
 
 
 def _keys_of(letter_id: str, prefix: str) -> list[str]:

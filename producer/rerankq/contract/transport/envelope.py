@@ -11,6 +11,7 @@ import zlib
 from typing import Any
 
 from rerankq.contract import keys, wire
+from rerankq.contract.totals import Cause
 
 DELIVERIES_HEADER = "x-deliveries"
 """How often the message has been handed to a worker. Absent means once."""
@@ -31,6 +32,9 @@ RECORD_KEY_PREFIX = keys.job("")
 
 PUSHED = "pushed"
 """Where in its envelope a message that is missed when it vanishes says when it was put on its list."""
+
+CAME = "came"
+"""Where in its envelope, before all but that, a message that is handed to a worker once more says why."""
 
 LARGEST_BODY_BYTES = 128_000_000
 LONGEST_ID = 200
@@ -73,7 +77,17 @@ def deliveries(headers: Envelope | None) -> int:
     return max(count, 1) if isinstance(count, int) else 1
 
 
-def mark_redelivered(envelope: Envelope, *, counted: bool) -> Envelope:
+def as_came(envelope: Envelope, cause: Cause) -> Envelope:
+    """The envelope, saying at its beginning why it is handed to a worker once more."""
+    first = {PUSHED: envelope[PUSHED]} if PUSHED in envelope else {}
+    return {
+        **first,
+        CAME: cause,
+        **{name: part for name, part in envelope.items() if name not in (PUSHED, CAME)},
+    }
+
+
+def mark_redelivered(envelope: Envelope, cause: Cause, *, counted: bool) -> Envelope:
     """The envelope for its next delivery; `counted` when this one ended with a lost worker."""
     headers = envelope.get("headers") or {}
     again: Envelope = {"redelivered": True}
@@ -81,7 +95,7 @@ def mark_redelivered(envelope: Envelope, *, counted: bool) -> Envelope:
         again[DELIVERIES_HEADER] = deliveries(headers) + 1
     properties = envelope["properties"]
     delivery_info = (properties.get("delivery_info") or {}) | {"redelivered": True}
-    return envelope | {
+    return as_came(envelope, cause) | {
         "headers": headers | again,
         "properties": properties | {"delivery_info": delivery_info},
     }

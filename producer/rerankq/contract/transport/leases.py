@@ -9,13 +9,15 @@ from typing import Any, NamedTuple
 
 import redis
 
-from rerankq.contract.keys import BELL_SUFFIX, bell_of, open_jobs, pauses_of, priority_lists
+from rerankq.contract.keys import BELL_SUFFIX, TOTALS, bell_of, open_jobs, pauses_of, priority_lists
+from rerankq.contract.keys import HELD as HELD_KEY
 from rerankq.contract.transport.open_jobs import OpenJob
 from rerankq.contract.transport.scripts import (
     ACK,
     FETCH,
     GATHER,
     HAND_ON,
+    HELD,
     PUT_BACK,
     RENEW,
     SWEEP,
@@ -56,6 +58,7 @@ class Leases:
     paused_key: str
     lease_seconds: float
     backoff_seconds: Sequence[float]
+    totals_key: str = TOTALS
 
     def fetch_arguments(
         self, tag: str, sources: Sequence[ListToFetch]
@@ -68,7 +71,7 @@ class Leases:
         lists = [source.list_key for source in sources]
         flags = [int(source.is_acknowledged) for source in sources]
         pauses = [field for source in sources for field in pauses_of(source.name)]
-        keys = [self.held_key, self.leases_key, self.paused_key, *lists, *bells]
+        keys = [self.held_key, self.leases_key, self.paused_key, self.totals_key, *lists, *bells]
         return keys, [tag, self.lease_seconds, len(sources), *flags, *pauses]
 
     def fetch(
@@ -154,6 +157,12 @@ class Leases:
         if not self.backoff_seconds:
             return 0.0
         return self.backoff_seconds[min(delivery - 2, len(self.backoff_seconds) - 1)]
+
+
+def held_by_list(client: redis.Redis, held_key: str = HELD_KEY) -> dict[str, int]:
+    """How many messages workers hold, by the list that they came from."""
+    reply = HELD(client, [held_key], [])
+    return {list_key.decode(): count for list_key, count in zip(reply[::2], reply[1::2], strict=True)}
 
 
 def fetched(reply: Any, sources: Sequence[ListToFetch]) -> tuple[ListToFetch, bytes] | None:

@@ -19,6 +19,7 @@ from rerankq.contract.transport.envelope import (
     PUSHED,
     Envelope,
     Undecodable,
+    as_came,
     deliveries,
     mark_redelivered,
     open_envelope,
@@ -188,7 +189,7 @@ class QoS(kombu_redis.QoS):
                     client,
                     delivery_tag,
                     channel.global_keyprefix + queue,
-                    seal_envelope(envelope),
+                    seal_envelope(as_came(envelope, "handed_on")),
                     record=record_key(raw["headers"]),
                     job=open_job(raw, channel.list_key_of(raw)),
                 )
@@ -250,7 +251,7 @@ class QoS(kombu_redis.QoS):
     def _put_back_expired(self, client: Any, held: Held) -> None:
         leases = self.channel.leases
         try:
-            envelope = mark_redelivered(open_envelope(held.raw), counted=True)
+            envelope = mark_redelivered(open_envelope(held.raw), "lease_lost", counted=True)
             message, delivery = seal_envelope(envelope), deliveries(envelope["headers"])
         except Undecodable:
             message, delivery = held.raw, 2  # the next fetch sets it aside as what it is
@@ -271,7 +272,8 @@ class QoS(kombu_redis.QoS):
         if message is None:
             return False
         leases = self.channel.leases
-        envelope = mark_redelivered(message._raw, counted=counted)
+        cause = "attempt_lost" if counted else "handed_back"
+        envelope = mark_redelivered(message._raw, cause, counted=counted)
         if counted:
             delay_seconds = leases.delay_before(deliveries(envelope["headers"]))
         with self.channel.conn_or_acquire() as client:

@@ -15,6 +15,8 @@ from typing import Any
 import redis
 from redis.exceptions import NoScriptError
 
+from rerankq.contract.totals import CAUSES, DELIVERED
+
 RedisArgument = bytes | str | int | float
 
 
@@ -43,6 +45,15 @@ def execute(client: redis.Redis, *command: RedisArgument) -> Any:
     return redis.Redis.execute_command(client, *command)
 
 
+# A job's end is counted once, whoever tells it and however often: its record says so. What cannot be counted (by a user
+# without the right, say) keeps nothing else from being done.
+COUNT = """
+local function count(record, totals, from)
+  if redis.pcall('HSETNX', record, 'counted', 1) ~= 1 then return end
+  for i = from, #ARGV, 2 do redis.pcall('HINCRBY', totals, ARGV[i], ARGV[i + 1]) end
+end
+"""
+
 # A script that fails half-way undoes nothing by itself. Where a message cannot be put down (something else lies under
 # the key, or the user may not write there), it goes back to where it was, and the error is the reply.
 TRIED = """
@@ -52,37 +63,64 @@ local function tried(...)
 end
 """
 
-# KEYS: held, leases, paused, <lists, most wanted first>, <bells>; ARGV: tag, lease seconds, number of lists, then per
-# list 1 (hold it under a lease) or 0 (its consumer does not acknowledge), then per list the two fields of `paused` that
-# keep it. Returns {index of the list, message}, or nothing: then all lists are empty or paused, every ring so far is
-# answered, and the bells go.
+# A message that comes again says why where a look at its beginning finds it, however long it is; what is no word of
+# ours there counts as the first time.
+_DELIVERED = f"""
+local function delivered(totals, message)
+  local at = string.match(message, '^{{"pushed": %d+, ()') or 2
+  local cause = string.match(message, '^"came": "([a-z_]+)"', at)
+  if not cause or not string.find(' {" ".join(CAUSES)} ', ' ' .. cause .. ' ', 1, true) then cause = 'first' end
+  redis.pcall('HINCRBY', totals, '{DELIVERED}' .. cause, 1)
+end
+"""
+
+# KEYS: held, leases, paused, totals, <lists, most wanted first>, <bells>; ARGV: tag, lease seconds, number of lists,
+# then per list 1 (hold it under a lease) or 0 (its consumer does not acknowledge), then per list the two fields of
+# `paused` that keep it. Returns {index of the list, message}, or nothing: then all lists are empty or paused, every
+# ring so far is answered, and the bells go.
 FETCH = Script(
     TRIED
+    + _DELIVERED
     + """
 local lists = tonumber(ARGV[3])
 local paused = {}
 for _, name in ipairs(redis.pcall('HKEYS', KEYS[3])) do paused[name] = true end
 local function is_paused(i) return paused[ARGV[2 + lists + 2 * i]] or paused[ARGV[3 + lists + 2 * i]] end
 for i = 1, lists do
-  local message = not is_paused(i) and redis.call('RPOP', KEYS[3 + i])
+  local message = not is_paused(i) and redis.call('RPOP', KEYS[4 + i])
   if message then
     if ARGV[3 + i] == '1' then
       local now = redis.call('TIME')
-      local failed = tried('HSET', KEYS[1], ARGV[1], KEYS[3 + i] .. '\\n' .. message)
+      local failed = tried('HSET', KEYS[1], ARGV[1], KEYS[4 + i] .. '\\n' .. message)
         or tried('ZADD', KEYS[2], now[1] + now[2] / 1e6 + ARGV[2], ARGV[1])
       if failed then
         redis.pcall('HDEL', KEYS[1], ARGV[1])
-        redis.call('RPUSH', KEYS[3 + i], message)
+        redis.call('RPUSH', KEYS[4 + i], message)
         return failed
       end
+      delivered(KEYS[4], message)
     end
     return {i, message}
   end
 end
-for i = 4 + lists, #KEYS do redis.call('DEL', KEYS[i]) end
+for i = 5 + lists, #KEYS do redis.call('DEL', KEYS[i]) end
 return false
 """
 )
+
+# KEYS: held. Returns each list that messages held by workers came from, and how many did.
+HELD = Script(r"""
+local counts, found = {}, {}
+for _, tag in ipairs(redis.call('HKEYS', KEYS[1])) do
+  local list = string.match(redis.call('HGET', KEYS[1], tag), '^([^\n]*)\n') or ''
+  counts[list] = (counts[list] or 0) + 1
+end
+for list, count in pairs(counts) do
+  found[#found + 1] = list
+  found[#found + 1] = count
+end
+return found
+""")
 
 # KEYS: list, bell, other lists; ARGV: most messages to move. Puts what lies on the others behind what is on the list.
 GATHER = Script(
