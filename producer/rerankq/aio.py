@@ -8,6 +8,7 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any, Self, TypeVar, Unpack
 
 from redis.exceptions import RedisError
@@ -287,8 +288,10 @@ class AsyncRerankClient:
         requests = [asked] if isinstance(asked, RerankRequest) else asked
         if sum(request.characters for request in requests) < LARGE_CHARACTERS:
             return pack(asked, job_id, self.clock)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(_packers, pack, asked, job_id, self.clock)
+        here = copy_context()  # where the current span is
+        return await asyncio.get_running_loop().run_in_executor(
+            _packers, lambda: here.run(pack, asked, job_id, self.clock)
+        )
 
     async def _deliver(self, message: Submission) -> None:
         procedure = deliver(message, self._admission, self.settings)

@@ -16,7 +16,7 @@ from celery.app import app_or_default, routes
 from celery.canvas import Signature
 from redis.exceptions import RedisError
 
-from rerankq.contract import keys
+from rerankq.contract import keys, traces
 from rerankq.contract.errors import InvalidRequest, InvalidSettings
 from rerankq.contract.keys import queue_of
 from rerankq.contract.messages import LANES, Document, Lane, is_model_name, parse_request
@@ -118,6 +118,8 @@ def _aiming(app: Celery, send: Callable[..., Any]) -> Callable[..., Any]:
         if name not in (RERANK_TASK, PACK_TASK):
             return send(producer, name, message, **options)
         _aim_what_follows(app, message.body)
+        if (traceparent := traces.current()) is not None:
+            message.headers.setdefault(traces.HEADER, traceparent)
         sent = send(producer, name, message, **options)
         _note_model(producer, message.body)
         return sent

@@ -19,6 +19,8 @@ from rerankq.contract import keys, wire
 from rerankq.contract.clock import RedisClock
 from rerankq.contract.errors import InvalidRequest, PayloadTooLarge
 from rerankq.contract.messages import Lane, Ranking, RerankRequest, parse_request, thousands
+from rerankq.contract.traces import HEADER as TRACE_HEADER
+from rerankq.contract.traces import Submitting
 from rerankq.contract.transport.envelope import PAYLOAD_HEADER, RECORD_HEADER, Envelope
 from rerankq.contract.transport.publishing import task_message
 from rerankq.contract.transport.scripts import STAMP, TRIED, RedisArgument, Script
@@ -109,6 +111,7 @@ class Submission:
     body_bytes: int
     payload: bytes | None = field(repr=False)
     compress: bool
+    submitting: Submitting = field(repr=False, compare=False)
 
     @property
     def queue(self) -> str:
@@ -126,6 +129,8 @@ class Submission:
             RECORD_HEADER: keys.job(self.job_id),
             **_time_limits(self.submitted, self.deadline),
         }
+        if self.submitting.traceparent:
+            headers[TRACE_HEADER] = self.submitting.traceparent
         if self.payload:
             headers[PAYLOAD_HEADER] = keys.payload(self.job_id)
         return task_message(
@@ -153,6 +158,15 @@ def deliver(message: Submission, admission: Admission, settings: ClientSettings)
         InvalidRequest: the job id belongs to another request.
         QueueFull, RedisError: nothing was accepted.
     """
+    try:
+        yield from _deliver(message, admission, settings)
+    except BaseException as error:
+        message.submitting.end(error)
+        raise
+    message.submitting.end(None)
+
+
+def _deliver(message: Submission, admission: Admission, settings: ClientSettings) -> Procedure[None]:
     check_size(message, settings.max_payload_bytes)
     if (yield from _submit(message, admission, settings)):
         return
@@ -352,6 +366,7 @@ def _submission(
     travelling = [request.to_wire() for request in timed]
     body = wire.encode(travelling[0] if task == RERANK_TASK else {"requests": travelling})
     deadlines = [request.deadline for request in timed if request.deadline is not None]
+    documents = sum(len(request.documents) for request in requests)
     as_claim_check = len(body) > wire.CLAIM_CHECK_ABOVE_BYTES
     return Submission(
         job_id=job_id,
@@ -368,6 +383,7 @@ def _submission(
         body_bytes=len(body),
         payload=wire.compress(body) if as_claim_check else None,
         compress=not as_claim_check and len(body) > wire.COMPRESS_ABOVE_BYTES,
+        submitting=Submitting(requests[0].lane, documents, job_id),
     )
 
 

@@ -4,6 +4,7 @@ import logging
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
@@ -18,6 +19,7 @@ from rerankq import (
     QueueFull,
     RerankError,
 )
+from rerankq.contract import traces
 from rerankq.http import HttpSettings, keys
 from rerankq.testing import AsyncFakeRerankClient
 from tests.http.conftest import Face
@@ -213,6 +215,28 @@ def test_a_bug_of_ours_is_told_and_logged_without_a_word_of_what_was_asked(
     assert reply.json()["id"] in caplog.text
     assert "KeyError at" in caplog.text
     assert "panda" not in caplog.text + reply.text
+
+
+def test_a_request_in_a_trace_hands_it_to_its_job_and_tells_it_in_the_log(
+    http: TestClient,
+    fake: AsyncFakeRerankClient,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    trace, handed = "0af7651916cd43dd8448eb211c80319c", []
+    ask = fake.rerank
+
+    async def rerank(*arguments: Any, **options: Any) -> Any:
+        handed.append(traces.handed.get())
+        return await ask(*arguments, **options)
+
+    monkeypatch.setattr(fake, "rerank", rerank)
+    with caplog.at_level(logging.INFO, "rerankq.http"):
+        for told in (f"00-{trace}-b7ad6b7169203331-01", "panda"):
+            http.post("/v1/rerank", json=ASKED, headers={"traceparent": told})
+
+    assert handed == [f"00-{trace}-b7ad6b7169203331-01", None]
+    assert [vars(record)["fields"]["trace_id"] for record in caplog.records] == [trace, None]
 
 
 def test_every_request_is_one_line_with_its_route_and_no_text(

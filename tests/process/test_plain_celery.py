@@ -1,5 +1,7 @@
 """Celery workers under a process manager of one's own, beside `rerankq-worker --engine-only`."""
 
+import fcntl
+import json
 import os
 import subprocess
 import sys
@@ -18,9 +20,8 @@ DOCUMENTED = ("celery", "-A", "rerankq_worker.app", "worker", "--pool", "prefork
 LONG = [f"document {number}" for number in range(320)]  # ten batches: three seconds on the double
 
 
-@pytest.fixture
-def client(redis_server: RedisServer, tmp_path: Path) -> Iterator[RerankClient]:
-    environment = {
+def environment_of(redis_server: RedisServer, tmp_path: Path) -> dict[str, str]:
+    return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(str(REPOSITORY / part) for part in ("producer", "worker")),
         "RERANKQ_BROKER_URL": redis_server.url,
@@ -29,6 +30,11 @@ def client(redis_server: RedisServer, tmp_path: Path) -> Iterator[RerankClient]:
         "RERANKQ_MODEL": "small",
         "RERANKQ_ENGINE_FACTORY": "rerankq_worker.doubles:slow?batch_ms=300",
     }
+
+
+@pytest.fixture
+def client(redis_server: RedisServer, tmp_path: Path) -> Iterator[RerankClient]:
+    environment = environment_of(redis_server, tmp_path)
     commands = [("rerankq_worker", "--engine-only"), DOCUMENTED]
     started = [
         subprocess.Popen([sys.executable, "-m", *command], cwd=tmp_path, env=environment)
@@ -71,3 +77,33 @@ def test_a_wrong_setting_ends_a_plain_celery_worker_in_one_line(tmp_path: Path) 
     assert refused.returncode == os.EX_CONFIG
     assert refused.stderr.startswith("rerankq-worker: RERANKQ_BROKER_URL: expected no timeout in the URL")
     assert refused.stderr.count("\n") == 1
+
+
+def test_nobody_is_stopped_by_the_log_of_a_plain_celery_worker_that_nobody_reads(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    environment = environment_of(redis_server, tmp_path) | {
+        "RERANKQ_LOG": "json",
+        "RERANKQ_LOG_LEVEL": "DEBUG",
+    }
+    engine = subprocess.Popen(
+        [sys.executable, "-m", "rerankq_worker", "--engine-only"], cwd=tmp_path, env=environment
+    )
+    worker = subprocess.Popen(
+        [sys.executable, "-m", *DOCUMENTED], cwd=tmp_path, env=environment, stdout=writer, stderr=writer
+    )
+    os.close(writer)
+
+    with RerankClient(redis_server.url) as asking:
+        for number in range(30):  # whose lines are twice what the pipe takes
+            assert asking.submit(f"query {number}", ["a"]).result(60).complete
+    worker.terminate()
+    with os.fdopen(reader) as log:
+        told = [json.loads(line) for line in log]
+    engine.terminate()
+
+    assert worker.wait(60) == 0
+    engine.wait(60)
+    assert len([line for line in told if line.get("outcome") == "done"]) == 30

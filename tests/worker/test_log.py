@@ -11,17 +11,28 @@ from typing import Any
 import pytest
 
 from rerankq import DeadlineExceeded, InvalidRequest, JobFailed, RerankClient
+from rerankq.contract import traces
 from rerankq.contract.keys import queue_of
+from tests.redis_server import RedisServer
 from tests.service import Service
 
 MARKER = "zanzibarium"
 SLOW = [f"{MARKER} {number}" for number in range(200)]
 
 
+class WithPassword(RedisServer):
+    """Its user needs none, and may say any."""
+
+    @property
+    def url(self) -> str:
+        return super().url.replace("//", "//default:s3cret@")
+
+
 @pytest.fixture(scope="module")
 def service() -> Iterator[Service]:
     with Service(
         engine="rerankq_worker.doubles:slow?pair_ms=5",
+        redis=WithPassword(),
         log="json",
         log_level="DEBUG",
         max_attempts=2,
@@ -64,6 +75,18 @@ def test_a_job_has_one_line_at_its_end(service: Service, client: RerankClient) -
     assert line["score_s"] == pytest.approx(ranking.timings.score_seconds, abs=1e-3)
     assert line["wait_s"] == pytest.approx(ranking.timings.queued_seconds, abs=1e-3)
     assert line["total_s"] >= line["wait_s"] + line["score_s"]
+
+
+def test_the_trace_of_its_caller_is_in_a_jobs_line(service: Service, client: RerankClient) -> None:
+    """By a worker that exports none, and takes the job as any."""
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    before = traces.handed.set(f"00-{trace}-b7ad6b7169203331-01")
+    job = client.submit("q", ["a"])
+    traces.handed.reset(before)
+    job.result(20)
+
+    (line,) = lines_of(service, job.job_id, "done")
+    assert line["trace_id"] == trace
 
 
 def test_a_pack_has_one_line(service: Service, client: RerankClient) -> None:
@@ -192,6 +215,7 @@ def test_no_text_and_no_password_is_in_any_line(service: Service) -> None:
 
     assert MARKER not in log
     assert "zanzi" not in log
+    assert "default:***@127.0.0.1" in log
     assert "s3cret" not in log
 
 

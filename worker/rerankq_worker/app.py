@@ -16,7 +16,14 @@ from typing import Any
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Celery, Task, states
 from celery.exceptions import Ignore, Reject
-from celery.signals import celeryd_init, task_failure, task_revoked, task_success, worker_process_init
+from celery.signals import (
+    celeryd_init,
+    task_failure,
+    task_revoked,
+    task_success,
+    worker_process_init,
+    worker_process_shutdown,
+)
 from kombu.entity import Exchange, Queue
 from redis.exceptions import RedisError
 
@@ -45,6 +52,7 @@ from rerankq_worker.job.store import JobRecord, JobStore
 from rerankq_worker.link.client import EngineAway, EngineChanged, EngineClient
 from rerankq_worker.model.files import ModelError, find_model
 from rerankq_worker.model.tokenizer import PairTokenizer
+from rerankq_worker.queue import job_spans
 from rerankq_worker.queue.answers import NO_ANSWER, AnsweringTask, AnswerNotStored, Answers
 from rerankq_worker.queue.canvas import fields_of
 from rerankq_worker.queue.celery_log import take_over_log
@@ -384,6 +392,7 @@ def _take_over_process(instance: Any, **_: object) -> None:
     task_failure.connect(_note_failure)
     task_revoked.connect(_note_revoked)
     worker_process_init.connect(_prepare_child)
+    worker_process_shutdown.connect(_finish_child)
 
 
 def _note_success(sender: "Task[..., Any]", **_: object) -> None:
@@ -420,6 +429,14 @@ def _prepare_child(**_: object) -> None:
     store.begin_counting()
     with contextlib.suppress(ModelError):
         _tokenizer()
+    job_spans.prepare()
+
+
+def _finish_child(**_: object) -> None:
+    """Before the child ends, which leaves out what Python does at an exit."""
+    job_spans.finish()
+    for handler in logging.getLogger().handlers:
+        handler.flush()
 
 
 def _app_or_exit() -> Celery:

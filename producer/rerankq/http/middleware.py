@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from rerankq.contract import traces
 from rerankq.contract.errors import RerankError
 from rerankq.http.errors import RETRY_LATER, Refusal, refusal, refused
 from rerankq.http.keys import refuse_strangers
@@ -42,9 +43,11 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         visitor = _Visitor({**scope, "path": _path(scope)}, send)
+        handed = traces.handed.set(visitor.traceparent)
         try:
             await self._answer(visitor, receive)
         finally:
+            traces.handed.reset(handed)
             self._service.held_bytes -= getattr(visitor.request.state, "held_bytes", 0)
             self._write_down(visitor)
 
@@ -79,6 +82,7 @@ class RequestMiddleware:
         log.info(
             "%s %s %d %.3f s%s request %s",
             *(visit.method, visit.route, visit.status, visit.seconds, documents, visit.request_id),
+            extra={"fields": {"trace_id": visitor.trace_id}},
         )
         for onlooker in self._service.onlookers:
             onlooker(visit)
@@ -96,6 +100,9 @@ class _Visitor:
         given = self.request.headers.get("x-request-id", "")
         self.name = given if _SANE_ID.fullmatch(given) else secrets.token_hex(8)
         self.request.state.request_id = self.name
+        told = self.request.headers.get(traces.HEADER)
+        origin = traces.read(told)
+        self.traceparent, self.trace_id = (told, origin.trace_id) if origin else (None, None)
 
     async def send(self, message: Message) -> None:
         """Our answer, with what every answer says."""

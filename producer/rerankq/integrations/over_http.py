@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 import httpx
 
-from rerankq.contract import wire
+from rerankq.contract import traces, wire
 from rerankq.contract.errors import (
     BY_NAME,
     BrokerUnavailable,
@@ -84,6 +84,8 @@ class _Face:
         longest = seconds + ANSWER_GRACE_SECONDS
         patience = httpx.Timeout(longest, connect=min(longest, CONNECT_SECONDS))
         told = {"Content-Type": "application/json", "X-Timeout-Seconds": f"{seconds:.3f}"}
+        if (traceparent := traces.current()) is not None:
+            told[traces.HEADER] = traceparent
         return httpx.Request(
             "POST",
             self._url,

@@ -22,10 +22,11 @@ from rerankq.contract.errors import (
 )
 from rerankq.contract.keys import lane_of
 from rerankq.contract.messages import Ranking
+from rerankq.contract.traces import HEADER, Origin, read
 from rerankq.contract.transport.dead_letters import DeadLetter
-from rerankq.contract.transport.envelope import TRACE_HEADER, deliveries
+from rerankq.contract.transport.envelope import deliveries
+from rerankq_worker.queue import job_spans
 
-_TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?", re.DOTALL)
 _DOCUMENTS = re.compile(r"\bdocs=(\d+)")
 _LEVELS = {"dead": logging.ERROR, "lost": logging.WARNING, "given_back": logging.WARNING}
 _CALLERS_OWN = (InvalidRequest, PayloadTooLarge, DeadlineExceeded, Cancelled, type(None))
@@ -41,12 +42,14 @@ class JobLine:
     queue: str
     worker: str
     attempt: int
-    trace_id: str | None
+    origin: Origin | None
+    """The span that the job was submitted in."""
     began: float | None = field(default_factory=time.perf_counter)
     """By `time.perf_counter()`; None: not here."""
     wait_s: float | None = None
     docs: int | None = None
     tokens: int | None = None
+    tokenize_s: float | None = None
     score_s: float | None = None
     is_repeated: bool = False
     failed: int | None = None
@@ -57,14 +60,15 @@ class JobLine:
         """Of an attempt that begins, as far as its message tells."""
         found = _DOCUMENTS.search(str(headers.get("kwargsrepr")))
         docs = int(found[1]) if found else None
-        return cls(job, queue, worker, deliveries(dict(headers)), trace_id(headers), docs=docs)
+        return cls(job, queue, worker, deliveries(dict(headers)), read(headers.get(HEADER)), docs=docs)
 
     def note_answers(self, answers: Sequence[Ranking | RerankError]) -> None:
         """What was scored."""
         rankings = [answer for answer in answers if isinstance(answer, Ranking)]
         self.tokens = sum(ranking.usage.tokens for ranking in rankings)
         if rankings:
-            self.score_s = rankings[0].timings.score_seconds
+            timings = rankings[0].timings
+            self.tokenize_s, self.score_s = timings.tokenize_seconds, timings.score_seconds
         self.failed = len(answers) - len(rankings) or None
 
     def end(self, outcome: str, *, error: BaseException | None = None, why: str | None = None) -> None:
@@ -74,6 +78,8 @@ class JobLine:
             error: its kind is told, never its words.
             why: words of our own.
         """
+        if self.origin is not None and self.origin.is_sampled:
+            self._trace(self.origin, outcome, error)
         level = _LEVELS.get(outcome, logging.INFO)
         if outcome in ("failed", "expired") and not isinstance(error, _CALLERS_OWN):
             level = logging.WARNING
@@ -93,9 +99,24 @@ class JobLine:
             "total_s": self._total_s(),
             "error": None if error is None else type(error).__name__,
             "why": why,
-            "trace_id": self.trace_id,
+            "trace_id": self.origin and self.origin.trace_id,
         }
         log.log(level, "job %s", outcome, extra={"fields": fields})
+
+    def _trace(self, origin: Origin, outcome: str, error: BaseException | None) -> None:
+        told = {
+            "job": self.job,
+            "lane": lane_of(self.queue),
+            "worker": self.worker,
+            "attempt": self.attempt,
+            "outcome": outcome,
+            "documents": self.docs,
+            "tokens": self.tokens,
+            "error": None if error is None else type(error).__name__,
+        }
+        ran_s = 0.0 if self.began is None else time.perf_counter() - self.began
+        parts = {"tokenize": self.tokenize_s, "score": self.score_s}
+        job_spans.write(origin, told, ran_s=ran_s, wait_s=self.wait_s, parts=parts)
 
     def _total_s(self) -> float | None:
         return (
@@ -113,13 +134,6 @@ def note_dead(worker: str, letter: DeadLetter, headers: Mapping[str, Any]) -> No
     line = JobLine.of(letter.id, letter.lane, worker, headers)
     line.attempt, line.began = letter.attempts, None
     line.end("dead", why=letter.reason)
-
-
-def trace_id(headers: Mapping[str, Any]) -> str | None:
-    """The trace that a message is a part of, by its `traceparent`."""
-    told = headers.get(TRACE_HEADER)
-    found = _TRACE.fullmatch(told) if isinstance(told, str) else None
-    return found[1] if found else None
 
 
 def _outcome(error: BaseException) -> str:

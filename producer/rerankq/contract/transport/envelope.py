@@ -25,9 +25,6 @@ PAYLOAD_KEY_PREFIX = keys.payload("")
 RECORD_HEADER = "rerankq-record"
 """The key of the record that its producer keeps of a job; a message that names one is missed when it vanishes."""
 
-TRACE_HEADER = "traceparent"
-"""The span that the job is a part of, as W3C writes it; whoever does not know it leaves it be."""
-
 RECORD_KEY_PREFIX = keys.job("")
 
 PUSHED = "pushed"

@@ -1,0 +1,169 @@
+"""The spans of an attempt at a job, in the trace of whoever submitted it: written at its end, from what is known then.
+
+Where OpenTelemetry is installed (extra `[otel]`) and its own variables name somebody who takes spans
+(OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_TRACES_EXPORTER), or where the process has a provider already, as under
+`opentelemetry-instrument`. Each process has an exporter of its own, made at its first span: threads outlive no fork.
+"""
+
+import atexit
+import importlib
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import entry_points
+from typing import Any
+
+from rerankq.contract.release import VERSION
+from rerankq.contract.traces import Origin
+
+LAST_SPANS_WITHIN_SECONDS = 2.0
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+_PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+_ENTRY_POINTS = "opentelemetry_traces_exporter"
+
+log = logging.getLogger(__name__)
+
+
+def write(
+    origin: Origin,
+    told: Mapping[str, Any],
+    *,
+    ran_s: float,
+    wait_s: float | None,
+    parts: Mapping[str, float | None],
+) -> None:
+    """The spans of an attempt that ends now: how long it waited, how long it ran, and of that each part.
+
+    Args:
+        origin: of the submission.
+        told: attributes of the attempt; None is left out.
+        parts: seconds, one after another from its beginning; what is left of it is the answer's.
+    """
+    try:
+        if (tracer := _ours.tracer()) is not None:
+            _write(tracer, origin, told, ran_s, wait_s, parts)
+    except Exception as error:  # noqa: BLE001 - the boundary: whatever is wrong with traces, jobs go on
+        log.warning("a job's spans could not be written: %s", type(error).__name__)
+
+
+def prepare() -> None:
+    """Make what exports, before the first job has to wait for it."""
+    with suppress(Exception):  # told at the first span
+        _ours.tracer()
+
+
+def finish() -> None:
+    """Have what is left be exported, not for long: this process ends."""
+    thread = threading.Thread(target=_ours.close, name="last spans", daemon=True)
+    thread.start()
+    thread.join(LAST_SPANS_WITHIN_SECONDS)
+
+
+class _OfThisProcess:
+    """The tracer of the process that asks."""
+
+    def __init__(self) -> None:
+        self._pid = 0
+        self._provider: Any = None
+        self._tracer: Any = None
+
+    def tracer(self) -> Any:
+        """None where nobody takes spans."""
+        if self._pid != os.getpid():
+            self._pid, self._provider = os.getpid(), None  # a parent's, whose thread has not come along
+            provider = _theirs()
+            if provider is None and (names := _exporters()):
+                provider = self._provider = _made(names)
+                atexit.register(finish)
+            self._tracer = None if provider is None else provider.get_tracer("rerankq", VERSION)
+        return self._tracer
+
+    def close(self) -> None:
+        if self._provider is not None and self._pid == os.getpid():
+            self._provider.shutdown()
+
+
+_ours = _OfThisProcess()
+
+
+def _theirs() -> Any:
+    """A provider that somebody else has set for this process."""
+    trace: Any = sys.modules.get("opentelemetry.trace")
+    provider = None if trace is None else trace.get_tracer_provider()
+    return provider if hasattr(provider, "add_span_processor") else None
+
+
+def _exporters() -> list[str]:
+    """What the variables name, as entry points are called."""
+    is_told = any(map(os.environ.get, _ENDPOINTS))
+    names = os.environ.get("OTEL_TRACES_EXPORTER") or ("otlp" if is_told else "")
+    protocol = next(filter(None, map(os.environ.get, _PROTOCOLS)), "http/protobuf")
+    otlp = "otlp_proto_grpc" if protocol == "grpc" else "otlp_proto_http"
+    found = [name.strip() for name in names.split(",")]
+    return [otlp if name == "otlp" else name for name in found if name not in ("", "none")]
+
+
+def _made(names: list[str]) -> Any:
+    """A provider that exports in the background; None, with a line in the log, where what it takes is missing."""
+    try:
+        sdk: Any = importlib.import_module("opentelemetry.sdk.trace")
+        export: Any = importlib.import_module("opentelemetry.sdk.trace.export")
+        kinds = [next(iter(entry_points(group=_ENTRY_POINTS, name=name))).load() for name in names]
+    except (ImportError, StopIteration):
+        missing = ", ".join(names)
+        log.error(
+            "no span is exported: %s: not installed; `pip install 'rerankq[otel]'` brings OTLP", missing
+        )
+        return None
+    os.environ.setdefault("OTEL_SERVICE_NAME", "rerankq-worker")
+    provider = sdk.TracerProvider(shutdown_on_exit=False)
+    for kind in kinds:
+        provider.add_span_processor(export.BatchSpanProcessor(kind()))
+    return provider
+
+
+def _write(
+    tracer: Any,
+    origin: Origin,
+    told: Mapping[str, Any],
+    ran_s: float,
+    wait_s: float | None,
+    parts: Mapping[str, float | None],
+) -> None:
+    trace: Any = importlib.import_module("opentelemetry.trace")
+    ended = time.time_ns()
+    began = ended - int(ran_s * 1e9)
+    submitted = trace.set_span_in_context(trace.NonRecordingSpan(_context_of(trace, origin)))
+
+    def span(name: str, within: Any, since: int, until: int) -> None:
+        tracer.start_span(f"rerankq.{name}", within, start_time=since).end(until)
+
+    if wait_s is not None:
+        span("wait", submitted, began - int(wait_s * 1e9), began)
+    attempt = tracer.start_span(
+        "rerankq.attempt",
+        submitted,
+        kind=trace.SpanKind.CONSUMER,
+        attributes={f"rerankq.{name}": value for name, value in told.items() if value is not None},
+        start_time=began,
+    )
+    within, since = trace.set_span_in_context(attempt), began
+    for name, seconds in parts.items():
+        if seconds is not None:
+            span(name, within, since, since := since + int(seconds * 1e9))
+    if since > began:
+        span("answer", within, since, max(since, ended))
+    if told.get("error"):
+        attempt.set_status(trace.StatusCode.ERROR, told["error"])
+    attempt.end(ended)
+
+
+def _context_of(trace: Any, origin: Origin) -> Any:
+    flags = trace.TraceFlags(origin.is_sampled)
+    return trace.SpanContext(
+        int(origin.trace_id, 16), int(origin.span_id, 16), is_remote=True, trace_flags=flags
+    )
