@@ -25,7 +25,7 @@ NOOP = "rerankq_worker.doubles:noop"
 CALLERS = 16
 DOCUMENTS = (1, 10, 50)
 WAITING = (1_000, 5_000)
-WORKERS = (1, 9, 25)
+WORKERS = (1, 9)
 SCRAPES = 20
 PATIENCE_SECONDS = 60.0
 
@@ -41,6 +41,7 @@ class Spent:
             self.commands = sum(each["calls"] for each in client.info("commandstats").values())
         self.clock = time.monotonic()
         self.cpu = told["used_cpu_user"] + told["used_cpu_sys"]
+        self.memory = told["used_memory"]
         self.received, self.sent = told["total_net_input_bytes"], told["total_net_output_bytes"]
 
     def until(self, later: "Spent", jobs: int) -> Row:
@@ -53,6 +54,7 @@ class Spent:
             "commands": round((later.commands - self.commands) / jobs, 1),
             "received_bytes": round((later.received - self.received) / jobs),
             "sent_bytes": round((later.sent - self.sent) / jobs),
+            "left_bytes": round((later.memory - self.memory) / jobs),
             "jobs_a_redis_second": round(1 / cpu),
         }
 
