@@ -7,7 +7,9 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -55,6 +57,8 @@ def look_here(environment: Environment, directory: Path) -> tuple[list[Finding],
     """The same in this process, which is quicker."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(directory)
+        for path in reversed(environment["PYTHONPATH"].split(os.pathsep)):
+            patch.syspath_prepend(path)
         for name in os.environ.keys() | environment.keys():
             patch.setenv(name, environment[name]) if name in environment else patch.delenv(name)
         found, _ = look_around()
@@ -154,12 +158,12 @@ def test_a_clash_with_keras_is_named_and_ended_by_the_cure(environment: Environm
     pretend_installed(tmp_path / "libraries", "keras", "3.11.3")
     wheel(tmp_path / "wheels", "transformers", "5.20.0")
 
-    found, code = look(environment, tmp_path)
+    found, code = look_here(environment, tmp_path)
     assert "transformers 4 refuses Keras 3.11.3" in of(found, "libraries").text
     assert code == 2
     follow(of(found, "libraries").cure, environment, tmp_path)
 
-    assert look(environment, tmp_path)[1] == 0
+    assert look_here(environment, tmp_path)[1] == 0
 
 
 def test_a_clash_that_only_an_import_tells_has_the_same_cure(
@@ -173,11 +177,11 @@ def test_a_clash_that_only_an_import_tells_has_the_same_cure(
         "Transformers. Please install the backwards-compatible tf-keras package with `pip install tf-keras`.')"
     )
 
-    found, code = look(environment, tmp_path)
+    found, code = look_here(environment, tmp_path)
     assert ("Keras 3" in of(found, "libraries.import").text, code) == (True, 2)
     follow(of(found, "libraries.import").cure, environment, tmp_path)
 
-    assert look(environment, tmp_path)[1] == 0
+    assert look_here(environment, tmp_path)[1] == 0
 
 
 def test_a_model_that_would_be_fetched_at_the_first_start_is_fetched_by_the_cure(
@@ -269,3 +273,114 @@ def test_what_an_engine_here_has_met_is_told(
 
     assert (said in of(found, "engine.cpu0").text, code) == (True, 1), found
     assert of(found, "engine.cpu0").cure
+
+
+UUID = "GPU-00000000-0000-0000-0000-000000000000"
+
+
+class Nvml(SimpleNamespace):
+    """NVIDIA's library on a host with one card, as far as it is asked."""
+
+    def __init__(self, free: int = 70_000_000_000, reasons: int = 0) -> None:
+        card = object()
+        super().__init__(
+            NVMLError=RuntimeError,
+            NVML_TEMPERATURE_GPU=0,
+            nvmlInit=lambda: None,
+            nvmlDeviceGetCount=lambda: 1,
+            nvmlDeviceGetHandleByIndex=lambda _: card,
+            nvmlDeviceGetHandleByUUID=lambda _: card,
+            nvmlDeviceGetUUID=lambda _: UUID,
+            nvmlDeviceGetName=lambda _: "A Card",
+            nvmlSystemGetDriverVersion=lambda: "570.1",
+            nvmlDeviceGetMemoryInfo=lambda _: SimpleNamespace(total=80_000_000_000, free=free),
+            nvmlDeviceGetCurrentClocksThrottleReasons=lambda _: reasons,
+            nvmlDeviceGetTemperature=lambda *_: 91,
+            nvmlDeviceGetComputeRunningProcesses=lambda _: [SimpleNamespace(pid=4711)],
+        )
+
+
+@pytest.fixture
+def card(environment: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Put a card into this host, with a torch that was built for it."""
+
+    def put(*, cuda: str | None = "13.0", is_seen: bool = True, **told: int) -> None:
+        monkeypatch.setitem(sys.modules, "pynvml", Nvml(**told))
+        (tmp_path / "libraries" / "torch.py").write_text(
+            f"class version:\n    cuda = {cuda!r}\n"
+            f"class cuda:\n    is_available = staticmethod(lambda: {is_seen})\n"
+        )
+
+    environment.pop("CUDA_VISIBLE_DEVICES", None)
+    return put
+
+
+def test_a_card_in_order_is_told_with_its_driver(
+    environment: Environment, tmp_path: Path, card: Callable[..., None]
+) -> None:
+    card()
+
+    found, code = look_here(environment, tmp_path)
+
+    assert code == 0, found
+    assert "A Card, driver 570.1, torch is built for CUDA 13.0" in of(found, "device").text
+    assert of(found, "device.dtype").text == "gpu0 computes in fp16"
+    assert of(found, "device.throttling").text == "gpu0: none, 91 °C"
+
+
+@pytest.mark.parametrize(
+    ("broken", "check", "said", "code"),
+    [
+        ({"is_seen": False}, "device", "cannot use it", 2),
+        ({"free": 600_000_000}, "device.memory", "others have it (pid 4711)", 2),
+    ],
+    ids=["driver too old", "memory taken"],
+)
+def test_a_card_that_cannot_be_used_gives_way_to_the_cpu(
+    environment: Environment,
+    tmp_path: Path,
+    card: Callable[..., None],
+    broken: dict[str, object],
+    check: str,
+    said: str,
+    code: int,
+) -> None:
+    card(**broken)
+
+    found, got = look_here(environment, tmp_path)
+    assert (said in of(found, check).text, got) == (True, code), found
+    cured = follow(of(found, check).cure, environment, tmp_path)
+
+    assert look_here(cured, tmp_path)[1] == 0
+
+
+def test_a_torch_without_cuda_beside_a_card_is_told(
+    environment: Environment, tmp_path: Path, card: Callable[..., None]
+) -> None:
+    card(cuda=None, is_seen=False)
+
+    found, code = look_here(environment, tmp_path)
+
+    assert (of(found, "device").cure, code) == ("pip install --force-reinstall torch", 2)
+
+
+@pytest.mark.parametrize(("reasons", "code"), [(0x20, 1), (0x40, 1), (0x80, 1), (0x04, 0), (0x01, 0)])
+def test_a_card_is_throttled_by_what_nobody_chose(
+    environment: Environment, tmp_path: Path, card: Callable[..., None], reasons: int, code: int
+) -> None:
+    card(reasons=reasons)
+
+    assert look_here(environment, tmp_path)[1] == code
+
+
+def test_fp32_on_a_card_is_told_and_taken_out(
+    environment: Environment, tmp_path: Path, card: Callable[..., None]
+) -> None:
+    card()
+    environment["RERANKQ_DTYPE"] = "fp32"
+
+    found, code = look_here(environment, tmp_path)
+    assert (of(found, "device.dtype").verdict, code) == ("warn", 1)
+    cured = follow(of(found, "device.dtype").cure, environment, tmp_path)
+
+    assert look_here(cured, tmp_path)[1] == 0

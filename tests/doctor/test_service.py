@@ -107,8 +107,12 @@ def test_jobs_for_a_model_that_nobody_serves_are_told(
     job = service.client.submit("q", ["a"], lane="bulk", model="another")
 
     finding = of(look(service, code=1), "workers.models")
+    environment["RERANKQ_SERVE_UNNAMED"] = "false"
     with Typed(finding.cure, environment, "rerankq_worker.doubles:noop?model=another", tmp_path):
         assert job.result(60).complete
+        service.wait_until(lambda: _in_service(service, 4), 60)
+        bulk = [each.text for each in look(service, code=0) if each.check == "canary.bulk"]
+        assert [text.partition("answered in")[0] for text in bulk] == ["", "another "]
 
     look(service, code=0)
 
@@ -134,10 +138,10 @@ def test_without_workers_the_cures_start_them(
     assert of(found, "canary.bulk").verdict == "skipped"
     interactive_alone = {**environment, "RERANKQ_BULK_WORKERS": "0"}
     with Typed(of(found, "workers").cure, interactive_alone, NOOP, tmp_path / "1"):
-        service.wait_until(lambda: _in_service(service), 60)
+        service.wait_until(lambda: _in_service(service, 1), 60)
         found = look(service, code=2)
         with Typed(of(found, "workers.bulk").cure, environment, NOOP, tmp_path / "2"):
-            service.wait_until(lambda: len(service.client.workers()) == 3 and _in_service(service), 60)
+            service.wait_until(lambda: _in_service(service, 3), 60)
 
             look(service, code=0)
 
@@ -170,6 +174,6 @@ class Typed:
         self._process.wait(30)
 
 
-def _in_service(service: Service) -> bool:
+def _in_service(service: Service, count: int = 2) -> bool:
     workers = service.client.workers()
-    return bool(workers) and all(worker.state in ("ready", "busy") for worker in workers)
+    return len(workers) == count and all(worker.state in ("ready", "busy") for worker in workers)

@@ -7,6 +7,7 @@ from rerankq import canary
 from rerankq.client import RerankClient
 from rerankq.contract.errors import QueueFull, RerankError
 from rerankq.contract.findings import Finding, broken, ok, skipped, warn
+from rerankq.contract.heartbeats import WorkerStatus
 from rerankq.contract.messages import LANES, Lane
 from rerankq.doctor.of_workers import Around
 
@@ -23,30 +24,37 @@ def canaries(around: Around, left: Left) -> Iterator[Finding]:
         for lane in LANES:
             if around.is_paused(lane):
                 yield skipped(f"canary.{lane}", "the lane is paused")
-            elif around.serving(lane):
-                yield _canary(client, lane, around, left)
+            elif serving := around.serving(lane):
+                yield from (_canary(client, lane, model, around, left) for model in _names(serving))
             else:
                 yield skipped(f"canary.{lane}", "no worker in service takes jobs of this lane")
 
 
-def _canary(client: RerankClient, lane: Lane, around: Around, left: Left) -> Finding:
-    check, sent = f"canary.{lane}", canary.send(client, lane, left(CANARY_SECONDS))
+def _names(serving: Sequence[WorkerStatus]) -> list[str | None]:
+    """What canaries have to name to be answered by each model: nothing where some worker takes such jobs."""
+    unnamed: list[str | None] = [None] if any(worker.serves_unnamed for worker in serving) else []
+    return unnamed + sorted({w.model for w in serving if w.names and not w.serves_unnamed})
+
+
+def _canary(client: RerankClient, lane: Lane, model: str | None, around: Around, left: Left) -> Finding:
+    check, sent = f"canary.{lane}", canary.send(client, lane, left(CANARY_SECONDS), model=model)
     waiting = sum(jobs for (each, _), jobs in around.waiting.items() if each == lane)
     if isinstance(sent.error, QueueFull):
-        return warn(check, f"refused: {sent.error}", "more workers: `rerankq-worker` on another device")
+        return warn(check, f"refused: {sent.error}; more devices empty the lane", "rerankq-worker")
     if sent.error is not None and waiting:
-        text = f"no answer within {sent.total_seconds:.1f} s, behind {waiting:,} jobs"
-        return warn(check, text, "more workers: `rerankq-worker` on another device")
+        text = f"no answer within {sent.total_seconds:.1f} s, behind {waiting:,} jobs; more devices empty it"
+        return warn(check, text, "rerankq-worker")
     if sent.error is not None or sent.wrong is not None:
-        return broken(check, f"{sent.wrong}", _cure_of(sent))
-    told = f"answered in {sent.total_seconds:.2f} s, of which it waited {sent.wait_seconds or 0:.2f} s"
+        return broken(check, f"{sent.wrong}; look on a host that serves it", _cure_of(sent))
+    by = f"{model} " if model else ""
+    told = f"{by}answered in {sent.total_seconds:.2f} s, of which it waited {sent.wait_seconds or 0:.2f} s"
     return ok(check, told)
 
 
 def _cure_of(sent: canary.Canary) -> str:
     if sent.error is None:
-        return "rerankq model verify, on the worker's host"
-    return "`rerankq workers` shows who should have answered; restart rerankq-worker there, its log says why"
+        return "rerankq model verify"
+    return "rerankq workers"
 
 
 def golden(around: Around, told: Mapping[str, Any] | None, left: Left) -> Iterator[Finding]:
@@ -85,6 +93,6 @@ def _compared(client: RerankClient, model: str, told: Mapping[str, Any], left: L
         got, allowed = ranking.results[0].relevance_score, pair["tolerance"].get(ranking.worker.dtype, 0.0)
         if got is None or not abs(got - pair["logit"]) <= allowed:
             text = f"{model} in {ranking.worker.dtype} gives {got}, where {pair['logit']:.4f} is published"
-            return wrong("model.golden", text, "rerankq model verify, on the worker's host")
+            return wrong("model.golden", text, "rerankq model verify")
         widest = max(widest, abs(got - pair["logit"]))
     return ok("model.golden", f"{len(pairs)} published scores of {model} were met within {widest:.4f}")

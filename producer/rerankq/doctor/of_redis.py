@@ -124,7 +124,7 @@ def _reached(store: Store, redis: "Redis", settings: ClientSettings) -> Finding:
         return broken(
             store.name,
             f"the Redis at {where} refuses the user or password of {store.variable}",
-            f"export {store.variable}=redis://USER:PASSWORD@HOST:PORT/0 with the right ones",
+            f"export {store.variable}={_with_another_password(store)}",
         )
     except NoPermissionError:
         return broken(
@@ -137,6 +137,12 @@ def _reached(store: Store, redis: "Redis", settings: ClientSettings) -> Finding:
     except (RedisError, OSError) as error:
         return broken(store.name, f"no Redis answers at {where} ({type(error).__name__})", _starting(store))
     return _answered(store, redis, settings, took)
+
+
+def _with_another_password(store: Store) -> str:
+    address = store.address
+    hosts = ",".join(f"{host}:{port}" for host, port in address.hosts) or address.socket_path
+    return f"{address.scheme}://USER:PASSWORD@{hosts}/{address.database}"
 
 
 def _starting(store: Store) -> str:
@@ -157,11 +163,8 @@ def _refusing(store: Store, said: str) -> Finding:
         cure = f"take a number from 0 to 15 at the end of {store.variable}"
         return broken(store.name, f"the Redis at {where} has no database of that number", cure)
     if "max number of clients" in said:
-        return broken(
-            store.name,
-            f"the Redis at {where} has as many clients as it takes",
-            store.typed("CONFIG SET maxclients 20000"),
-        )
+        told = f"the Redis at {where} has as many clients as its maxclients allows, and lets nobody in"
+        return broken(store.name, told, "stop some, or raise maxclients in redis.conf and restart it")
     return broken(store.name, f"the Redis at {where} refuses: {said.split()[0]}", "see its log")
 
 

@@ -1,6 +1,5 @@
 """The devices of this host and the engines on them: driver, memory, precision, throttling, what an engine has met."""
 
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 from rerankq.contract.errors import InvalidSettings
 from rerankq.contract.findings import Finding, broken, ok, skipped, warn
 from rerankq.contract.setting_cures import taking_out
-from rerankq_worker.doctor.libraries import Sight, cure_of, probe
+from rerankq_worker.doctor.libraries import Sight
 from rerankq_worker.doctor.models import engine_of, facts_here, is_double
 from rerankq_worker.host.devices import CPU, Device, chosen_devices
 from rerankq_worker.host.memory import memory_of
@@ -33,8 +32,12 @@ _THROTTLED = {
 """Of NVML's reasons those that nobody chose; a power cap under load is normal."""
 
 
-def findings(settings: WorkerSettings) -> Iterator[Finding]:
-    """All devices that the settings ask for, then the engines that tell of themselves here."""
+def findings(settings: WorkerSettings, sight: Sight | str) -> Iterator[Finding]:
+    """All devices that the settings ask for, then the engines that tell of themselves here.
+
+    Args:
+        sight: what torch sees, or why it cannot be imported.
+    """
     engines = {status.device: status for status in health.engines(settings.runtime_path)}
     try:
         devices = chosen_devices(settings.devices)
@@ -42,7 +45,7 @@ def findings(settings: WorkerSettings) -> Iterator[Finding]:
         yield broken("device", str(error), "export RERANKQ_DEVICES=auto")
         devices = []
     for device in devices:
-        yield _driver(device)
+        yield _driver(device, sight)
         if device is not CPU:
             yield from _throttling(device)
         yield from _fit(device, settings, engines.get(device.name))
@@ -54,19 +57,15 @@ def _kind(device: Device) -> str:
     return "cpu" if device is CPU else "gpu"
 
 
-def _driver(device: Device) -> Finding:
+def _driver(device: Device, sight: Sight | str) -> Finding:
     if device is CPU:
         if NVIDIA.exists():
             told = "the kernel has NVIDIA's driver, and none of its GPUs can be seen here (docker run --gpus all …)"
             return warn("device", told, "nvidia-smi")
         return ok("device", "cpu0: no GPU is asked for or there")
-    try:
-        sight = probe()
-    except subprocess.TimeoutExpired:
-        return skipped("device", f"{device.name}: torch did not say in time what it sees")
-    if not isinstance(sight, Sight):
-        return broken("device", f"torch cannot be imported: {sight}", cure_of(sight))
     name, driver = _named_by_nvml(device)
+    if not isinstance(sight, Sight):
+        return skipped("device", f"{device.name}: {name}, driver {driver}; torch does not say what it sees")
     told = f"{device.name}: {name}, driver {driver}, torch is built for CUDA {sight.cuda or '(none)'}"
     if sight.cuda is None:
         return broken("device", f"{told}, and so uses no GPU", "pip install --force-reinstall torch")

@@ -4,13 +4,11 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rerankq.contract.findings import Finding, broken, ok, warn
 from rerankq.contract.requirements import check_requirements, pip_install, version_of
-from rerankq_worker.doctor.models import engine_of
-from rerankq_worker.settings import WorkerSettings
 
 IMPORT_SECONDS = 18.0
 _SHOWN = ("torch", "transformers", "sentence-transformers", "celery", "kombu")
@@ -23,6 +21,9 @@ for name in sys.argv[1:]:
 import torch
 print(json.dumps({"cuda": torch.version.cuda, "sees_gpu": torch.cuda.is_available()}))
 """
+TOO_SLOW = (
+    f"importing torch and transformers takes over {IMPORT_SECONDS:.0f} s: so does each start of an engine"
+)
 _MISSING = re.compile(r"No module named '([\w.]+)'")
 _APART = "python -m venv .venv && .venv/bin/pip install 'rerankq[worker]'"
 
@@ -36,15 +37,19 @@ class Sight:
     sees_gpu: bool
 
 
-def findings(settings: WorkerSettings) -> Iterator[Finding]:
-    """Versions first, then what only an import tells; importing is done in a process of its own."""
-    engine = engine_of(settings)
+def findings(engine: str, sight: Sight | str) -> Iterator[Finding]:
+    """Versions first, then what only an import tells.
+
+    Args:
+        engine: what computes the model; empty where that is not known.
+        sight: what `look` saw.
+    """
     may_lack = [name for name in _NOT_ALWAYS if name != engine]
     there = [f"{name} {version}" for name in _SHOWN if (version := version_of(name))]
     versions = check_requirements("libraries", ", ".join(there), ("worker",), may_lack)
     yield _with_keras(versions)
     if versions.verdict != "broken":
-        yield from _imported(engine)
+        yield _imported(sight)
     yield _transport()
 
 
@@ -57,39 +62,35 @@ def _with_keras(found: Finding) -> Finding:
     return broken(found.check, told, found.cure)
 
 
-def _imported(engine: str) -> Iterator[Finding]:
+def _imported(sight: Sight | str) -> Finding:
+    check = "libraries.import"
+    if isinstance(sight, Sight):
+        return ok(check, "what computes can be imported")
+    if sight == TOO_SLOW:
+        return warn(check, TOO_SLOW, f"{sys.executable} -m compileall -q {sys.prefix}")
+    return broken(check, f"what computes cannot be imported: {sight}", cure_of(sight))
+
+
+def look(engine: str) -> Sight | str:
+    """What torch sees once all that an engine needs is imported, or the last line that importing it says.
+
+    In a process of its own: it takes seconds, may crash, and no CUDA is to be touched here.
+    """
     names = [
         "torch",
         "transformers",
         *(["sentence_transformers"] if engine == "sentence-transformers" else []),
     ]
     try:
-        done = probe(names)
-    except subprocess.TimeoutExpired:
-        told = (
-            f"importing {', '.join(names)} takes over {IMPORT_SECONDS:.0f} s: so does each start of an engine"
+        done = subprocess.run(  # noqa: S603 - our own program
+            [sys.executable, "-c", _PROBE, *names],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=IMPORT_SECONDS,
         )
-        yield warn("libraries.import", told, f"{sys.executable} -m compileall -q {sys.prefix}")
-        return
-    if isinstance(done, Sight):
-        yield ok("libraries.import", f"{', '.join(names)} can be imported")
-    else:
-        yield broken("libraries.import", f"importing {', '.join(names)} fails: {done}", cure_of(done))
-
-
-def probe(names: Sequence[str] = ()) -> Sight | str:
-    """What torch sees once these are imported, or the last line that importing them says.
-
-    Raises:
-        subprocess.TimeoutExpired
-    """
-    done = subprocess.run(  # noqa: S603 - our own program
-        [sys.executable, "-c", _PROBE, *names],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=IMPORT_SECONDS,
-    )
+    except subprocess.TimeoutExpired:
+        return TOO_SLOW
     if done.returncode == 0:
         return Sight(**json.loads(done.stdout.strip().splitlines()[-1]))
     return (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]

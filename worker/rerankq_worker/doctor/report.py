@@ -29,9 +29,11 @@ def look_around() -> tuple[list[Finding], dict[str, Any] | None]:
         settings = WorkerSettings.load()
     except InvalidSettings as error:
         return [of_refusal(str(error))], None
-    found = [*_look("libraries", lambda: libraries.findings(settings))]
+    engine = models.engine_of(settings)
+    sight = libraries.look(engine)
+    found = [*_look("libraries", lambda: libraries.findings(engine, sight))]
     found += _look("model", lambda: models.findings(settings))
-    found += _look("device", lambda: devices.findings(settings))
+    found += _look("device", lambda: devices.findings(settings, sight))
     return found, models.golden(settings)
 
 
