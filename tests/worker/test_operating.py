@@ -19,7 +19,7 @@ LONG = [f"document {number}" for number in range(320)]  # ten batches on the dou
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[Service]:
-    with Service(engine="rerankq_worker.doubles:slow?batch_ms=250") as service:
+    with Service(engine="rerankq_worker.doubles:slow?batch_ms=300") as service:
         yield service
 
 
@@ -36,6 +36,26 @@ def test_a_worker_tells_its_release_its_host_and_the_job_it_runs(service: Servic
     assert idle.job_seconds is None
     service.wait_until(lambda: any((worker.device_busy or 0) > 0.5 for worker in service.client.workers()))
     job.cancel()
+
+
+def test_top_tells_what_a_lane_has_in_hand_who_is_at_it_and_how_long_jobs_took(service: Service) -> None:
+    for _ in range(3):
+        service.client.rerank("q", ["a"], timeout=20)
+    job = service.client.submit("q", [f"long document {n}" for n in range(3200)], lane="bulk")
+    waiting = service.client.submit("q", ["a"], lane="bulk")
+    service.wait_until(lambda: any(worker.job == job.job_id for worker in service.client.workers()))
+
+    told = json.loads(Command({**service.environment}).run("top", "--json").out)
+    interactive, bulk = told["lanes"]
+
+    assert (bulk["waiting"], bulk["in_hand"], bulk["workers"]) == (1, 1, 1)
+    assert 0 < bulk["oldest_seconds"] < 30
+    assert 0 < interactive["p50_seconds"] <= interactive["p95_seconds"] < 20
+    assert [worker["job"] for worker in told["workers"] if worker["job"]] == [job.job_id]
+    assert told["redis"]["used_memory"] > 0
+    assert told["not_read"] == {}
+    job.cancel()
+    assert waiting.result(20).complete
 
 
 @pytest.fixture

@@ -13,10 +13,11 @@ from rerankq.cli.demo import demo
 from rerankq.cli.doctor import doctor
 from rerankq.cli.evaluate import evaluate
 from rerankq.cli.model import model
-from rerankq.cli.operate import lanes, models, workers
+from rerankq.cli.operate import models, workers
 from rerankq.cli.rerank import rerank
 from rerankq.cli.serve import serve
 from rerankq.cli.settings import settings
+from rerankq.cli.top import lanes, top
 from rerankq.cli.up import up
 
 app = typer.Typer(
@@ -44,6 +45,7 @@ app.command(rich_help_panel=_ASK)(jobs.cancel)
 app.command(rich_help_panel=_RUN)(bench)
 app.command(rich_help_panel=_RUN)(serve)
 app.command(rich_help_panel=_RUN)(doctor)
+app.command(rich_help_panel=_RUN)(top)
 app.command(rich_help_panel=_RUN)(workers)
 app.command(rich_help_panel=_RUN)(models)
 app.command(rich_help_panel=_RUN)(lanes)

@@ -1,4 +1,4 @@
-"""`rerankq workers`, `models`, `lanes`: what is there to answer, and what waits."""
+"""`rerankq workers`, `models`: what is there to answer."""
 
 import dataclasses
 import json
@@ -74,7 +74,8 @@ def _show(found: "list[WorkerStatus]") -> None:
         )
         for worker in found
     ]
-    print_table(("worker", "state", "lanes", "limits", "device", "engine", "model", "seen"), rows)
+    headings = ("worker", "state", "lanes", "limits", "device", "engine", "model", "seen")
+    print_table(headings, rows, spare=("limits", "engine", "seen", "lanes", "device", "model"))
 
 
 def models(as_json: options.Json = False) -> None:
@@ -163,26 +164,8 @@ def _show_models(found: "list[ServedModel]") -> None:
         "share",
         "revision",
     )
-    print_table(headings, rows)
-
-
-def lanes(as_json: options.Json = False) -> None:
-    """Count the jobs that wait in each lane, and those of them that name a model by its name.
-
-    [bold]Example:[/] watch rerankq lanes
-    """
-    from rerankq.admission import shortened
-    from rerankq.contract.messages import LANES
-
-    with connected() as client:
-        waiting = client.model_lanes()
-    if as_json:
-        models = sorted({model for _, model in waiting if model is not None})
-        by_model = {model: {lane: waiting.get((lane, model), 0) for lane in LANES} for model in models}
-        all_together = {lane: sum(n for (each, _), n in waiting.items() if each == lane) for lane in LANES}
-        print(json.dumps(all_together | ({"models": by_model} if by_model else {})))
-        return
-    rows = [
-        (lane, "" if model is None else shortened(model), f"{n:,}") for (lane, model), n in waiting.items()
-    ]
-    print_table(("lane", "model", "jobs waiting"), rows)
+    print_table(
+        headings,
+        rows,
+        spare=("length", "dtype", "engine", "unnamed", "revision", "share", "devices", "lanes"),
+    )

@@ -110,7 +110,7 @@ def fitted_table(
     """The table with as many of its columns as so many characters hold; what is still too wide is folded, never cut."""
     shown = list(headings)
     table = _table(headings, rows)
-    for heading in spare:
+    for heading in (each for each in spare if each in headings):
         if _width(table) <= columns:
             break
         shown.remove(heading)

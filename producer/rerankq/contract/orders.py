@@ -15,6 +15,7 @@ from redis.exceptions import ResponseError
 
 from rerankq.contract import keys, wire
 from rerankq.contract.messages import Lane
+from rerankq.contract.transport.scripts import Script
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,9 @@ class Order:
     model: str | None = None
     """Of a paused lane, the model whose jobs alone wait."""
 
+
+# KEYS: paused or draining; ARGV: name, order. Its first write frees memory, so that it works on a full Redis.
+_GIVE = Script("redis.call('HDEL', KEYS[1], '') return redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2])")
 
 Pauses = Mapping[str, Order]
 """By the field of `keys.PAUSED`."""
@@ -71,7 +75,7 @@ class Orders:
     def _give(self, key: str, name: str, by: str, model: str | None = None) -> bool:
         seconds, microseconds = self._redis.time()  # pyright: ignore[reportGeneralTypeIssues] - redis-py
         told = {"since": seconds + microseconds / 1e6, "by": by} | ({"model": model} if model else {})
-        return bool(self._redis.hsetnx(key, name, wire.encode(told).decode()))
+        return bool(_GIVE(self._redis, [key], [name, wire.encode(told).decode()]))
 
     def _all(self, key: str) -> Mapping[str, Order]:
         told: Any = self._redis.hgetall(key)
