@@ -38,6 +38,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 IDLE_SERVICE = [
     "client/test_canary.py",
+    "http/test_canaries.py",
     "client/test_event_loops.py",
     "client/test_thread_connections.py",
     "testing/test_fakes.py",

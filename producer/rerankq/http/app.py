@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from rerankq.aio import AsyncRerankClient
 from rerankq.http import batch, jobs, ranking, state
+from rerankq.http.canaries import canaries
 from rerankq.http.keys import Keys
 from rerankq.http.metrics import Metrics
 from rerankq.http.middleware import RequestMiddleware
@@ -34,9 +35,12 @@ def create_app(client: AsyncRerankClient | None = None, settings: HttpSettings |
     asks = client or AsyncRerankClient(settings=settings)
     service = Service(asks, settings, Keys(settings))
 
+    metrics = Metrics(service)
+
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncGenerator[None]:
-        yield
+        async with canaries(asks, settings, metrics.note_canary):
+            yield
         await _finish(service)
         if client is None:
             await asks.close()
@@ -51,7 +55,7 @@ def create_app(client: AsyncRerankClient | None = None, settings: HttpSettings |
         Route("/health/ready", state.ready),
         Route("/v1/models", state.models),
         Route("/info", state.info),
-        Route("/metrics", Metrics(service).tell),
+        Route("/metrics", metrics.tell),
         Route("/v1/state", state.state),
         Route("/openapi.json", openapi),
     ]

@@ -25,6 +25,9 @@ class HttpSettings(ClientSettings):
     """Bytes one request's body may have; reading stops there."""
     http_max_waiting: int = Field(default=1_000, ge=1)
     """Requests that one process holds at a time; one more is refused (429)."""
+    http_canary_seconds: float = Field(default=0.0, ge=0)
+    """How often a job with a known answer, which names no model, is sent through each lane; `/metrics` tells what
+    became of it. 0: never."""
 
     @property
     def keys(self) -> tuple[str, ...]:

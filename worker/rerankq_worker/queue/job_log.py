@@ -16,12 +16,12 @@ from rerankq.contract.errors import (
     Cancelled,
     DeadlineExceeded,
     InvalidRequest,
-    JobFailed,
     PayloadTooLarge,
     RerankError,
 )
 from rerankq.contract.keys import lane_of
 from rerankq.contract.messages import Ranking
+from rerankq.contract.totals import outcome_of
 from rerankq.contract.traces import HEADER, Origin, read
 from rerankq.contract.transport.dead_letters import DeadLetter
 from rerankq.contract.transport.envelope import deliveries
@@ -125,7 +125,7 @@ class JobLine:
 
     def end_by(self, error: BaseException) -> None:
         """Write the line of what ended with this error as its answer; of a dead job, whoever sets its message aside."""
-        if (outcome := _outcome(error)) != "dead":
+        if (outcome := outcome_of(error)) != "dead":
             self.end(outcome, error=error)
 
 
@@ -134,18 +134,6 @@ def note_dead(worker: str, letter: DeadLetter, headers: Mapping[str, Any]) -> No
     line = JobLine.of(letter.id, letter.lane, worker, headers)
     line.attempt, line.began = letter.attempts, None
     line.end("dead", why=letter.reason)
-
-
-def _outcome(error: BaseException) -> str:
-    match error:
-        case DeadlineExceeded():
-            return "expired"
-        case Cancelled():
-            return "cancelled"
-        case JobFailed() if error.details.get("dead"):
-            return "dead"
-        case _:
-            return "failed"
 
 
 def _rounded(seconds: float | None) -> float | None:
