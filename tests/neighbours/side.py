@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,33 @@ def side_environment(*requirements: str) -> Path:
     home = KEPT_IN / _key(requirements)
     python = home / "bin" / "python"
     _once(home, lambda: _make(home, python, requirements))
+    return python
+
+
+def wheel_environment(wheel: Path, extra: str) -> Path:
+    """The Python of an environment with this wheel of ours and what its extra names, as constraints.txt pins it.
+
+    What it needs is installed once; torch is the CPU's, from PyTorch's own index or wherever pip is told to look.
+    """
+    constraints = REPOSITORY / "constraints.txt"
+    home = KEPT_IN / _key((extra, constraints.read_text(), "wheel"))
+    python = home / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-input"]
+    pip += ["--no-compile", "-c", constraints]
+    torch = ["--no-deps", "--index-url", "https://download.pytorch.org/whl/cpu", "torch"]
+
+    def install(*what: str | Path) -> None:
+        done = _in_time([*pip, *what], str(what[-1]))
+        if done.returncode:
+            pytest.skip(f"{what[-1]} cannot be had: {done.stderr.strip().splitlines()[-1]}")
+
+    def make() -> None:
+        subprocess.run([sys.executable, "-m", "venv", "--clear", "--without-pip", home], check=True)
+        install(*torch)
+        install(f"rerankq[{extra}] @ {wheel.as_uri()}")
+
+    _once(home, make)
+    install("--force-reinstall", "--no-deps", wheel)
     return python
 
 
@@ -55,8 +82,7 @@ def debian_packages(*names: str) -> Path:
 
 def _unpack(home: Path, names: tuple[str, ...]) -> None:
     home.mkdir(exist_ok=True)
-    apt = ["apt-get", "download", *names]
-    done = subprocess.run(apt, cwd=home, capture_output=True, text=True, timeout=INSTALLED_WITHIN_SECONDS)
+    done = _in_time(["apt-get", "download", *names], " ".join(names), home)
     if done.returncode:
         pytest.skip(f"{' '.join(names)} cannot be had: {done.stderr.strip()[-300:]}")
     for package in home.glob("*.deb"):
@@ -72,14 +98,23 @@ def _once(home: Path, make: Callable[[], None]) -> None:
             (home / "made").touch()
 
 
+def _in_time(
+    command: Sequence[str | Path], what: str, directory: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """What a program says that installs something; skips the test where it takes too long."""
+    try:
+        return subprocess.run(
+            command, cwd=directory, capture_output=True, text=True, timeout=INSTALLED_WITHIN_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        pytest.skip(f"{what} was not installed within {INSTALLED_WITHIN_SECONDS} s")
+
+
 def _make_for_node(home: Path, packages: tuple[str, ...]) -> None:
     home.mkdir(exist_ok=True)
     (home / "package.json").write_text('{"private": true}')
     npm = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", *packages]
-    try:
-        done = subprocess.run(npm, cwd=home, capture_output=True, text=True, timeout=INSTALLED_WITHIN_SECONDS)
-    except subprocess.TimeoutExpired:
-        pytest.skip(f"{' '.join(packages)} was not installed within {INSTALLED_WITHIN_SECONDS} s")
+    done = _in_time(npm, " ".join(packages), home)
     if done.returncode:
         pytest.skip(f"{' '.join(packages)} cannot be had: {done.stderr.strip()[-300:]}")
 
@@ -95,15 +130,7 @@ def _key(requirements: tuple[str, ...]) -> str:
 def _make(home: Path, python: Path, requirements: tuple[str, ...]) -> None:
     subprocess.run([sys.executable, "-m", "venv", "--clear", "--without-pip", home], check=True)
     pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-input"]
-    try:
-        done = subprocess.run(
-            [*pip, "--editable", REPOSITORY, *requirements],
-            capture_output=True,
-            text=True,
-            timeout=INSTALLED_WITHIN_SECONDS,
-        )
-    except subprocess.TimeoutExpired:
-        pytest.skip(f"{' '.join(requirements)} was not installed within {INSTALLED_WITHIN_SECONDS} s")
+    done = _in_time([*pip, "--editable", REPOSITORY, *requirements], " ".join(requirements))
     if "ResolutionImpossible" in done.stderr:
         pytest.fail(f"rerankq excludes {' '.join(requirements)}:\n{done.stderr}", pytrace=False)
     if done.returncode:

@@ -1,33 +1,16 @@
-"""The HTTP face where nothing but its extra is installed, oldest and newest; and the page in the wheel."""
+"""The HTTP face where nothing but its extra is installed, oldest and newest."""
 
 import json
 import subprocess
-import sys
 import urllib.request
-import zipfile
-from importlib.resources import files
-from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPOSITORY
 from tests.neighbours.environments.test_reranking_clients import EXTRAS
 from tests.neighbours.side import side_environment
 from tests.service import Service
 
 OLDEST = [requirement.replace(">=", "==") + ".*" for requirement in EXTRAS["http"]]
-
-
-def test_the_wheel_has_the_page(tmp_path: Path) -> None:
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, REPOSITORY]
-    if subprocess.run(pip, capture_output=True).returncode:
-        pytest.skip("the builder of wheels cannot be had")
-
-    (wheel,) = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(wheel) as built:
-        page = built.read("rerankq/http/page.html")
-
-    assert page == files("rerankq.http").joinpath("page.html").read_bytes()
 
 
 @pytest.mark.parametrize("requirements", [OLDEST, EXTRAS["http"]], ids=["oldest", "newest"])
