@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from rerankq.contract.findings import Finding, exit_code
+from rerankq.doctor.of_host import HostReport
 from rerankq_worker.doctor.report import look_around
 from rerankq_worker.host.devices import CPU
 from rerankq_worker.host.memory import memory_of
@@ -50,7 +51,8 @@ def look(environment: Environment, directory: Path) -> tuple[list[Finding], int]
         timeout=100,
     )
     assert done.stderr == ""
-    return [Finding(**each) for each in json.loads(done.stdout)["findings"]], done.returncode
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    return [Finding(**each["finding"]) for each in told if "finding" in each], done.returncode
 
 
 def look_here(environment: Environment, directory: Path) -> tuple[list[Finding], int]:
@@ -61,7 +63,7 @@ def look_here(environment: Environment, directory: Path) -> tuple[list[Finding],
             patch.syspath_prepend(path)
         for name in os.environ.keys() | environment.keys():
             patch.setenv(name, environment[name]) if name in environment else patch.delenv(name)
-        found, _ = look_around()
+        found = [each for each in look_around() if isinstance(each, Finding)]
     return found, exit_code(found)
 
 
@@ -78,6 +80,20 @@ def test_a_host_in_order_is_told_so(environment: Environment, tmp_path: Path) ->
         "device.dtype",
         "device.memory",
     }
+
+
+def test_what_a_slow_host_has_not_told_in_time_is_skipped(
+    environment: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "libraries" / "torch.py").write_text("import time\ntime.sleep(100)")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    with HostReport() as host:
+        found = [*host.findings(timeout_seconds=5.0)]
+
+    assert (found[-1].check, found[-1].verdict) == ("host", "skipped")
+    assert "libraries.import" not in {each.check for each in found}
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         _doctor,
         "say what is wrong on this host, with its cure; `rerankq doctor` asks this, and Redis and the workers as well",
     )
-    doctor.add_argument("--json", action="store_true", help="as one JSON object, for programs")
+    doctor.add_argument("--json", action="store_true", help="a JSON object a line, for programs")
     add_verbs(partial(_add, commands))
     engine = _add(commands, "engine", _engine, "run one device's engine in this process (the launcher does)")
     engine.add_argument(

@@ -16,8 +16,8 @@ from rerankq.doctor import of_jobs, of_redis, of_settings, of_versions, of_worke
 from rerankq.doctor.of_host import HostReport
 from rerankq.settings import ClientSettings
 
-LONGEST_SECONDS = 30.0
-HOST_SECONDS = 20.0
+LONGEST_SECONDS = 28.0
+HOST_SECONDS = 22.0
 """For what is asked of the worker's own program, which imports torch and transformers."""
 
 _NEEDED_TO_ASK = ("redis", "redis.rights", "results", "results.rights")

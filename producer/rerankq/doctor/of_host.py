@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
-from rerankq.contract.findings import Finding, broken, ok, skipped, warn
+from rerankq.contract.findings import Finding, broken, ok, skipped
 from rerankq.contract.heartbeats import WorkerStatus
 from rerankq.local import worker_program
 
@@ -45,18 +45,28 @@ class HostReport:
         if self._process is None:
             yield from _as_told(workers)
             return
-        try:
-            out, err = self._process.communicate(timeout=timeout_seconds)
-        except subprocess.TimeoutExpired:
-            yield warn("host", f"`{_ALONE}` did not end within {timeout_seconds:.0f} s", _ALONE)
-            return
-        if not out.strip():
+        out, err, is_late = self._heard(self._process, timeout_seconds)
+        for line in out.splitlines():
+            told = json.loads(line)
+            if "finding" in told:
+                yield Finding(**told["finding"])
+            self.golden = told.get("golden", self.golden)
+        if is_late:
+            yield skipped(
+                "host", f"`{_ALONE}` had not looked at all after {timeout_seconds:.0f} s; alone it does"
+            )
+        elif not out.strip():
             last = (err.strip().splitlines() or ["it said nothing"])[-1]
             yield broken("host", f"`{_ALONE}` failed: {last}", _ALONE)
-            return
-        told = json.loads(out)
-        self.golden = told["golden"]
-        yield from (Finding(**each) for each in told["findings"])
+
+    def _heard(self, process: "subprocess.Popen[str]", timeout_seconds: float) -> tuple[str, str, bool]:
+        """What it has said in that time, and whether it was not through with it."""
+        try:
+            return *process.communicate(timeout=timeout_seconds), False
+        except subprocess.TimeoutExpired:
+            process.kill()
+            out, err = process.communicate()
+            return out.rpartition("\n")[0], err, True
 
 
 def _as_told(workers: Sequence[WorkerStatus]) -> Iterator[Finding]:

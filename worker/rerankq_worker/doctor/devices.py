@@ -1,7 +1,7 @@
 """The devices of this host and the engines on them: driver, memory, precision, throttling, what an engine has met."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rerankq.contract.errors import InvalidSettings
@@ -32,11 +32,11 @@ _THROTTLED = {
 """Of NVML's reasons those that nobody chose; a power cap under load is normal."""
 
 
-def findings(settings: WorkerSettings, sight: Sight | str) -> Iterator[Finding]:
+def findings(settings: WorkerSettings, sight: Callable[[], Sight | str]) -> Iterator[Finding]:
     """All devices that the settings ask for, then the engines that tell of themselves here.
 
     Args:
-        sight: what torch sees, or why it cannot be imported.
+        sight: gives, after a while, what torch sees, or why it cannot be imported.
     """
     engines = {status.device: status for status in health.engines(settings.runtime_path)}
     try:
@@ -57,13 +57,14 @@ def _kind(device: Device) -> str:
     return "cpu" if device is CPU else "gpu"
 
 
-def _driver(device: Device, sight: Sight | str) -> Finding:
+def _driver(device: Device, torch_sees: Callable[[], Sight | str]) -> Finding:
     if device is CPU:
         if NVIDIA.exists():
             told = "the kernel has NVIDIA's driver, and none of its GPUs can be seen here (docker run --gpus all …)"
             return warn("device", told, "nvidia-smi")
         return ok("device", "cpu0: no GPU is asked for or there")
     name, driver = _named_by_nvml(device)
+    sight = torch_sees()
     if not isinstance(sight, Sight):
         return skipped("device", f"{device.name}: {name}, driver {driver}; torch does not say what it sees")
     told = f"{device.name}: {name}, driver {driver}, torch is built for CUDA {sight.cuda or '(none)'}"

@@ -4,8 +4,11 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
+from typing import Self
 
 from rerankq.contract.findings import Finding, broken, ok, warn
 from rerankq.contract.requirements import check_requirements, pip_install, version_of
@@ -37,19 +40,12 @@ class Sight:
     sees_gpu: bool
 
 
-def findings(engine: str, sight: Sight | str) -> Iterator[Finding]:
-    """Versions first, then what only an import tells.
-
-    Args:
-        engine: what computes the model; empty where that is not known.
-        sight: what `look` saw.
-    """
+def findings(engine: str) -> Iterator[Finding]:
+    """Their versions, as far as metadata tells; `engine`, where it is known, computes the model."""
     may_lack = [name for name in _NOT_ALWAYS if name != engine]
     there = [f"{name} {version}" for name in _SHOWN if (version := version_of(name))]
     versions = check_requirements("libraries", ", ".join(there), ("worker",), may_lack)
     yield _with_keras(versions)
-    if versions.verdict != "broken":
-        yield _imported(sight)
     yield _transport()
 
 
@@ -62,7 +58,8 @@ def _with_keras(found: Finding) -> Finding:
     return broken(found.check, told, found.cure)
 
 
-def _imported(sight: Sight | str) -> Finding:
+def imported(sight: Sight | str) -> Finding:
+    """What only an import tells."""
     check = "libraries.import"
     if isinstance(sight, Sight):
         return ok(check, "what computes can be imported")
@@ -71,29 +68,39 @@ def _imported(sight: Sight | str) -> Finding:
     return broken(check, f"what computes cannot be imported: {sight}", cure_of(sight))
 
 
-def look(engine: str) -> Sight | str:
-    """What torch sees once all that an engine needs is imported, or the last line that importing it says.
+class Importing:
+    """`with Importing(engine) as importing:`; all that an engine needs is imported beside us, in a process of its own.
 
-    In a process of its own: it takes seconds, may crash, and no CUDA is to be touched here.
+    It takes seconds, may crash, and no CUDA is to be touched here.
     """
-    names = [
-        "torch",
-        "transformers",
-        *(["sentence_transformers"] if engine == "sentence-transformers" else []),
-    ]
-    try:
-        done = subprocess.run(  # noqa: S603 - our own program
-            [sys.executable, "-c", _PROBE, *names],
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=IMPORT_SECONDS,
+
+    def __init__(self, engine: str) -> None:
+        names = ["torch", "transformers"]
+        if engine == "sentence-transformers":
+            names.append("sentence_transformers")
+        self._command = [sys.executable, "-c", _PROBE, *names]
+
+    def __enter__(self) -> Self:
+        self._give_up_at = time.monotonic() + IMPORT_SECONDS
+        self._process = subprocess.Popen(  # noqa: S603 - our own program
+            self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-    except subprocess.TimeoutExpired:
-        return TOO_SLOW
-    if done.returncode == 0:
-        return Sight(**json.loads(done.stdout.strip().splitlines()[-1]))
-    return (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    @cache  # noqa: B019 - lives as long as one report
+    def sight(self) -> Sight | str:
+        """What torch sees, or the last line that importing it says; waited for."""
+        try:
+            out, err = self._process.communicate(timeout=max(0.0, self._give_up_at - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            return TOO_SLOW
+        if self._process.returncode == 0:
+            return Sight(**json.loads(out.strip().splitlines()[-1]))
+        return (err.strip().splitlines() or [f"it ended with {self._process.returncode}"])[-1]
 
 
 def cure_of(said: str) -> str:

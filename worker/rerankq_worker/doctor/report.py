@@ -6,35 +6,46 @@ from dataclasses import asdict
 from typing import Any
 
 from rerankq.contract.errors import InvalidSettings
-from rerankq.contract.findings import Finding, broken, exit_code, in_words
+from rerankq.contract.findings import Finding, broken, exit_code, in_words, skipped
 from rerankq.contract.setting_cures import of_refusal
 from rerankq_worker.doctor import devices, libraries, models
 from rerankq_worker.settings import WorkerSettings
 
 
 def print_report(as_json: bool) -> int:
-    """Print it; the exit code: 0 all is well, 1 a warning, 2 broken."""
-    found, golden = look_around()
-    if as_json:
-        told = {"findings": [asdict(each) for each in found], "golden": golden}
-        print(json.dumps(told, ensure_ascii=False))
-    else:
-        print("\n".join(map(in_words, found)))
+    """Print each finding as soon as it is there; the exit code: 0 all is well, 1 a warning, 2 broken."""
+    found: list[Finding] = []
+    for each in look_around():
+        if isinstance(each, Finding):
+            found.append(each)
+        if as_json:
+            told = {"finding": asdict(each)} if isinstance(each, Finding) else {"golden": each}
+            print(json.dumps(told, ensure_ascii=False), flush=True)
+        elif isinstance(each, Finding):
+            print(in_words(each), flush=True)
     return exit_code(found)
 
 
-def look_around() -> tuple[list[Finding], dict[str, Any] | None]:
-    """All that is found, and the model's published scores, if it has any."""
+def look_around() -> Iterator[Finding | dict[str, Any]]:
+    """The model's published scores, if it has any, and all that is found, what takes long at the end."""
     try:
         settings = WorkerSettings.load()
     except InvalidSettings as error:
-        return [of_refusal(str(error))], None
+        yield of_refusal(str(error))
+        return
     engine = models.engine_of(settings)
-    sight = libraries.look(engine)
-    found = [*_look("libraries", lambda: libraries.findings(engine, sight))]
-    found += _look("model", lambda: models.findings(settings))
-    found += _look("device", lambda: devices.findings(settings, sight))
-    return found, models.golden(settings)
+    with libraries.Importing(engine) as importing:
+        golden = models.golden(settings)
+        if golden is not None:
+            yield golden
+        yield from _look("model", lambda: models.findings(settings))
+        versions = [*_look("libraries", lambda: libraries.findings(engine))]
+        yield from versions
+        yield from _look("device", lambda: devices.findings(settings, importing.sight))
+        if exit_code(versions):
+            yield skipped("libraries.import", "those that are wanted come first")
+        else:
+            yield from _look("libraries.import", lambda: [libraries.imported(importing.sight())])
 
 
 def _look(check: str, look: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
