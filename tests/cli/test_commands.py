@@ -386,7 +386,8 @@ def test_a_model_that_does_not_load_is_said_once_by_the_engine_s_line(
 
     assert "ended with exit code 78" in done.err
     assert (
-        len(re.findall("rerankq-worker: .* for which the model of config.json has no place", done.err)) == 1
+        len(re.findall("CRITICAL engine cpu0: .* for which the model of config.json has no place", done.err))
+        == 1
     )
 
 

@@ -1,7 +1,9 @@
 """The server on a real socket: who hangs up, who dawdles, and how it stops."""
 
 import contextlib
+import fcntl
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -265,6 +267,23 @@ def test_told_to_stop_it_answers_what_is_under_way_takes_nothing_new_and_ends_we
     assert process.returncode == 0
     assert "POST /v1/rerank 200" in log
     assert "Traceback" not in log
+
+
+def test_it_tells_its_stacks_and_a_log_that_nobody_reads_does_not_stop_it(witnessed: Service) -> None:
+    with serving(witnessed) as (process, port):
+        assert process.stderr is not None
+        fcntl.fcntl(process.stderr, fcntl.F_SETPIPE_SZ, 4096)
+        process.send_signal(signal.SIGUSR1)
+        for _ in range(100):  # of which the pipe takes half
+            assert ask(port, path="/health")[0] == 200
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=30)
+
+    lines = log.splitlines()
+    assert all(re.match(r"\d{4}-\S+Z [A-Z]+ http: ", line) for line in lines)
+    assert [line for line in lines if "stack of a thread" in line]
+    assert len([line for line in lines if "GET /health 200" in line]) == 100
+    assert process.returncode == 0
 
 
 def is_open(port: int) -> bool:

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not _is_for_the_operator(error):
             raise
-        print(f"rerankq-worker: {error}", file=sys.stderr)
+        _tell(error)
         return getattr(error, "exit_code", os.EX_CONFIG)
 
 
@@ -131,6 +131,14 @@ def _serve(options: argparse.Namespace) -> int:
         exit_code = processes.run()
         children.finish()
         return exit_code
+
+
+def _tell(error: Exception) -> None:
+    """In the log, where there is one; to whoever typed the command."""
+    if logging.getLogger().handlers:
+        logging.getLogger(__package__).critical("%s", error)
+    else:
+        print(f"rerankq-worker: {error}", file=sys.stderr)
 
 
 def _limits_in_words(settings: Any) -> list[str]:

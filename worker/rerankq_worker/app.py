@@ -258,7 +258,7 @@ def _run(
     task: "Task[..., Any]", record: JobRecord, requests: Sequence[Any], line: JobLine
 ) -> list[Ranking | RerankError]:
     attempt = _attempt(task, record, requests)
-    line.wait_s = attempt.queued_seconds
+    line.wait_s, line.docs = attempt.queued_seconds, sum(map(_documents_of, requests))
     answers = _run_here(task, record, requests, attempt)
     line.note_answers(answers)
     return answers
@@ -342,6 +342,11 @@ def _attempt(task: "Task[..., Any]", record: JobRecord, requests: Sequence[Any])
 
 def _attempt_number(task: "Task[..., Any]") -> int:
     return deliveries(vars(task.request))
+
+
+def _documents_of(request: Any) -> int:
+    documents = request.get("documents") if isinstance(request, dict) else None
+    return len(documents) if isinstance(documents, list) else 0
 
 
 def _deadline_of(request: Any) -> float | None:

@@ -78,7 +78,7 @@ class _Told:
     def _take_line(self, line: bytes) -> None:
         if is_line(line):
             self._tell_block()
-            self._handler.outlet.write(line + b"\n")
+            self._handler.pass_on(line + b"\n")
             return
         line = line.rpartition(b"\r")[2] or line.rstrip(
             b"\r"
@@ -101,7 +101,7 @@ class _Told:
             exc="\n".join(more) if more else None,
             process=self._process,
         )
-        self._handler.outlet.write(line)
+        self._handler.pass_on(line)
 
 
 def _goes_on(block: Sequence[bytes], line: bytes) -> bool:

@@ -15,7 +15,15 @@ import orjson
 LogFormat = Literal["text", "json"]
 
 LONGEST_LINE_BYTES = 4096  # PIPE_BUF: what Linux takes into a pipe in one piece, however many write to it
-_SHORTENED = (1500, 600, 200, 60, 10)  # characters of each part of a line that is too long, until it fits
+_SHORTENED = (
+    3500,
+    2500,
+    1200,
+    600,
+    200,
+    60,
+    10,
+)  # characters of each part of a line that is too long, until it fits
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _CONTROLS_IN_JSON = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\xe2\x80[\xa8\xa9]")  # that JSON leaves as they are
 _SPACED = re.compile(r"[\s\"=\\]|^$")

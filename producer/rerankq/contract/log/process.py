@@ -32,7 +32,7 @@ class LineHandler(logging.Handler):
 
     def __init__(self, lines: Lines, outlet: Outlet) -> None:
         super().__init__()
-        self.lines, self.outlet = lines, outlet
+        self.lines, self._outlet = lines, outlet
         self._formatter = LineFormatter(lines)
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -43,10 +43,18 @@ class LineHandler(logging.Handler):
             record.exc_info = record.exc_text = record.stack_info = None
             vars(record).pop("fields", None)
             line = self._formatter.as_line(record)
-        self.outlet.write(line)
+        self.pass_on(line)
+
+    def pass_on(self, line: bytes) -> None:
+        """Write a line, be it another process's."""
+        self.acquire()
+        try:
+            self._outlet.write(line)
+        finally:
+            self.release()
 
     def flush(self) -> None:
-        self.outlet.flush()
+        self._outlet.flush()
 
 
 def speak_as(process: str, style: LogFormat, level: LogLevel, *, prints: bool = True) -> LineHandler:
