@@ -3,6 +3,7 @@
 import json
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -51,7 +52,7 @@ def test_top_tells_what_a_lane_has_in_hand_who_is_at_it_and_how_long_jobs_took(s
     assert (bulk["waiting"], bulk["in_hand"], bulk["workers"]) == (1, 1, 1)
     assert 0 < bulk["oldest_seconds"] < 30
     assert 0 < interactive["p50_seconds"] <= interactive["p95_seconds"] < 20
-    assert [worker["job"] for worker in told["workers"] if worker["job"]] == [job.job_id]
+    assert job.job_id in [worker["job"] for worker in told["workers"]]
     assert told["redis"]["used_memory"] > 0
     assert told["not_read"] == {}
     job.cancel()
@@ -109,6 +110,20 @@ def test_a_pause_may_be_of_one_models_jobs_alone(service: Service, rerankq: Comm
 
     rerankq.run("resume", "bulk", "--model", "double")
     assert named.result(20).complete
+
+
+def test_bulk_work_says_that_its_lane_is_paused(service: Service, rerankq: Command, tmp_path: Path) -> None:
+    rerankq.run("pause", "bulk")
+    rows = tmp_path / "in.jsonl"
+    rows.write_text(json.dumps({"query": "q", "documents": ["a"]}) + "\n")
+    with rerankq.start("bulk", str(rows), str(tmp_path / "out.jsonl"), "--progress", "json") as bulk:
+        assert bulk.stderr is not None
+        told = next(line for line in bulk.stderr if '"is_paused": true' in line or '"is_paused":true' in line)
+        resumed = json.loads(rerankq.run("resume", "bulk", "--json").out)
+
+    assert told
+    assert resumed == {"lanes": {"bulk": True}, "model": None, "workers": []}
+    assert bulk.returncode == 0
 
 
 def test_who_waits_in_vain_on_a_paused_lane_is_told_so(service: Service, rerankq: Command) -> None:

@@ -32,6 +32,8 @@ class Snapshot:
     workers: int
     cached_pairs: int
     elapsed_seconds: float
+    is_paused: bool = False
+    """Whether an operator holds its lane back."""
 
 
 class Progress:
@@ -56,7 +58,14 @@ class Meter:
         self._first_fraction: float | None = None
 
     def snapshot(
-        self, tally: Totals, fraction: float | None, rows_total: int | None, in_flight: int, workers: int
+        self,
+        tally: Totals,
+        fraction: float | None,
+        rows_total: int | None,
+        in_flight: int,
+        workers: int,
+        *,
+        is_paused: bool = False,
     ) -> Snapshot:
         """Where the run stands now."""
         now = self._clock()
@@ -74,6 +83,7 @@ class Meter:
             workers=workers,
             cached_pairs=tally.cached_pairs,
             elapsed_seconds=now - self._began,
+            is_paused=is_paused,
         )
 
     def _pace(self, now: float, pairs: int) -> float:
@@ -153,6 +163,8 @@ def in_words(snapshot: Snapshot) -> str:
         _counted(snapshot.in_flight, "pack") + " in flight",
         _counted(snapshot.workers, "worker"),
     ]
+    if snapshot.is_paused:
+        parts.append("the bulk lane is paused (`rerankq resume bulk`)")
     if snapshot.cached_pairs:
         parts.append(f"{snapshot.cached_pairs:,} pairs known already")
     return ", ".join(parts)

@@ -207,7 +207,12 @@ class BulkRun:
                 sender.clear(ledger.commit())
             fraction = reader.fraction_read()
             snapshot = meter.snapshot(
-                ledger.tally, fraction, rows_total, sender.in_flight, len(sender.workers)
+                ledger.tally,
+                fraction,
+                rows_total,
+                sender.in_flight,
+                len(sender.workers),
+                is_paused=sender.is_paused,
             )
             self._progress.show(snapshot)
 

@@ -21,6 +21,7 @@ from rerankq.contract.messages import LANES, Lane
 
 if TYPE_CHECKING:
     from rerankq.contract.heartbeats import Heartbeats, WorkerStatus
+    from rerankq.contract.orders import Orders
 
 LOOK_AGAIN_SECONDS = 0.5
 
@@ -61,30 +62,39 @@ def pause(lane: Lane, model: OfModel = None, as_json: options.Json = False) -> N
 
 def resume(
     what: Annotated[
-        str, typer.Argument(metavar="LANE|WORKER", help="What was paused or drained.", show_default=False)
+        list[str],
+        typer.Argument(metavar="LANE|WORKER...", help="What was paused or drained.", show_default=False),
     ],
     model: OfModel = None,
     as_json: options.Json = False,
 ) -> None:
-    """Let workers take jobs of a paused lane again, or a worker that drains take jobs again.
+    """Let workers take jobs of a paused lane again, or workers that drain take jobs again.
 
     [bold]Example:[/] rerankq resume bulk
     """
-    if what not in LANES:
-        _employ(what, as_json=as_json)
-        return
-    lane: Lane = what
     from rerankq.contract.orders import Orders, paused_in_words
 
-    with redis_for("resuming a lane") as redis:
-        was_paused = Orders(redis).resume(lane, model)
-        left = [name for name in paused_in_words(Orders(redis).paused()) if name.startswith(lane)]
+    with redis_for("resuming") as redis:
+        orders = Orders(redis)
+        workers = _draining([each for each in what if each not in LANES], orders)
+        lanes: dict[Lane, bool] = {lane: orders.resume(lane, model) for lane in LANES if lane in what}
+        for name in workers:
+            orders.employ(name)
+        left = (
+            [told for told in paused_in_words(orders.paused()) if told.startswith(tuple(lanes))]
+            if lanes
+            else []
+        )
     if as_json:
-        print(json.dumps({"resumed": lane, "model": model, "was_paused": was_paused}))
+        print(json.dumps({"lanes": lanes, "model": model, "workers": workers}))
         return
-    out.print(f"{_lane(lane, model)} {'goes on' if was_paused else 'was not paused'}", soft_wrap=True)
-    for name in left:
-        out.print(f"still paused: {name}", markup=False, soft_wrap=True)
+    lines = [
+        f"{_lane(lane, model)} {'goes on' if was_paused else 'was not paused'}"
+        for lane, was_paused in lanes.items()
+    ]
+    lines += [f"still paused: {told}" for told in left] + [f"{name} takes jobs again" for name in workers]
+    for line in lines:
+        out.print(line, markup=False, soft_wrap=True)
 
 
 def drain(
@@ -121,24 +131,19 @@ def drain(
         )
 
 
-def _employ(wanted: str, *, as_json: bool) -> None:
-    from rerankq.contract.orders import Orders
-
-    with redis_for("resuming a worker") as redis:
-        draining = list(Orders(redis).draining())
-        names = [name for name in draining if _is_called(wanted, name)]
-        if not names:
+def _draining(wanted: Sequence[str], orders: "Orders") -> list[str]:
+    """The names of the workers meant, of those that drain."""
+    draining = list(orders.draining()) if wanted else []
+    found: list[str] = []
+    for each in wanted:
+        called = [name for name in draining if _is_called(each, name)]
+        if not called:
             raise InvalidRequest(
-                f"neither a lane ({', '.join(LANES)}) nor a worker that drains is called {wanted}"
+                f"neither a lane ({', '.join(LANES)}) nor a worker that drains is called {each}"
                 + (f"; draining: {', '.join(draining)}" if draining else "; none drains")
             )
-        for name in names:
-            Orders(redis).employ(name)
-    if as_json:
-        print(json.dumps({"resumed": names}))
-        return
-    for name in names:
-        out.print(f"{name} takes jobs again", markup=False, soft_wrap=True)
+        found += [name for name in called if name not in found]
+    return found
 
 
 def _wait_until_drained(heartbeats: "Heartbeats", names: Sequence[str], timeout: float | None) -> list[str]:

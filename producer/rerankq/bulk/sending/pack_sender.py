@@ -31,7 +31,9 @@ from rerankq.contract.errors import (
     RerankError,
 )
 from rerankq.contract.heartbeats import WorkerStatus
+from rerankq.contract.keys import queue_of
 from rerankq.contract.messages import Ranking
+from rerankq.contract.orders import pause_over
 from rerankq.waiting import what_next
 
 Answer = Ranking | RerankError
@@ -100,6 +102,8 @@ class PackSender:
         self._workers_at = 0.0
         self._missed_at = time.monotonic() + MISSED_PERIOD_SECONDS
         self.workers: list[WorkerStatus] = []
+        self.is_paused = False
+        """Whether an operator holds back what was sent."""
 
     @property
     def in_flight(self) -> int:
@@ -246,7 +250,9 @@ class PackSender:
             self._resend_missed(now)
 
     def _count_workers(self) -> None:
-        self.workers = bulk_workers(self._client)
+        self.workers, paused = bulk_workers(self._client), self._client.paused()
+        queues = {queue_of("bulk", sent.model) for sent in self._sent.values()}
+        self.is_paused = any(pause_over(paused, queue) for queue in queues)
         for sent in self._sent.values():
             if not any(worker.may_serve(sent.model) for worker in self.workers):
                 self._absence.failed(nobody_there(len(self._sent), sent.model))
