@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from rerankq.cli import bench
 from rerankq.cli.app import app
 from rerankq.local import worker_program
+from rerankq.local.failure import Unavailable
 from tests.cli.conftest import Command
 
 ENGINE = {
@@ -81,6 +82,15 @@ def test_ctrl_c_before_anything_is_known_gives_nothing(monkeypatch: pytest.Monke
     done = CliRunner().invoke(app, ["bench", "--json"])
 
     assert (done.exit_code, done.stdout) == (130, "")
+
+
+def test_without_the_worker_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_program, "_ENGINE", ("a_library_that_is_not_here",))
+
+    done = CliRunner().invoke(app, ["bench"])
+
+    assert isinstance(done.exception, Unavailable)
+    assert "pip install 'rerankq[worker,local]'" in str(done.exception)
 
 
 def test_a_length_that_the_worker_does_not_read_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
