@@ -18,7 +18,7 @@ BROWSER_PACKAGES = ["playwright==1.65.2", "axe-playwright-python==0.1.8"]
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:
-        if item.path.is_relative_to(here):
+        if item.path.is_relative_to(here) and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(INSTALLED_WITHIN_SECONDS + 120))
 
 
