@@ -10,6 +10,7 @@ from typing import Any
 
 from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeout
 
 from rerankq.admission import FULL_FRACTIONS
 from rerankq.contract import keys
@@ -134,6 +135,9 @@ def _reached(store: Store, redis: "Redis", settings: ClientSettings) -> Finding:
         )
     except ResponseError as error:
         return _refusing(store, str(error))
+    except RedisTimeout:
+        told = f"the Redis at {where} is silent for {ANSWERS_WITHIN_SECONDS:g} s: frozen, overloaded, or out of reach"
+        return broken(store.name, told, f"restart it, or correct {store.variable}")
     except (RedisError, OSError) as error:
         return broken(store.name, f"no Redis answers at {where} ({type(error).__name__})", _starting(store))
     return _answered(store, redis, settings, took)
