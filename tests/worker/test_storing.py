@@ -324,6 +324,18 @@ def test_an_end_is_counted_in_the_step_that_stores_the_answer(
     assert (totals.waits["bulk"].quantile(1), totals.times["bulk"].quantile(1)) == (0.5, 2.5)
 
 
+def test_an_end_is_counted_with_its_record_where_answers_lie_elsewhere(
+    broker: "Redis", store: JobStore
+) -> None:
+    start(store)
+    store.note_ranked(JOB, Ranked("bulk", 5, store.clock.now() - 2, 0.5))
+
+    store.finish(JOB, "done", "bulk")
+
+    totals = totals_of(broker)
+    assert (totals.jobs["bulk", "done"], totals.pairs["bulk"], totals.times["bulk"].count) == (1, 5, 1)
+
+
 def test_an_attempt_that_was_answered_already_is_counted_no_second_time(
     broker: "Redis", store: JobStore, once: Any
 ) -> None:

@@ -23,23 +23,20 @@ THROTTLES: Mapping[str, int] = {"power": 0x04 | 0x80, "heat": 0x20 | 0x40, "hard
 _Sample = tuple[str, list[str], float]
 
 
-def is_gpu(device: Device) -> bool:
-    """Whether the driver of GPUs knows it."""
-    return bool(device.cuda_visible_devices)
-
-
 def gpu_readings(devices: Sequence[Device]) -> Iterator[_Sample]:
     """What the driver tells of each GPU among these devices.
 
     Raises:
         pynvml.NVMLError: the driver does not answer, or does not know one of them any more.
     """
+    gpus = [device for device in devices if device.cuda_visible_devices]
     try:
         import pynvml
     except ImportError:
         return
-    pynvml.nvmlInit()  # counted; costs nothing once it is done
-    for device in filter(is_gpu, devices):
+    if gpus:
+        pynvml.nvmlInit()  # counted; costs nothing once it is done
+    for device in gpus:
         handle = pynvml.nvmlDeviceGetHandleByUUID(device.cuda_visible_devices)
         for read in _READINGS:
             try:

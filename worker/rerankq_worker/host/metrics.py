@@ -34,7 +34,7 @@ from rerankq.contract.transport.dead_letters import DeadLetters
 from rerankq.contract.transport.envelope import Undecodable, job_id, open_envelope
 from rerankq.contract.transport.leases import held_by_list
 from rerankq_worker.host.devices import Device
-from rerankq_worker.host.gpus import GPU_GAUGES, gpu_readings, is_gpu
+from rerankq_worker.host.gpus import GPU_GAUGES, gpu_readings
 from rerankq_worker.link import health
 from rerankq_worker.link.health import EngineStatus, State
 from rerankq_worker.settings import WorkerSettings
@@ -91,8 +91,8 @@ def serve(settings: WorkerSettings, devices: Sequence[Device]) -> None:
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)  # since when it runs: how often a container was started anew
     registry.register(EngineMetrics(settings.runtime_path, [device.name for device in devices]))
-    gpus = {"gpus": partial(gpu_readings, devices)} if any(map(is_gpu, devices)) else {}
-    registry.register(RedisMetrics(redis_clients(settings, REDIS_TIMEOUT_SECONDS), gpus))
+    others = {"gpus": partial(gpu_readings, devices)}
+    registry.register(RedisMetrics(redis_clients(settings, REDIS_TIMEOUT_SECONDS), others))
     address = f"{settings.metrics_host}:{settings.metrics_port}"
     try:
         start_http_server(settings.metrics_port or 0, settings.metrics_host, registry)
