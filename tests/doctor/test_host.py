@@ -1,5 +1,6 @@
 """What `rerankq-worker doctor` says of a host that was broken for real, and whether its cure mends it."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -94,6 +95,18 @@ def test_what_a_slow_host_has_not_told_in_time_is_skipped(
 
     assert (found[-1].check, found[-1].verdict) == ("host", "skipped")
     assert "libraries.import" not in {each.check for each in found}
+
+
+def test_where_models_are_only_fetched_no_library_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the image of Compose's `admin`."""
+    found = importlib.util.find_spec
+    left_out = {"celery", "torch", "transformers"}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in left_out else found(name))
+
+    with HostReport() as host:
+        (told,) = host.findings(timeout_seconds=5.0)
+
+    assert (told.check, told.verdict) == ("host", "skipped")
 
 
 @pytest.mark.parametrize(

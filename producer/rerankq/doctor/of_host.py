@@ -19,7 +19,7 @@ class HostReport:
     """`with HostReport() as host:`; it is begun at once, for it takes seconds, and ended with the block."""
 
     def __init__(self) -> None:
-        self.is_asked = worker_program.is_installed()
+        self.is_asked = worker_program.may_serve()
         self.golden: dict[str, Any] | None = None
         """The model of this host and its published scores, once `findings` were read."""
         self._process: subprocess.Popen[str] | None = None

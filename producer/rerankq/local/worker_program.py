@@ -10,12 +10,18 @@ from rerankq.local.failure import Unavailable
 
 _PROGRAM = ("rerankq_worker", "tokenizers", "safetensors")
 _ENGINE = ("torch", "transformers")  # an image that only fetches models does without
+_QUEUE = ("celery",)
 _MISSING = "the worker is not installed in this Python; `pip install 'rerankq[worker,local]'` brings it"
 
 
 def is_installed() -> bool:
     """Whether its parts are there; they are looked for, not imported."""
     return _found(_PROGRAM)
+
+
+def may_serve() -> bool:
+    """Whether it was installed to serve, complete or not; who only fetches models has nothing that does."""
+    return is_installed() and any(_found([name]) for name in (*_QUEUE, *_ENGINE))
 
 
 def command(arguments: Sequence[str] = ()) -> list[str]:
