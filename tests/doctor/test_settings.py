@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from rerankq.cli.doctor import _of_http
 from rerankq.contract.findings import exit_code
 from rerankq.doctor import of_settings
 from rerankq.http.settings import HttpSettings
@@ -39,7 +40,7 @@ def test_a_wrong_setting_is_mended_by_its_cure(
     else:
         Path(".env").write_text(f"OTHER=1\nexport {name}={value}\n")
 
-    while code := exit_code(found := [*of_settings.findings([HttpSettings])]):
+    while code := exit_code(found := [*of_settings.findings([HttpSettings.load])]):
         assert code == 2
         assert f"(from {place})" in found[0].text
         assert "hunter2" not in str(found)
@@ -73,3 +74,12 @@ def test_a_setting_that_two_places_say_otherwise_is_told_and_taken_out(
 
     (finding,) = of_settings.findings()
     assert finding.text == "set are RERANKQ_MAX_BULK_JOBS (.env)"
+
+
+def test_a_face_that_contradicts_itself_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RERANKQ_HTTP_HOST", "0.0.0.0")
+
+    (finding,) = of_settings.findings([_of_http])
+
+    assert finding.verdict == "broken"
+    assert finding.cure.startswith("set RERANKQ_HTTP_KEYS")

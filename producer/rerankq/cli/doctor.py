@@ -2,12 +2,16 @@
 
 import dataclasses
 import json
+from typing import TYPE_CHECKING
 
 import typer
 
 from rerankq.cli import options
 from rerankq.cli.screen import out
 from rerankq.cli.serve import is_installed
+
+if TYPE_CHECKING:
+    from rerankq.http.settings import HttpSettings
 
 
 def doctor(as_json: options.Json = False) -> None:
@@ -26,16 +30,10 @@ def doctor(as_json: options.Json = False) -> None:
     0 all is well, 1 a warning, 2 broken.
     """
     from rerankq.contract.findings import exit_code, in_words
-    from rerankq.contract.settings import SharedSettings
     from rerankq.doctor.examination import Examination
 
-    classes: list[type[SharedSettings]] = []
-    if is_installed():
-        from rerankq.http.settings import HttpSettings
-
-        classes.append(HttpSettings)
     examination = Examination()
-    for finding in examination.run(classes):
+    for finding in examination.run([_of_http] if is_installed() else []):
         if not as_json:
             out.print(in_words(finding), markup=False, soft_wrap=True, style=_STYLES.get(finding.verdict, ""))
     code = exit_code(examination.found)
@@ -43,6 +41,14 @@ def doctor(as_json: options.Json = False) -> None:
         checks = [dataclasses.asdict(finding) for finding in examination.found]
         print(json.dumps({"exit_code": code, "checks": checks}, ensure_ascii=False))
     raise typer.Exit(code)
+
+
+def _of_http() -> "HttpSettings":
+    from rerankq.http.settings import HttpSettings
+
+    found = HttpSettings.load()
+    found.refuse_open_doors()
+    return found
 
 
 _STYLES = {"skipped": "dim", "warn": "yellow", "broken": "red"}

@@ -11,7 +11,6 @@ from redis.exceptions import RedisError
 
 from rerankq.contract.errors import RerankError
 from rerankq.contract.findings import Finding, broken, skipped
-from rerankq.contract.settings import SharedSettings
 from rerankq.doctor import of_jobs, of_redis, of_settings, of_versions, of_workers
 from rerankq.doctor.of_host import HostReport
 from rerankq.settings import ClientSettings
@@ -31,15 +30,15 @@ class Examination:
     give_up_at: float = field(default_factory=lambda: time.monotonic() + LONGEST_SECONDS)
     found: list[Finding] = field(default_factory=list[Finding])
 
-    def run(self, classes: Iterable[type[SharedSettings]]) -> Iterator[Finding]:
+    def run(self, of_faces: Iterable[of_settings.Load]) -> Iterator[Finding]:
         """Each finding as soon as it is there.
 
         Args:
-            classes: settings of other faces of the service that are installed here, to be read as well.
+            of_faces: read the settings of other faces of the service that are installed here.
         """
         with HostReport() as host:  # it takes seconds, so it is begun first and heard last
             yield from self._each("versions", of_versions.findings)
-            yield from self._each("settings", lambda: of_settings.findings(classes))
+            yield from self._each("settings", lambda: of_settings.findings(of_faces))
             if self._is_broken("settings"):
                 yield from self._skip("the settings are wrong", "redis", "workers", "canary", "host")
                 return

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from rerankq.contract.errors import InvalidSettings
 from rerankq.contract.findings import Finding, broken, ok, warn
@@ -18,24 +18,27 @@ from rerankq.contract.settings import (
 )
 from rerankq.settings import ClientSettings
 
+Load = Callable[[], SharedSettings]
 
-def findings(classes: Iterable[type[SharedSettings]] = ()) -> Iterator[Finding]:
+
+def findings(of_faces: Iterable[Load] = ()) -> Iterator[Finding]:
     """A line for each that is wrong; one line of origins where none is.
 
     Args:
-        classes: of other faces that are installed here.
+        of_faces: read the settings of other faces that are installed here, and refuse what contradicts itself.
     """
     wrong = [*_misspelt()]
-    for cls in (ClientSettings, *classes) if not wrong else ():
+    loads: list[Load] = [ClientSettings.load, *of_faces]
+    for load in loads if not wrong else ():
         try:
-            cls.load()
+            load()
         except InvalidSettings as error:
             wrong.append(of_refusal(str(error)))
     yield from dict.fromkeys(wrong)
     if wrong:
         return
     yield from _said_twice()
-    told = {name: each for cls in (ClientSettings, *classes) for name, each in effective(cls.load()).items()}
+    told = {name: each for load in loads for name, each in effective(load()).items()}
     chosen = [f"{name} ({each['source']})" for name, each in told.items() if each["source"] != "default"]
     yield ok("settings", f"set are {', '.join(chosen)}" if chosen else "all have their defaults")
 
