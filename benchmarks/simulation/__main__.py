@@ -32,6 +32,10 @@ def main() -> None:
 
 
 def _scenario(options: argparse.Namespace) -> Scenario:
+    if options.autoscale_to is not None and options.autoscale_to < options.devices:
+        raise ValueError(
+            f"expected --autoscale-to of at least --devices ({options.devices}), got {options.autoscale_to}"
+        )
     return Scenario(
         figures=_figures(options),
         devices=options.devices,
@@ -72,32 +76,32 @@ def _parser() -> argparse.ArgumentParser:
     known = device.add_mutually_exclusive_group(required=True)
     known.add_argument("--bench", type=Path, help="what `rerankq bench --json` wrote")
     known.add_argument("--pairs-per-second", type=_positive, help="in full batches of 32")
-    device.add_argument("--batch-ms", type=float, default=0.0, help="of a pass, whatever is in it")
-    device.add_argument("--job-ms", type=float, default=5.0, help="of a worker, beside the engine")
+    device.add_argument("--batch-ms", type=_not_negative, default=0.0, help="of a pass, whatever is in it")
+    device.add_argument("--job-ms", type=_not_negative, default=5.0, help="of a worker, beside the engine")
     fleet = parser.add_argument_group("fleet")
     fleet.add_argument("--devices", type=_count, default=1)
     fleet.add_argument("--autoscale-to", type=_count, help="from --devices to so many, as KEDA does")
     fleet.add_argument("--by-age", action="store_true", help="with the component scaling-by-age")
     fleet.add_argument(
-        "--start-seconds", type=float, default=120.0, help="from a pod's creation to its first job"
+        "--start-seconds", type=_not_negative, default=120.0, help="from a pod's creation to its first job"
     )
     load = parser.add_argument_group("load")
-    load.add_argument("--rate", type=float, default=0.0, help="interactive jobs a second")
+    load.add_argument("--rate", type=_not_negative, default=0.0, help="interactive jobs a second")
     load.add_argument("--documents", type=_count, default=50)
-    load.add_argument("--bulk-rate", type=float, default=0.0)
+    load.add_argument("--bulk-rate", type=_not_negative, default=0.0)
     load.add_argument("--bulk-jobs", type=int, default=0, help="that wait at the beginning")
     load.add_argument("--bulk-documents", type=_count, help="as --documents when left out")
     load.add_argument("--seconds", type=_positive, default=600.0)
-    load.add_argument("--warm-up-seconds", type=float, default=0.0, help="whose jobs are not counted")
+    load.add_argument("--warm-up-seconds", type=_not_negative, default=0.0, help="whose jobs are not counted")
     load.add_argument("--seed", type=int, default=1)
     deaths = parser.add_argument_group("deaths")
     deaths.add_argument(
-        "--engine-dies-every", type=float, default=0.0, help="hours of one device, in the mean"
+        "--engine-dies-every", type=_not_negative, default=0.0, help="hours of one device, in the mean"
     )
     deaths.add_argument(
-        "--host-dies-every", type=float, default=0.0, help="the same, of all beside an engine"
+        "--host-dies-every", type=_not_negative, default=0.0, help="the same, of all beside an engine"
     )
-    deaths.add_argument("--back-after-seconds", type=float, default=60.0)
+    deaths.add_argument("--back-after-seconds", type=_not_negative, default=60.0)
     return parser
 
 
@@ -105,6 +109,12 @@ def _positive(text: str) -> float:
     if (value := float(text)) > 0:
         return value
     raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
+
+
+def _not_negative(text: str) -> float:
+    if (value := float(text)) >= 0:
+        return value
+    raise argparse.ArgumentTypeError(f"expected 0 or more, got {text}")
 
 
 def _count(text: str) -> int:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 LENGTHS = (64, 128, 256, 512)
 DOCUMENTS = (10, 50, 100)
 JOBS = 1_000_000
+WORKERS_ON_CPU, WORKERS_BESIDE_GPU = 2, 3  # of a device, that take interactive jobs, as it is set up
 BUSY_LOAD = 0.5
 """Of a core: with more before we begin, the figures are not this machine's best."""
 INTERRUPTED = 130
@@ -38,8 +39,9 @@ PACK_SECONDS = 0.7
 """Of bulk work in one message, as a service of one GPU gets it."""
 _SEED = 1
 _ENGINE_SHARE, _LATENCY_SHARE, _BULK_SHARE = 0.5, 0.25, 0.25  # of the time
-_LIMITS = {  # a slow device is measured, too
-    "RERANKQ_INTERACTIVE_HARD_LIMIT_SECONDS": "900",
+_SETTINGS = {
+    "RERANKQ_SERVE_UNNAMED": "true",  # a service of several models may have it off
+    "RERANKQ_INTERACTIVE_HARD_LIMIT_SECONDS": "900",  # a slow device is measured, too
     "RERANKQ_BULK_HARD_LIMIT_SECONDS": "900",
     "RERANKQ_METRICS_PORT": "",  # a worker of this host may have it
 }
@@ -86,7 +88,7 @@ def bench(
     ] = 60.0,
     length: Annotated[int, typer.Option(min=32, help="Tokens of a query and a document of yours.")] = 256,
     documents: Annotated[int, typer.Option(min=1, max=1000, help="Documents of a job of yours.")] = 50,
-    rate: Annotated[float, typer.Option(min=0.001, help="Such jobs a second.")] = 10.0,
+    rate: Annotated[float, typer.Option(min=0.001, max=10_000, help="Such jobs a second.")] = 10.0,
     within: Annotated[
         float, typer.Option(min=0.001, help="Seconds in which 99 of 100 shall be answered.")
     ] = 0.5,
@@ -120,7 +122,7 @@ def bench(
 
 
 def _measure(found: Found, load: Load, model: str | None, device: str | None, seconds: float) -> None:
-    with local_stack(model, {**_LIMITS, **one_device(device)}) as stack, progress() as show:
+    with local_stack(model, {**_SETTINGS, **one_device(device)}) as stack, progress() as show:
         _ask_engine(found, load, stack, seconds * _ENGINE_SHARE, show)
         with stack.client() as client:
             texts = Texts(client, load.length)
@@ -158,7 +160,7 @@ def _ask_engine(
             found.memory = told["memory"]
         else:
             found.lengths.append(told)
-            show(f"the engine alone: {told['pairs_per_second']:,.1f} pairs/s of {told['length']} tokens")
+            show(f"the engine alone: {told['pairs_per_second'] or 0:,.1f} pairs/s of {told['length']} tokens")
 
 
 def _refuse_length(length: int, longest: int) -> None:
@@ -258,7 +260,8 @@ def _sizing(found: Found, load: Load) -> Row:
     service = load.documents / pairs_per_second
     alone = next((row["p50_seconds"] for row in found.latency if row["documents"] == load.documents), None)
     overhead = max((alone or service) - service, 0.0)
-    fleet = fleet_for(load.rate, service, overhead, load.within_seconds)
+    workers = WORKERS_ON_CPU if found.engine["device"] == "cpu" else WORKERS_BESIDE_GPU
+    fleet = fleet_for(load.rate, service, overhead, load.within_seconds, workers)
     return {
         **asdict(load),
         "pairs_per_second": pairs_per_second,
