@@ -75,6 +75,12 @@ def test_a_long_document_is_read_whole_and_what_is_too_low_is_left_out(
     assert told.startswith("none of 2 reaches the threshold")
 
 
+def test_in_a_pipe_a_document_is_whole_however_narrow_a_terminal_would_be(rerankq: Command) -> None:
+    long = " ".join(["Beijing is the capital."] * 30)
+
+    assert long in Command({**rerankq.environment, "COLUMNS": "40"}).run("rerank", QUERY, long, WRONG).out
+
+
 def test_a_job_is_picked_up_again_by_its_id(rerankq: Command) -> None:
     job_id = rerankq.run("submit", QUERY, WRONG, RIGHT).out.strip()
 

@@ -9,7 +9,7 @@ import typer
 
 from rerankq.cli import options
 from rerankq.cli.connection import local_stack
-from rerankq.cli.screen import milliseconds, numbered, out, ranking_table, short, timings_line
+from rerankq.cli.screen import milliseconds, numbered, out, print_whole, ranking_table, short, timings_line
 from rerankq.contract.messages import Ranking
 
 if TYPE_CHECKING:
@@ -91,13 +91,13 @@ def _show_answer(number: int, answer: DemoAnswer) -> None:
     out.print(f"query: {job.query}", style="bold", markup=False)
     if len(job.documents) <= SHORT_LIST:
         out.print("before, as they were retrieved:")
-        out.print(numbered(job.documents))
+        print_whole(numbered(job.documents))
         out.print(f"after, {milliseconds(answer.waited_seconds)} later:")
-    out.print(ranking_table(ranking, job.documents))
+    print_whole(ranking_table(ranking, job.documents))
     if len(ranking.results) < len(job.documents):
         out.print(f"the best {len(ranking.results)} of {len(job.documents)} documents", style="dim")
     out.print(f"asked and answered in {milliseconds(answer.waited_seconds)}", style="dim")
-    out.print(timings_line(ranking))
+    print_whole(timings_line(ranking))
     out.print(job.note, style="italic", markup=False)
 
 

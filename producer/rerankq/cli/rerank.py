@@ -6,7 +6,7 @@ from typing import Any
 from rerankq.cli import options
 from rerankq.cli.connection import connected
 from rerankq.cli.documents import read_documents
-from rerankq.cli.screen import incomplete_line, out, ranking_table, timings_line
+from rerankq.cli.screen import incomplete_line, out, print_whole, ranking_table, timings_line
 from rerankq.contract.messages import Ranking
 
 
@@ -68,12 +68,12 @@ def show_ranking(ranking: Ranking, texts: list[str] | None, *, as_json: bool) ->
         print(ranking.model_dump_json(exclude_none=texts is None))
         return
     if ranking.results:
-        out.print(ranking_table(ranking, texts))
+        print_whole(ranking_table(ranking, texts))
     else:
         out.print(f"none of {ranking.scored} reaches the threshold")
     if any(result.truncated for result in ranking.results):
         out.print("✂ only the beginning was read", style="yellow")
     note = incomplete_line(ranking)
     if note is not None:
-        out.print(note)
-    out.print(timings_line(ranking))
+        print_whole(note)
+    print_whole(timings_line(ranking))

@@ -100,8 +100,15 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], spare: S
     if out.is_terminal:
         out.print(fitted_table(headings, rows, spare, out.width))
         return
-    table = _table(headings, rows)
-    Console(highlight=False, width=max(_width(table), 1)).print(table)
+    print_whole(_table(headings, rows))
+
+
+def print_whole(drawn: Table | Text) -> None:
+    """On a terminal in its width; in a pipe, which has none, without a cut."""
+    if out.is_terminal:
+        out.print(drawn)
+    else:
+        Console(highlight=False, width=max(_width(drawn), 1)).print(drawn)
 
 
 def fitted_table(
@@ -127,10 +134,10 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     return table
 
 
-def _width(table: Table) -> int:
+def _width(drawn: Table | Text) -> int:
     """The characters that its longest line takes where nothing is folded."""
     endless = out.options.update(width=_ENDLESS_COLUMNS)
-    return Measurement.get(out, endless, table).maximum
+    return Measurement.get(out, endless, drawn).maximum
 
 
 def facts(told: Sequence[tuple[str, str]]) -> Text:
@@ -162,8 +169,8 @@ def _move(rank: int, result: RankedDocument) -> Text:
 
 
 def _printable(text: str) -> Text:
-    """On one line, cut where that ends."""
-    return _one_line(_harmless(text[:_SHOWN_CHARACTERS]))
+    """On one line, cut where that ends; in a pipe, which has no end, whole."""
+    return _one_line(_harmless(text[:_SHOWN_CHARACTERS] if out.is_terminal else text))
 
 
 def _harmless(text: str) -> str:
