@@ -161,6 +161,16 @@ def test_a_gpu_that_is_not_there_is_not_replaced_by_the_cpu() -> None:
     assert choose_device("auto").type == "cpu"
 
 
+@pytest.mark.parametrize("device", ["cuda:2", "cuda:7"])
+def test_a_gpu_beyond_the_last_is_refused(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+
+    assert choose_device("cuda:1").index == 1
+    with pytest.raises(EngineError, match=f"expected a GPU below cuda:2, got {device}"):
+        choose_device(device)
+
+
 @pytest.mark.parametrize("gelu", [False, True], ids=["linear", "linear and GELU"])
 @pytest.mark.parametrize(
     ("make", "cost"),

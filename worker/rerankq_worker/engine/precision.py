@@ -63,6 +63,8 @@ def choose_device(device: str) -> torch.device:
         raise EngineError(
             f"no GPU is visible and device {device} was asked for; install a driver, or use cpu"
         )
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise EngineError(f"expected a GPU below cuda:{torch.cuda.device_count()}, got {device}")
     return chosen
 
 
