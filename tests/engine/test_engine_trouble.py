@@ -1,5 +1,6 @@
 """Memory that runs out, numbers that break, a device that is lost: who pays, and how much."""
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -289,6 +290,19 @@ def test_the_logits_of_a_card_are_waited_for_so_long_and_no_longer() -> None:
 
 def test_nobody_waits_for_a_card_that_is_lost() -> None:
     assert Coming(torch.tensor([5.0]), Lost()).wait(60)  # type: ignore[arg-type] - no event of a card
+
+
+def test_pinned_memory_of_a_card_that_is_lost_is_never_given_back() -> None:
+    """Or torch would end the process there and then."""
+    kept: list[bool] = []
+    for event in (Lost(), Arrival()):
+        logits = torch.tensor([5.0])
+        alone = sys.getrefcount(logits)
+        coming = Coming(logits, event)  # type: ignore[arg-type] - no event of a card
+        del coming
+        kept.append(sys.getrefcount(logits) > alone)
+
+    assert kept == [True, False]
 
 
 def test_a_batch_over_the_budget_is_cut_and_costs_none_of_it(tokenizer: PairTokenizer) -> None:
