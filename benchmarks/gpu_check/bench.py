@@ -15,8 +15,9 @@ from benchmarks.gpu_check.candidates import AddNorm, Candidate, eager_add_norm
 from benchmarks.gpu_check.timing import Timing
 from rerankq_worker.engine.attention import choose_attention
 from rerankq_worker.engine.engine import Engine
+from rerankq_worker.engine.graphs import GraphedModel
 from rerankq_worker.engine.linears import choose_linear
-from rerankq_worker.engine.loading import Forward
+from rerankq_worker.engine.loading import Forward, Model, in_few_launches
 from rerankq_worker.engine.precision import choose_precision
 from rerankq_worker.engine.unpadded_model import UnpaddedModel
 from rerankq_worker.model.family import XLM_ROBERTA
@@ -70,9 +71,14 @@ class Bench:
         return model.eval()
 
     @cached_property
-    def model(self) -> UnpaddedModel:
-        """The engine's own pass, as it is loaded for this device."""
+    def plain(self) -> UnpaddedModel:
+        """The engine's own pass, launch by launch."""
         return self._model(self.device)
+
+    @cached_property
+    def model(self) -> Model:
+        """The same as it is loaded for this device."""
+        return in_few_launches(self.plain, self.device)
 
     @cached_property
     def exact(self) -> UnpaddedModel:
@@ -89,12 +95,13 @@ class Bench:
 
     @property
     def forwards(self) -> Mapping[str, Forward]:
-        return {
-            "engine": self.model,
+        candidates = {
             "direct flash": self.direct,
             "+ fused norm": self.fused,
             "+ tanh gelu in the product": self.fused.having(tanh_gelu=True),
         }
+        graphs = {f"{name}, graph": self._graphed(each) for name, each in candidates.items()}
+        return {"plain": self.plain, "engine": self.model, **candidates, **graphs}
 
     @property
     def sizes(self) -> Mapping[str, list[int]]:
@@ -125,6 +132,10 @@ class Bench:
         """Queries, keys and values as a model hands them over: slices of one projection."""
         heads, head = self.shape.heads, self.shape.hidden // self.shape.heads
         return torch.randn(tokens, 3, heads, head, device=self.device, dtype=self.body).unbind(1)
+
+    def _graphed(self, candidate: Candidate) -> GraphedModel:
+        """On a CPU, where there are no graphs, what is recorded is the step itself."""
+        return GraphedModel(candidate, self.device, None if self.device.type == "cuda" else lambda step: step)
 
     def _model(self, device: torch.device) -> UnpaddedModel:
         precision = choose_precision("auto", device)

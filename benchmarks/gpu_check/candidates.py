@@ -1,27 +1,23 @@
 """XLM-RoBERTa's forward pass with each idea that a card might like switchable. Not the engine's: the plain path is.
 
 Ideas: flash attention called directly, without what torch's `varlen_attn` does around it; residual and norm in one
-kernel; GELU in its product, in the tanh form; whole passes as CUDA graphs.
+kernel; GELU in its product, in the tanh form.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rerankq_worker.engine.batch import lay_out
+from rerankq_worker.engine.batch import Batch, lay_out
 from rerankq_worker.model.family import XLM_ROBERTA
 from rerankq_worker.scoring import TokenIds
 
 AddNorm = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]
 """x, residual, weight, bias, eps: the norm of the sum; x itself may be overwritten."""
-
-RING = 4  # batches laid out ahead of the device
-STEP_TOKENS = 256  # of a graph's tokens
 
 
 def flash(q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor, max_q: int, max_k: int) -> Tensor:
@@ -73,19 +69,6 @@ class _Weights:
 
 
 @dataclass(frozen=True, slots=True)
-class Numbers:
-    """A batch as a pass takes it."""
-
-    ids: Tensor
-    places: Tensor
-    offsets: Tensor
-    firsts: Tensor
-    ones: Tensor
-    """The offsets of queries where one asks for each row."""
-    longest: int
-
-
-@dataclass(frozen=True, slots=True)
 class Candidate:
     """Rows in, one fp32 logit per row out: the engine's arithmetic, or nearly."""
 
@@ -111,30 +94,31 @@ class Candidate:
         return replace(self, **changes)
 
     def __call__(self, rows: Sequence[TokenIds]) -> Tensor:
-        device = self.weights.words.device
-        batch, tokens = lay_out(rows, device), sum(map(len, rows))  # without a CPU's fillers
-        ones = torch.arange(len(rows) + 1, dtype=torch.int32, device=device)
-        ids, places = batch.token_ids[:tokens], batch.positions[:tokens]
-        return self.forward(Numbers(ids, places, batch.offsets, batch.firsts, ones, max(batch.lengths)))
+        return self.score_batch(lay_out(rows, self.weights.words.device))
+
+    def exactly(self, device: torch.device, rows: Sequence[TokenIds]) -> Tensor:
+        """Not a candidate's business."""
+        raise NotImplementedError
 
     @torch.inference_mode()
-    def forward(self, numbers: Numbers) -> Tensor:
-        held, offsets, longest = self.weights, numbers.offsets, numbers.longest
-        words = functional.embedding(numbers.ids, held.words)
+    def score_batch(self, batch: Batch) -> Tensor:
+        held, offsets, longest = self.weights, batch.offsets, max(batch.lengths)
+        words = functional.embedding(batch.token_ids, held.words)
         hidden = self._norm(
-            words.add_(functional.embedding(numbers.places, held.places)), held.embeddings_norm
+            words.add_(functional.embedding(batch.positions, held.places)), held.embeddings_norm
         )
         *layers, last = held.layers
         for layer in layers:
             queries, keys, values = self._split(functional.linear(hidden, *layer.projections), 3)
             attended = self.attention(queries, keys, values, offsets, offsets, longest, longest)
             hidden = self._finish(attended, hidden, layer)
-        asking = hidden.index_select(0, numbers.firsts)
+        asking = hidden.index_select(0, batch.firsts)
+        ones = torch.arange(len(offsets), dtype=torch.int32, device=offsets.device)
         width = hidden.shape[1]
         asks, rest = zip(*(part.tensor_split([width]) for part in last.projections), strict=True)
         (queries,) = self._split(functional.linear(asking, *asks), 1)
         keys, values = self._split(functional.linear(hidden, *rest), 2)
-        attended = self.attention(queries, keys, values, numbers.ones, offsets, 1, longest)
+        attended = self.attention(queries, keys, values, ones, offsets, 1, longest)
         return self._head(self._finish(attended, asking, last))
 
     def _split(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
@@ -159,97 +143,6 @@ class Candidate:
     def _head(self, firsts: Tensor) -> Tensor:
         dense, out = self.weights.head
         return functional.linear(torch.tanh(functional.linear(firsts.float(), *dense)), *out).squeeze(-1)
-
-
-class Graphed:
-    """One captured pass of so many tokens and rows: what a batch leaves free is one more row of any token.
-
-    The greatest length is captured with it: a batch with a longer row is refused, for the kernel would not look beyond.
-    """
-
-    def __init__(self, model: Candidate, tokens: int, rows: int, longest: int) -> None:
-        device = model.weights.words.device
-        self._tokens, self._rows, self._longest = tokens, rows, longest
-        self._numbers = torch.zeros(2 * tokens + rows + 2, dtype=torch.int32, device=device)  # one copy in
-        self._ring = [_Slot.of(self._numbers) for _ in range(RING)]
-        self._turn = 0
-        ids, places, offsets = self._numbers.split([tokens, tokens, rows + 2])
-        firsts = torch.zeros(rows + 1, dtype=torch.int32, device=device)
-        ones = torch.arange(rows + 2, dtype=torch.int32, device=device)
-        numbers = Numbers(ids, places, offsets, firsts, ones, longest)
-
-        def step() -> Tensor:
-            # Rows of nothing begin behind the last token.
-            torch.clamp(offsets[:-1], max=tokens - 1, out=firsts)
-            return model.forward(numbers)
-
-        self._fill([np.zeros(min(longest, tokens - at), np.int32) for at in range(0, tokens, longest)])
-        self._out, self._replay = _captured(step, device)
-
-    def __call__(self, rows: Sequence[TokenIds]) -> Tensor:
-        self._fill(rows)
-        self._replay()
-        return self._out[: len(rows)].clone()  # the next pass writes where this one did
-
-    def _fill(self, rows: Sequence[TokenIds]) -> None:
-        lengths, tokens = [len(row) for row in rows], self._tokens
-        used = sum(lengths)
-        if len(rows) > self._rows or not 0 <= tokens - used <= self._longest or max(lengths) > self._longest:
-            raise ValueError(f"{len(rows)} rows of {used} tokens do not fit a graph of {tokens}")
-        slot = self._ring[self._turn % RING]
-        self._turn += 1
-        slot.wait()
-        starts = np.concatenate([[0], np.cumsum(lengths)])
-        ids, places, offsets = np.split(slot.on_host.numpy(), [tokens, 2 * tokens])
-        ids[:used], ids[used:] = np.concatenate(rows), 1
-        places[:used], places[used:] = np.arange(used) - np.repeat(starts[:-1], lengths), 0
-        offsets[: len(starts)], offsets[len(starts) :] = starts, tokens
-        slot.send(self._numbers)
-
-
-@dataclass(slots=True)
-class _Slot:
-    """Pinned memory that a copy may still be reading."""
-
-    on_host: Tensor
-    sent: Any = field(default=None)
-
-    @classmethod
-    def of(cls, numbers: Tensor) -> "_Slot":
-        return cls(torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=numbers.is_cuda))
-
-    def wait(self) -> None:
-        if self.sent is not None:
-            self.sent.synchronize()
-
-    def send(self, numbers: Tensor) -> None:
-        numbers.copy_(self.on_host, non_blocking=True)
-        if numbers.is_cuda:
-            self.sent = torch.cuda.Event()
-            self.sent.record()
-
-
-def _captured(step: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, Callable[[], object]]:
-    """Where the step leaves its answer, and what does it again."""
-    if device.type != "cuda":
-        out = step().clone()
-        return out, lambda: out.copy_(step())
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        out = step()
-    return out, graph.replay
-
-
-def graph_for(model: Candidate, lengths: Sequence[int]) -> Graphed:
-    """A graph of the next step of tokens, for 32 rows and more, none of them beyond the next of 256 and 1024."""
-    tokens = -(-sum(lengths) // STEP_TOKENS) * STEP_TOKENS
-    return Graphed(model, tokens, max(32, len(lengths)), 1024 if max(lengths) > STEP_TOKENS else STEP_TOKENS)
 
 
 def _weights_of(source: Any, device: torch.device, body: torch.dtype) -> _Weights:

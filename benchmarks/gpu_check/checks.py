@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.gpu_check.bench import LONGEST, Bench
-from benchmarks.gpu_check.candidates import AddNorm, Candidate, eager_add_norm, flash_of, graph_for
+from benchmarks.gpu_check.candidates import AddNorm, eager_add_norm, flash_of
 from benchmarks.gpu_check.report import Found
 from benchmarks.gpu_check.timing import Timing
 from rerankq_worker.engine import attention
@@ -80,7 +80,7 @@ def _product_flops(bench: Bench, size: int) -> float:
 
 
 def build(bench: Bench, found: Found) -> None:
-    chosen = bench.model._attention
+    chosen = bench.plain._attention
     found["attention"] = getattr(chosen, "__name__", type(chosen).__name__)
     found["exact"] = bench.exact.pads is False
     if bench.on_card:
@@ -107,7 +107,7 @@ def attention_ways(bench: Bench, found: Found) -> None:
         "direct": attention.VariableLength(flash_of(bench.device)),
     }
     if bench.on_card:
-        ways["chosen"] = bench.model._attention
+        ways["chosen"] = bench.plain._attention
     for asking, queries in (
         ("all ask", projected[0]),
         ("firsts ask", projected[0].index_select(0, batch.firsts)),
@@ -159,12 +159,7 @@ def scores_of_candidates(bench: Bench, found: Found) -> None:
 def speed(bench: Bench, lengths: list[int], found: Found) -> None:
     rows, timing = rows_of(lengths), bench.timing
     expected = _logits(bench.model, rows)
-    forwards: dict[str, Forward] = {**bench.forwards}
-    for name in ("+ fused norm", "+ tanh gelu in the product"):
-        model = bench.forwards[name]
-        assert isinstance(model, Candidate)
-        forwards[f"{name}, graph"] = graph_for(model, lengths)
-    for name, forward in forwards.items():
+    for name, forward in bench.forwards.items():
         step = _step(forward, rows)
         ms, launch_ms = timing.one_by_one(step)
         queued_ms = timing.queued(step)

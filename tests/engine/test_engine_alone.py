@@ -108,7 +108,7 @@ def test_what_is_checked_on_a_card_runs_without_one(bare_host: Path) -> None:
     assert document["failed"] == []
     assert list(document["checks"])[-1] == "device lost: told as EngineBroken"
     speeds = [found for name, found in document["checks"].items() if name.startswith("speed")]
-    assert [len(found) for found in speeds] == [7, 7]  # six ways, and what they took together
+    assert [len(found) for found in speeds] == [9, 9]  # eight ways, and what they took together
     assert all(math.isfinite(number) for number in _numbers(document))
 
 

@@ -81,6 +81,16 @@ def test_batches_begun_ahead_give_the_scores_of_batches_awaited(half: Engine) ->
     assert all(np.array_equal(finish(), scores) for finish, scores in zip(finishes, awaited, strict=True))
 
 
+def test_a_recorded_pass_gives_the_scores_of_the_first_time_bit_for_bit(half: Engine) -> None:
+    half.warm_up()
+    batches = [random_rows([n, 2 * n]) for n in (5, 40, 300, 7)]
+
+    first, *later = ([half.score(batch) for batch in batches] for _ in range(3))
+
+    assert all(np.array_equal(a, b) for again in later for a, b in zip(first, again, strict=True))
+    assert any(each.is_recorded for each in half._forward._passes.values())  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize(
     ("only_firsts", "window"),
     [(False, None), (True, None), (False, 64)],

@@ -11,11 +11,11 @@ import transformers
 
 from benchmarks.gpu_check.__main__ import numbered
 from benchmarks.gpu_check.bench import Bench
-from benchmarks.gpu_check.candidates import Candidate, Graphed, graph_for
+from benchmarks.gpu_check.candidates import Candidate
 from benchmarks.gpu_check.checks import checks
 from benchmarks.gpu_check.report import Found, Report
 from tests.conftest import REPOSITORY
-from tests.engine.definition import Rows, plain_model, random_rows
+from tests.engine.definition import plain_model, random_rows
 from tests.engine.no_card import CARD, no_card, really
 from tests.model_dirs import SHAPES, xlmr_config
 
@@ -78,29 +78,6 @@ def test_a_candidate_computes_what_the_engine_does(source: torch.nn.Module, tanh
     rows = random_rows([1, 9, 9, 40])
 
     np.testing.assert_allclose(candidate(rows).numpy(), plain_model(source)(rows), atol=1e-3)
-
-
-def test_a_graph_gives_each_batch_its_own_scores(source: torch.nn.Module) -> None:
-    candidate = Candidate.of(source, CPU, torch.float32)
-    batches: list[Rows] = [random_rows(lengths) for lengths in ([100, 100], [7, 190, 1], [250])]
-    graph = graph_for(candidate, [100, 100])
-
-    scored = [graph(rows) for rows in batches]
-
-    for rows, got in zip(batches, scored, strict=True):
-        torch.testing.assert_close(got, candidate(rows), atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize(
-    "lengths", [[300], [200, 60], [10], [4] * 33], ids=["too long", "too many", "too few", "too many rows"]
-)
-def test_a_batch_that_a_graph_was_not_captured_for_is_refused(
-    source: torch.nn.Module, lengths: list[int]
-) -> None:
-    graph = Graphed(Candidate.of(source, CPU, torch.float32), tokens=256, rows=32, longest=128)
-
-    with pytest.raises(ValueError, match="do not fit a graph of 256"):
-        graph(random_rows(lengths))
 
 
 @pytest.mark.parametrize("tanh_gelu", VARIANTS.values(), ids=VARIANTS)

@@ -40,16 +40,13 @@ class Batch:
     """int32, [T], on the device: 1 for a token of the second segment; None where all are of the first."""
     offsets: torch.Tensor
     """int32, [n + 1], on the device: row i is tokens offsets[i] .. offsets[i + 1]."""
+    firsts: torch.Tensor
+    """int32, [n], on the device: where each row's first token is, which its score is read from."""
     lengths: list[int]
     """Tokens of each row, on the host."""
     stretches: list[Stretch]
     derived: dict[str, torch.Tensor] = field(default_factory=dict, compare=False)
     """What attention makes of the batch once, by name, for all layers."""
-
-    @property
-    def firsts(self) -> torch.Tensor:
-        """int32, [n]: where each row's first token is, which its score is read from."""
-        return self.offsets[:-1]
 
 
 def lay_out(rows: Sequence[TokenIds], device: torch.device) -> Batch:
@@ -74,6 +71,7 @@ def lay_out(rows: Sequence[TokenIds], device: torch.device) -> Batch:
         positions=on_device[tokens : 2 * tokens],
         segments=on_device[ends:] if several else None,
         offsets=on_device[2 * tokens : ends],
+        firsts=on_device[2 * tokens : ends - 1],
         lengths=lengths,
         stretches=_stretches(lengths),
     )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from rerankq_worker.engine.attention import Attention, choose_attention
 from rerankq_worker.engine.calibration import CalibratedLinears
 from rerankq_worker.engine.errors import first_line, is_out_of_memory
+from rerankq_worker.engine.graphs import GraphedModel
 from rerankq_worker.engine.linears import MakeLinear, choose_linear
 from rerankq_worker.engine.modernbert_model import ModernBertModel
 from rerankq_worker.engine.packed_model import PackedModel
@@ -109,13 +110,18 @@ def load_packed(directory: Path, device: torch.device, dtype: str, max_length_to
     refuse_other_rows(directory, tokenizer)
     scale = scale_of(directory)
     return Loaded(
-        model=load_forward(directory, device, precision),
+        model=in_few_launches(load_forward(directory, device, precision), device),
         reader=tokenizer,
         max_length_tokens=tokenizer.max_length_tokens,
         vocabulary_size=int(config["vocab_size"]),
         dtype=precision.name,
         scale=scale,
     )
+
+
+def in_few_launches(model: PackedModel, device: torch.device) -> Model:
+    """The model as it is on a CPU; on a card that needs no padding with its passes recorded."""
+    return GraphedModel(model, device) if device.type == "cuda" and not model.pads else model
 
 
 def load_forward(

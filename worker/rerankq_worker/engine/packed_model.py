@@ -31,7 +31,12 @@ class PackedModel:
     @torch.inference_mode()
     def __call__(self, rows: Sequence[TokenIds]) -> Tensor:
         """Logits, fp32, [n]; on CUDA they may not have been computed yet when this returns."""
-        return self._forward(lay_out(rows, self._device), self._body, self._attention)
+        return self.score_batch(lay_out(rows, self._device))
+
+    @torch.inference_mode()
+    def score_batch(self, batch: Batch) -> Tensor:
+        """The same of rows that lie end to end already."""
+        return self._forward(batch, self._body, self._attention)
 
     @torch.inference_mode()
     def exactly(self, device: torch.device, rows: Sequence[TokenIds]) -> Tensor:
