@@ -147,6 +147,9 @@ def test_logits_are_on_their_way_before_the_next_batch_is_begun(
         def synchronize(self) -> None:
             waited.append("waits")
 
+        def query(self) -> bool:
+            return True
+
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "current_stream", str)
 
