@@ -200,6 +200,7 @@ def test_where_all_workers_drain_nobody_is_asked_in_vain(service: Service, reran
     failure = rerankq.run("rerank", "q", "a", exit_code=3)
 
     assert "NoWorkers: all workers drain and take no more jobs" in failure.err
+    assert len(rerankq.run("resume", socket.gethostname()).out.splitlines()) == 2
 
 
 def _worker(service: Service, lane: str) -> WorkerStatus:

@@ -3,6 +3,7 @@
 import getpass
 import json
 import os
+import shlex
 import socket
 import sys
 import time
@@ -57,7 +58,9 @@ def pause(lane: Lane, model: OfModel = None, as_json: options.Json = False) -> N
         print(json.dumps({"paused": lane, "model": model, "is_new": is_new, "ignored_by": deaf}))
     else:
         was = "is paused" if is_new else "was paused already"
-        out.print(f"{_lane(lane, model)} {was}; `{_resume(lane, model)}` ends it", soft_wrap=True)
+        out.print(
+            f"{_lane(lane, model)} {was}; `{_resume(lane, model)}` ends it", markup=False, soft_wrap=True
+        )
 
 
 def resume(
@@ -186,7 +189,9 @@ def _able(workers: Sequence["WorkerStatus"]) -> Sequence["WorkerStatus"]:
 
 
 def _is_called(wanted: str, name: str) -> bool:
-    return wanted in (name, name.partition("~")[0]) or fnmatchcase(name, wanted)
+    """By its name, with or without its unique ending, by its host's, or by a pattern."""
+    short_name = name.partition("~")[0]
+    return wanted in (name, short_name, short_name.rpartition("@")[2]) or fnmatchcase(name, wanted)
 
 
 def _unknown(wanted: str, names: Sequence[str]) -> InvalidRequest:
@@ -208,7 +213,7 @@ def _lane(lane: Lane, model: str | None) -> str:
 
 
 def _resume(lane: Lane, model: str | None) -> str:
-    return f"rerankq resume {lane}" + ("" if model is None else f" --model {model}")
+    return f"rerankq resume {lane}" + ("" if model is None else f" --model {shlex.quote(model)}")
 
 
 def _warn(line: str) -> None:
