@@ -20,6 +20,7 @@ from tests.neighbours.environments.images import Image, Images
 from tests.redis_server import RedisServer, free_port
 
 COMPOSE = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())["services"]
+_DEFAULT = re.compile(r"\$\{\w+:-(.*?)\}")
 MODEL = {"RERANKQ_MODEL": "small"}
 READY_WITHIN_SECONDS = 120.0
 ENDS_WITHIN_SECONDS = 60.0
@@ -40,7 +41,7 @@ def redis() -> Iterator[RedisServer]:
 def as_in_compose(service: str, image: Image, **changes: str) -> dict[str, str]:
     """What Compose tells a service that has nothing set beside it, but that nothing listens beyond this machine."""
     told = {name: value for name, value in (COMPOSE[service].get("environment") or {}).items() if value}
-    told = {name: image.mapped(value) for name, value in told.items()}
+    told = {name: image.mapped(_DEFAULT.sub(r"\1", value)) for name, value in told.items()}
     secrets = image.path("/run/secrets")
     return {**told, **({"RERANKQ_SECRETS_DIR": str(secrets)} if secrets.exists() else {}), **changes}
 
