@@ -94,6 +94,12 @@ class Watched:
         self._tokens_of_a_pair = 0.0
 
     def __enter__(self) -> Self:
+        with self._ended:
+            self._start()
+            self._ended = self._ended.pop_all()
+        return self
+
+    def _start(self) -> None:
         self._ended.enter_context(self.service)
         with self.service.redis.client() as redis:
             redis.set("ballast", bytes(BALLAST_BYTES))
@@ -123,7 +129,7 @@ class Watched:
             flower=[self.flower_port],
         )
         self._ended.enter_context(self.prometheus)
-        return self
+        self.wait(lambda: len(self.prometheus.query("up == 1")) == 4 and not self.prometheus.alerts())
 
     def __exit__(self, *_: object) -> None:
         self._ended.close()

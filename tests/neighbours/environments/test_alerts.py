@@ -78,6 +78,7 @@ def _be_well(watched: Watched, seen: Seen) -> None:
         (BULK_PAUSE, lambda: watched.rank("bulk", BULK_DOCUMENTS)),
         (HTTP_PAUSE, lambda: watched.by_http(INTERACTIVE_DOCUMENTS)),
     )
+    began = time.monotonic()
     with watched.busy(*acts):
         time.sleep(20)
         _rerankq(watched, "pause", "bulk")
@@ -90,7 +91,8 @@ def _be_well(watched: Watched, seen: Seen) -> None:
         time.sleep(HOUR_SECONDS / 2 + 10)
         seen.done = watched.done_per_second(60)
         seen.shown["well"] = _shown(watched)
-        seen.cried = watched.prometheus.query('max_over_time(ALERTS{alertstate="firing"}[1h])')
+        firing = f'ALERTS{{alertstate="firing"}}[{time.monotonic() - began:.0f}s]'
+        seen.cried = watched.prometheus.query(f"max_over_time({firing})")
         for command in {line for page in RUNBOOKS.glob("*.md") for line in _commands(page)}:
             if trouble := _trouble(watched, command):
                 seen.commands[command] = trouble
