@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 from kombu import Connection
 
+from rerankq.contract import keys
 from rerankq.contract.errors import JobFailed
 from rerankq.contract.totals import CAUSES, totals_in
 from rerankq.contract.transport.dead_letters import DeadLetters, letter_for
@@ -59,6 +60,24 @@ def test_a_delivery_is_counted_by_its_cause(
 
     expected = {"first": 1, cause: 1, "handed_back": 1} if cause != "handed_back" else {"first": 1, cause: 2}
     assert counted(server) == expected
+
+
+@pytest.mark.parametrize(
+    "record", [{"submitted": "1.5", "counted": 1}, {"counted": 1}], ids=["ours", "a stranger's"]
+)
+def test_a_retried_job_is_as_new_to_whoever_counts_how_long_jobs_wait(
+    server: RedisServer, connect: Callable[..., Connection], record: dict[str, str]
+) -> None:
+    connection = connect()
+    with server.client() as client:
+        client.hset(keys.job("job-1"), mapping=record)
+        publish(connection, "one", headers={"id": "job-1"})
+
+        retry(connection)
+
+        left, (now, _) = client.hgetall(keys.job("job-1")), client.time()
+    assert {name.decode() for name in left} == record.keys() - {"counted"}
+    assert all(now - 60 < float(submitted) <= now + 1 for submitted in left.values())
 
 
 def test_every_cause_is_tried() -> None:

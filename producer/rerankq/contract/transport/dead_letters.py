@@ -94,7 +94,8 @@ return 1
 )
 
 # KEYS: index, letter, message, list, bell, untold, job record, [open jobs]; ARGV: id, message, TTL in seconds of
-# a letter that stays. Returns 0 when it is gone already. The job will end once more, and is counted then.
+# a letter that stays. Returns 0 when it is gone already. The job will end once more, and is counted then; its time
+# begins anew, lest the days among the letters be told as a wait for a worker.
 REVIVE = Script(
     TRIED
     + STAMP
@@ -113,6 +114,10 @@ end
 redis.call('DEL', KEYS[2])
 redis.pcall('ZREM', KEYS[6], ARGV[1])
 redis.pcall('HDEL', KEYS[7], 'counted')
+if redis.pcall('HEXISTS', KEYS[7], 'submitted') == 1 then
+  local now = redis.call('TIME')
+  redis.pcall('HSET', KEYS[7], 'submitted', string.format('%d.%06d', now[1], now[2]))
+end
 redis.pcall('LPUSH', KEYS[5], 1)
 redis.pcall('LTRIM', KEYS[5], 0, 127)
 if stamp then open(KEYS[8], KEYS[7], ARGV[1], stamp) end
