@@ -78,6 +78,13 @@ async def send_async(
     return Canary(lane, time.monotonic() - started, ranking)
 
 
+def names_for(serving: Iterable[WorkerStatus]) -> list[str | None]:
+    """What canaries have to name to be answered by each model of these workers: nothing where one takes such jobs."""
+    workers = list(serving)
+    unnamed: list[str | None] = [None] if any(worker.serves_unnamed for worker in workers) else []
+    return unnamed + sorted({w.model for w in workers if w.names and not w.serves_unnamed})
+
+
 def patience_seconds(lane: Lane, usual: float, waiting: int, workers: Iterable[WorkerStatus]) -> float:
     """How long a canary may take without a reason to worry: as usual, and in the bulk lane behind all that waits.
 

@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
-from rerankq.contract.errors import JobFailed
+from rerankq.contract.errors import JobFailed, QueueFull
+from rerankq.contract.heartbeats import WorkerStatus
 from rerankq.contract.messages import LANES
 from rerankq.contract.orders import Orders
 from rerankq.http import HttpSettings, create_app
@@ -69,6 +71,57 @@ def test_a_canary_that_fails_is_down_and_the_next_one_up_again(
     when(http, lambda seen: seen.get(("rerankq_canary_up", "bulk")) == 0)
     when(http, lambda seen: [seen["rerankq_canary_up", lane] for lane in LANES] == [1, 1])
     assert "canary through the bulk lane: JobFailed: it broke" in caplog.text
+
+
+def served_by(*workers: tuple[str, bool]) -> list[WorkerStatus]:
+    return [
+        WorkerStatus(
+            name=model, state="ready", lanes=LANES, device="cpu0", model=model, serves_unnamed=is_unnamed
+        )
+        for model, is_unnamed in workers
+    ]
+
+
+@pytest.mark.parametrize(
+    ("workers", "named"),
+    [
+        (served_by(("a", True), ("a", True)), [None]),
+        (served_by(("a", False), ("b", False), ("b", False)), ["a", "b"]),
+        (served_by(("a", True), ("b", False)), [None, "b"]),
+        ([replace(worker, is_draining=True) for worker in served_by(("a", False))], [None]),
+    ],
+    ids=["any takes what names none", "none does", "one does", "nobody takes jobs"],
+)
+def test_each_model_is_sent_a_canary_that_it_takes(
+    face: Face,
+    fake: AsyncFakeRerankClient,
+    monkeypatch: pytest.MonkeyPatch,
+    workers: list[WorkerStatus],
+    named: list[str | None],
+) -> None:
+    async def told_workers(_: object) -> list[WorkerStatus]:
+        return workers
+
+    monkeypatch.setattr(AsyncFakeRerankClient, "workers", told_workers)
+
+    when(face(http_canary_seconds=60), lambda seen: len(seen) == 6)
+
+    for lane in LANES:
+        assert [call.model for call in fake.calls if call.lane == lane] == named
+
+
+@pytest.mark.parametrize("reason", ["lane_full", "too_much_ahead"])
+def test_a_lane_that_bulk_work_fills_as_far_as_it_may_gets_no_canary_and_others_are_refused(
+    face: Face, fake: AsyncFakeRerankClient, reason: str
+) -> None:
+    for _ in LANES:
+        fake.fail_next(QueueFull("it is full", {"retry_after_seconds": 1, "reason": reason}))
+
+    http = face(http_canary_seconds=0.5)
+
+    when(http, lambda seen: seen.get(("rerankq_canary_up", "interactive")) == 0)
+    seen = when(http, lambda seen: seen.get(("rerankq_canary_up", "interactive")) == 1)
+    assert seen.get(("rerankq_canary_up", "bulk"), 1) == 1
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from rerankq import canary
 from rerankq.client import RerankClient
 from rerankq.contract.errors import QueueFull, RerankError
 from rerankq.contract.findings import Finding, broken, ok, skipped, warn
-from rerankq.contract.heartbeats import WorkerStatus
 from rerankq.contract.messages import LANES, Lane
 from rerankq.doctor.of_workers import Around
 
@@ -25,15 +24,9 @@ def canaries(around: Around, left: Left) -> Iterator[Finding]:
             if around.is_paused(lane):
                 yield skipped(f"canary.{lane}", "the lane is paused")
             elif serving := around.serving(lane):
-                yield from (_canary(client, lane, model, around, left) for model in _names(serving))
+                yield from (_canary(client, lane, model, around, left) for model in canary.names_for(serving))
             else:
                 yield skipped(f"canary.{lane}", "no worker in service takes jobs of this lane")
-
-
-def _names(serving: Sequence[WorkerStatus]) -> list[str | None]:
-    """What canaries have to name to be answered by each model: nothing where some worker takes such jobs."""
-    unnamed: list[str | None] = [None] if any(worker.serves_unnamed for worker in serving) else []
-    return unnamed + sorted({w.model for w in serving if w.names and not w.serves_unnamed})
 
 
 def _canary(client: RerankClient, lane: Lane, model: str | None, around: Around, left: Left) -> Finding:

@@ -3,13 +3,14 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 from rerankq.aio import AsyncRerankClient
-from rerankq.canary import Canary, patience_seconds, send_async
+from rerankq.canary import Canary, names_for, patience_seconds, send_async
 from rerankq.contract import keys
-from rerankq.contract.errors import RerankError
+from rerankq.contract.errors import QueueFull, RerankError
+from rerankq.contract.heartbeats import WorkerStatus
 from rerankq.contract.messages import LANES, Lane
 from rerankq.http.settings import HttpSettings
 
@@ -53,19 +54,45 @@ async def _keep_sending(
 
 
 async def _sent(lane: Lane, client: AsyncRerankClient, usual_seconds: float) -> Canary | None:
-    """What became of one; None where its lane is paused, or was before it came back."""
+    """What became of one; None where its lane is paused, or was before it came back, or is full of bulk work."""
     started = time.monotonic()
     try:
         if await _is_paused(lane, client):
             return None
-        waiting = (await client.lanes())[lane]
-        patience = patience_seconds(lane, usual_seconds, waiting, await client.workers())
-        canary = await send_async(client, lane, patience)
-        if canary.wrong is None or not await _is_paused(lane, client):
+        waiting, workers = (await client.lanes())[lane], await client.workers()
+        patience = patience_seconds(lane, usual_seconds, waiting, workers)
+        canary = await _sent_to_each(_names_for(lane, workers), lane, client, patience)
+        if canary.wrong is None or not (_is_of_no_room(canary) or await _is_paused(lane, client)):
             return _logged(canary)
     except RerankError as error:  # Redis is away
         return _logged(Canary(lane, time.monotonic() - started, error=error))
     return None
+
+
+def _names_for(lane: Lane, workers: Iterable[WorkerStatus]) -> Sequence[str | None]:
+    """What canaries have to name; where no model is served, nothing, and nobody answers."""
+    return names_for(worker for worker in workers if lane in worker.lanes and not worker.is_draining) or [
+        None
+    ]
+
+
+async def _sent_to_each(
+    models: Sequence[str | None], lane: Lane, client: AsyncRerankClient, patience: float
+) -> Canary:
+    """The first that something is wrong with, else that which took longest."""
+    sent: list[Canary] = []
+    for model in models:
+        sent.append(await send_async(client, lane, patience, model=model))
+        if sent[-1].wrong is not None:
+            return sent[-1]
+    return max(sent, key=lambda canary: canary.total_seconds)
+
+
+def _is_of_no_room(canary: Canary) -> bool:
+    """Whether it was refused as whoever fills the bulk lane wants it: as far as it may be."""
+    error = canary.error
+    is_full = isinstance(error, QueueFull) and error.details.get("reason") in ("lane_full", "too_much_ahead")
+    return canary.lane == "bulk" and is_full
 
 
 async def _is_paused(lane: Lane, client: AsyncRerankClient) -> bool:
