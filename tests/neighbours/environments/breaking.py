@@ -18,7 +18,7 @@ import psutil
 
 from rerankq import Job
 from rerankq.contract import keys
-from rerankq.contract.errors import RerankError
+from rerankq.contract.errors import QueueFull, RerankError
 from rerankq.contract.messages import Lane
 from rerankq_worker.doubles import Behaviour, DoubleEngine
 from rerankq_worker.scoring import EngineBroken
@@ -61,6 +61,13 @@ class Program:
             self._process.terminate()
             self._process.wait(60)
         self._process = None
+
+    def freeze_engine(self) -> None:
+        """Its engine, which computes nothing from now on."""
+        assert self._process is not None
+        for process in psutil.Process(self._process.pid).children(recursive=True):
+            if "engine" in process.cmdline():
+                process.suspend()
 
     def kill(self) -> None:
         """All at once, without a word to anybody."""
@@ -154,6 +161,15 @@ class Watched:
     def ask(self, *words: str, lane: Lane = "interactive", count: int = 1) -> list[Job]:
         """Jobs that nobody need wait for, of these words."""
         return [self.service.client.submit(f"query {n}", list(words), lane=lane) for n in range(count)]
+
+    def be_refused(self, count: int) -> None:
+        """So many bulk jobs, in a lane that has more than its client may add to, and the client tells of it."""
+        with contextlib.closing(self.service.producer(max_bulk_jobs=1)) as client:
+            for _ in range(count):
+                with contextlib.suppress(QueueFull):
+                    client.submit("q", ["a"], lane="bulk")
+            time.sleep(1.5)  # it looks around once a second at most
+            client.workers()
 
     def by_http(self, documents: int) -> None:
         """A request for a ranking, and its reply."""
