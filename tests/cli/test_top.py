@@ -17,14 +17,15 @@ from typing import Any
 
 import pytest
 from redis import Redis
+from typer.testing import CliRunner
 
+from rerankq.cli.app import app
 from rerankq.cli.overview import Reading, lanes_of, read
 from rerankq.contract import keys, wire
 from rerankq.contract.heartbeats import Heartbeats, WorkerStatus
 from rerankq.contract.messages import LANES
 from rerankq.contract.orders import Order, Orders
 from rerankq.contract.totals import of_end, of_ranking, totals_in
-from tests.cli.conftest import Command
 from tests.redis_server import RedisServer
 
 WORKER = WorkerStatus(name="w@h", state="ready", lanes=LANES, seconds_per_job={"bulk": 2.0})
@@ -123,7 +124,7 @@ def test_each_model_that_jobs_wait_for_has_a_row_of_its_own(redis: "Redis") -> N
 
 
 def test_what_its_user_may_not_read_is_named_and_the_rest_is_told(
-    redis: "Redis", redis_server: RedisServer
+    redis: "Redis", redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rights = [
         "-@all",
@@ -138,12 +139,10 @@ def test_what_its_user_may_not_read_is_named_and_the_rest_is_told(
         "+client",
     ]
     redis.execute_command("ACL", "SETUSER", "looker", "on", ">sesame", "~*", *rights)
-    command = Command(
-        {**os.environ, "RERANKQ_BROKER_URL": redis_server.url.replace("redis://", "redis://looker:sesame@")}
-    )
+    monkeypatch.setenv("RERANKQ_BROKER_URL", redis_server.url.replace("redis://", "redis://looker:sesame@"))
 
-    told = json.loads(command.run("top", "--json").out)
-    words = command.run("top").out
+    told = json.loads(printed("top", "--json"))
+    words = printed("top")
 
     assert [worker["name"] for worker in told["workers"]] == ["w@h"]
     assert {part: why["what"] for part, why in told["not_read"].items()} == dict.fromkeys(
@@ -153,18 +152,27 @@ def test_what_its_user_may_not_read_is_named_and_the_rest_is_told(
     assert "w@h" in words
 
 
-def test_an_older_worker_has_its_row(redis: "Redis", redis_server: RedisServer) -> None:
+def test_an_older_worker_has_its_row(
+    redis: "Redis", redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     beat = {"seen": redis.time()[0], "state": "ready", "lanes": ["bulk"]}  # pyright: ignore[reportIndexIssue]
     redis.hset(keys.WORKERS, "old@h", wire.encode(beat))
 
-    told = Command({**os.environ, "RERANKQ_BROKER_URL": redis_server.url}).run("top", "--once").out
+    monkeypatch.setenv("RERANKQ_BROKER_URL", redis_server.url)
+    told = printed("top", "--once")
 
     row = next(line for line in told.splitlines() if line.startswith("old@h"))
     assert row.split()[:3] == ["old@h", "ready", "older"]
 
 
-@pytest.mark.parametrize("typed", [b"q", b"\x03"], ids=["q", "Ctrl-C"])
-@pytest.mark.parametrize("columns", [140, 44])
+def printed(*words: str) -> str:
+    """What a command says in a pipe, in this process."""
+    done = CliRunner().invoke(app, [*words], catch_exceptions=False)
+    assert done.exit_code == 0
+    return done.stdout
+
+
+@pytest.mark.parametrize(("typed", "columns"), [(b"q", 140), (b"\x03", 44)], ids=["q", "Ctrl-C, narrow"])
 def test_on_a_terminal_it_goes_on_until_somebody_leaves(
     redis: "Redis", redis_server: RedisServer, typed: bytes, columns: int
 ) -> None:

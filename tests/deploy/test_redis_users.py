@@ -3,8 +3,6 @@
 import asyncio
 import importlib.util
 import json
-import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,10 +14,12 @@ import pytest
 import redis
 from celery import Celery, chord, group
 from starlette.testclient import TestClient
+from typer.testing import CliRunner
 
 from rerankq import AsyncRerankClient, RerankClient
 from rerankq.bulk import BulkRun, Task
 from rerankq.celery import signature
+from rerankq.cli.app import app
 from rerankq.contract import keys, wire
 from rerankq.contract.broker import celery_app
 from rerankq.contract.keys import queue_of
@@ -214,20 +214,21 @@ def _submit_worn_out(client: RerankClient) -> str:
 
 def _rerankq(service: Service, *words: str) -> str:
     """The command of an operator, who is the worker's user."""
-    command = [sys.executable, "-m", "rerankq.cli", *words]
-    environment = {**service.environment, "RERANKQ_REDIS_TIMEOUT_SECONDS": "10"}
-    return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+    environment = {"RERANKQ_BROKER_URL": service.redis.url, "RERANKQ_REDIS_TIMEOUT_SECONDS": "10"}
+    done = CliRunner().invoke(app, [*words], env=environment, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
 
 
 def test_an_operator_inspects_controls_and_watches(service: Service, guarded: GuardedRedis) -> None:
     with celery_app(
         "operator", guarded.url, guarded.url, socket_timeout_seconds=5, result_ttl_seconds=60
-    ) as app:
-        assert len(app.control.ping(timeout=3)) == 2
-        assert app.control.inspect(timeout=3).active()
-        app.control.revoke("nobody")
-        with app.connection_for_read() as connection:
-            receiver = app.events.Receiver(connection, handlers={"*": lambda _: _stop(receiver)})
+    ) as celery:
+        assert len(celery.control.ping(timeout=20, limit=2)) == 2
+        assert celery.control.inspect(timeout=20, limit=2).active()
+        celery.control.revoke("nobody")
+        with celery.connection_for_read() as connection:
+            receiver = celery.events.Receiver(connection, handlers={"*": lambda _: _stop(receiver)})
             receiver.capture(limit=None, timeout=20, wakeup=True)
 
 

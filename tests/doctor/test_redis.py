@@ -15,6 +15,7 @@ from rerankq.doctor import of_redis
 from rerankq.doctor.rights import questions, refused
 from rerankq.settings import ClientSettings
 from tests.doctor.following import follow, of
+from tests.doctor.stand_ins import light_libraries
 from tests.guarded_redis import GuardedRedis, password_of
 from tests.redis_server import RedisServer
 
@@ -235,8 +236,9 @@ def test_a_clock_that_is_apart_is_told(server: RedisServer, monkeypatch: pytest.
     assert "are 60 s apart" in of(look(server.url), "redis.clock").text
 
 
-def test_the_whole_command_says_it_in_a_line_and_goes_on(server: RedisServer, tmp_path: Path) -> None:
-    environment = {**os.environ, "RERANKQ_BROKER_URL": "redis://127.0.0.1:1/0"}
+def test_the_whole_command_says_it_in_a_line_and_goes_on(tmp_path: Path) -> None:
+    libraries = str(light_libraries(tmp_path / "libraries"))
+    environment = {**os.environ, "RERANKQ_BROKER_URL": "redis://127.0.0.1:1/0", "PYTHONPATH": libraries}
     done = subprocess.run(
         [sys.executable, "-m", "rerankq.cli", "doctor"],
         env=environment,

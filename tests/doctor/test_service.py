@@ -21,20 +21,45 @@ from tests.guarded_redis import GuardedRedis
 from tests.service import Service
 
 NOOP = "rerankq_worker.doubles:noop"
-BACKWARDS = "tests.doctor.backwards:engine"
+
+
+class Unstarted(Service):
+    """Whose workers are started by whoever types what starts them."""
+
+    def start_launcher(self, *, wait: bool = True) -> None: ...
 
 
 @pytest.fixture(scope="module")
-def service() -> Iterator[Service]:
+def without_workers() -> Iterator[Service]:
     """Of a double, on a Redis as it is deployed."""
-    with Service(engine=NOOP, redis=GuardedRedis(appendonly="yes")) as running:
+    with Unstarted(engine=NOOP, redis=GuardedRedis(appendonly="yes")) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def service(without_workers: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Started by the cures for its lack: a worker of the interactive lane, then one of both lanes."""
+    service, directory = without_workers, tmp_path_factory.mktemp("first")
+    environment = in_a_moment(service, directory)
+    found = look(service, code=2)
+    assert of(found, "canary.bulk").verdict == "skipped"
+    interactive_alone = {**environment, "RERANKQ_BULK_WORKERS": "0"}
+    with Typed(of(found, "workers").cure, interactive_alone, NOOP, directory):
+        service.wait_until(lambda: _in_service(service, 1), 60)
+        found = look(service, code=2)
+        with Typed(of(found, "workers.bulk").cure, environment, NOOP, service.runtime_directory.parent):
+            service.wait_until(lambda: _in_service(service), 60)
+            yield service
 
 
 @pytest.fixture
 def environment(service: Service, tmp_path: Path) -> dict[str, str]:
+    return in_a_moment(service, tmp_path)
+
+
+def in_a_moment(service: Service, directory: Path) -> dict[str, str]:
     """As the service's, with libraries that are imported in a moment."""
-    libraries = light_libraries(tmp_path / "libraries")
+    libraries = light_libraries(directory / "libraries")
     found = {**service.environment, "RERANKQ_REDIS_TIMEOUT_SECONDS": "10"}
     return {**found, "PYTHONPATH": f"{libraries}:{found['PYTHONPATH']}"}
 
@@ -91,16 +116,16 @@ def test_a_worker_that_drains_is_told_and_employed_again(
 ) -> None:
     bulk = next(worker.name for worker in service.client.workers() if "bulk" in worker.lanes)
     follow(f"rerankq drain {bulk}", environment)
-    service.wait_until(lambda: not service.is_ready())
+    service.wait_until(lambda: not _in_service(service))
 
     found = look(service, code=1)
     follow(of(found, "workers").cure, environment)
-    service.wait_until(service.is_ready)
+    service.wait_until(lambda: _in_service(service))
 
     look(service, code=0)
 
 
-def test_jobs_for_a_model_that_nobody_serves_are_told(
+def test_jobs_for_a_model_that_nobody_serves_are_told_and_its_wrong_scores_once_it_is_served(
     service: Service, environment: dict[str, str], tmp_path: Path
 ) -> None:
     shutil.copytree(materialise(), tmp_path / "another")
@@ -108,42 +133,16 @@ def test_jobs_for_a_model_that_nobody_serves_are_told(
 
     finding = of(look(service, code=1), "workers.models")
     environment["RERANKQ_SERVE_UNNAMED"] = "false"
-    with Typed(finding.cure, environment, "rerankq_worker.doubles:noop?model=another", tmp_path):
+    with Typed(finding.cure, environment, "tests.doctor.backwards:engine?model=another", tmp_path):
         assert job.result(60).complete
-        service.wait_until(lambda: _in_service(service, 4), 60)
-        bulk = [each.text for each in look(service, code=0) if each.check == "canary.bulk"]
-        assert [text.partition("answered in")[0] for text in bulk] == ["", "another "]
-
-    look(service, code=0)
-
-
-def test_a_model_that_puts_the_wrong_document_first_is_told(
-    service: Service, environment: dict[str, str], tmp_path: Path
-) -> None:
-    service.stop_launcher()
-    with Typed("rerankq-worker", environment, BACKWARDS, tmp_path):
-        service.wait_until(lambda: _in_service(service), 60)
+        service.wait_until(lambda: _in_service(service, 5), 60)
         found = look(service, code=2)
 
-    assert "scores are wrong" in of(found, "canary.interactive").text
-    assert of(found, "canary.bulk").verdict == "broken"
-
-
-def test_without_workers_the_cures_start_them(
-    service: Service, environment: dict[str, str], tmp_path: Path
-) -> None:
-    service.stop_launcher()
-
-    found = look(service, code=2)
-    assert of(found, "canary.bulk").verdict == "skipped"
-    interactive_alone = {**environment, "RERANKQ_BULK_WORKERS": "0"}
-    with Typed(of(found, "workers").cure, interactive_alone, NOOP, tmp_path / "1"):
-        service.wait_until(lambda: _in_service(service, 1), 60)
-        found = look(service, code=2)
-        with Typed(of(found, "workers.bulk").cure, environment, NOOP, tmp_path / "2"):
-            service.wait_until(lambda: _in_service(service, 3), 60)
-
-            look(service, code=0)
+    assert of(found, "workers.models").verdict == "ok"
+    for lane in ("canary.interactive", "canary.bulk"):
+        unnamed, another = (each for each in found if each.check == lane)
+        assert (unnamed.verdict, another.verdict) == ("ok", "broken")
+        assert another.text.startswith("another: expected document 1 of the canary to come first")
 
 
 class Typed:
@@ -174,6 +173,6 @@ class Typed:
         self._process.wait(30)
 
 
-def _in_service(service: Service, count: int = 2) -> bool:
+def _in_service(service: Service, count: int = 3) -> bool:
     workers = service.client.workers()
     return len(workers) == count and all(worker.state in ("ready", "busy") for worker in workers)

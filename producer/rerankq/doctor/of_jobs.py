@@ -31,6 +31,7 @@ def canaries(around: Around, left: Left) -> Iterator[Finding]:
 
 def _canary(client: RerankClient, lane: Lane, model: str | None, around: Around, left: Left) -> Finding:
     check, sent = f"canary.{lane}", canary.send(client, lane, left(CANARY_SECONDS), model=model)
+    whose = f"{model}: " if model else ""
     waiting = sum(jobs for (each, _), jobs in around.waiting.items() if each == lane)
     if isinstance(sent.error, QueueFull):
         return warn(check, f"refused: {sent.error}; more devices empty the lane", "rerankq-worker")
@@ -38,7 +39,7 @@ def _canary(client: RerankClient, lane: Lane, model: str | None, around: Around,
         text = f"no answer within {sent.total_seconds:.1f} s, behind {waiting:,} jobs; more devices empty it"
         return warn(check, text, "rerankq-worker")
     if sent.error is not None or sent.wrong is not None:
-        return broken(check, f"{sent.wrong}; look on a host that serves it", _cure_of(sent))
+        return broken(check, f"{whose}{sent.wrong}; look on a host that serves it", _cure_of(sent))
     by = f"{model} " if model else ""
     told = f"{by}answered in {sent.total_seconds:.2f} s, of which it waited {sent.wait_seconds or 0:.2f} s"
     return ok(check, told)
