@@ -124,12 +124,10 @@ def read_status(
     fields = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in record.items()}
     submitted, total = number_in(fields.get("submitted")), _count(fields, "total")
     state, error = _state(job_id, meta, fields, cancelled, clock.now())
-    lane = next((lane for lane in LANES if lane == fields.get("lane")), None)
-    pause = (
-        pause_over(pauses or {}, fields.get("queue") or queue_of(lane))
-        if lane and state == "queued"
-        else None
-    )
+    lane: Lane | None = next((lane for lane in LANES if lane == fields.get("lane")), None)
+    pause = None
+    if lane and state == "queued":
+        pause = pause_over(pauses or {}, fields.get("queue") or queue_of(lane))
     return JobStatus(
         job_id=job_id,
         state=state,
