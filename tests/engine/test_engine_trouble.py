@@ -15,7 +15,7 @@ from rerankq_worker.engine.crossing import Coming
 from rerankq_worker.engine.engine import exact_forward
 from rerankq_worker.engine.linears import Linear, plain_linear
 from rerankq_worker.engine.loading import load_reference
-from rerankq_worker.engine.memory import GROWS_AFTER_BATCHES, SHARE_OF_FREE
+from rerankq_worker.engine.memory import GROWS_AFTER_BATCHES, PROBE_TOKENS, SHARE_OF_FREE
 from rerankq_worker.engine.precision import Precision
 from rerankq_worker.engine.unpadded_model import UnpaddedModel
 from rerankq_worker.model.family import XLM_ROBERTA
@@ -367,6 +367,16 @@ def test_a_probe_that_does_not_fit_is_halved(tokenizer: PairTokenizer) -> None:
     engine.warm_up()
 
     assert engine.info.max_batch_tokens == int(150 * SHARE_OF_FREE)
+
+
+def test_memory_is_measured_on_what_takes_it_each_time(tokenizer: PairTokenizer) -> None:
+    """A recorded pass, of as many tokens as the probe, would seem to take none."""
+    scoring, measured = Device(), Device()
+
+    engine_on(scoring, tokenizer, memory=Card(free_bytes=300), measured=measured).warm_up()
+
+    assert measured.batches == [PROBE_TOKENS]
+    assert max(scoring.batches) < PROBE_TOKENS
 
 
 def test_a_card_too_full_for_any_probe_serves_one_pair_at_a_time(tokenizer: PairTokenizer) -> None:

@@ -184,6 +184,28 @@ def test_where_the_largest_does_not_fit_none_is_recorded(tiny: PackedModel) -> N
     assert len(recordings.steps) == 1
 
 
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")],
+    ids=["torch's own", "of a library"],
+)
+def test_where_the_largest_cannot_even_be_computed_none_is_recorded(
+    tiny: PackedModel, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def score_batch(batch: Batch) -> Tensor:
+        if len(batch.token_ids) == TOKENS[-1]:
+            raise error
+        return PackedModel.score_batch(tiny, batch)
+
+    monkeypatch.setattr(tiny, "score_batch", score_batch)
+    graphed, rows = GraphedModel(tiny, CPU, recordings := Recordings()), random_rows([9])
+
+    for _ in range(3):
+        torch.testing.assert_close(graphed(rows), tiny(rows), atol=1e-5, rtol=0)
+
+    assert recordings.steps == []
+
+
 def test_a_device_that_is_lost_while_a_pass_is_recorded_is_told(tiny: PackedModel) -> None:
     graphed = GraphedModel(tiny, CPU, failing(RuntimeError("CUDA error: an illegal memory access")))
 

@@ -21,9 +21,8 @@ def to_device(numbers: np.ndarray[Any, Any], device: torch.device) -> Tensor:
     on_host = torch.from_numpy(numbers)
     if device.type != "cuda":
         return on_host.to(device)
-    with _left_behind_if_lost(
-        on_host.pin_memory()
-    ) as pinned:  # else the host waits for the kernels in flight
+    # from memory that is not pinned the host waits for the kernels in flight
+    with _left_behind_if_lost(on_host.pin_memory()) as pinned:
         return pinned.to(device, non_blocking=True)
 
 

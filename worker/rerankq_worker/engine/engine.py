@@ -70,6 +70,7 @@ class Engine:
         load_exact: Callable[[], Forward] | None = None,
         memory: Memory | torch.device | None = None,
         *,
+        measured: Forward | None = None,
         pads: bool = False,
     ) -> None:
         """`Engine.load` builds one; tests pass a forward function of their own.
@@ -78,11 +79,13 @@ class Engine:
             forward: rows to logits on the device.
             load_exact: gives the same in fp32 arithmetic, for a row that `forward` cannot do; called at most once.
             memory: what `warm_up` turns into a token budget: a CUDA device's.
+            measured: what takes the memory of a batch each time; left out, `forward`.
             pads: whether a batch takes the memory of as many rows of its longest row's length.
         """
         self.info = info
         self.tokenizer = tokenizer
         self._forward = forward
+        self._measured = measured or forward
         self._vocabulary_size = vocabulary_size
         self._load_exact = load_exact
         self._exact: Forward | None = None
@@ -154,6 +157,7 @@ class Engine:
             # A CPU computes in fp32, or in bf16 that reaches as far: what is not finite there is so exactly.
             load_exact=(lambda: exact_forward(loaded.model.exactly, where)) if on_cuda else None,
             memory=where if on_cuda and max_batch_tokens is None else None,
+            measured=loaded.measured,
             pads=loaded.model.pads,
         )
 
@@ -316,7 +320,7 @@ class Engine:
         """What a probe takes at its peak, halved until it fits; 0 where nothing could be measured."""
         rows = self._warm_up_rows(PROBE_TOKENS, self.info.max_length_tokens)
         while rows:
-            growth = _or_broken(lambda rows=rows: memory.growth_bytes(lambda: self._forward(rows).cpu()))
+            growth = _or_broken(lambda rows=rows: memory.growth_bytes(lambda: self._measured(rows).cpu()))
             if growth is not None:
                 return growth / self._cost_tokens(rows)
             rows = rows[: len(rows) // 2]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rerankq_worker.engine.batch import Batch
 from rerankq_worker.engine.crossing import leave_behind, to_device
-from rerankq_worker.engine.errors import first_line, is_device_lost
+from rerankq_worker.engine.errors import first_line, is_device_lost, is_out_of_memory
 from rerankq_worker.scoring import TokenIds
 
 log = logging.getLogger(__name__)
@@ -100,11 +100,14 @@ class GraphedModel:
         Where it does not fit none is recorded: batches need the memory more.
         """
         self._has_room = False
-        with suppress(torch.OutOfMemoryError):
+        try:
             largest = self._pass(MOST)
             for _ in range(2):
                 largest([np.zeros(1, dtype=np.int32)])
             self._has_room = largest.is_recorded
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
         if not self._has_room:
             self._passes.clear()
             self._record = _as_it_is  # what had been taken is given back

@@ -96,6 +96,8 @@ class Loaded:
     dtype: str
     scale: str
     """How a logit becomes a relevance score."""
+    measured: Forward | None = None
+    """What shows the memory that a batch takes; left out, the model."""
 
 
 def load_packed(directory: Path, device: torch.device, dtype: str, max_length_tokens: int) -> Loaded:
@@ -109,13 +111,15 @@ def load_packed(directory: Path, device: torch.device, dtype: str, max_length_to
     tokenizer = PairTokenizer.from_model_dir(directory, max_length_tokens)
     refuse_other_rows(directory, tokenizer)
     scale = scale_of(directory)
+    model = load_forward(directory, device, precision)
     return Loaded(
-        model=in_few_launches(load_forward(directory, device, precision), device),
+        model=in_few_launches(model, device),
         reader=tokenizer,
         max_length_tokens=tokenizer.max_length_tokens,
         vocabulary_size=int(config["vocab_size"]),
         dtype=precision.name,
         scale=scale,
+        measured=model,  # a recorded pass has taken its memory before
     )
 
 
