@@ -161,7 +161,11 @@ def asked_of_models(redis_server: RedisServer) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("asked_of_models")
-def test_jobs_are_counted_by_model_and_one_that_nobody_serves_is_told_by_its_digest(url: str) -> None:
+@pytest.mark.parametrize("at_once", [7, metrics.QUEUES_AT_ONCE])
+def test_jobs_are_counted_by_model_and_one_that_nobody_serves_is_told_by_its_digest(
+    url: str, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr(metrics, "QUEUES_AT_ONCE", at_once)
     seen = samples(url)
 
     def of(name: str, **labels: str) -> float | None:
@@ -176,6 +180,21 @@ def test_jobs_are_counted_by_model_and_one_that_nobody_serves_is_told_by_its_dig
     assert len(told_apart) == 3 + UNSERVED_MODELS
     assert value(url, "rerankq_lane_jobs", lane="bulk") == 1 + UNSERVED_MODELS + 5 + 2
     assert MARKER not in scraped(url)
+
+
+@pytest.mark.parametrize("model", [None, "org/name"])
+def test_jobs_with_a_priority_are_counted_among_those_that_wait(
+    url: str, redis_server: RedisServer, model: str | None
+) -> None:
+    redis = redis_server.client()
+    redis.flushall()
+    queue = keys.queue_of("bulk", model)
+    redis.zadd(keys.MODELS, {"org/name": 1})
+    for at in (queue, *keys.priority_lists(queue)):
+        redis.lpush(at, "a job")
+
+    assert value(url, "rerankq_lane_jobs", lane="bulk") == 1 + 2 * 9
+    redis.flushall()
 
 
 def test_a_message_that_nobody_can_read_does_not_stop_the_metrics(

@@ -32,7 +32,7 @@ from rerankq.contract.risks import RISKS, read_risks, redis_clients
 from rerankq.contract.totals import BOUNDS_SECONDS, Histogram, totals_in
 from rerankq.contract.transport.dead_letters import DeadLetters
 from rerankq.contract.transport.envelope import Undecodable, job_id, open_envelope
-from rerankq.contract.transport.leases import held_by_list
+from rerankq.contract.transport.leases import held_by_list, waiting_on
 from rerankq_worker.host.devices import Device
 from rerankq_worker.host.gpus import GPU_GAUGES, gpu_readings
 from rerankq_worker.link import health
@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 
 REDIS_TIMEOUT_SECONDS = 1.0  # a scrape must not hang; Prometheus itself gives up after 10 s
 UNSERVED_MODELS = 50  # told apart, those with most jobs first: whoever asks names what he likes
+QUEUES_AT_ONCE = 500
 UNNAMED = "-"
 STATES: tuple[State, ...] = get_args(State)
 STATES_OF_DRAINING = ("draining", "drained")
@@ -197,26 +198,38 @@ def _waiting_jobs(lane: Lane, redis: "Redis") -> Iterator[Sample]:
 
 def _lengths(queues: Sequence[str], redis: "Redis") -> list[int]:
     """Jobs that wait on each, those of any priority included."""
-    pipeline = redis.pipeline(transaction=False)
-    lists = [(queue, *keys.priority_lists(queue)) for queue in queues]
-    for key in (key for each in lists for key in each):
-        pipeline.llen(key)
-    lengths = iter(pipeline.execute())
-    return [sum(next(lengths) for _ in each) for each in lists]
+    return [jobs for some in _some_at_a_time(queues) for jobs in waiting_on(redis, some)]
 
 
 def _oldest_job(lane: Lane, redis: "Redis") -> Iterator[Sample]:
-    age = _oldest_seconds(_queues_of(lane, redis), redis)
-    if age is not None:
-        yield "rerankq_lane_oldest_seconds", [lane], age
+    ages = _ages(_queues_of(lane, redis), redis)
+    known = [age for age in ages if age is not None]
+    if len(known) == len(ages) or any(known):
+        yield "rerankq_lane_oldest_seconds", [lane], max(known)
 
 
-def _oldest_seconds(queues: Iterable[str], redis: "Redis") -> float | None:
-    """0 when nothing waits; None when the producer of each next in line has left no record."""
-    messages: list[Any] = [redis.lindex(queue, -1) for queue in queues]
-    waiting = [message for message in messages if message is not None]
-    ages = [age for age in (_age_seconds(message, redis) for message in waiting) if age is not None]
-    return max(ages, default=0.0) if ages or not waiting else None
+def _ages(queues: Sequence[str], redis: "Redis") -> list[float | None]:
+    """Since the next job in line of each was submitted; 0 where nothing waits, None where its sender kept no record."""
+    return [age for some in _some_at_a_time(queues) for age in _ages_of_some(some, redis)]
+
+
+def _ages_of_some(queues: Sequence[str], redis: "Redis") -> Iterator[float | None]:
+    pipeline = redis.pipeline(transaction=False)
+    for queue in queues:
+        pipeline.lindex(queue, -1)
+    messages: list[bytes | None] = pipeline.execute()
+    for message in messages:
+        pipeline.hget(keys.job(_job_in(message) or ""), "submitted")
+    pipeline.time()
+    *told, (seconds, microseconds) = pipeline.execute()
+    for message, submitted in zip(messages, map(number_in, told), strict=True):
+        age = None if submitted is None else max(seconds + microseconds / 1e6 - submitted, 0.0)
+        yield 0.0 if message is None else age
+
+
+def _some_at_a_time(queues: Sequence[str]) -> Iterator[Sequence[str]]:
+    """So many that neither Redis nor this process is busy with them for long: callers name models as they like."""
+    return (queues[at : at + QUEUES_AT_ONCE] for at in range(0, len(queues), QUEUES_AT_ONCE))
 
 
 def _models(redis: "Redis") -> Iterator[Sample]:
@@ -231,9 +244,9 @@ def _models(redis: "Redis") -> Iterator[Sample]:
         yield "rerankq_model_workers", [labels[name]], serving[name]
     for lane in LANES:
         queues = [queue_of(lane, name) for name in labels]
-        for label, queue, jobs in zip(labels.values(), queues, _lengths(queues, redis), strict=True):
+        found = zip(labels.values(), _lengths(queues, redis), _ages(queues, redis), strict=True)
+        for label, jobs, age in found:
             yield "rerankq_model_jobs", [lane, label], jobs
-            age = _oldest_seconds([queue], redis)
             if age is not None:
                 yield "rerankq_model_oldest_seconds", [lane, label], age
 
@@ -247,17 +260,11 @@ def _unserved(models: Iterable[str], serving: Container[str], redis: "Redis") ->
     return [name for name in by_most[:UNSERVED_MODELS] if waiting[name]]
 
 
-def _age_seconds(message: bytes, redis: "Redis") -> float | None:
+def _job_in(message: bytes | None) -> str | None:
     try:
-        job = job_id(open_envelope(message))
+        return None if message is None else job_id(open_envelope(message))
     except Undecodable:
         return None
-    told: Any = job and redis.hget(keys.job(job), "submitted")
-    submitted = number_in(told)
-    if submitted is None:
-        return None
-    seconds, microseconds = redis.time()  # pyright: ignore[reportGeneralTypeIssues] - redis-py
-    return max(seconds + microseconds / 1e6 - submitted, 0.0)
 
 
 def _queues_of(lane: Lane, redis: "Redis") -> list[str]:

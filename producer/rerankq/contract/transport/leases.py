@@ -9,7 +9,15 @@ from typing import Any, NamedTuple
 
 import redis
 
-from rerankq.contract.keys import BELL_SUFFIX, TOTALS, bell_of, open_jobs, pauses_of, priority_lists
+from rerankq.contract.keys import (
+    BELL_SUFFIX,
+    SEPARATORS,
+    TOTALS,
+    bell_of,
+    open_jobs,
+    pauses_of,
+    priority_lists,
+)
 from rerankq.contract.keys import HELD as HELD_KEY
 from rerankq.contract.transport.open_jobs import OpenJob
 from rerankq.contract.transport.scripts import (
@@ -21,6 +29,7 @@ from rerankq.contract.transport.scripts import (
     PUT_BACK,
     RENEW,
     SWEEP,
+    WAITING,
     RedisArgument,
     execute,
 )
@@ -163,6 +172,11 @@ def held_by_list(client: redis.Redis, held_key: str = HELD_KEY) -> dict[str, int
     """How many messages workers hold, by the list that they came from."""
     reply = HELD(client, [held_key], [])
     return {list_key.decode(): count for list_key, count in zip(reply[::2], reply[1::2], strict=True)}
+
+
+def waiting_on(client: redis.Redis, queues: Sequence[str]) -> list[int]:
+    """How many messages wait on each queue, those of any priority included."""
+    return WAITING(client, queues, SEPARATORS)
 
 
 def fetched(reply: Any, sources: Sequence[ListToFetch]) -> tuple[ListToFetch, bytes] | None:
