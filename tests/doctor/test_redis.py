@@ -1,9 +1,12 @@
 """What `rerankq doctor` says of a real Redis that was broken, and whether its cure, typed as printed, mends it."""
 
 import os
+import socketserver
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -199,7 +202,7 @@ def test_a_redis_that_is_not_there_is_started_by_the_cure(
     ("spoil", "said"),
     [
         (lambda url: url.replace("word-of-worker", "another"), "refuses the user or password"),
-        (lambda url: url.replace("/0", "/99"), "has no database of that number"),
+        (lambda url: url.replace("/0", "/99"), "refuses: no such database"),
     ],
     ids=["password", "database"],
 )
@@ -212,6 +215,31 @@ def test_a_wrong_address_is_told_without_its_password(
     assert said in found.text
     assert "another" not in str(found)
     assert "word-of" not in str(found)
+
+
+@pytest.mark.parametrize(
+    ("said", "told", "cure"),
+    [
+        ("-LOADING Redis is loading the dataset in memory", "LOADING", "try again in a moment"),
+        ("-ERR max number of clients reached", "too many clients", "raise its `maxclients`"),
+    ],
+    ids=["loading", "full of clients"],
+)
+def test_a_redis_that_refuses_is_there_and_no_other_is_started(said: str, told: str, cure: str) -> None:
+    class Refusing(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            with suppress(OSError):  # who was refused hangs up
+                while self.rfile.readline():
+                    self.wfile.write(f"{said}\r\n".encode())
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Refusing) as refusing:
+        refusing.daemon_threads = True
+        threading.Thread(target=refusing.serve_forever, daemon=True).start()
+        found = of(look(f"redis://127.0.0.1:{refusing.server_address[1]}/0"), "redis")
+        refusing.shutdown()
+
+    assert f"refuses: {told}" in found.text
+    assert cure in found.cure
 
 
 def test_a_frozen_redis_ends_the_look_in_time(server: RedisServer) -> None:

@@ -32,7 +32,7 @@ def canaries(around: Around, left: Left) -> Iterator[Finding]:
 def _canary(client: RerankClient, lane: Lane, model: str | None, around: Around, left: Left) -> Finding:
     check, sent = f"canary.{lane}", canary.send(client, lane, left(CANARY_SECONDS), model=model)
     whose = f"{model}: " if model else ""
-    waiting = sum(jobs for (each, _), jobs in around.waiting.items() if each == lane)
+    waiting = around.waiting_in(lane)
     if isinstance(sent.error, QueueFull):
         return warn(check, f"refused: {sent.error}; more devices empty the lane", "rerankq-worker")
     if sent.error is not None and waiting:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from redis import Redis
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from rerankq.admission import FULL_FRACTIONS
@@ -25,6 +25,7 @@ from rerankq.contract.redis_rights import (
     WORKER_CHANNELS,
     Right,
 )
+from rerankq.contract.refusals import refusal_in
 from rerankq.contract.risks import RiskName, read_risks
 from rerankq.contract.setting_cures import place_of
 from rerankq.doctor.rights import Question, questions, refused
@@ -133,12 +134,12 @@ def _reached(store: Store, redis: "Redis", settings: ClientSettings) -> Finding:
             f"the user {store.user} may not even PING the Redis at {where}",
             store.typed(f"ACL SETUSER {store.user} +ping"),
         )
-    except ResponseError as error:
-        return _refusing(store, str(error))
     except RedisTimeout:
         told = f"the Redis at {where} is silent for {ANSWERS_WITHIN_SECONDS:g} s: frozen, overloaded, or out of reach"
         return broken(store.name, told, f"restart it, or correct {store.variable}")
     except (RedisError, OSError) as error:
+        if (refusal := refusal_in(error)) is not None:
+            return broken(store.name, f"the Redis at {where} refuses: {refusal.what}", refusal.cure)
         return broken(store.name, f"no Redis answers at {where} ({type(error).__name__})", _starting(store))
     return _answered(store, redis, settings, took)
 
@@ -159,17 +160,6 @@ def _starting(store: Store) -> str:
             f"redis-server --port {address.hosts[0][1]} --appendonly yes --appendfsync always --daemonize yes"
         )
     return f"start it there, or correct {store.variable}, which comes from {place_of(store.variable)}"
-
-
-def _refusing(store: Store, said: str) -> Finding:
-    where = store.address.shown
-    if "DB index" in said:
-        cure = f"take a number from 0 to 15 at the end of {store.variable}"
-        return broken(store.name, f"the Redis at {where} has no database of that number", cure)
-    if "max number of clients" in said:
-        told = f"the Redis at {where} has as many clients as its maxclients allows, and lets nobody in"
-        return broken(store.name, told, "stop some, or raise maxclients in redis.conf and restart it")
-    return broken(store.name, f"the Redis at {where} refuses: {said.split()[0]}", "see its log")
 
 
 def _answered(store: Store, redis: "Redis", settings: ClientSettings, took: float) -> Finding:

@@ -50,6 +50,10 @@ class Around:
         """Whether all jobs of a lane wait until it is resumed."""
         return pause_over(self.paused, queue_of(lane)) is not None
 
+    def waiting_in(self, lane: Lane) -> int:
+        """Jobs of a lane that no worker has taken, whichever model they name."""
+        return sum(jobs for (each, _), jobs in self.waiting.items() if each == lane)
+
     def serving(self, lane: Lane) -> list[WorkerStatus]:
         """Who takes jobs of a lane now."""
         return [worker for worker in self.workers if lane in worker.lanes and worker.state in IN_SERVICE]
@@ -89,7 +93,7 @@ def _states(workers: Sequence[WorkerStatus]) -> Iterator[Finding]:
 
 def _lane(lane: Lane, around: Around) -> Finding:
     check, serving = f"workers.{lane}", around.serving(lane)
-    waiting = sum(jobs for (each, _), jobs in around.waiting.items() if each == lane)
+    waiting = around.waiting_in(lane)
     if serving:
         return ok(check, f"{_counted(serving)} serving, {waiting:,} jobs wait")
     states = sorted({worker.state for worker in around.workers if lane in worker.lanes})
@@ -149,7 +153,7 @@ def _serving(name: str) -> str:
 
 
 def _releases(workers: Sequence[WorkerStatus]) -> Finding:
-    told = sorted({getattr(worker, "version", "") or "an earlier one" for worker in workers})
+    told = sorted({worker.version or "an earlier one" for worker in workers})
     if len(told) == 1:
         return ok("workers.version", f"all workers are of one release: {told[0]}")
     return warn(
