@@ -17,7 +17,7 @@ import typer
 from rerankq.cli import options
 from rerankq.cli.connection import local_stack
 from rerankq.cli.demo import demo_jobs
-from rerankq.cli.screen import facts, milliseconds, out, print_table, progress, short
+from rerankq.cli.screen import bytes_in_words, facts, milliseconds, out, print_table, progress, short
 from rerankq.cli.sizing import MOST_BUSY, fleet_for
 from rerankq.contract.errors import InvalidRequest
 from rerankq.contract.settings import read_dotenv
@@ -322,12 +322,12 @@ def _memory_facts(memory: Row) -> list[tuple[str, str]]:
         return []
     of = {name: value for name, value in memory.items() if value}
     parts = [
-        f"{_gigabytes(of[name])} {words}"
+        f"{bytes_in_words(of[name])} {words}"
         for name, words in (("engine_bytes", "the engine's process"), ("workers_bytes", "its Celery workers"))
         if name in of
     ]
     if "device_total_bytes" in of:
-        used, total = _gigabytes(of.get("device_used_bytes", 0)), _gigabytes(of["device_total_bytes"])
+        used, total = bytes_in_words(of.get("device_used_bytes", 0)), bytes_in_words(of["device_total_bytes"])
         parts.append(f"{used} of {total} of the device's in use, by whomever")
     return [("memory", ", ".join(parts))]
 
@@ -378,7 +378,3 @@ def _doubts(found: Found) -> list[tuple[str, str]]:
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _gigabytes(size: float) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"

@@ -26,6 +26,17 @@ from rerankq.contract.transport.scripts import HELD
 from rerankq.procedures import accepted
 
 DEAD_LETTERS_TOLD_APART = 1_000
+_PARTS: Mapping[str, tuple[Any, ...]] = {
+    "workers": ("HGETALL", keys.WORKERS),
+    "pace": ("HGETALL", keys.PACE),
+    "paused lanes": ("HGETALL", keys.PAUSED),
+    "totals": ("HGETALL", keys.TOTALS),
+    "models": ("ZRANGE", keys.MODELS, 0, -1),
+    "in hand": tuple(HELD.in_full([keys.HELD], [])),
+    "dead letters": ("ZREVRANGE", keys.DEAD, 0, DEAD_LETTERS_TOLD_APART - 1),
+    "redis": ("INFO",),
+}
+"""What is asked first, by its name in `not_read`."""
 
 ListOf = tuple[Lane, str | None]
 """A lane, and the model that its jobs name, if any."""
@@ -84,22 +95,9 @@ def read(redis: "Redis") -> Reading:
         RedisError: it does not answer, or will not have us at all.
     """
     not_read: dict[str, Refusal] = {}
-    parts = ("workers", "pace", "paused lanes", "totals", "models", "in hand", "dead letters", "redis")
-    commands: tuple[tuple[Any, ...], ...] = (
-        ("HGETALL", keys.WORKERS),
-        ("HGETALL", keys.PACE),
-        ("HGETALL", keys.PAUSED),
-        ("HGETALL", keys.TOTALS),
-        ("ZRANGE", keys.MODELS, 0, -1),
-        tuple(HELD.in_full([keys.HELD], [])),
-        ("ZREVRANGE", keys.DEAD, 0, DEAD_LETTERS_TOLD_APART - 1),
-        ("INFO",),
-    )
-    moment, *replies = _ask(redis, [("TIME",), *commands])
+    moment, *replies = _ask(redis, [("TIME",), *_PARTS.values()])
     seconds, microseconds = accepted(moment)
-    told: dict[str, Any] = {}
-    for part, reply in zip(parts, replies, strict=True):
-        told[part] = _or_note(part, reply, not_read)
+    told = {part: _or_note(part, reply, not_read) for part, reply in zip(_PARTS, replies, strict=True)}
     now = float(seconds) + float(microseconds) / 1e6
     beats = told["workers"] or {}
     lists: list[ListOf] = [

@@ -85,6 +85,15 @@ def milliseconds(seconds: float) -> str:
     return f"{seconds * 1000:.1f} ms" if seconds < 0.1 else f"{seconds * 1000:.0f} ms"
 
 
+def bytes_in_words(count: float) -> str:
+    """1234567 as `1 MB`, 2345678901 as `2.3 GB`."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
 def short(revision: str) -> str:
     """Enough of a commit or a hash to know it by."""
     kind, colon, digits = revision.rpartition(":")

@@ -21,7 +21,7 @@ from rich.text import Text
 from rerankq.cli import options
 from rerankq.cli.connection import redis_for
 from rerankq.cli.failures import in_words
-from rerankq.cli.screen import fitted_table, out, print_table, short
+from rerankq.cli.screen import bytes_in_words, fitted_table, out, print_table, short
 from rerankq.contract.errors import BrokerUnavailable, QueueFull
 
 if TYPE_CHECKING:
@@ -263,11 +263,16 @@ def _lines(reading: "Reading") -> list[str]:
 def _redis_line(info: Mapping[str, Any]) -> str:
     used, limit = info.get("used_memory", 0), info.get("maxmemory", 0)
     memory = (
-        f"{_bytes(used)} of {_bytes(limit)} ({used / limit:.0%})" if limit else f"{_bytes(used)}, no limit"
+        f"{bytes_in_words(used)} of {bytes_in_words(limit)} ({used / limit:.0%})"
+        if limit
+        else f"{bytes_in_words(used)}, no limit"
     )
     log = "no append-only log"
     if info.get("aof_enabled"):
-        size, last = _bytes(info.get("aof_current_size", 0)), info.get("aof_last_write_status", "unknown")
+        size, last = (
+            bytes_in_words(info.get("aof_current_size", 0)),
+            info.get("aof_last_write_status", "unknown"),
+        )
         log = f"append-only log {size} on disk, last write {last}"
     clients = f"{info.get('connected_clients', 0):,} clients"
     return f"Redis {info.get('redis_version', '')}: memory {memory}; {log}; {clients}"
@@ -326,11 +331,3 @@ def _rate(per_second: float | None) -> str:
 
 def _count(count: int | None) -> str:
     return "" if count is None else f"{count:,}"
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"

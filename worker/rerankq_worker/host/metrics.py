@@ -72,7 +72,7 @@ GAUGES: Mapping[str, tuple[str, list[str]]] = {
     "rerankq_model_oldest_seconds": ("Age of the next of them in line.", ["lane", "model"]),
     "rerankq_model_workers": ("Celery workers that take jobs that name it.", ["model"]),
     "rerankq_unacked_jobs": ("Jobs that a worker holds.", []),
-    "rerankq_held_jobs": ("Of these, those of the lane.", ["lane"]),
+    "rerankq_held_jobs": ("Jobs of the lane that a worker holds.", ["lane"]),
     "rerankq_dead_letters": ("Jobs set aside.", []),
     "rerankq_workers": ("Celery workers heard of lately.", ["state"]),
     "rerankq_lost_workers": ("Celery workers that fell silent in the last hour and took no leave.", []),

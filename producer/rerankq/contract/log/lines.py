@@ -15,15 +15,7 @@ import orjson
 LogFormat = Literal["text", "json"]
 
 LONGEST_LINE_BYTES = 4096  # PIPE_BUF: what Linux takes into a pipe in one piece, however many write to it
-_SHORTENED = (
-    3500,
-    2500,
-    1200,
-    600,
-    200,
-    60,
-    10,
-)  # characters of each part of a line that is too long, until it fits
+_SHORTENED = (3500, 2500, 1200, 600, 200, 60, 10)  # characters of each part of a long line, until it fits
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _CONTROLS_IN_JSON = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\xe2\x80[\xa8\xa9]")  # that JSON leaves as they are
 _SPACED = re.compile(r"[\s\"=\\]|^$")
@@ -71,15 +63,7 @@ class Lines:
         for room in _SHORTENED:
             if len(line) <= LONGEST_LINE_BYTES:
                 break
-            line = self._write(
-                head,
-                message if len(message) <= room else f"{message[:room]}…",
-                {
-                    name: value if isinstance(value, int | float) else str(value)[:room]
-                    for name, value in kept.items()
-                },
-                exc if exc is None or len(exc) <= room else f"…{exc[-room:]}",  # its end says what was raised
-            )
+            line = self._write(head, *_shortened(message, kept, exc, room))
         return line
 
 
@@ -104,6 +88,20 @@ class LineFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return self.as_line(record).decode().removesuffix("\n")
+
+
+def _shortened(
+    message: str, fields: Mapping[str, Any], exc: str | None, room: int
+) -> tuple[str, dict[str, Any], str | None]:
+    """Each with so many characters at most; of a traceback the end, which says what was raised."""
+    return (
+        message if len(message) <= room else f"{message[:room]}…",
+        {
+            name: value if isinstance(value, int | float) else str(value)[:room]
+            for name, value in fields.items()
+        },
+        exc if exc is None or len(exc) <= room else f"…{exc[-room:]}",
+    )
 
 
 def is_line(raw: bytes) -> bool:
