@@ -283,6 +283,11 @@ def test_all_that_is_meant_is_tried_again_and_the_rest_stays(rerankq: Command, s
 NOT_MEANT = {
     "nothing named": (["dead", "retry"], "expected the id of a dead letter, or which are meant"),
     "both": (["dead", "drop", "some-id", "--all"], "got both"),
+    "no reason": (
+        ["dead", "drop", "--reason", "", "--yes"],
+        "--reason: expected a part of a reason, got nothing",
+    ),
+    "too old": (["dead", "drop", "--older-than", "9" * 5000 + "d"], "such as 90s, 30m, 12h or 7d, got '999"),
     "no age": (["dead", "drop", "--older-than", "soon"], "such as 90s, 30m, 12h or 7d, got 'soon'"),
 }
 

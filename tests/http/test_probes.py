@@ -55,6 +55,16 @@ def test_health_says_which_is_missing(
     assert int(unwell.headers["Retry-After"]) >= 1
 
 
+def test_health_calls_what_redis_refuses_by_its_word(http: TestClient, redis: RedisServer) -> None:
+    with redis.client() as client:
+        client.execute_command("ACL", "SETUSER", "default", "-hgetall", "-@scripting")
+
+        unwell = http.get("/health")
+
+    assert unwell.status_code == 503
+    assert unwell.json()["message"].startswith("Redis refuses: NOPERM; this user may not do that")
+
+
 @pytest.mark.parametrize("state", ["loading", "stuck", "broken"])
 def test_a_worker_that_cannot_score_is_not_health(http: TestClient, redis: RedisServer, state: str) -> None:
     with redis.client() as client:

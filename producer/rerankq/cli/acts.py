@@ -24,7 +24,12 @@ if TYPE_CHECKING:
     from rerankq.contract.heartbeats import Heartbeats, WorkerStatus
     from rerankq.contract.orders import Orders
 
-LOOK_AGAIN_SECONDS = 0.5
+LOOK_AGAIN_SECONDS = 0.2
+_TOLD = {
+    "drained": "is drained",
+    "draining": "drains",
+    "gone": "is gone: it left, or has fallen silent; others take what it may have held",
+}
 
 OfModel = Annotated[
     str | None,
@@ -121,12 +126,13 @@ def drain(
         names = [worker.name for worker in _able(_chosen(workers, Heartbeats(redis).alive()))]
         for name in names:
             Orders(redis).drain(name, _who())
-        left = _wait_until_drained(Heartbeats(redis), names, timeout)
+        became = _wait_until_drained(Heartbeats(redis), names, timeout)
+    left = [name for name, what in became.items() if what == "draining"]
     if as_json:
-        print(json.dumps({"drained": [name for name in names if name not in left], "draining": left}))
+        print(json.dumps({what: [name for name in names if became[name] == what] for what in _TOLD}))
     else:
-        for name in names:
-            out.print(f"{name} {'drains' if name in left else 'is drained'}", markup=False, soft_wrap=True)
+        for name, what in became.items():
+            out.print(f"{name} {_TOLD[what]}", markup=False, soft_wrap=True)
     if left and timeout:
         raise ResultTimeout(
             f"{len(left)} of {len(names)} workers still hold a job after {timeout:g} s; they take no more: "
@@ -149,17 +155,26 @@ def _draining(wanted: Sequence[str], orders: "Orders") -> list[str]:
     return found
 
 
-def _wait_until_drained(heartbeats: "Heartbeats", names: Sequence[str], timeout: float | None) -> list[str]:
-    """Those that still hold a job, or have not said that they hold none, when the time is up; who leaves holds none."""
+def _wait_until_drained(
+    heartbeats: "Heartbeats", names: Sequence[str], timeout: float | None
+) -> dict[str, str]:
+    """What has become of each when none drains any longer, or the time is up: a word of `_TOLD`."""
     give_up_at = float("inf") if timeout is None else time.monotonic() + timeout
     with progress() as show:
         while True:
             alive = {worker.name: worker for worker in heartbeats.alive()}
-            left = [name for name in names if name in alive and not _is_drained(alive[name])]
+            became = {name: _became(alive.get(name)) for name in names}
+            left = list(became.values()).count("draining")
             if not left or time.monotonic() >= give_up_at:
-                return left
-            show(f"{len(left)} of {len(names)} workers finish what they hold")
+                return became
+            show(f"{left} of {len(names)} workers finish what they hold")
             time.sleep(LOOK_AGAIN_SECONDS)
+
+
+def _became(worker: "WorkerStatus | None") -> str:
+    if worker is None:
+        return "gone"
+    return "drained" if _is_drained(worker) else "draining"
 
 
 def _is_drained(worker: "WorkerStatus") -> bool:

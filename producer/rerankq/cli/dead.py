@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import islice
@@ -18,6 +18,9 @@ from rerankq.contract import keys
 from rerankq.contract.errors import InvalidRequest, JobUnknown
 
 if TYPE_CHECKING:
+    from redis import Redis
+    from redis.client import Pipeline
+
     from rerankq.contract.transport.dead_letters import DeadLetter, DeadLetters
 
 dead = typer.Typer(no_args_is_help=True, help="Look at jobs that were given up, and try them again.")
@@ -37,6 +40,7 @@ Limit = Annotated[int | None, typer.Option(min=1, help="No more than so many.", 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Count them, and change nothing.")]
 
 _SECONDS_IN = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
+_MOST_DIGITS = 12
 
 
 @dead.command("list")
@@ -104,10 +108,10 @@ def retry(
     [bold]Example:[/] rerankq dead retry "$job" && rerankq result "$job"
     """
     meant = Meant(letter_id, all_, reason, older_than, limit)
-    with _letters() as letters, _forgetting() as forget:
+    with _letters() as letters, redis_for("forgetting an answer", "results") as results:
         if letter_id is not None:
             letter = _letter(letters, letter_id)
-            if not _retried(letters, letter_id, forget):
+            if not retried(letters, letter_id, results):
                 raise _unknown(letter_id)
             told = (
                 json.dumps({"retried": letter_id}) if as_json else f"{letter_id} waits on {letter.lane} again"
@@ -118,11 +122,11 @@ def retry(
         if dry_run:
             _tell_count("would be retried", found, as_json=as_json)
             return
-        retried, unusable = _retry_all(letters, found, forget)
+        again, unusable = _retry_all(letters, found, results)
     if as_json:
-        print(json.dumps({"retried": retried, "unusable": unusable}))
+        print(json.dumps({"retried": again, "unusable": unusable}))
         return
-    print(f"{_jobs(len(retried))} waiting again")
+    print(f"{_jobs(len(again))} waiting again")
     if unusable:
         print(
             f"{_jobs(len(unusable))} left: they cannot be read, so no worker could answer them (`rerankq dead drop`)"
@@ -177,6 +181,10 @@ class Meant:
             raise InvalidRequest(
                 "expected the id of a dead letter, or which are meant: --all, --reason or --older-than"
             )
+        if self.reason is not None and not self.reason.strip():
+            raise InvalidRequest(
+                "--reason: expected a part of a reason, got nothing; --all means all of them"
+            )
         if self.letter_id is not None and (chosen or self.limit is not None):
             raise InvalidRequest("expected the id of one dead letter or which are meant, got both")
 
@@ -198,40 +206,51 @@ def seconds_in(age: str) -> float:
         InvalidRequest: it is none of these.
     """
     number, unit = age[:-1], age[-1:]
-    if unit not in _SECONDS_IN or not number.isascii() or not number.isdigit():
-        raise InvalidRequest(f"--older-than: expected an age such as 90s, 30m, 12h or 7d, got {age!r}")
+    is_number = number.isascii() and number.isdigit() and len(number) <= _MOST_DIGITS
+    if unit not in _SECONDS_IN or not is_number:
+        raise InvalidRequest(f"--older-than: expected an age such as 90s, 30m, 12h or 7d, got {age[:20]!r}")
     return int(number) * _SECONDS_IN[unit]
 
 
-def _retried(letters: "DeadLetters", letter_id: str, forget: Callable[[str], None]) -> bool:
+def retried(letters: "DeadLetters", letter_id: str, results: "Redis") -> bool:
     """Whether the job waits again; False where there is no such letter any more.
+
+    Its old answer, that it was given up, goes before it runs; one that it has had since, somebody else having retried
+    it, stays.
 
     Raises:
         InvalidRequest: nobody can read its message.
     """
     from rerankq.contract.transport.dead_letters import NotReplayable
 
+    answer = keys.result(letter_id)
+
+    def forget(step: "Pipeline") -> bool:
+        is_there = letters.check(letter_id)
+        step.multi()
+        if is_there:
+            step.delete(answer)
+        return is_there
+
     try:
-        letters.check(letter_id)
-        forget(letter_id)  # before the job runs: its new answer must stay
-        return letters.retry(letter_id)
+        # redis-py types what is done as a function without a value, though it is the one returned.
+        is_there = results.transaction(forget, answer, value_from_callable=True)  # pyright: ignore[reportArgumentType]
+        return bool(is_there) and letters.retry(letter_id)
     except NotReplayable as error:
         raise InvalidRequest(str(error)) from error
 
 
-def _retry_all(
-    letters: "DeadLetters", found: Sequence[str], forget: Callable[[str], None]
-) -> tuple[list[str], list[str]]:
+def _retry_all(letters: "DeadLetters", found: Sequence[str], results: "Redis") -> tuple[list[str], list[str]]:
     """The ids of those that wait again, and of those that nobody can read."""
-    retried: list[str] = []
+    again: list[str] = []
     unusable: list[str] = []
     for each in _one_by_one("retrying", found):
         try:
-            if _retried(letters, each, forget):
-                retried.append(each)
+            if retried(letters, each, results):
+                again.append(each)
         except InvalidRequest:
             unusable.append(each)
-    return retried, unusable
+    return again, unusable
 
 
 def _one_by_one(doing: str, found: Sequence[str]) -> Generator[str]:
@@ -264,19 +283,6 @@ def _letters() -> Generator["DeadLetters"]:
 
     with redis_for("looking for dead letters") as redis:
         yield DeadLetters(redis)
-
-
-@contextmanager
-def _forgetting() -> Generator[Callable[[str], None]]:
-    """What lets a job be waited for once more; its old answer said that it was given up."""
-    doing = "forgetting an answer"
-    with redis_for(doing, "results") as results, redis_for(doing) as broker:
-
-        def forget(job_id: str) -> None:
-            results.delete(keys.result(job_id))
-            broker.hdel(keys.job(job_id), "answered", "started", "scored")
-
-        yield forget
 
 
 def _letter(letters: "DeadLetters", letter_id: str) -> "DeadLetter":

@@ -27,8 +27,8 @@
 
 A job's record has of its sender fingerprint, lane, total, submitted and deadline, of the transport published, of both
 queue (where the job names a model), of its workers lane, total, worker, attempts, started, scored, answered, and
-counted once its end is among the totals. Another attempt forgets answered; `rerankq dead retry` forgets counted, and
-submitted is then when that was.
+counted once its end is among the totals. Another attempt forgets answered; `rerankq dead retry` forgets counted and
+what attempts left, and submitted is then when that was.
 
 Celery's own: `celery-task-meta-<id>`, `_kombu.*`.
 """

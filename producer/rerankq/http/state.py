@@ -10,6 +10,7 @@ from rerankq import __version__
 from rerankq.contract import keys
 from rerankq.contract.errors import BrokerUnavailable, NoWorkers
 from rerankq.contract.heartbeats import WorkerStatus
+from rerankq.contract.refusals import refusal_in
 from rerankq.contract.served import ServedModel, served_models
 from rerankq.http.errors import RETRY_LATER
 from rerankq.http.ranking import json_response
@@ -38,11 +39,11 @@ _SHOWN = (
 
 
 async def health(request: Request) -> Response:
-    """200 while Redis answers and a worker is ready to score; else 503, and which of them is missing."""
+    """200 while Redis answers and a worker is ready to score; else 503, which is missing and what Redis refuses."""
     try:
         workers = await service_of(request).client.workers()
-    except BrokerUnavailable:
-        return _unwell("Redis does not answer", redis=False)
+    except BrokerUnavailable as error:
+        return _unwell(_what_redis_does(error.__cause__), redis=False)
     serving = sum(worker.state in SERVING for worker in workers)
     if not serving:
         states = Counter(worker.state for worker in workers)
@@ -133,6 +134,11 @@ def _model(name: str, of: ServedModel) -> dict[str, Any]:
         "serves_unnamed": of.serves_unnamed,
         **{f"{fact}s": of.all_of(fact) for fact in ("device", "engine", "dtype")},
     }
+
+
+def _what_redis_does(error: BaseException | None) -> str:
+    refusal = refusal_in(error) if isinstance(error, Exception) else None
+    return f"Redis refuses: {refusal.what}; {refusal.cure}" if refusal else "Redis does not answer"
 
 
 def _unwell(message: str, *, redis: bool) -> Response:

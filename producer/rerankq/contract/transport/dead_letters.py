@@ -93,8 +93,9 @@ return 1
 """
 )
 
-# KEYS: index, letter, message, list, bell, untold, job record, [open jobs]; ARGV: id, message, TTL in seconds of
-# a letter that stays. Returns 0 when it is gone already. The job will end once more, and is counted then; its time
+# KEYS: index, letter, message, list, bell, untold, job record, payload, [open jobs]; ARGV: id, message, TTL in seconds
+# of a letter that stays, and of what the job needs. Returns 0 when it is gone already. The job will end once more, and
+# is counted then; of its attempts nothing is known any more, or the next would be taken for an older one; its time
 # begins anew, lest the days among the letters be told as a wait for a worker.
 REVIVE = Script(
     TRIED
@@ -104,7 +105,7 @@ redis.pcall('ZREM', KEYS[1], ARGV[1])
 local kept = redis.call('GET', KEYS[3])
 if redis.call('DEL', KEYS[3]) == 0 then return 0 end
 local message, stamp = ARGV[2], nil
-if KEYS[8] then message, stamp = stamped(message, KEYS[8]) end
+if KEYS[9] then message, stamp = stamped(message, KEYS[9]) end
 local failed = tried('LPUSH', KEYS[4], message)
 if failed then
   redis.call('SET', KEYS[3], kept, 'EX', ARGV[3])
@@ -113,14 +114,15 @@ if failed then
 end
 redis.call('DEL', KEYS[2])
 redis.pcall('ZREM', KEYS[6], ARGV[1])
-redis.pcall('HDEL', KEYS[7], 'counted')
+redis.pcall('HDEL', KEYS[7], 'counted', 'answered', 'started', 'scored', 'attempts')
 if redis.pcall('HEXISTS', KEYS[7], 'submitted') == 1 then
   local now = redis.call('TIME')
   redis.pcall('HSET', KEYS[7], 'submitted', string.format('%d.%06d', now[1], now[2]))
 end
+for i = 7, 8 do redis.pcall('EXPIRE', KEYS[i], ARGV[3]) end
 redis.pcall('LPUSH', KEYS[5], 1)
 redis.pcall('LTRIM', KEYS[5], 0, 127)
-if stamp then open(KEYS[8], KEYS[7], ARGV[1], stamp) end
+if stamp then open(KEYS[9], KEYS[7], ARGV[1], stamp) end
 return 1
 """
 )
@@ -250,11 +252,16 @@ class DeadLetters:
         seconds, microseconds = self._client.time()  # pyright: ignore[reportGeneralTypeIssues] - redis-py
         return seconds + microseconds / 1e6
 
-    def check(self, letter_id: str) -> None:
-        """Raise `NotReplayable` where the message cannot be read, so that no worker could answer it."""
+    def check(self, letter_id: str) -> bool:
+        """Whether there is a message to send again.
+
+        Raises:
+            NotReplayable: it cannot be read, so no worker could answer it.
+        """
         raw = self.message(letter_id)
         if raw:
             _as_new(letter_id, raw)
+        return bool(raw)
 
     def retry(self, letter_id: str) -> bool:
         """Send the message again with all its attempts before it. False when there is no such letter.
@@ -270,7 +277,10 @@ class DeadLetters:
         lane, envelope = list_key.decode(), _as_new(letter_id, raw)
         record = record_key(envelope["headers"])
         touched = [index, letter, message, lane, keys.bell_of(lane), self._prefix + keys.UNTOLD]
-        touched.append(record or keys.job(letter_id))
+        touched += [
+            record or keys.job(letter_id),
+            payload_key(envelope["headers"]) or keys.payload(letter_id),
+        ]
         if record and job_id(envelope):
             touched.append(keys.open_jobs(lane))
         arguments = [letter_id, seal_envelope(envelope), DEAD_LETTER_TTL_SECONDS]
