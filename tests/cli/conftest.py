@@ -1,12 +1,16 @@
 """One local service for all tests of the command line, and the command itself as a user runs it."""
 
+import io
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from unittest import mock
 
 import pytest
 
+from rerankq.cli import main
 from rerankq.local.stack import LocalStack
 
 
@@ -32,6 +36,25 @@ class Command:
             out, err = process.communicate(stdin, timeout=170)
         assert process.returncode == exit_code, f"exit code {process.returncode}\n{out}\n{err}"
         return Done(out, err)
+
+
+class CommandInHere(Command):
+    """`rerankq …` in this very process, which spares it the start of another: what only that shows is not seen."""
+
+    def run(self, *arguments: str, stdin: str = "", exit_code: int = 0) -> "Done":
+        out, err, code = io.StringIO(), io.StringIO(), 0
+        with (
+            mock.patch.dict(os.environ, self.environment, clear=True),
+            mock.patch.multiple(sys, argv=["rerankq", *arguments], stdin=io.StringIO(stdin)),
+            redirect_stdout(out),
+            redirect_stderr(err),
+        ):
+            try:
+                main()
+            except SystemExit as end:
+                code = end.code or 0
+        assert code == exit_code, f"exit code {code}\n{out.getvalue()}\n{err.getvalue()}"
+        return Done(out.getvalue(), err.getvalue())
 
 
 class Done:
