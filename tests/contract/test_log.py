@@ -4,13 +4,15 @@ import contextlib
 import json
 import logging
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from rerankq.contract.log.lines import LONGEST_LINE_BYTES, LineFormatter, Lines, LogFormat, is_line
+from rerankq.contract.log.lines import LONGEST_LINE_BYTES, LineFormatter, Lines, LogFormat
 from rerankq.contract.log.outlet import MOST_WAITING_LINES, Outlet
 
 STYLES: tuple[LogFormat, ...] = ("text", "json")
@@ -49,6 +51,7 @@ STRANGE = {
     "long": "x" * 100_000,
     "long and escaped": "\x00" * 100_000,
     "long and wide": "中" * 100_000,
+    "many beginnings of URLs": "@ " + "://a:" * 200_000,
 }
 
 
@@ -66,7 +69,7 @@ def test_whatever_a_record_holds_is_one_line_that_a_pipe_takes_in_one_piece(
     assert line.endswith(b"\n")
     assert len(line) <= LONGEST_LINE_BYTES
     assert len(line.decode().splitlines()) == 1
-    assert is_line(line)
+    assert lines.begins_in(line) == 0
     assert "told" in line.decode() or part == "message"
 
 
@@ -88,6 +91,17 @@ def test_no_password_of_a_url_is_in_a_line(lines: Lines, url: str) -> None:
 
     assert b"s3cret" not in line
     assert b"host" in line or b"hub.example" in line
+
+
+@pytest.mark.parametrize("before", range(LONGEST_LINE_BYTES - 30, LONGEST_LINE_BYTES, 3))
+def test_none_is_there_where_a_long_text_is_cut(lines: Lines, before: int) -> None:
+    told = lines.line(
+        "x" * before + "redis://worker:s3cret-and-long@host " + "x" * 9000,
+        exc="x" * 9000 + " redis://worker:long-and-s3cret@host" + "x" * before,
+    )
+
+    assert b"s3c" not in told
+    assert b"ret" not in told
 
 
 @pytest.fixture
@@ -153,6 +167,24 @@ def test_a_reader_that_has_gone_stops_nobody(pipe: tuple[int, int], is_blocking:
     outlet.flush()
 
 
+@pytest.mark.parametrize("flags", [0, os.O_APPEND], ids=["from its beginning", "appended to"])
+def test_a_file_on_a_full_disk_holds_whole_lines(tmp_path: Path, flags: int) -> None:
+    """Like a disk, a limit takes of a line what there is room for."""
+    descriptor = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT | flags)
+    outlet = Outlet(descriptor, told_of_dropped)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (25, hard))
+    try:
+        for number in range(4):
+            outlet.write(f"line {number}\n".encode())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    outlet.write(b"room again\n")
+    os.close(descriptor)
+
+    assert (tmp_path / "log").read_bytes() == b"line 0\nline 1\nline 2\n1 missing\nroom again\n"
+
+
 def test_a_forked_process_goes_on_writing(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     outlet = Outlet(writer, told_of_dropped)
@@ -175,6 +207,7 @@ speak_as("test", "json", "INFO")
 print("printed")
 print("printed", "in two\\nlines", file=sys.stderr)
 warnings.warn("odd")
+print("-" * 5000, end="")
 logging.getLogger("rerankq.x").debug("ours, not asked for")
 logging.getLogger("x").info("theirs")
 logging.getLogger("x").info("%d", "wrong")
@@ -197,6 +230,7 @@ def test_all_that_a_process_says_comes_as_lines() -> None:
         ("INFO", "printed"),
         ("WARNING", "printed in two\nlines"),
         ("WARNING", "UserWarning: odd (<string>:7)"),
+        ("INFO", "-" * 3500 + "…"),
         ("INFO", "theirs"),
         ("INFO", "a record could not be written: TypeError"),
         ("CRITICAL", "uncaught ZeroDivisionError in thread t"),

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import redis
 
 from rerankq import DeadlineExceeded, InvalidRequest, JobFailed, RerankClient
 from rerankq.contract import traces
@@ -177,6 +178,28 @@ def test_a_job_for_another_model_is_told_when_it_is_handed_on(service: Service, 
     )
 
     lines_of(service, sent.id, "handed_on")
+
+
+def test_what_others_publish_and_attach_is_told_without_its_words(
+    service: Service, client: RerankClient
+) -> None:
+    from celery import Celery
+
+    redis_server = redis.Redis.from_url(service.redis.url)
+    redis_server.publish("/0.celery.pidbox", MARKER)
+    sender = Celery(broker=service.redis.url, set_as_current=False)
+    sender.send_task(
+        "rerankq.rerank",
+        kwargs={"query": "q", "documents": ["a"]},
+        queue=queue_of("interactive"),
+        link=sender.signature("theirs", options={"serializer": MARKER}),
+    )
+
+    def said(words: str) -> list[dict[str, Any]]:
+        return [line for line in told(service) if words in line["message"]]
+
+    service.wait_until(lambda: said("on channel 'celery.pidbox': it is no message of Celery's"))
+    service.wait_until(lambda: said(" was raised around a task\n  File"))
 
 
 def test_sigusr1_tells_the_stacks_of_every_process_and_ends_none(

@@ -6,17 +6,23 @@ a record under the process's name, and lines that belong together one record.
 Each process has a pipe that never blocks it: with nobody to read, as while we are frozen, its lines are dropped.
 """
 
+import fcntl
 import os
 import select
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
-from rerankq.contract.log.lines import LONGEST_LINE_BYTES, is_line
+from rerankq.contract.log.lines import LONGEST_LINE_BYTES
 from rerankq.contract.log.process import LineHandler
 
 SETTLES_WITHIN_MS = 100  # what a process prints in one go comes in one go
 LAST_LINES_WITHIN_SECONDS = 1.0
+GATHERS_SECONDS = (
+    0.02  # under load many lines come at once then, and neither they nor we wake anybody for each
+)
+_PIPE_BYTES = 1 << 18  # what may come meanwhile
 _READ_BYTES = 65_536
 _MOST_LINES = 100  # of a record
 _TRACEBACK, _CRASH = b"Traceback (", b"Fatal Python error"
@@ -36,6 +42,8 @@ class ChildrenLog:
     def pipe_for(self, process: str) -> int:
         """A descriptor for its stdout and stderr, to be closed once it has been started."""
         ours, theirs = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        with suppress(OSError):  # many users' pipes are as large as they may be
+            fcntl.fcntl(ours, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         told = _Told(process, self._handler)
         thread = threading.Thread(target=_empty, args=(ours, told), name=f"log of {process}", daemon=True)
         self._threads = [*filter(threading.Thread.is_alive, self._threads), thread]
@@ -70,16 +78,21 @@ class _Told:
 
     def settle(self) -> None:
         """Nothing more comes for now."""
-        if self._rest and not is_line(self._rest):  # of ours, the rest is on its way
+        if self._rest and self._handler.lines.begins_in(self._rest) != 0:  # of ours, the rest is on its way
             self._take_line(self._rest)
             self._rest = b""
         self._tell_block()
 
     def _take_line(self, line: bytes) -> None:
-        if is_line(line):
-            self._tell_block()
-            self._handler.pass_on(line + b"\n")
+        at = self._handler.lines.begins_in(line)
+        if at is None:
+            self._take_others(line)
             return
+        self._take_others(line[:at])  # something that another thread, or a child, had not ended yet
+        self._tell_block()
+        self._handler.pass_on(line[at:] + b"\n")
+
+    def _take_others(self, line: bytes) -> None:
         line = line.rpartition(b"\r")[2] or line.rstrip(
             b"\r"
         )  # of a bar that is drawn over and over, the last
@@ -123,5 +136,6 @@ def _empty(descriptor: int, told: _Told) -> None:
         if not piece:
             break
         told.take(piece)
+        time.sleep(GATHERS_SECONDS)
     told.settle()
     os.close(descriptor)

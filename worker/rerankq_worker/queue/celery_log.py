@@ -6,17 +6,22 @@ records as any.
 
 import logging
 import os
+import re
 import signal
+import traceback
 import warnings
 from contextlib import suppress
 from logging.handlers import WatchedFileHandler
 from types import FrameType
 from typing import Any
 
+import redis
 from billiard import util as billiard_util
 from celery.apps import worker as celery_worker
 from celery.signals import setup_logging
+from kombu.exceptions import OperationalError
 
+from rerankq.contract.errors import RerankError
 from rerankq.contract.log import process
 from rerankq.contract.log.lines import LineFormatter, Lines
 from rerankq_worker.settings import WorkerSettings
@@ -24,6 +29,11 @@ from rerankq_worker.settings import WorkerSettings
 CHILDS_STACKS = signal.SIGUSR2  # SIGUSR1 is its soft time limit
 
 _ENDS = ("Hard time limit", "Soft time limit", "Discarding revoked task", "Task handler raised error")
+
+_LIBRARIES = ("celery", "kombu", "billiard", "multiprocessing")
+_OF_CONNECTIONS = (OSError, redis.ConnectionError, redis.TimeoutError, OperationalError, RerankError)
+_KIND = re.compile(r"outside body: (\w+)")
+_FRAME = re.compile(r'^  File ".*$', re.MULTILINE)
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +46,7 @@ def take_over_log(worker: Any, settings: WorkerSettings) -> None:
     """
     name = f"worker {worker.hostname.partition('@')[0]}"
 
-    process.speak_as(name, settings.log, settings.log_level)
+    process.speak_as(name, settings.log, settings.log_level).addFilter(_name_errors_only)
 
     def set_up(logfile: str | None, **_: object) -> None:
         pool_log = billiard_util.get_logger()  # not before: Celery has it made anew
@@ -45,6 +55,7 @@ def take_over_log(worker: Any, settings: WorkerSettings) -> None:
         if logfile:
             handler = WatchedFileHandler(logfile)
             handler.setFormatter(LineFormatter(Lines(settings.log, name)))
+            handler.addFilter(_name_errors_only)
             process.use(handler, settings.log_level)
 
     setup_logging.connect(set_up, weak=False)
@@ -60,13 +71,14 @@ def take_over_log(worker: Any, settings: WorkerSettings) -> None:
 def _hush_celery() -> None:
     # Celery writes a traceback or nine of each answer that is not stored; the parent has a line.
     logging.getLogger("celery.backends.base").setLevel(logging.ERROR)
-    logging.getLogger("celery.backends.redis").addFilter(_name_errors_only)
     # Received, succeeded, failed: the line of a job.
     for name in ("celery.worker.strategy", "celery.app.trace"):
         logging.getLogger(name).setLevel(logging.WARNING)
         logging.getLogger(name).addFilter(_is_of_no_task)
     logging.getLogger("celery.worker.request").addFilter(_is_no_end_of_a_task)
+    logging.getLogger("kombu.transport.redis").addFilter(_name_channel_only)
     warnings.filterwarnings("ignore", "Exception raised outside body: AnswerNotStored", RuntimeWarning)
+    logging.getLogger("py.warnings").addFilter(_tell_where_only)
 
 
 def _say(text: str, _file: object = None) -> None:
@@ -86,12 +98,37 @@ def _tell_stacks_of(worker: Any) -> None:
 
 
 def _name_errors_only(record: logging.LogRecord) -> bool:
-    """Keep the words of an error out of the log: in a chord it may be of a neighbour's task, and hold a text."""
-    if record.exc_info and record.args and isinstance(record.args, tuple):
-        record.args = tuple(
-            type(each).__name__ if isinstance(each, Exception) else each for each in record.args
-        )
-        record.exc_info = None
+    """Keep the words of libraries' errors out of the log: one may be of a neighbour's task, and hold a text."""
+    if record.name.partition(".")[0] not in _LIBRARIES:
+        return True
+    if isinstance(record.args, tuple):
+        record.args = tuple(_without_words(each) for each in record.args)
+    raised = record.exc_info[1] if record.exc_info else None
+    if raised is not None and not isinstance(raised, _OF_CONNECTIONS):
+        where = "".join(traceback.format_tb(raised.__traceback__))
+        record.exc_info, record.exc_text = None, f"{where}{type(raised).__name__}"
+    return True
+
+
+def _without_words(value: Any) -> Any:
+    is_telling = isinstance(value, BaseException) and not isinstance(value, _OF_CONNECTIONS)
+    return type(value).__name__ if is_telling else value
+
+
+def _name_channel_only(record: logging.LogRecord) -> bool:
+    """Keep what somebody published on a channel of Celery's out of the log."""
+    if str(record.msg).startswith("Cannot process event") and isinstance(record.args, tuple):
+        record.args, record.exc_info = (record.args[0], "it is no message of Celery's"), None
+    return True
+
+
+def _tell_where_only(record: logging.LogRecord) -> bool:
+    """Of an error around a task, Celery's warning quotes its words and its traceback."""
+    told = record.getMessage()
+    if "Exception raised outside body" in told:
+        kind = _KIND.search(told)
+        where = "\n".join(_FRAME.findall(told))
+        record.msg, record.args = "%s was raised around a task\n%s", (kind[1] if kind else "an error", where)
     return True
 
 

@@ -22,7 +22,13 @@ _SPACED = re.compile(r"[\s\"=\\]|^$")
 # Up to the last @: one in a password need not be written %40.
 _PASSWORD = re.compile(r"(://[^\s:/@]*:)\S*(?=@)")
 _LONE_NAME = re.compile(r"(://)[^\s:/@]+(?=@)")  # a token, as some services have it
-_OURS = re.compile(rb'\{"time":"\d{4}-|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z [A-Z]+ ')
+_CUT_URL = re.compile(r"://[^\s@]*\Z")  # its password may have an end that was cut off
+_CUT_WORD = re.compile(r"\A\S*")
+_TIME = rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
+_BEGINNINGS: Mapping[LogFormat, re.Pattern[bytes]] = {
+    "json": re.compile(rb'\{"time":"' + _TIME + rb'","level":"'),
+    "text": re.compile(_TIME + rb" [A-Z]+ "),
+}
 
 
 class Lines:
@@ -30,6 +36,7 @@ class Lines:
 
     def __init__(self, style: LogFormat, process: str) -> None:
         self._write = _as_json if style == "json" else _as_text
+        self._beginning = _BEGINNINGS[style]
         self._process = process
 
     def line(
@@ -58,13 +65,19 @@ class Lines:
             "process": process or self._process,
         }
         kept = {name: value for name, value in (fields or {}).items() if value is not None}
-        message, exc = without_passwords(message), None if exc is None else without_passwords(exc)
+        message = without_passwords(_beginning_of(message))
+        exc = None if exc is None else without_passwords(_end_of(exc))
         line = self._write(head, message, kept, exc)
         for room in _SHORTENED:
             if len(line) <= LONGEST_LINE_BYTES:
                 break
             line = self._write(head, *_shortened(message, kept, exc, room))
         return line
+
+    def begins_in(self, raw: bytes) -> int | None:
+        """Where in what a process wrote such a line begins; None where there is none."""
+        found = self._beginning.search(raw)
+        return None if found is None else found.start()
 
 
 class LineFormatter(logging.Formatter):
@@ -104,16 +117,20 @@ def _shortened(
     )
 
 
-def is_line(raw: bytes) -> bool:
-    """Whether this is such a line already."""
-    return _OURS.match(raw) is not None
-
-
 def without_passwords(text: str) -> str:
     """A text in which URLs show neither password nor token."""
     if "://" not in text or "@" not in text:
         return text
     return _LONE_NAME.sub(r"\1***", _PASSWORD.sub(r"\1***", text))
+
+
+def _beginning_of(text: str) -> str:
+    """As much as a line may hold; looking for passwords takes the square of what one word holds."""
+    return text if len(text) <= LONGEST_LINE_BYTES else _CUT_URL.sub("", text[:LONGEST_LINE_BYTES]) + "…"
+
+
+def _end_of(text: str) -> str:
+    return text if len(text) <= LONGEST_LINE_BYTES else _CUT_WORD.sub("…", text[-LONGEST_LINE_BYTES:])
 
 
 def _as_json(head: Mapping[str, str], message: str, fields: Mapping[str, Any], exc: str | None) -> bytes:

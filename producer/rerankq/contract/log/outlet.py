@@ -80,8 +80,22 @@ class Outlet:
 
 
 def _write_all(descriptor: int, line: bytes) -> None:
-    while line := line[os.write(descriptor, line) :]:
-        pass
+    rest = line
+    try:
+        while rest := rest[os.write(descriptor, rest) :]:
+            pass
+    except OSError:
+        _take_back(descriptor, len(line) - len(rest))
+        raise
+
+
+def _take_back(descriptor: int, count: int) -> None:
+    """Of a file on a full disk, the beginning of a line that did not go in whole."""
+    with suppress(OSError):  # a pipe, which takes a line whole or not at all
+        end = os.lseek(descriptor, 0, os.SEEK_CUR)
+        if count and os.fstat(descriptor).st_size == end:
+            os.ftruncate(descriptor, end - count)
+            os.lseek(descriptor, end - count, os.SEEK_SET)
 
 
 def _never_blocks(descriptor: int) -> bool:

@@ -16,13 +16,13 @@ import warnings
 from types import FrameType, TracebackType
 from typing import Any, Literal
 
-from rerankq.contract.log.lines import LineFormatter, Lines, LogFormat
+from rerankq.contract.log.lines import LONGEST_LINE_BYTES, LineFormatter, Lines, LogFormat
 from rerankq.contract.log.outlet import Outlet
 
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 _OURS = ("rerankq", "rerankq_worker")
 _STDERR = 2
-_MISSING = "{} lines of this log are missing: nobody read it"
+_MISSING = "{} lines of this log are missing: nobody read it, or its disk was full"
 
 log = logging.getLogger(__name__)
 
@@ -157,9 +157,8 @@ class _Printed(io.TextIOBase):
 
     def write(self, text: str) -> int:
         told = getattr(self._begun, "text", "") + text
-        self._begun.text = (
-            "" if told.endswith("\n") else told.rpartition("\r")[2]
-        )  # of a bar drawn anew, the last
-        if told.endswith("\n") and told.strip():
+        is_whole = told.endswith("\n") or len(told) > LONGEST_LINE_BYTES
+        self._begun.text = "" if is_whole else told.rpartition("\r")[2]  # of a bar drawn anew, the last
+        if is_whole and told.strip():
             self._log.log(self._level, "%s", told.strip("\r\n"))
         return len(text)
