@@ -18,6 +18,8 @@ from benchmarks.simulation.run import Row, Scenario, simulate
 from benchmarks.simulation.world import LANES
 
 HOUR_SECONDS = 3600.0
+MOST = 1e9
+"""Of any number: what is larger is a slip, and an infinite rate or time would never end."""
 
 
 def main() -> None:
@@ -89,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     load.add_argument("--rate", type=_not_negative, default=0.0, help="interactive jobs a second")
     load.add_argument("--documents", type=_count, default=50)
     load.add_argument("--bulk-rate", type=_not_negative, default=0.0)
-    load.add_argument("--bulk-jobs", type=int, default=0, help="that wait at the beginning")
+    load.add_argument("--bulk-jobs", type=_count_or_none, default=0, help="that wait at the beginning")
     load.add_argument("--bulk-documents", type=_count, help="as --documents when left out")
     load.add_argument("--seconds", type=_positive, default=600.0)
     load.add_argument("--warm-up-seconds", type=_not_negative, default=0.0, help="whose jobs are not counted")
@@ -106,21 +108,23 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> float:
-    if (value := float(text)) > 0:
+    if 0 < (value := float(text)) <= MOST:
         return value
-    raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
+    raise argparse.ArgumentTypeError(f"expected a number above 0 and at most {MOST:.0e}, got {text}")
 
 
 def _not_negative(text: str) -> float:
-    if (value := float(text)) >= 0:
-        return value
-    raise argparse.ArgumentTypeError(f"expected 0 or more, got {text}")
+    return _positive(text) if float(text) != 0 else 0.0
 
 
 def _count(text: str) -> int:
     if (value := int(text)) > 0:
         return value
     raise argparse.ArgumentTypeError(f"expected at least 1, got {text}")
+
+
+def _count_or_none(text: str) -> int:
+    return _count(text) if int(text) != 0 else 0
 
 
 def _show(asked: Scenario, told: Row) -> None:

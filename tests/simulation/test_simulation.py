@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks.simulation import load
+from benchmarks.simulation.__main__ import main
 from benchmarks.simulation.autoscaling import Autoscaler
 from benchmarks.simulation.figures import Figures, from_bench
 from benchmarks.simulation.run import Scenario, simulate
@@ -143,6 +144,26 @@ def test_an_autoscaler_follows_the_load_within_its_bounds_and_loses_nothing(by_a
     assert (min(sizes), sizes[-1]) == (1, 1)
     assert 3 <= max(sizes) <= 6
     assert all(job.ended_at is not None and job.deliveries == 1 for job in world.jobs)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        pytest.param(("--rate", "inf"), id="jobs at once without end"),
+        pytest.param(("--seconds", "inf"), id="for ever"),
+        pytest.param(("--job-ms", "nan"), id="no number"),
+        pytest.param(("--bulk-jobs", "-4"), id="fewer than none"),
+    ],
+)
+def test_what_would_never_end_or_means_nothing_is_refused(
+    option: tuple[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["simulation", "--pairs-per-second", "100", *option])
+
+    with pytest.raises(SystemExit, match="2"):
+        main()
+
+    assert f"argument {option[0]}: expected" in capsys.readouterr().err
 
 
 def told_by_bench(**latency: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from rerankq.cli import options
 from rerankq.cli.connection import local_stack
 from rerankq.cli.demo import demo_jobs
 from rerankq.cli.screen import bytes_in_words, facts, milliseconds, out, print_table, progress, short
-from rerankq.cli.sizing import MOST_BUSY, fleet_for
+from rerankq.cli.sizing import MOST_BUSY, TAIL, fleet_for
 from rerankq.contract.errors import InvalidRequest
 from rerankq.contract.settings import read_dotenv
 from rerankq.local import worker_program
@@ -84,13 +84,13 @@ def bench(
         typer.Option(help="`cpu`, or a GPU as `0` or `GPU-<uuid>`.", show_default="the first that is served"),
     ] = None,
     seconds: Annotated[
-        float, typer.Option(min=5, help="How long to measure, about; a slow device takes longer.")
+        float, typer.Option(min=5, max=86_400, help="How long to measure, about; a slow device takes longer.")
     ] = 60.0,
     length: Annotated[int, typer.Option(min=32, help="Tokens of a query and a document of yours.")] = 256,
     documents: Annotated[int, typer.Option(min=1, max=1000, help="Documents of a job of yours.")] = 50,
     rate: Annotated[float, typer.Option(min=0.001, max=10_000, help="Such jobs a second.")] = 10.0,
     within: Annotated[
-        float, typer.Option(min=0.001, help="Seconds in which 99 of 100 shall be answered.")
+        float, typer.Option(min=0.001, max=86_400, help="Seconds in which 99 of 100 shall be answered.")
     ] = 0.5,
     as_json: options.Json = False,
 ) -> None:
@@ -223,6 +223,7 @@ def _latency(
         **row,
         "asked": len(took),
         "p50_seconds": p50,
+        "p99_seconds": sorted(took)[int(TAIL * len(took))],
         "worst_seconds": max(took),
         "tokenize_seconds": tokenize,
         "score_seconds": score,
@@ -258,16 +259,18 @@ def _sizing(found: Found, load: Load) -> Row:
     if not pairs_per_second:
         return {}
     service = load.documents / pairs_per_second
-    alone = next((row["p50_seconds"] for row in found.latency if row["documents"] == load.documents), None)
-    overhead = max((alone or service) - service, 0.0)
+    waited = next((row for row in found.latency if row["documents"] == load.documents), {})
+    alone = max(waited.get("p50_seconds") or 0.0, service)
+    spread = waited.get("p99_seconds", alone) - waited.get("p50_seconds", alone)
     workers = WORKERS_ON_CPU if found.engine["device"] == "cpu" else WORKERS_BESIDE_GPU
-    fleet = fleet_for(load.rate, service, overhead, load.within_seconds, workers)
+    fleet = fleet_for(load.rate, service, alone - service, load.within_seconds, workers, spread)
     return {
         **asdict(load),
         "pairs_per_second": pairs_per_second,
         "through_the_queue": bool(found.queue.get("pairs_per_second")),
         "hours_of_a_million_jobs": JOBS * service / 3600,
-        "alone_seconds": service + overhead,
+        "alone_seconds": alone,
+        "alone_p99_seconds": alone + spread,
         "fleet": fleet and asdict(fleet),
     }
 
@@ -353,9 +356,9 @@ def _fleet_in_words(load: Load, sizing: Row) -> str:
     jobs = f"{load.rate:g} queries/s of {load.documents} documents within {milliseconds(load.within_seconds)}"
     fleet = sizing["fleet"]
     if fleet is None:
-        alone = milliseconds(sizing["alone_seconds"])
+        alone = milliseconds(sizing["alone_p99_seconds"])
         return (
-            f"{jobs}: no number of such devices, for one such job alone takes {alone}; "
+            f"{jobs}: no number of such devices, for one such job in a hundred takes {alone} even alone; "
             "ask for fewer or shorter documents, or a faster device"
         )
     devices = "1 device" if fleet["devices"] == 1 else f"{fleet['devices']} devices"
