@@ -20,6 +20,7 @@ from redis.retry import Retry
 from rerankq.contract.broker import celery_app
 from rerankq.contract.keys import queue_of
 from tests.deploy.compose_rules import ROOT
+from tests.doctor.stand_ins import light_libraries
 from tests.redis_server import find_redis_server, free_port
 
 MAKE_SECRETS = ROOT / "deploy" / "make_secrets.py"
@@ -234,6 +235,7 @@ class Operator:
             "DATA": str(data),
             "COMPOSE": str(ROOT / "docker-compose.yml"),
             "REDIS": f"127.0.0.1:{_port(redis_url)}",
+            "PYTHONPATH": str(light_libraries(home / "libraries")),  # the tools' image has no torch, either
         }
         self._environment = {**os.environ, **played}
 

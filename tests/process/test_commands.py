@@ -193,3 +193,30 @@ def test_the_list_is_not_cut_in_a_pipe(cache: Path) -> None:
 
 def test_without_a_cache_the_model_in_the_box_is_listed(tmp_path: Path) -> None:
     assert [one["model"] for one in json.loads(listed(tmp_path / "nowhere", "--json"))] == ["small"]
+
+
+@pytest.mark.parametrize(
+    ("command", "missing"),
+    [
+        pytest.param((), "prometheus_client", id="to serve"),
+        pytest.param(("pull",), "huggingface_hub", id="to fetch a model"),
+    ],
+)
+def test_a_library_that_is_missing_is_named_with_what_brings_it(
+    command: tuple[str, ...], missing: str
+) -> None:
+    done = run_command(*command, hidden=[missing], RERANKQ_MODEL="org/name")
+
+    assert done.returncode == 78
+    assert missing in done.stderr
+    assert "`pip install 'rerankq[worker]'` brings" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_doctor_looks_on_where_no_library_fetches_models() -> None:
+    done = run_command("doctor", hidden=["huggingface_hub"], RERANKQ_MODEL="org/name")
+
+    assert done.returncode == 2
+    assert "broken   model " in done.stdout
+    assert "device " in done.stdout
+    assert "Traceback" not in done.stderr

@@ -38,6 +38,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return options.run(options)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith(("rerankq", "_")):
+            raise
+        _tell(
+            f"{error.name} is not installed in this Python; `pip install 'rerankq[worker]'` brings what a worker needs"
+        )
+        return os.EX_CONFIG
     except Exception as error:
         if not _is_for_the_operator(error):
             raise
@@ -133,7 +140,7 @@ def _serve(options: argparse.Namespace) -> int:
         return exit_code
 
 
-def _tell(error: Exception) -> None:
+def _tell(error: Exception | str) -> None:
     """In the log, where there is one; to whoever typed the command."""
     if logging.getLogger().handlers:
         logging.getLogger(__package__).critical("%s", error)

@@ -1,17 +1,20 @@
 """The wheel: all that the packages are, and a demo from it where nothing else is, far from this checkout."""
 
+import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.neighbours.side import wheel_environment
+from tests.neighbours.side import side_environment, wheel_environment
 from tests.redis_server import find_redis_server
 
 PACKAGES = {"rerankq": REPOSITORY / "producer", "rerankq_worker": REPOSITORY / "worker"}
+PLACES = {("producer", "rerankq"), ("worker", "rerankq_worker")}
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +41,27 @@ def test_it_holds_every_file_of_both_packages_and_nothing_else(wheel: Path) -> N
     assert held == ours
     assert {"rerankq/py.typed", "rerankq/http/page.html", "rerankq/demo_jobs.json"} <= held
     assert "rerankq_worker/model/small/model.safetensors.xz" in held
+
+
+def test_the_source_distribution_holds_what_the_wheel_is_built_of_and_no_secret(tmp_path: Path) -> None:
+    """hatchling reads the root's .gitignore alone, and the secrets lie under one of their own."""
+    builder = side_environment("hatchling")
+    checkout = tmp_path / "checkout"
+    shutil.copytree(
+        REPOSITORY, checkout, ignore=shutil.ignore_patterns(".venv", "build", "shared", "__pycache__", ".git")
+    )
+    (checkout / "deploy" / "secrets" / "redis_password").write_text("not for others")
+    command = [builder, "-m", "hatchling", "build", "-t", "sdist", "-d", tmp_path]
+
+    subprocess.run(command, cwd=checkout, check=True, capture_output=True)
+
+    (built,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(built) as archive:
+        held = {Path(*Path(name).parts[1:]) for name in archive.getnames()}
+    told = {"README.md", "LICENSE", "CHANGELOG.md", "SECURITY.md", "pyproject.toml", "PKG-INFO", ".gitignore"}
+    rest = {str(file) for file in held if file.parts[:2] not in PLACES}
+    assert rest == told
+    assert Path("worker/rerankq_worker/model/small/model.safetensors.xz") in held
 
 
 def test_a_demo_runs_from_it_where_nothing_else_is_installed(wheel: Path, tmp_path: Path) -> None:

@@ -32,11 +32,16 @@ def fetch(model: str, revision: str | None, offline: bool, patterns: Sequence[st
     Raises:
         ModelNotFound, HubAway: one line each, with the way out.
     """
-    from huggingface_hub.errors import (  # lazy: a directory needs no Hub library
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    try:
+        from huggingface_hub.errors import (  # lazy: a directory needs no Hub library
+            LocalEntryNotFoundError,
+            RepositoryNotFoundError,
+            RevisionNotFoundError,
+        )
+    except ModuleNotFoundError as error:
+        raise ModelNotFound(
+            f"{model} is looked for by {error.name}, which is not installed; `pip install 'rerankq[worker]'` brings it"
+        ) from error
 
     pull = f"run `rerankq model pull {model}`"
     ways_out = f"{pull} on a host that reaches the Hub, or give a model directory"
