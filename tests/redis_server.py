@@ -129,9 +129,8 @@ class RedisServer:
 
     def _answers(self) -> bool:
         try:
-            with self.client(
-                socket_timeout=1, retry=Retry(NoBackoff(), 0)
-            ) as probe:  # or a refusal takes 4 s
+            # Once, or a refusal takes 4 s.
+            with self.client(socket_timeout=1, retry=Retry(NoBackoff(), 0)) as probe:
                 return bool(probe.ping())
         except redis.AuthenticationError:
             return True  # it asks for a user: it is up

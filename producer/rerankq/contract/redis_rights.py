@@ -22,10 +22,8 @@ class Right(NamedTuple):
 LANE_KEYS = [f"{keys.queue_of(lane)}*" for lane in LANES]  # those of each model, bells, open jobs, priorities
 CELERY_KEYS = ["_kombu.*"]
 CHORD_KEYS = ["celery-taskset-meta-*"]
-CALLERS_KEYS = [
-    "celery",
-    "celery.bell",
-]  # where callbacks go that name no queue; name queues of your own here
+CALLERS_KEYS = ["celery", "celery.bell"]
+"""Where callbacks go that name no queue; name queues of your own here."""
 
 PRODUCER = (
     Right("connect", "ping hello select client|setname multi exec discard"),

@@ -37,7 +37,8 @@ _BY_TYPE: tuple[tuple[type[Exception], str], ...] = (
     (exceptions.ClusterDownError, "CLUSTERDOWN"),
     (exceptions.MovedError, "MOVED"),
     (exceptions.ClusterCrossSlotError, "CROSSSLOT"),
-)  # redis-py takes their word off the text
+)
+"""Those whose word redis-py takes off the text."""
 _BY_TEXT: Mapping[str, tuple[str, str]] = {
     "DB index": ("no such database", f"most have 0 to 15; {_WHICH}"),
     "max number of clients": ("too many clients", "end some, or raise its `maxclients`"),

@@ -47,9 +47,8 @@ def check_requirements(
 
 def _wanted(extras: Sequence[str]) -> "Iterator[Requirement]":
     """What rerankq's own metadata asks for here; nothing where it is no installed package."""
-    from packaging.requirements import (
-        Requirement,
-    )  # brought by the worker, by many others, not by rerankq alone
+    # Brought by the worker and many others, not by rerankq alone.
+    from packaging.requirements import Requirement
 
     try:
         told = importlib.metadata.requires("rerankq") or ()

@@ -93,9 +93,8 @@ class _Told:
         self._handler.pass_on(line[at:] + b"\n")
 
     def _take_others(self, line: bytes) -> None:
-        line = line.rpartition(b"\r")[2] or line.rstrip(
-            b"\r"
-        )  # of a bar that is drawn over and over, the last
+        # Of a bar that is drawn over and over the last.
+        line = line.rpartition(b"\r")[2] or line.rstrip(b"\r")
         if line.strip():
             if not _goes_on(self._block, line) or len(self._block) >= _MOST_LINES:
                 self._tell_block()

@@ -62,9 +62,8 @@ def take_over_log(worker: Any, settings: WorkerSettings) -> None:
     worker.quiet = True
     celery_worker.safe_say = _say  # pyright: ignore[reportAttributeAccessIssue]
     celery_worker.install_cry_handler = lambda: _tell_stacks_of(worker)  # pyright: ignore[reportAttributeAccessIssue]
-    process.tell_stacks_on(
-        CHILDS_STACKS
-    )  # children take it over: without a handler the signal would end them
+    # Children take it over: without a handler the signal would end them.
+    process.tell_stacks_on(CHILDS_STACKS)
     _hush_celery()
 
 

@@ -57,9 +57,8 @@ class Heartbeat(bootsteps.StartStopStep):
         broker = redis_client(self._settings.broker_url.get_secret_value(), HEARTBEAT_TIMEOUT_SECONDS)
         self._heartbeats = Heartbeats(broker)
         self._orders = Orders(broker)
-        self._is_draining = (
-            True  # until Redis says otherwise: whoever was killed while it drained goes on with it
-        )
+        self._is_draining = True
+        """Until Redis says otherwise: whoever was killed while it drained goes on with it."""
         self._may_hold = True
         """Whether a fetch from before it drained may still bring a job."""
         self._timers: list[Any] = []
