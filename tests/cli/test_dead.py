@@ -13,7 +13,7 @@ from redis import Redis
 from rerankq.cli.dead import retried
 from rerankq.contract import keys, wire
 from rerankq.contract.transport.dead_letters import DeadLetters
-from tests.cli.conftest import Command
+from tests.cli.conftest import Command, CommandInHere
 from tests.redis_server import RedisServer
 
 LANE = "rerankq.bulk"
@@ -80,8 +80,20 @@ def test_a_job_that_is_retried_has_its_old_answer_and_attempts_forgotten_and_its
     assert min(redis.ttl(keys.payload("old")), redis.ttl(keys.job("old"))) > 3600
 
 
+@pytest.mark.parametrize("act", ["retry", "drop"])
+@pytest.mark.parametrize("meant", ["kept", "--all"], ids=["one by its id", "all"])
+def test_a_dry_run_changes_nothing(redis: Redis, rerankq: Command, act: str, meant: str) -> None:
+    redis.flushdb()
+    set_aside(redis, "kept")
+
+    told = CommandInHere(rerankq.environment).run("dead", act, meant, "--dry-run", "--json")
+
+    assert json.loads(told.out) == {"count": 1, "ids": ["kept"]}
+    assert redis.exists(keys.dead_message("kept"), keys.dead_letter("kept"), LANE) == 2
+
+
 def test_two_operators_and_one_that_is_killed_put_each_job_back_once(redis: Redis, rerankq: Command) -> None:
-    redis.delete(LANE)
+    redis.flushdb()
     ids = [f"job{n}" for n in range(150)]
     set_aside(redis, *ids)
 

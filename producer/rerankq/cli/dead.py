@@ -109,6 +109,9 @@ def retry(
     """
     meant = Meant(letter_id, all_, reason, older_than, limit)
     with _letters() as letters, redis_for("forgetting an answer", "results") as results:
+        if dry_run:
+            _tell_count("would be retried", list(meant.of(letters)), as_json=as_json)
+            return
         if letter_id is not None:
             letter = _letter(letters, letter_id)
             if not retried(letters, letter_id, results):
@@ -118,11 +121,7 @@ def retry(
             )
             print(told)
             return
-        found = list(meant.of(letters))
-        if dry_run:
-            _tell_count("would be retried", found, as_json=as_json)
-            return
-        again, unusable = _retry_all(letters, found, results)
+        again, unusable = _retry_all(letters, list(meant.of(letters)), results)
     if as_json:
         print(json.dumps({"retried": again, "unusable": unusable}))
         return
@@ -150,15 +149,15 @@ def drop(
     """
     meant = Meant(letter_id, all_, reason, older_than, limit)
     with _letters() as letters:
+        if dry_run:
+            _tell_count("would be deleted", list(meant.of(letters)), as_json=as_json)
+            return
         if letter_id is not None:
             if not letters.drop(letter_id):
                 raise _unknown(letter_id)
             print(json.dumps({"dropped": letter_id}) if as_json else f"{letter_id} is gone")
             return
         found = list(meant.of(letters))
-        if dry_run:
-            _tell_count("would be deleted", found, as_json=as_json)
-            return
         if found and not yes:
             _ask_first(len(found))
         dropped = [each for each in _one_by_one("deleting", found) if letters.drop(each)]
@@ -167,7 +166,7 @@ def drop(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Meant:
-    """Which dead letters a command is about, where it names none by its id."""
+    """Which dead letters a command is about."""
 
     letter_id: str | None
     is_all: bool
@@ -189,7 +188,14 @@ class Meant:
             raise InvalidRequest("expected the id of one dead letter or which are meant, got both")
 
     def of(self, letters: "DeadLetters") -> Generator[str]:
-        """The ids of those that are there."""
+        """The ids of those that are there.
+
+        Raises:
+            JobUnknown: the one that is named is not.
+        """
+        if self.letter_id is not None:
+            yield _letter(letters, self.letter_id).id
+            return
         age_seconds = 0.0 if self.older_than is None else seconds_in(self.older_than)
         ids = letters.ids(letters.now() - age_seconds)
         found = (each for each in ids if self.reason is None or self._has_reason(letters.show(each)))
