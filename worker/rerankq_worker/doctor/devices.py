@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from rerankq.contract.errors import InvalidSettings
 from rerankq.contract.findings import Finding, broken, ok, skipped, warn
@@ -76,13 +77,18 @@ def _driver(device: Device, torch_sees: Callable[[], Sight | str]) -> Finding:
     return ok("device", told)
 
 
+def _nvml_of(device: Device) -> tuple[Any, Any]:
+    """NVIDIA's library, and what a GPU is to it; it raises as it likes."""
+    import pynvml
+
+    pynvml.nvmlInit()
+    return pynvml, pynvml.nvmlDeviceGetHandleByUUID(device.cuda_visible_devices)
+
+
 def _named_by_nvml(device: Device) -> tuple[str, str]:
     try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByUUID(device.cuda_visible_devices)
-        return str(pynvml.nvmlDeviceGetName(handle)), str(pynvml.nvmlSystemGetDriverVersion())
+        nvml, gpu = _nvml_of(device)
+        return str(nvml.nvmlDeviceGetName(gpu)), str(nvml.nvmlSystemGetDriverVersion())
     except Exception:  # noqa: BLE001 - not installed, no driver, or a slice that it does not list: not known
         return device.cuda_visible_devices, "unknown"
 
@@ -90,12 +96,9 @@ def _named_by_nvml(device: Device) -> tuple[str, str]:
 def _throttling(device: Device) -> Iterator[Finding]:
     check = "device.throttling"
     try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByUUID(device.cuda_visible_devices)
-        reasons = int(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
-        celsius = int(pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU))
+        nvml, gpu = _nvml_of(device)
+        reasons = int(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu))
+        celsius = int(nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU))
     except Exception as error:  # noqa: BLE001 - not installed, no driver, or a card that does not tell
         yield skipped(check, f"{device.name}: NVML does not tell ({type(error).__name__})")
         return
@@ -167,11 +170,8 @@ def _room(
 
 def _holders(device: Device) -> str:
     try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByUUID(device.cuda_visible_devices)
-        pids = [str(each.pid) for each in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)]
+        nvml, gpu = _nvml_of(device)
+        pids = [str(each.pid) for each in nvml.nvmlDeviceGetComputeRunningProcesses(gpu)]
     except Exception:  # noqa: BLE001 - a card that does not tell
         return ""
     return f", others have it (pid {', '.join(pids)})" if pids else ""
