@@ -8,6 +8,7 @@ import pytest
 from celery.exceptions import TimeLimitExceeded
 
 from rerankq.contract.errors import Cancelled, DeadlineExceeded, InvalidRequest, JobFailed
+from rerankq.contract.keys import JOB_TTL_SECONDS
 from rerankq.contract.totals import (
     BOUNDS_SECONDS,
     CAUSES,
@@ -58,6 +59,15 @@ def test_a_job_whose_submission_nobody_recorded_is_counted_without_times() -> No
 
     assert totals.jobs["bulk", "done"] == 1
     assert totals.waits["bulk"].count == totals.times["bulk"].count == 0
+
+
+@pytest.mark.parametrize("seconds", [1e13, 1e300])
+def test_a_record_with_an_absurd_time_leaves_the_sum_room_for_others(seconds: float) -> None:
+    totals = totals_in(as_told(of_ranking("bulk", 5, seconds, seconds), of_ranking("bulk", 5, -seconds, 1.0)))
+
+    assert totals.waits["bulk"].count == totals.times["bulk"].count == 2
+    assert totals.waits["bulk"].sum_seconds == JOB_TTL_SECONDS
+    assert totals.times["bulk"].sum_seconds == JOB_TTL_SECONDS + 1
 
 
 ENDS = {

@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Literal, get_args
 
 from rerankq.contract.errors import Cancelled, DeadlineExceeded, JobFailed, RerankError, from_wire
+from rerankq.contract.keys import JOB_TTL_SECONDS
 from rerankq.contract.messages import LANES, Lane
 
 Outcome = Literal["done", "failed", "dead", "expired", "cancelled"]
@@ -160,7 +161,9 @@ def _of_time(of: str, lane: Lane, seconds: float | None) -> dict[str, int]:
         return {}
     at = bisect_left(BOUNDS_SECONDS, seconds)
     bound = f"{BOUNDS_SECONDS[at]:g}" if at < len(BOUNDS_SECONDS) else _BEYOND
-    return {f"{of}:{lane}:{bound}": 1, f"{of}:{lane}:{_SUM}": round(max(seconds, 0.0) * _MICROSECONDS)}
+    # A record lives no longer: one that says more is wrong, and would use up the sum for all others.
+    added = round(min(max(seconds, 0.0), JOB_TTL_SECONDS) * _MICROSECONDS)
+    return {f"{of}:{lane}:{bound}": 1, f"{of}:{lane}:{_SUM}": added}
 
 
 def _histogram(of: str, lane: Lane, fields: Mapping[str, int]) -> Histogram:
