@@ -17,9 +17,10 @@ from rerankq.contract.redis_rights import PRODUCER, PRODUCER_CHANNELS, WORKER, W
 from rerankq.doctor import of_redis
 from rerankq.doctor.rights import questions, refused
 from rerankq.settings import ClientSettings
-from tests.doctor.following import follow, of
+from tests.doctor.following import PROGRAMS, follow, of
 from tests.doctor.stand_ins import light_libraries
 from tests.guarded_redis import GuardedRedis, password_of
+from tests.redis_addresses import self_signed, tls_in_front_of
 from tests.redis_server import RedisServer
 
 
@@ -217,29 +218,79 @@ def test_a_wrong_address_is_told_without_its_password(
     assert "word-of" not in str(found)
 
 
+def test_a_script_that_keeps_redis_busy_is_ended_by_the_cure(server: RedisServer) -> None:
+    with server.client() as client:
+        client.config_set("lua-time-limit", 10)
+    script = subprocess.Popen(
+        [PROGRAMS / "redis-cli", "-p", str(server.port), "eval", "while true do end", "0"],
+        stdout=subprocess.DEVNULL,
+    )
+    while "BUSY" not in (found := of(look(server.url), "redis")).text:
+        assert script.poll() is None
+    follow(found.cure, {})
+
+    script.wait(20)
+    assert of(look(server.url), "redis").verdict == "ok"
+
+
+def test_a_redis_that_lets_nobody_more_in_says_so(server: RedisServer) -> None:
+    with server.client() as client:
+        client.config_set("maxclients", 1)
+        found = of(look(server.url), "redis")
+        client.config_set("maxclients", 1000)
+
+    assert (found.verdict, found.cure) == ("broken", "end some, or raise its `maxclients`")
+
+
 @pytest.mark.parametrize(
-    ("said", "told", "cure"),
+    ("line", "said"),
     [
-        ("-LOADING Redis is loading the dataset in memory", "LOADING", "try again in a moment"),
-        ("-ERR max number of clients reached", "too many clients", "raise its `maxclients`"),
+        (b"-LOADING Redis is loading the dataset in memory", "refuses: LOADING"),
+        (b"-MASTERDOWN Link with MASTER is down", "refuses: MASTERDOWN"),
+        (b"HTTP/1.1 400 Bad Request", "talks otherwise"),
     ],
-    ids=["loading", "full of clients"],
+    ids=["loading", "replica alone", "no Redis"],
 )
-def test_a_redis_that_refuses_is_there_and_no_other_is_started(said: str, told: str, cure: str) -> None:
-    class Refusing(socketserver.StreamRequestHandler):
+def test_whatever_answers_otherwise_is_told_by_its_answer(line: bytes, said: str) -> None:
+    class Answer(socketserver.BaseRequestHandler):
         def handle(self) -> None:
-            with suppress(OSError):  # who was refused hangs up
-                while self.rfile.readline():
-                    self.wfile.write(f"{said}\r\n".encode())
+            with suppress(OSError):  # it has heard enough
+                while self.request.recv(4096):
+                    self.request.sendall(line + b"\r\n")
 
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Refusing) as refusing:
-        refusing.daemon_threads = True
-        threading.Thread(target=refusing.serve_forever, daemon=True).start()
-        found = of(look(f"redis://127.0.0.1:{refusing.server_address[1]}/0"), "redis")
-        refusing.shutdown()
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Answer) as it:
+        threading.Thread(target=it.serve_forever, args=(0.01,)).start()
+        found = of(look(f"redis://127.0.0.1:{it.server_address[1]}/0"), "redis")
+        it.shutdown()
 
-    assert f"refuses: {told}" in found.text
-    assert cure in found.cure
+    assert said in found.text
+    assert "redis-server" not in found.cure
+
+
+def test_tls_that_fails_is_no_redis_that_is_away(server: RedisServer, tmp_path: Path) -> None:
+    with tls_in_front_of(server, certificate := self_signed(tmp_path)) as port:
+        unknown = of(look(f"rediss://127.0.0.1:{port}/0"), "redis")
+        plain = of(look(f"redis://127.0.0.1:{port}/0"), "redis")
+        known = look(f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={certificate[0]}")
+
+    assert "certificate of the Redis" in unknown.text
+    assert "?ssl_ca_certs=" in unknown.cure
+    assert plain.cure == "correct RERANKQ_BROKER_URL; TLS is rediss://"
+    assert of(known, "redis").verdict == "ok"
+
+
+def test_sentinels_that_name_no_master_are_asked_by_the_cure() -> None:
+    found = of(look("sentinel://127.0.0.1:1/0?master_name=main"), "redis")
+
+    assert (found.verdict, found.cure) == ("broken", "redis-cli -h 127.0.0.1 -p 1 SENTINEL masters")
+
+
+def test_a_part_of_a_cluster_is_no_place_for_jobs(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(of_redis, "_info", lambda _: {"cluster_enabled": 1, "role": "master"})
+
+    assert "part of a cluster" in of(look(server.url), "redis").text
 
 
 def test_a_frozen_redis_ends_the_look_in_time(server: RedisServer) -> None:

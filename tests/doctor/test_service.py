@@ -46,7 +46,7 @@ def service(without_workers: Service, tmp_path_factory: pytest.TempPathFactory) 
     interactive_alone = {**environment, "RERANKQ_BULK_WORKERS": "0"}
     with Typed(of(found, "workers").cure, interactive_alone, NOOP, directory):
         service.wait_until(lambda: _in_service(service, 1), 60)
-        found = look(service, code=2)
+        found = look(service, code=1)
         with Typed(of(found, "workers.bulk").cure, environment, NOOP, service.runtime_directory.parent):
             service.wait_until(lambda: _in_service(service), 60)
             yield service
@@ -82,7 +82,7 @@ def doctor(environment: dict[str, str], directory: Path, code: int) -> list[Find
 def look(service: Service, code: int) -> list[Finding]:
     """What it says of workers and jobs, which is quicker."""
     around = of_workers.Around(ClientSettings(broker_url=SecretStr(service.redis.url)))
-    found = [*of_workers.findings(around), *of_jobs.canaries(around, lambda seconds: seconds)]
+    found = [*of_workers.findings(around), *of_jobs.canaries(around, lambda _: 60.0)]
     assert exit_code(found) == code, found
     return found
 

@@ -8,6 +8,7 @@ from pydantic import SecretStr
 from rerankq import RerankClient
 from rerankq.contract.findings import Finding, exit_code
 from rerankq.contract.heartbeats import Heartbeats, WorkerStatus
+from rerankq.contract.messages import LANES, Lane
 from rerankq.doctor import of_workers
 from rerankq.settings import ClientSettings
 from tests.doctor.following import of
@@ -85,3 +86,31 @@ def test_unnamed_jobs_that_nobody_takes_are_told(redis_server: RedisServer, hear
     found = of(look(redis_server), "workers.models")
 
     assert (found.verdict, found.cure) == ("warn", "RERANKQ_SERVE_UNNAMED=true rerankq-worker")
+
+
+@pytest.mark.parametrize(
+    ("lane", "waiting", "verdict"),
+    [("bulk", 0, "warn"), ("bulk", 1, "broken"), ("interactive", 0, "broken")],
+)
+def test_a_lane_without_workers_is_broken_unless_its_jobs_may_wait_and_none_does(
+    redis_server: RedisServer, heartbeats: Heartbeats, lane: Lane, waiting: int, verdict: str
+) -> None:
+    heartbeats.tell(worker("one", lanes=[each for each in LANES if each != lane]))
+    with RerankClient(redis_server.url) as client:
+        for _ in range(waiting):
+            client.submit("q", ["a"], lane=lane)
+
+    assert of(look(redis_server), f"workers.{lane}").verdict == verdict
+
+
+def test_jobs_whose_workers_are_stuck_want_no_others(
+    redis_server: RedisServer, heartbeats: Heartbeats
+) -> None:
+    heartbeats.tell(worker("one", state="stuck"))
+    with RerankClient(redis_server.url) as client:
+        client.submit("q", ["a"], lane="bulk")
+        client.submit("q", ["a"], lane="bulk", model="a")
+
+    found = look(redis_server)
+
+    assert [each.check for each in found if each.verdict not in ("ok", "skipped")] == ["workers"]

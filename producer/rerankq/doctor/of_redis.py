@@ -2,6 +2,8 @@
 
 import os
 import shlex
+import socket
+import ssl
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +27,7 @@ from rerankq.contract.redis_rights import (
     WORKER_CHANNELS,
     Right,
 )
-from rerankq.contract.refusals import refusal_in
+from rerankq.contract.refusals import Refusal, refusal_in
 from rerankq.contract.risks import RiskName, read_risks
 from rerankq.contract.setting_cures import place_of
 from rerankq.doctor.rights import Question, questions, refused
@@ -77,7 +79,7 @@ class Store:
         """The command as somebody who may do all would type it; redis-cli takes a password from REDISCLI_AUTH."""
         address = self.address
         where = ["-s", address.socket_path] if address.socket_path else []
-        if address.hosts and not address.is_sentinel:
+        if address.hosts:
             host, port = address.hosts[0]
             where = ["-h", host, "-p", str(port)]
         where += ["--tls"] if address.scheme == "rediss" else []
@@ -134,13 +136,9 @@ def _reached(store: Store, redis: "Redis", settings: ClientSettings) -> Finding:
             f"the user {store.user} may not even PING the Redis at {where}",
             store.typed(f"ACL SETUSER {store.user} +ping"),
         )
-    except RedisTimeout:
-        told = f"the Redis at {where} is silent for {ANSWERS_WITHIN_SECONDS:g} s: frozen, overloaded, or out of reach"
-        return broken(store.name, told, f"restart it, or correct {store.variable}")
     except (RedisError, OSError) as error:
-        if (refusal := refusal_in(error)) is not None:
-            return broken(store.name, f"the Redis at {where} refuses: {refusal.what}", refusal.cure)
-        return broken(store.name, f"no Redis answers at {where} ({type(error).__name__})", _starting(store))
+        refusal = refusal_in(error)
+        return _unreached(store, error) if refusal is None else _refusing(store, refusal)
     return _answered(store, redis, settings, took)
 
 
@@ -162,9 +160,53 @@ def _starting(store: Store) -> str:
     return f"start it there, or correct {store.variable}, which comes from {place_of(store.variable)}"
 
 
+def _unreached(store: Store, error: Exception) -> Finding:
+    """By what stands at the root of it, which redis-py packs into errors of its own."""
+    where, variable = store.address.shown, store.variable
+    if store.address.is_sentinel:
+        told = f"no Redis is reached by way of {where} ({type(error).__name__})"
+        return broken(
+            store.name, f"{told}; what they know of masters is told by", store.typed("SENTINEL masters")
+        )
+    causes = _causes(error)
+    uncertified = next((each for each in causes if isinstance(each, ssl.SSLCertVerificationError)), None)
+    if uncertified is not None:
+        told = f"the certificate of the Redis at {where} is not accepted: {uncertified.verify_message}"
+        cure = f"name the host in {variable} as its certificate does, and its authority: ?ssl_ca_certs=/path/of/ca.pem"
+        return broken(store.name, told, cure)
+    if any(isinstance(each, ssl.SSLError) for each in causes):
+        return broken(store.name, f"no TLS is spoken at {where}", f"redis:// in {variable}, or its TLS port")
+    if any(isinstance(each, socket.gaierror) for each in causes):
+        return broken(store.name, f"no host of that name is known: {where}", f"correct {variable}")
+    if isinstance(error, RedisTimeout):
+        tls = ", or speaks no TLS" if store.address.scheme == "rediss" else ""
+        told = f"the Redis at {where} is silent for {ANSWERS_WITHIN_SECONDS:g} s: frozen, overloaded, or out of reach"
+        return broken(store.name, told + tls, f"restart it, or correct {variable}")
+    if any(isinstance(each, OSError) and not isinstance(each, ConnectionResetError) for each in causes):
+        return broken(store.name, f"no Redis answers at {where} ({type(error).__name__})", _starting(store))
+    told = f"what listens at {where} hangs up or talks otherwise: no Redis, or one that speaks TLS alone"
+    return broken(store.name, told, f"correct {variable}; TLS is rediss://")
+
+
+def _causes(error: BaseException | None) -> list[BaseException]:
+    found: list[BaseException] = []
+    while error is not None and error not in found:
+        found.append(error)
+        error = error.__cause__ or error.__context__
+    return found
+
+
+def _refusing(store: Store, refusal: Refusal) -> Finding:
+    cure = store.typed("SCRIPT KILL") if refusal.what == "BUSY" else refusal.cure
+    return broken(store.name, f"the Redis at {store.address.shown} refuses: {refusal.what}", cure)
+
+
 def _answered(store: Store, redis: "Redis", settings: ClientSettings, took: float) -> Finding:
     info = _info(redis)
     told = f"{store.address.shown} answers in {took * 1000:.1f} ms, Redis {info.get('redis_version', '')}".rstrip()
+    if info.get("cluster_enabled"):
+        text = f"{told}; it is part of a cluster, which is no place for a queue"
+        return broken(store.name, text, f"name one Redis in {store.variable}, or sentinels")
     if info.get("role") == "slave":
         cure = (
             f"name its master in {store.variable}, or the sentinels: sentinel://HOST:26379/0?master_name=NAME"

@@ -100,11 +100,10 @@ def _lane(lane: Lane, around: Around) -> Finding:
     if states:
         return skipped(check, f"its workers are {' and '.join(states)}, {waiting:,} jobs wait")
     variable = f"RERANKQ_{lane.upper()}_WORKERS"
-    return broken(
-        check,
-        f"no worker in service takes jobs of this lane, {waiting:,} wait",
-        f"{variable}=1 rerankq-worker",
-    )
+    may_wait = lane == "bulk" and not waiting  # a scaler may start its workers when there is any
+    finding = warn if may_wait else broken
+    text = f"no worker in service takes jobs of this lane, {waiting:,} wait"
+    return finding(check, text, f"{variable}=1 rerankq-worker")
 
 
 def _pauses(around: Around) -> Iterator[Finding]:
@@ -115,12 +114,15 @@ def _pauses(around: Around) -> Iterator[Finding]:
 
 
 def _models(around: Around) -> Iterator[Finding]:
-    """Every model that jobs name is served; those that name none are answered by one model."""
+    """Every model that jobs name is served; those that name none are answered by one model.
+
+    That those who would serve do not is told of their states.
+    """
     check, wrong = "workers.models", False
     serving = [worker for worker in around.workers if worker.state in (*IN_SERVICE, "loading")]
     for model in sorted({model for _, model in around.waiting if model is not None}):
         jobs = sum(n for (_, each), n in around.waiting.items() if each == model)
-        if jobs and not any(worker.may_serve(model) for worker in serving):
+        if jobs and not any(worker.may_serve(model) for worker in around.workers):
             wrong, name = True, shortened(model)
             yield warn(
                 check,
@@ -129,7 +131,7 @@ def _models(around: Around) -> Iterator[Finding]:
             )
     unnamed = sum(jobs for (_, model), jobs in around.waiting.items() if model is None)
     answering = {f"{w.model}@{w.revision}" for w in serving if w.serves_unnamed and w.model}
-    if unnamed and not any(worker.serves_unnamed for worker in serving):
+    if unnamed and not any(worker.serves_unnamed for worker in around.workers):
         wrong = True
         yield warn(
             check,
