@@ -53,7 +53,7 @@ def reading(at: float, waiting: int, done: int, **fields: Any) -> Reading:
 FLOWS = {
     "it empties": ((100, 0), (80, 40), {"in": 2.0, "out": 4.0, "empties": 40.0, "needed": 4}),
     "it grows": ((0, 0), (20, 10), {"in": 3.0, "out": 1.0, "empties": float("inf"), "needed": 6}),
-    "nothing comes": ((10, 0), (10, 0), {"in": 0.0, "out": 0.0, "empties": float("inf"), "needed": 0}),
+    "nothing comes": ((10, 0), (10, 0), {"in": 0.0, "out": 0.0, "empties": float("inf"), "needed": 1}),
     "nothing waits": ((0, 0), (0, 10), {"in": 1.0, "out": 1.0, "empties": 0.0, "needed": 2}),
 }
 
@@ -185,8 +185,23 @@ def test_on_a_terminal_it_goes_on_until_somebody_leaves(
     assert "…" not in seen
 
 
-def _on_a_terminal(url: str, columns: int, typed: bytes) -> tuple[str, int]:
-    """What is drawn until two pictures are there and this is typed; the exit code."""
+def test_a_worker_that_does_not_serve_stands_above_those_that_do(
+    redis: "Redis", redis_server: RedisServer
+) -> None:
+    for number in range(40):
+        Heartbeats(redis).tell(replace(WORKER, name=f"w{number}@h"))
+    Heartbeats(redis).tell(replace(WORKER, name="z@h", state="stuck"))
+
+    seen, exit_code = _on_a_terminal(redis_server.url, 140, signal.SIGTERM)
+
+    assert "z@h" in seen
+    assert "… and" in seen
+    assert exit_code == 128 + signal.SIGTERM
+    assert seen.rstrip().endswith("\x1b[?1049l")  # the terminal is as it was
+
+
+def _on_a_terminal(url: str, columns: int, leave_by: bytes | signal.Signals) -> tuple[str, int]:
+    """What is drawn until two pictures are there and this is typed or sent; the exit code."""
     ours, its = pty.openpty()
     fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     environment = {**os.environ, "RERANKQ_BROKER_URL": url, "TERM": "xterm", "NO_COLOR": "1"}
@@ -207,9 +222,12 @@ def _on_a_terminal(url: str, columns: int, typed: bytes) -> tuple[str, int]:
         while process.poll() is None and time.monotonic() < give_up_at:
             if select.select([ours], [], [], 0.1)[0]:
                 seen += os.read(ours, 65536)
-            if seen.count(b"q leaves") >= 2:
-                os.write(ours, typed)
-                typed = b""
+            if seen.count(b"q leaves") >= 2 and isinstance(leave_by, bytes):
+                os.write(ours, leave_by)
+                leave_by = b""
+            elif seen.count(b"q leaves") >= 2:
+                process.send_signal(leave_by)
+                leave_by = b""
     except OSError:  # it has closed its side
         process.wait(20)
     finally:

@@ -51,12 +51,13 @@ def local_stack(model: str | None, settings: Mapping[str, str] | None = None) ->
 
     for signal_number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(signal_number) is signal.SIG_DFL:  # a command may have its own way to end
-            signal.signal(signal_number, _leave)
+            signal.signal(signal_number, leave)
     with ExitStack() as service:
         with progress() as show:
             stack = service.enter_context(LocalStack(model=model, settings=settings, on_progress=show))
         yield stack
 
 
-def _leave(signal_number: int, _frame: Any) -> NoReturn:
+def leave(signal_number: int, _frame: Any) -> NoReturn:
+    """End at a signal as at Ctrl-C: what was begun is ended first."""
     raise SystemExit(128 + signal_number)  # unwinds the stack, which stops what it started

@@ -81,7 +81,7 @@ class LaneFacts:
     workers: int | None = None
     """That take jobs of it."""
     workers_needed: int | None = None
-    """That would keep up with what comes in, at the pace of those that are there."""
+    """That would keep up with what comes in, at the pace of those that are there; one at least while any waits."""
     paused_since: float | None = None
     """Unix seconds."""
     paused_seconds: float | None = None
@@ -155,7 +155,7 @@ def _lane(lane: Lane, reading: Reading, earlier: Reading | None) -> LaneFacts:
         dead=None if reading.dead is None else reading.dead.get(lane, 0),
         empties_in_seconds=_empties(waiting, coming, going, pause),
         workers=len(takers),
-        workers_needed=_needed(lane, coming, takers),
+        workers_needed=_needed(lane, waiting, coming, takers),
         **_pause(pause, reading.now),
     )
 
@@ -219,11 +219,11 @@ def _empties(waiting: int, coming: float | None, going: float | None, pause: Ord
     return waiting / (going - coming) if going > coming else math.inf
 
 
-def _needed(lane: Lane, coming: float | None, takers: Sequence[WorkerStatus]) -> int | None:
+def _needed(lane: Lane, waiting: int, coming: float | None, takers: Sequence[WorkerStatus]) -> int | None:
     paces = [worker.seconds_per_job[lane] for worker in takers if lane in worker.seconds_per_job]
     if coming is None or not paces:
         return None
-    return math.ceil(coming * mean(paces))
+    return max(math.ceil(coming * mean(paces)), 1 if waiting else 0)
 
 
 def _ask(redis: "Redis", commands: Iterable[tuple[Any, ...]]) -> list[Any]:

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import select
+import signal
 import sys
 import time
 from collections import deque
@@ -19,7 +20,7 @@ from rich.live import Live
 from rich.text import Text
 
 from rerankq.cli import options
-from rerankq.cli.connection import redis_for
+from rerankq.cli.connection import leave, redis_for
 from rerankq.cli.failures import in_words
 from rerankq.cli.screen import bytes_in_words, fitted_table, out, print_table, short
 from rerankq.contract.errors import BrokerUnavailable, QueueFull
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 A_MOMENT_SECONDS = 1.0  # between the two readings of `--once`
 WINDOW_SECONDS = 60.0  # what is told of coming and going, live
 _LINES_BESIDE_WORKERS = 9  # headings and Redis, at least
+IN_SERVICE = ("ready", "busy")
 
 LANE_HEADINGS = (
     *("lane", "model", "waiting", "oldest", "in hand", "in/s", "out/s", "p50", "p95", "dead", "empties in"),
@@ -173,6 +175,7 @@ def _nobody_types(seconds: float) -> bool:
 
 @contextmanager
 def _leaving_by_control_c() -> Generator[None]:
+    signal.signal(signal.SIGTERM, leave)  # by itself it would leave the terminal as it is now
     try:
         yield
     except KeyboardInterrupt:
@@ -186,7 +189,10 @@ def _screen(reading: "Reading", earlier: "Reading", interval: float) -> Renderab
     headings, rows = _lane_table(found)
     lines = [Text(line, overflow="fold") for line in _lines(reading)]
     room = max(out.height - len(rows) - len(lines) - _LINES_BESIDE_WORKERS, 1)
-    workers = [_worker_row(worker) for worker in reading.workers]
+    foremost = sorted(
+        reading.workers, key=lambda worker: worker.state in IN_SERVICE
+    )  # what is amiss is not cut off
+    workers = [_worker_row(worker) for worker in foremost]
     more = len(workers) - room
     return Group(
         Text(f"{datetime.now(UTC):%H:%M:%S} UTC, every {interval:g} s; q leaves", style="dim"),
