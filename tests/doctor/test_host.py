@@ -130,6 +130,31 @@ def test_a_setting_that_cannot_hold_is_mended_by_its_cure(
     assert look_here(cured, tmp_path)[1] == 0
 
 
+@pytest.mark.parametrize(
+    "name", ["taken/run", "taken", "n" * 100], ids=["below a file", "a file", "too long"]
+)
+def test_a_runtime_directory_that_cannot_be_is_told_and_none_is_made(
+    environment: Environment, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "taken").write_text("")
+    environment["RERANKQ_RUNTIME_DIR"] = str(tmp_path / name)
+
+    found, code = look_here(environment, tmp_path)
+    assert (of(found, "runtime").verdict, code) == ("broken", 2)
+    cured = follow(of(found, "runtime").cure, environment, tmp_path)
+
+    assert look_here(cured, tmp_path)[1] == 0
+    assert not (tmp_path / name).is_dir()
+
+
+def test_a_runtime_directory_on_a_full_disk_is_told(
+    environment: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.statvfs", lambda _: SimpleNamespace(f_blocks=9, f_bavail=0, f_frsize=1))
+
+    assert "its disk is full" in of(look_here(environment, tmp_path)[0], "runtime").text
+
+
 def test_a_precision_that_an_engine_does_not_offer_is_taken_out(
     environment: Environment, tmp_path: Path
 ) -> None:

@@ -1,6 +1,7 @@
 """The `rerankq` command: a thin coat over the client. Loads what a command needs only when it runs."""
 
 import sys
+from io import TextIOWrapper
 
 from rerankq.cli.failures import report
 from rerankq.contract.errors import RerankError
@@ -13,6 +14,9 @@ def main() -> None:
     """
     from rerankq.cli.app import app
 
+    for stream in (sys.stdout, sys.stderr):
+        if "--json" not in sys.argv and isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # where a terminal has no arrow, the line counts
     try:
         app()
     except RerankError as error:

@@ -39,7 +39,7 @@ def doctor(as_json: options.Json = False) -> None:
     code = exit_code(examination.found)
     if as_json:
         checks = [dataclasses.asdict(finding) for finding in examination.found]
-        print(json.dumps({"exit_code": code, "checks": checks}, ensure_ascii=False))
+        print(json.dumps({"exit_code": code, "checks": checks}))
     raise typer.Exit(code)
 
 

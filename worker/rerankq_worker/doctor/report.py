@@ -1,26 +1,30 @@
 """`rerankq-worker doctor`: all that is found on this host, for people or as JSON for `rerankq doctor`."""
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
+from io import TextIOWrapper
 from typing import Any
 
 from rerankq.contract.errors import InvalidSettings
 from rerankq.contract.findings import Finding, broken, exit_code, in_words, skipped
 from rerankq.contract.setting_cures import of_refusal
-from rerankq_worker.doctor import devices, libraries, models
+from rerankq_worker.doctor import devices, libraries, models, runtime
 from rerankq_worker.settings import WorkerSettings
 
 
 def print_report(as_json: bool) -> int:
     """Print each finding as soon as it is there; the exit code: 0 all is well, 1 a warning, 2 broken."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # where a terminal has no arrow, the line counts
     found: list[Finding] = []
     for each in look_around():
         if isinstance(each, Finding):
             found.append(each)
         if as_json:
             told = {"finding": asdict(each)} if isinstance(each, Finding) else {"golden": each}
-            print(json.dumps(told, ensure_ascii=False), flush=True)
+            print(json.dumps(told), flush=True)
         elif isinstance(each, Finding):
             print(in_words(each), flush=True)
     return exit_code(found)
@@ -38,6 +42,7 @@ def look_around() -> Iterator[Finding | dict[str, Any]]:
         golden = models.golden(settings)
         if golden is not None:
             yield golden
+        yield from _look("runtime", lambda: runtime.findings(settings))
         yield from _look("model", lambda: models.findings(settings))
         versions = [*_look("libraries", lambda: libraries.findings(engine))]
         yield from versions
