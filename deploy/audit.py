@@ -25,11 +25,12 @@ def main(environment: str) -> int:
     for pin, found in vulnerable:
         mended = ", ".join(found["fix_versions"]) or "no version yet"
         print(f"{pin['name']} {pin['version']}: {found['id']}, mended in {mended}")
-    if vulnerable:
-        return 1
     if skipped or not pins:
         why = why or f"it knows nothing of {len(skipped)} of {len(pins)} pins, {skipped[0]['name']} the first"
         print(f"the advisory service of PyPI gave no answer, so nobody knows: {why}", file=sys.stderr)
+    if vulnerable:
+        return 1
+    if skipped or not pins:
         return os.EX_UNAVAILABLE
     print(f"no known vulnerability in {len(pins)} pins of constraints.txt")
     return 0

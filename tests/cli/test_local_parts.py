@@ -1,13 +1,16 @@
 """The parts of a local service: processes that leave nothing behind, and a Redis of its own."""
 
+import errno
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -17,6 +20,7 @@ from rerankq.local import redis_server
 from rerankq.local.failure import Unavailable
 from rerankq.local.processes import LocalProcess
 from rerankq.local.redis_server import RedisServer, find_redis_server
+from rerankq.local.stack import LocalStack
 
 _STARTS_A_CHILD_AND_WAITS = """
 import sys, time
@@ -143,3 +147,14 @@ def test_without_any_redis_both_ways_out_are_named(monkeypatch: pytest.MonkeyPat
 
     with pytest.raises(Unavailable, match=r"package manager.*rerankq\[local\]"):
         find_redis_server()
+
+
+def test_a_full_disk_is_told_with_a_way_to_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "/tmp/rerankq-1")
+    monkeypatch.setattr(tempfile, "mkdtemp", Mock(side_effect=full))
+
+    with (
+        pytest.raises(Unavailable, match=r"No space left on device: '/tmp/rerankq-1'; TMPDIR="),
+        LocalStack(),
+    ):
+        pass

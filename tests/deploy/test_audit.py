@@ -32,10 +32,15 @@ def audited(tmp_path: Path, pins: list[dict[str, Any]] | None) -> subprocess.Com
     [
         ([SOUND], 0, "no known vulnerability in 1 pins"),
         ([SOUND, {**SOUND, "vulns": [HOLE]}, UNKNOWN], 1, "anyio 4.16.0: PYSEC-1, mended in 4.17"),
+        (
+            [UNKNOWN, {**SOUND, "vulns": [HOLE]}],
+            1,
+            "nobody knows: it knows nothing of 1 of 2 pins, torch the first",
+        ),
         ([SOUND, UNKNOWN], 69, "nobody knows: it knows nothing of 1 of 2 pins, torch the first"),
         (None, 69, "nobody knows: ConnectionError: pypi.org: no way"),
     ],
-    ids=["sound", "vulnerable", "unknown", "unreachable"],
+    ids=["sound", "vulnerable", "of the others nothing is known", "unknown", "unreachable"],
 )
 def test_it_says_what_is_known(
     pins: list[dict[str, Any]] | None, code: int, said: str, tmp_path: Path

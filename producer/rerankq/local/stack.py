@@ -110,10 +110,15 @@ class LocalStack:
     def _start(self) -> None:
         worker = worker_program.serving_command()
         self._on_progress("starting Redis")
-        directory = tempfile.TemporaryDirectory(prefix="rerankq-", ignore_cleanup_errors=True)
-        self.directory = Path(self._exit.enter_context(directory))
-        (self.directory / "run").mkdir(mode=0o700)
-        redis = RedisServer(self.directory)
+        try:
+            directory = tempfile.TemporaryDirectory(prefix="rerankq-", ignore_cleanup_errors=True)
+            self.directory = Path(self._exit.enter_context(directory))
+            (self.directory / "run").mkdir(mode=0o700)
+            redis = RedisServer(self.directory)
+        except OSError as error:
+            raise Unavailable(
+                f"a local service has no place for its files: {error}; TMPDIR=/a/directory names one with room"
+            ) from error
         self._keep(redis.child, REDIS_STOP_SECONDS)
         self.broker_url = redis.url
         self._on_progress("starting the worker")
