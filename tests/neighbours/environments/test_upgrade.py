@@ -28,8 +28,12 @@ ROWS, JOBS = 200, 40
 # A program of either release: submits as many jobs as each line says; at the end of its input it has all answered.
 CLIENT = """
 import json, sys
+from contextlib import suppress
 from rerankq import RerankClient
 
+with suppress(ImportError):  # 0.1.0 has no traces, and its workers leave them be
+    from rerankq.contract.traces import handed
+    handed.set("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
 with RerankClient() as client:
     jobs = []
     for line in sys.stdin:
