@@ -45,6 +45,8 @@ class JobStatus:
     error: str | None = None
     paused_since: float | None = None
     """Of a queued job, since when an operator has its lane paused; Unix seconds, by the clock of whoever asks."""
+    paused_model: str | None = None
+    """The model whose jobs alone wait; None where its whole lane is paused, or is not."""
 
 
 def read_meta(meta: Meta | None) -> Mapping[str, Any]:
@@ -139,6 +141,7 @@ def read_status(
         worker=fields.get("worker"),
         error=error,
         paused_since=None if pause is None else clock.to_ours(pause.since),
+        paused_model=None if pause is None else pause.model,
     )
 
 

@@ -15,7 +15,7 @@ from rerankq.contract.calling_off import CALL_OFF
 from rerankq.contract.clock import RedisClock
 from rerankq.contract.errors import Cancelled, DeadlineExceeded, JobUnknown, RerankError, ResultTimeout
 from rerankq.contract.messages import as_seconds
-from rerankq.contract.orders import orders_in
+from rerankq.contract.orders import orders_in, resume_command
 from rerankq.contract.redis_clients import reply_or
 from rerankq.contract.transport.scripts import Script
 from rerankq.procedures import Listen, Pause, Procedure, ask, ask_one, ask_script
@@ -213,7 +213,8 @@ def _no_answer(status: JobStatus, timeout: float) -> RerankError:
     situation = f"no answer for job {job_id} within {timeout:g} s"
     if status.paused_since is not None:
         return ResultTimeout(
-            f"{situation}: the {status.lane} lane is paused; it is answered after `rerankq resume {status.lane}`",
+            f"{situation}: the {status.lane} lane is paused; it is answered after "
+            f"`{resume_command(status.lane or 'LANE', status.paused_model)}`",
             {"paused": status.lane},
         )
     return ResultTimeout(f"{situation}; it may still finish: `rerankq status {job_id}` tells")

@@ -274,7 +274,9 @@ def test_all_that_is_meant_is_tried_again_and_the_rest_stays(rerankq: Command, s
         assert rerankq.run("result", job, "--timeout", "60").out
     assert len(json.loads(rerankq.run("dead", "list", "--json").out)) == 1
 
-    assert rerankq.run("dead", "drop", "--older-than", "1h", "--yes").out == "0 jobs gone\n"
+    assert (
+        rerankq.run("dead", "drop", "--older-than", "1h", "--yes").out == "none is meant of 1 job given up\n"
+    )
     unasked = rerankq.run("dead", "drop", "--all", exit_code=2).err
     assert "1 job would be deleted for ever; --yes says that this is meant" in unasked
     assert rerankq.run("dead", "drop", "--older-than", "0s", "--yes").out == "1 job gone\n"

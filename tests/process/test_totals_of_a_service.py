@@ -1,5 +1,6 @@
 """What is counted of jobs, scraped from a real worker: each end of a real job once, through kills and restarts."""
 
+import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -78,7 +79,7 @@ class Scenario:
 
     def while_nobody_is_there(self) -> None:
         """One is called off, one comes too late, one's message vanishes, one is refused."""
-        self.service.stop_launcher()
+        self.service.stop_launcher(signal.SIGKILL)
         called_off = self.client.submit("q", ["a"], lane="bulk")
         called_off.cancel()
         late = self.client.submit("q", ["a"], deadline=time.time() + 0.2)
@@ -161,6 +162,7 @@ def seen() -> Iterator[Seen]:
             scenario.rankings,
             scenario.pairs,
         )
+        service.stop_launcher(signal.SIGKILL)  # at once: how it stops is no matter here
 
 
 def refuse(service: Service) -> None:

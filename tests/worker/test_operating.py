@@ -1,9 +1,11 @@
 """What an operator sees and does while a real worker is at work."""
 
 import json
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -24,6 +26,7 @@ def service() -> Iterator[Service]:
         engine="rerankq_worker.doubles:slow?batch_ms=300", app="tests.worker.quick_to_tell"
     ) as service:
         yield service
+        service.stop_launcher(signal.SIGKILL)  # at once: how it stops is no matter here
 
 
 def test_a_worker_tells_its_release_its_host_and_the_job_it_runs(service: Service) -> None:
@@ -112,8 +115,21 @@ def test_a_pause_may_be_of_one_models_jobs_alone(service: Service, rerankq: Comm
     assert unnamed.result(20).complete
     assert (named.status().state, named.status().paused_since is None) == ("queued", False)
 
+    with pytest.raises(ResultTimeout, match="it is answered after `rerankq resume bulk --model double`"):
+        named.result(0.5)
+    assert "(`rerankq resume bulk --model double`)" in rerankq.run("status", named.job_id).out
     rerankq.run("resume", "bulk", "--model", "double")
     assert named.result(20).complete
+
+
+def test_who_pauses_a_model_that_nobody_knows_is_told_so(rerankq: CommandInHere) -> None:
+    assert "no worker serves duoble, and no job has named it lately; known: double" in (
+        rerankq.run("pause", "bulk", "--model", "duoble").err
+    )
+    assert (
+        "--model: expected the name of a model"
+        in rerankq.run("pause", "bulk", "--model", "", exit_code=2).err
+    )
 
 
 def test_bulk_work_says_that_its_lane_is_paused(
@@ -193,17 +209,24 @@ def test_a_worker_that_is_killed_while_it_drains_goes_on_draining(
     assert waiting.result(20).complete
 
 
-def test_of_a_worker_that_is_lost_while_it_drains_nobody_says_that_it_finished(
+def test_of_a_worker_that_goes_while_it_drains_nobody_says_that_it_finished(
     service: Service, rerankq: CommandInHere
 ) -> None:
+    name = "lost@elsewhere"
     with service.redis.client() as redis:
-        beat = {"seen": redis.time()[0] - 14.5, "state": "busy", "lanes": ["bulk"], "contract": 2, "job": "a"}
-        redis.hset(keys.WORKERS, "lost@elsewhere", wire.encode(beat))
+        beat = {"seen": redis.time()[0] + 5, "state": "busy", "lanes": ["bulk"], "contract": 2, "job": "a"}
+        redis.hset(keys.WORKERS, name, wire.encode(beat))
 
-        said = rerankq.run("drain", "lost@elsewhere").out
-        redis.hdel(keys.WORKERS, "lost@elsewhere")
+        def go() -> None:
+            service.wait_until(lambda: redis.hexists(keys.DRAINING, name))
+            redis.hdel(keys.WORKERS, name)
 
-    assert said.startswith("lost@elsewhere is gone: it left, or has fallen silent")
+        going = Thread(target=go)
+        going.start()
+        said = rerankq.run("drain", name).out
+        going.join()
+
+    assert said.startswith(f"{name} is gone: it left, or has fallen silent")
 
 
 def test_a_worker_that_nobody_knows_is_refused_with_those_of_like_names(

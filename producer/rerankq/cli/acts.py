@@ -3,7 +3,6 @@
 import getpass
 import json
 import os
-import shlex
 import socket
 import sys
 import time
@@ -51,20 +50,30 @@ def pause(lane: Lane, model: OfModel = None, as_json: options.Json = False) -> N
     [bold]Example:[/] rerankq pause bulk
     """
     from rerankq.contract.heartbeats import Heartbeats
-    from rerankq.contract.orders import Orders
+    from rerankq.contract.orders import Orders, resume_command
 
+    if model == "":
+        raise InvalidRequest(
+            "--model: expected the name of a model, got nothing; without it the lane is paused"
+        )
     with redis_for("pausing a lane") as redis:
         is_new = Orders(redis).pause(lane, model, _who())
-        workers = Heartbeats(redis).alive()
+        workers, known = Heartbeats(redis).alive(), Heartbeats(redis).models()
     deaf = [worker.name for worker in workers if lane in worker.lanes and not worker.contract]
     for name in deaf:
         _warn(f"{name} is of an earlier release and takes jobs of it all the same; only its stop ends that")
+    if model is not None and model not in known:
+        _warn(
+            f"no worker serves {model}, and no job has named it lately; known: {', '.join(known) or 'none'}"
+        )
     if as_json:
         print(json.dumps({"paused": lane, "model": model, "is_new": is_new, "ignored_by": deaf}))
     else:
         was = "is paused" if is_new else "was paused already"
         out.print(
-            f"{_lane(lane, model)} {was}; `{_resume(lane, model)}` ends it", markup=False, soft_wrap=True
+            f"{_lane(lane, model)} {was}; `{resume_command(lane, model)}` ends it",
+            markup=False,
+            soft_wrap=True,
         )
 
 
@@ -225,10 +234,6 @@ def _who() -> str:
 
 def _lane(lane: Lane, model: str | None) -> str:
     return f"the {lane} lane" if model is None else f"the {lane} lane of {model}"
-
-
-def _resume(lane: Lane, model: str | None) -> str:
-    return f"rerankq resume {lane}" + ("" if model is None else f" --model {shlex.quote(model)}")
 
 
 def _warn(line: str) -> None:

@@ -121,7 +121,11 @@ def retry(
             )
             print(told)
             return
-        again, unusable = _retry_all(letters, list(meant.of(letters)), results)
+        found = list(meant.of(letters))
+        if not found and not as_json:
+            print(f"none is meant of {_jobs(letters.count())} given up")
+            return
+        again, unusable = _retry_all(letters, found, results)
     if as_json:
         print(json.dumps({"retried": again, "unusable": unusable}))
         return
@@ -158,6 +162,9 @@ def drop(
             print(json.dumps({"dropped": letter_id}) if as_json else f"{letter_id} is gone")
             return
         found = list(meant.of(letters))
+        if not found and not as_json:
+            print(f"none is meant of {_jobs(letters.count())} given up")
+            return
         if found and not yes:
             _ask_first(len(found))
         dropped = [each for each in _one_by_one("deleting", found) if letters.drop(each)]

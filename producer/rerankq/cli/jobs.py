@@ -97,6 +97,8 @@ def cancel(job_id: options.JobId, as_json: options.Json = False) -> None:
 
 
 def _in_words(found: "JobStatus") -> str:
+    from rerankq.contract.orders import resume_command
+
     parts = [f"{found.job_id}: {found.state}"]
     if found.total:
         parts.append(f"{found.scored}/{found.total} documents scored")
@@ -104,7 +106,9 @@ def _in_words(found: "JobStatus") -> str:
         parts.append(f"{found.lane} lane")
     if found.paused_since is not None:
         since = time.time() - found.paused_since
-        parts.append(f"which is paused for {since:.0f} s now (`rerankq resume {found.lane}`)")
+        parts.append(
+            f"which is paused for {since:.0f} s now (`{resume_command(found.lane or 'LANE', found.paused_model)}`)"
+        )
     if found.submitted_at:
         parts.append(f"submitted {time.time() - found.submitted_at:.0f} s ago")
     if found.attempts > 1:

@@ -5,6 +5,7 @@ every process. A worker of a release before this one obeys neither: it says no `
 """
 
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -93,6 +94,11 @@ def orders_in(told: Any) -> dict[str, Order]:
 def pause_over(pauses: Pauses, queue: str) -> Order | None:
     """The pause that keeps the jobs of this list waiting."""
     return next((pauses[field] for field in keys.pauses_of(queue) if field in pauses), None)
+
+
+def resume_command(lane: str, model: str | None) -> str:
+    """What ends a pause, as it is typed."""
+    return f"rerankq resume {lane}" + ("" if model is None else f" --model {shlex.quote(model)}")
 
 
 def paused_in_words(pauses: Pauses) -> list[str]:
