@@ -25,6 +25,7 @@ ACKNOWLEDGED_WITHIN_SECONDS = 0.5  # of the answer, which comes first
 LIVE_FOR_EVER = (  # the short list of keys that are meant to: queues, leases, who is there
     *("rerankq.interactive", "rerankq.bulk", "rerankq.interactive.bell", "rerankq.bulk.bell"),
     *("rerankq:held", "rerankq:leases", "rerankq:delayed", "rerankq:workers", "rerankq:pace", "rerankq:dead"),
+    "rerankq:totals",
 )
 MEGABYTE = 1_000_000
 

@@ -97,7 +97,7 @@ def test_a_job_whose_answer_could_not_be_stored_is_tried_again(
             job_id = app.send_task("sleep", (seconds,), time_limit=2).id
             wait_until(lambda: client.llen(f"rerankq:runs:{job_id}"))
             results.kill()
-            worker.wait_for_log("its answer could not be stored")
+            worker.wait_for_log("job given_back")
             results.start()
 
             wait_until(lambda: stored.exists(f"celery-task-meta-{job_id}"))

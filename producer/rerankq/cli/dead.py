@@ -19,7 +19,6 @@ from rerankq.contract.errors import InvalidRequest, JobUnknown
 
 if TYPE_CHECKING:
     from redis import Redis
-    from redis.client import Pipeline
 
     from rerankq.contract.transport.dead_letters import DeadLetter, DeadLetters
 
@@ -234,21 +233,16 @@ def retried(letters: "DeadLetters", letter_id: str, results: "Redis") -> bool:
     Raises:
         InvalidRequest: nobody can read its message.
     """
-    from rerankq.contract.transport.dead_letters import NotReplayable
+    from rerankq.contract.transport.dead_letters import FORGET, NotReplayable
 
     answer = keys.result(letter_id)
-
-    def forget(step: "Pipeline") -> bool:
-        is_there = letters.check(letter_id)
-        step.multi()
-        if is_there:
-            step.delete(answer)
-        return is_there
-
+    old = results.get(answer)
     try:
-        # redis-py types what is done as a function without a value, though it is the one returned.
-        is_there = results.transaction(forget, answer, value_from_callable=True)  # pyright: ignore[reportArgumentType]
-        return bool(is_there) and letters.retry(letter_id)
+        if not letters.check(letter_id):
+            return False
+        if old is not None:
+            FORGET(results, [answer], [old])
+        return letters.retry(letter_id)
     except NotReplayable as error:
         raise InvalidRequest(str(error)) from error
 

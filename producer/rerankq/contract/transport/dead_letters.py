@@ -66,6 +66,11 @@ class NotReplayable(ValueError):
     """The message itself is broken; sending it again could only set it aside again."""
 
 
+# KEYS: an answer; ARGV: what it was. One that came since stays.
+FORGET = Script("""
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+""")
+
 # KEYS: held, leases, index, letter, message, untold, [payload key]; ARGV: tag, id, TTL in seconds, 1 = somebody must be
 # told, name, value, ... Returns 0 when another worker has the message by now.
 BURY = Script(
