@@ -5,6 +5,7 @@ import socketserver
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -78,6 +79,9 @@ def test_a_redis_without_room_for_work_gets_it_by_the_cure(
     server: RedisServer, share: float, verdict: str
 ) -> None:
     with server.client() as client:
+        # What is written meanwhile takes 10 MB more for a moment.
+        while client.info("persistence")["aof_rewrite_in_progress"]:
+            time.sleep(0.01)
         client.setrange("filler", 20_000_000, "x")
         used = client.info("memory")["used_memory"]
         client.config_set("maxmemory", int(used / share))
@@ -307,8 +311,6 @@ def test_a_replica_is_no_place_for_jobs(server: RedisServer, guarded: GuardedRed
 
 
 def test_a_clock_that_is_apart_is_told(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    import time
-
     now = time.time
     monkeypatch.setattr("rerankq.doctor.of_redis.time.time", lambda: now() + 60)
 
