@@ -49,10 +49,11 @@ def local_stack(model: str | None, settings: Mapping[str, str] | None = None) ->
     """A local service, its start shown on stderr; its worker with these settings besides."""
     from rerankq.local.stack import LocalStack
 
-    for signal_number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(signal_number) is signal.SIG_DFL:  # a command may have its own way to end
-            signal.signal(signal_number, leave)
     with ExitStack() as service:
+        for signal_number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(signal_number) is signal.SIG_DFL:  # a command may have its own way to end
+                signal.signal(signal_number, leave)
+                service.callback(signal.signal, signal_number, signal.SIG_DFL)
         with progress() as show:
             stack = service.enter_context(LocalStack(model=model, settings=settings, on_progress=show))
         yield stack

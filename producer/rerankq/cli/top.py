@@ -175,11 +175,13 @@ def _nobody_types(seconds: float) -> bool:
 
 @contextmanager
 def _leaving_by_control_c() -> Generator[None]:
-    signal.signal(signal.SIGTERM, leave)  # by itself it would leave the terminal as it is now
+    before = signal.signal(signal.SIGTERM, leave)  # by itself it would leave the terminal as it is now
     try:
         yield
     except KeyboardInterrupt:
         raise typer.Exit from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _screen(reading: "Reading", earlier: "Reading", interval: float) -> RenderableType:
