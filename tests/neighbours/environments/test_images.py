@@ -95,7 +95,8 @@ def test_the_tools_fetch_a_model_and_can_write_nowhere_else(models: Path, images
     assert list(models.rglob("model.safetensors"))
     assert "rerank" in tools.run(*tools.command).stdout
     assert "Permission denied" in done.stderr
-    assert "libraries" not in tools.run("rerankq", "doctor").stdout, "it misses what it is not for"
+    missed = re.search(r"^(warn|broken) +libraries.*", tools.run("rerankq", "doctor").stdout, re.M)
+    assert missed is None, "it misses what it is not for"
 
 
 def test_the_worker_serves_what_the_tools_have_fetched(
