@@ -229,12 +229,19 @@ def test_a_script_that_keeps_redis_busy_is_ended_by_the_cure(server: RedisServer
         [PROGRAMS / "redis-cli", "-p", str(server.port), "eval", "while true do end", "0"],
         stdout=subprocess.DEVNULL,
     )
-    while "BUSY" not in (found := of(look(server.url), "redis")).text:
-        assert script.poll() is None
+    with server.client() as client, pytest.raises(redis.ResponseError, match="BUSY"):
+        _ask_on_and_on(client)
+    found = of(look(server.url), "redis")
+    assert "BUSY" in found.text
     follow(found.cure, {})
 
     script.wait(20)
     assert of(look(server.url), "redis").verdict == "ok"
+
+
+def _ask_on_and_on(client: redis.Redis) -> None:
+    while True:
+        client.ping()
 
 
 def test_a_redis_that_lets_nobody_more_in_says_so(server: RedisServer) -> None:

@@ -117,7 +117,7 @@ class Scenario:
         url = self.service.redis.url
         with Celery("stranger", broker=url, backend=url) as stranger:
             asked = {"query": "q", "documents": ["a", "b", "c"]}
-            sent = stranger.send_task("rerankq.rerank", kwargs=asked, queue="rerankq.bulk", countdown=0.5)
+            sent = stranger.send_task("rerankq.rerank", kwargs=asked, queue="rerankq.bulk", countdown=3)
             assert sent.get(timeout=WITHIN_SECONDS)["scored"] == 3
         self.pairs["bulk"] += 3
         self._tally("bulk", "done")
