@@ -133,6 +133,7 @@ def test_what_an_older_worker_does_not_say_is_left_open(redis: "Redis") -> None:
 
     assert (worker.version, worker.contract, worker.host, worker.job) == ("", 0, "", "")
     assert (worker.job_seconds, worker.device_busy, worker.is_draining) == (None, None, False)
+    assert worker.clock_ahead_seconds is None
 
 
 def test_a_worker_that_has_fallen_silent_is_none(redis: "Redis") -> None:

@@ -1,6 +1,8 @@
 """What `rerankq doctor` makes of workers that tell of themselves in a real Redis."""
 
+import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 from pydantic import SecretStr
@@ -65,6 +67,29 @@ def test_a_second_worker_that_is_not_as_the_first_is_told(
     found = look(redis_server)
 
     assert (of(found, check).cure, exit_code(found)) == (cure, code), found
+
+
+@pytest.mark.parametrize(
+    ("ahead_seconds", "verdict", "said"),
+    [(0.0, "ok", "0.0 s"), (-90.0, "warn", "90 s from Redis's: two"), (3600.0, "warn", "3,600 s")],
+)
+def test_a_worker_whose_host_has_another_time_is_told(
+    redis_server: RedisServer,
+    heartbeats: Heartbeats,
+    monkeypatch: pytest.MonkeyPatch,
+    ahead_seconds: float,
+    verdict: str,
+    said: str,
+) -> None:
+    heartbeats.tell(worker("one"))
+    there = SimpleNamespace(time=lambda: time.time() + ahead_seconds, monotonic=time.monotonic)
+    monkeypatch.setattr("rerankq.contract.heartbeats.time", there)
+    heartbeats.tell(worker("two"))
+
+    found = of(look(redis_server), "workers.clock")
+
+    assert found.verdict == verdict
+    assert said in found.text
 
 
 def test_a_lane_whose_workers_all_load_is_no_second_failure(

@@ -112,3 +112,9 @@ def test_a_wall_clock_that_is_set_while_a_client_lives_changes_nothing(
     monkeypatch.setattr(time, "time", lambda: true_time() - OFF_SECONDS)
 
     assert service.client.rerank("after it", ["a"], timeout=20).complete
+
+
+def test_workers_tell_how_far_their_clock_is_off(service: ShiftedService) -> None:
+    told = [worker.clock_ahead_seconds for worker in service.client.workers()]
+
+    assert told == pytest.approx([service.seconds] * 2, abs=5)

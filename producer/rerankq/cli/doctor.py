@@ -21,8 +21,8 @@ def doctor(as_json: options.Json = False) -> None:
 
     Settings and where they come from; Redis: how soon it answers, the rights of
     its user for each command of ours, what it may lose, memory, disk, clock;
-    workers, lanes, models, releases; a job through each lane. Where the worker
-    is installed: libraries, driver, memory, precision, the model's files, and
+    workers, lanes, models, releases, clocks; a job through each lane. Where the
+    worker is installed: libraries, driver, memory, precision, the model's files, and
     whether it gives published scores. Takes half a minute at most, changes
     nothing, shows no secret and no text.
 

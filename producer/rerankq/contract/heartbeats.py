@@ -77,6 +77,8 @@ class WorkerStatus:
     """That its device scored in the last seconds, for whomever."""
     is_draining: bool = False
     """Whether it was asked to take no more jobs."""
+    clock_ahead_seconds: float | None = None
+    """Its host's clock less Redis's when it told, which `Heartbeats.tell` finds out."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -119,6 +121,7 @@ class _Beat(BaseModel):
     device_busy: float | None = None
     device_pairs_per_second: float | None = None
     is_draining: bool = False
+    clock_ahead_seconds: float | None = None
 
 
 def names_of(model: str, revision: str) -> tuple[str, ...]:
@@ -147,7 +150,8 @@ class Heartbeats:
         """Say that this worker lives, and how it is; forget those not heard of for an hour."""
         now = self._now()
         told = {name: getattr(worker, name) for name in _Beat.model_fields if name != "seen"}
-        self._set(keys.WORKERS, worker.name, told | {"seen": now})
+        times = {"seen": now, "clock_ahead_seconds": time.time() - now}
+        self._set(keys.WORKERS, worker.name, told | times)
         self._forget_the_long_gone(now)
 
     def tell_pace(

@@ -11,11 +11,12 @@ from rerankq.contract.heartbeats import WorkerStatus
 from rerankq.contract.keys import lane_of_pause, queue_of
 from rerankq.contract.messages import LANES, Lane
 from rerankq.contract.orders import Pauses, pause_over, paused_in_words
+from rerankq.doctor.of_redis import CLOCKS_APART_SECONDS
 from rerankq.settings import ClientSettings
 
 ASKED_WITHIN_SECONDS = 2.0
 IN_SERVICE = ("ready", "busy")
-_MODELS_AS_TOLD = 3
+_NAMES_TOLD = 3
 
 
 class Around:
@@ -72,12 +73,13 @@ def findings(around: Around) -> Iterator[Finding]:
     yield from _pauses(around)
     yield from _models(around)
     yield _releases(workers)
+    yield _clocks(workers)
 
 
 def _states(workers: Sequence[WorkerStatus]) -> Iterator[Finding]:
     by_state = {state: [w.name for w in workers if w.state == state] for state in _each("state", workers)}
     for state, names in by_state.items():
-        text = f"{_counted(names)} {state}: {', '.join(names[:_MODELS_AS_TOLD])}"
+        text = f"{_counted(names)} {state}: {', '.join(names[:_NAMES_TOLD])}"
         if state in ("broken", "stuck"):
             yield broken(
                 "workers", f"{text}; its log says why, as does this on its host", "rerankq-worker doctor"
@@ -88,7 +90,7 @@ def _states(workers: Sequence[WorkerStatus]) -> Iterator[Finding]:
             yield warn("workers", f"{text}; jobs wait until the model is loaded", "rerankq-worker health")
     serving = [name for state in IN_SERVICE for name in by_state.get(state, [])]
     if serving:
-        yield ok("workers", f"{_counted(serving)} in service: {', '.join(serving[:_MODELS_AS_TOLD])}")
+        yield ok("workers", f"{_counted(serving)} in service: {', '.join(serving[:_NAMES_TOLD])}")
 
 
 def _lane(lane: Lane, around: Around) -> Finding:
@@ -162,6 +164,22 @@ def _releases(workers: Sequence[WorkerStatus]) -> Finding:
         "workers.version",
         f"workers of several releases are at work: {', '.join(told)}; upgrade the older ones and restart them",
         "pip install --upgrade rerankq",
+    )
+
+
+def _clocks(workers: Sequence[WorkerStatus]) -> Finding:
+    check = "workers.clock"
+    told = {w.name: abs(w.clock_ahead_seconds) for w in workers if w.clock_ahead_seconds is not None}
+    if not told:
+        return skipped(check, "workers of an earlier release do not tell their host's clock")
+    most, off = max(told.values()), [name for name in told if told[name] > CLOCKS_APART_SECONDS]
+    if not off:
+        return ok(check, f"{most:.1f} s from Redis's at most")
+    return warn(
+        check,
+        f"the host's clock of {_counted(off)} is up to {most:,.0f} s from Redis's: "
+        f"{', '.join(off[:_NAMES_TOLD])}; deadlines hold, times in logs do not agree",
+        "timedatectl set-ntp true",
     )
 
 
