@@ -79,6 +79,8 @@ class Scenario:
 
     def while_nobody_is_there(self) -> None:
         """One is called off, one comes too late, one's message vanishes, one is refused."""
+        with self.service.redis.client() as redis:  # an answer is there before its delivery is done with
+            self.service.wait_until(lambda: not redis.zcard(keys.LEASES))
         self.service.stop_launcher(signal.SIGKILL)
         called_off = self.client.submit("q", ["a"], lane="bulk")
         called_off.cancel()

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -228,6 +230,45 @@ def test_a_failure_is_a_failure_in_its_trace_and_says_no_text(
     attempt = collector.of(theirs.trace_id)["rerankq.attempt"]
     assert (attempt.status.code, attempt.status.message) == (2, "InvalidRequest")
     assert attributes_of(attempt)["outcome"] == "failed"
+
+
+PARENT = """
+import sys, threading
+from rerankq.contract.traces import Origin
+from rerankq_worker.queue import job_spans
+
+def tell(number):
+    origin = Origin(f"{number:032x}", f"{1:016x}", True)
+    job_spans.write(origin, {"job": "j", "outcome": "lost"}, ran_s=0.1, wait_s=None, parts={})
+
+tell(0xA)
+tell(0xB)
+print(threading.active_count(), "opentelemetry" in sys.modules)
+"""
+
+
+def test_a_process_that_forks_exports_nothing_itself(collector: Collector) -> None:
+    """A thread that exports, and a module that it imports, would be locked for ever in a child forked meanwhile."""
+    environment = os.environ | {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
+    told = subprocess.run(
+        [sys.executable, "-c", PARENT], env=environment, check=True, capture_output=True, text=True
+    )
+
+    assert told.stdout.split() == ["1", "False"]
+    assert [attributes_of(collector.of(number)["rerankq.attempt"])["outcome"] for number in (0xA, 0xB)] == [
+        "lost",
+        "lost",
+    ]
+
+
+def test_wrong_variables_are_told_once_and_cost_spans_only() -> None:
+    child = f"from rerankq_worker.queue import job_spans\njob_spans.prepare()\n{PARENT}"
+    wrong = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_BSP_MAX_QUEUE_SIZE": "-1"}
+    told = subprocess.run(
+        [sys.executable, "-c", child], env=os.environ | wrong, check=True, capture_output=True, text=True
+    )
+
+    assert told.stderr.count("no span is exported: ValueError") == 1
 
 
 def test_a_trace_that_is_not_sampled_costs_no_span(service: Service, collector: Collector) -> None:

@@ -168,9 +168,14 @@ def _jobs_that_break_things(watched: Watched) -> Generator[None]:
 
 @contextmanager
 def _engine_over_and_over(watched: Watched) -> Generator[None]:
+    def starts() -> float:
+        return _sum(watched.prometheus.query("sum(rerankq_engine_starts_total)"))
+
+    before = starts()
     for _ in range(ENGINE_KILLS):
         watched.wait(lambda: watched.service.engine_state() in ("ready", "busy"))
         watched.service.kill(watched.service.engine())
+    watched.wait(lambda: starts() >= before + ENGINE_KILLS)  # the alert fires before the last is told
     yield
 
 
