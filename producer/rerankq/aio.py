@@ -5,10 +5,12 @@ Shares with the sync client all that is not I/O: validation, admission, submissi
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from functools import cache
 from typing import Any, Self, TypeVar, Unpack
 
 from redis.exceptions import RedisError
@@ -58,7 +60,11 @@ LONGEST_HOLD_SECONDS = 5.0  # a full lane is asked again at least this often
 T = TypeVar("T")
 Sent = TypeVar("Sent", RerankRequest, Sequence[RerankRequest])
 
-_packers = ThreadPoolExecutor(1, "rerankq-pack")  # of our own: asyncio's are for the application
+
+@cache
+def _packers(_pid: int) -> ThreadPoolExecutor:
+    """Of our own: asyncio's are for the application. Of a process: a forked one has not got the thread."""
+    return ThreadPoolExecutor(1, "rerankq-pack")
 
 
 class AsyncRerankClient:
@@ -290,7 +296,7 @@ class AsyncRerankClient:
             return pack(asked, job_id, self.clock)
         here = copy_context()  # where the current span is
         return await asyncio.get_running_loop().run_in_executor(
-            _packers, lambda: here.run(pack, asked, job_id, self.clock)
+            _packers(os.getpid()), lambda: here.run(pack, asked, job_id, self.clock)
         )
 
     async def _deliver(self, message: Submission) -> None:

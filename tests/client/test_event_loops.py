@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import multiprocessing
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -78,6 +79,19 @@ def test_a_large_request_is_packed_beside_the_loop(service: Service, monkeypatch
         ask(service, lambda client, documents=documents: client.rerank("q", documents, timeout=60))
 
     assert packed_in == ["MainThread", "rerankq-pack_0"]
+
+
+def test_a_forked_process_packs_large_requests_by_a_thread_of_its_own(service: Service) -> None:
+    def ask_for_much() -> None:
+        ask(service, lambda client: client.rerank("q", ["a " * 200_000] * 2, timeout=30))
+
+    ask_for_much()
+    child = multiprocessing.get_context("fork").Process(target=ask_for_much)
+    child.start()
+    child.join(60)
+    child.kill()
+
+    assert child.exitcode == 0
 
 
 def test_many_first_calls_at_once_share_three_connections_and_leave_nothing(

@@ -1,7 +1,9 @@
 """A job in its caller's trace, as a collector sees it: submit, wait, attempt, and of that tokenize, score, answer."""
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -11,6 +13,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import psutil
 import pytest
 from celery import Celery
 from starlette.applications import Starlette
@@ -245,6 +248,7 @@ tell(0xA)
 tell(0xB)
 print(threading.active_count(), "opentelemetry" in sys.modules)
 """
+THEN_THE_PID_BESIDE = "print(job_spans._beside._process.pid, flush=True)\nsys.stdin.read()"
 
 
 def test_a_process_that_forks_exports_nothing_itself(collector: Collector) -> None:
@@ -259,6 +263,38 @@ def test_a_process_that_forks_exports_nothing_itself(collector: Collector) -> No
         "lost",
         "lost",
     ]
+
+
+@pytest.mark.parametrize("is_killed", [False, True], ids=["which finds it frozen", "which is killed"])
+def test_what_exports_beside_a_parent_ends_with_it(is_killed: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as never_answers:
+        url = f"http://127.0.0.1:{never_answers.getsockname()[1]}"
+        parent = subprocess.Popen(
+            [sys.executable, "-c", PARENT + THEN_THE_PID_BESIDE],
+            env=os.environ | {"OTEL_EXPORTER_OTLP_ENDPOINT": url},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        told = [parent.stdout.readline() for _ in range(2)]
+        beside = psutil.Process(int(told[1]))
+        if is_killed:
+            never_answers.accept()[0].close()  # it exports, and tries again
+            beside.terminate()  # as a signal to the whole group does
+            parent.kill()
+        else:
+            beside.suspend()
+        parent.communicate(timeout=30)
+
+        assert psutil.wait_procs([beside], timeout=30)[1] == []
+
+
+def test_what_exports_beside_a_parent_speaks_in_lines_of_the_log() -> None:
+    environment = os.environ | {"OTEL_TRACES_EXPORTER": "of_nobody", "RERANKQ_LOG": "json"}
+    told = subprocess.run(
+        [sys.executable, "-c", PARENT], env=environment, check=True, capture_output=True, text=True
+    )
+
+    assert [json.loads(line)["process"] for line in told.stderr.splitlines()] == ["spans"]
 
 
 def test_wrong_variables_are_told_once_and_cost_spans_only() -> None:

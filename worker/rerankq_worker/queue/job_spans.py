@@ -19,14 +19,16 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from importlib.metadata import entry_points
 from typing import Any, NamedTuple
 
+from rerankq.contract.log.process import speak_as, tell_stacks_on
 from rerankq.contract.release import VERSION
 from rerankq.contract.traces import Origin
+from rerankq_worker.settings import WorkerSettings
 
 LAST_SPANS_WITHIN_SECONDS = 2.0
+_BESIDE_WITHIN_SECONDS = 1.5  # of the parent's end, which waits a little longer for it
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _ENTRY_POINTS = "opentelemetry_traces_exporter"
@@ -86,13 +88,26 @@ def finish() -> None:
 
 def main() -> None:
     """The process beside a parent: exports what it is handed, until that has ended."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # the parent gets it too, and may have more to tell
-        signal.signal(number, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)  # the parent gets it too, and may have more to tell
+    tell_stacks_on(signal.SIGUSR1)
+    settings = WorkerSettings.load()
+    speak_as("spans", settings.log, settings.log_level)
+    threading.Thread(target=_end_with_parent, name="end", daemon=True).start()
     prepare()
     for line in sys.stdin.buffer:
         origin, *rest = json.loads(line)
         _export(_Attempt(Origin(*origin), *rest))
-    finish()
+    _ours.close()
+
+
+def _end_with_parent() -> None:
+    """Soon after it, whoever does not take what is left."""
+    ends = select.poll()
+    ends.register(sys.stdin.fileno(), 0)  # that nobody can write any more is told unasked
+    ends.poll()
+    time.sleep(_BESIDE_WITHIN_SECONDS)
+    os._exit(os.EX_OK)
 
 
 class _Beside:
@@ -126,8 +141,10 @@ class _Beside:
 
     def _finish(self, process: "subprocess.Popen[bytes]") -> None:
         self.leave()
-        with suppress(subprocess.TimeoutExpired):
+        try:
             process.wait(LAST_SPANS_WITHIN_SECONDS)
+        except subprocess.TimeoutExpired:  # it is frozen
+            process.kill()
 
 
 _beside = _Beside()
@@ -156,6 +173,8 @@ class _OfThisProcess:
     def close(self) -> None:
         if self._provider is not None and self._pid == os.getpid():
             self._provider.shutdown()
+        elif (provider := _theirs()) is not None:
+            provider.force_flush()
 
     def _make(self) -> None:
         provider = _theirs()
