@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from rerankq.contract.heartbeats import names_of
-from rerankq.contract.keys import queue_of
+from rerankq.contract.keys import MODEL_MARK, lane_of, queue_of
 from rerankq.contract.messages import LANES
 from rerankq.contract.settings import PREFIX
 from rerankq.contract.variables import VARIABLES
@@ -71,7 +71,7 @@ def _resources(directory: Path, kustomization: Manifest) -> list[Manifest]:
 
 
 def _patch(cluster: Cluster, target: Manifest, steps: list[Manifest]) -> None:
-    """Append to lists, which is all that our components do."""
+    """Take out or put anew, which is all that our components do."""
     (patched,) = (
         manifest
         for manifest in cluster.manifests
@@ -79,11 +79,14 @@ def _patch(cluster: Cluster, target: Manifest, steps: list[Manifest]) -> None:
     )
     for step in steps:
         *parents, last = step["path"].strip("/").split("/")
-        assert (step["op"], last) == ("add", "-"), step
         place = patched
         for name in parents:
             place = place[name]
-        place.append(step["value"])
+        del place[last]
+        if step["op"] == "replace":
+            place[last] = step["value"]
+        else:
+            assert step["op"] == "remove", step
 
 
 def every_manifest_is_applied(cluster: Cluster) -> Iterator[str]:
@@ -135,11 +138,27 @@ def scaling_follows_the_lanes(cluster: Cluster) -> Iterator[str]:
         if target not in cluster.names("Deployment"):
             yield f"there is no deployment {target} to scale"
             continue
-        triggers = [trigger for trigger in manifest["spec"]["triggers"] if trigger["type"] == "redis"]
-        watched = {trigger["metadata"]["listName"] for trigger in triggers}
         (container,) = dict(cluster.pods())[target]["containers"]
-        for queue in sorted(watched ^ queues_read_with(_variables(cluster, container))):
+        queues = queues_read_with(_variables(cluster, container))
+        watched = {
+            queue for each in manifest["spec"]["triggers"] for queue in _watched(each["metadata"], queues)
+        }
+        for queue in sorted(watched ^ queues):
             yield f"{queue} is {'watched but no lane' if queue in watched else 'a lane but not watched'}"
+
+
+def _watched(trigger: Manifest, queues: set[str]) -> set[str]:
+    """The list of Redis, or those of these lists of which Prometheus is asked, whether or not a worker serves them."""
+    if "listName" in trigger:
+        return {trigger["listName"]}
+    asked = re.search(r'lane="(\w+)",model=~"(.*?)"', trigger["query"])
+    if asked is None:
+        return set()
+    return {
+        queue
+        for queue in queues
+        if lane_of(queue) == asked[1] and re.fullmatch(asked[2], queue.partition(MODEL_MARK)[2] or "-")
+    }
 
 
 def queues_read_with(told: Mapping[str, str]) -> set[str]:

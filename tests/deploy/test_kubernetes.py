@@ -12,7 +12,7 @@ import pytest
 import yaml
 from starlette.testclient import TestClient
 
-from rerankq.contract.keys import queue_of
+from rerankq.contract.keys import digest_of, queue_of
 from rerankq.contract.variables import VARIABLES
 from rerankq.http import HttpSettings, create_app
 from rerankq.testing import AsyncFakeRerankClient
@@ -23,7 +23,7 @@ from tests.deploy.compose_rules import ROOT
 from tests.deploy.kubernetes_rules import COMPONENTS, RULES, Cluster, Manifest, read_cluster
 from tests.deploy.test_monitoring import unknown_labels, unknown_metrics
 
-ALL = read_cluster(*COMPONENTS)
+PLAIN, ALL = read_cluster(), read_cluster(*COMPONENTS)
 
 
 @pytest.mark.parametrize("components", [(), COMPONENTS], ids=["plain", "with all components"])
@@ -63,12 +63,14 @@ def test_the_scaler_asks_prometheus_for_metrics_and_models_that_exist() -> None:
     (told,) = next(
         each["literals"] for each in ALL.kustomization["configMapGenerator"] if each["name"] == "model"
     )
+    model = told.removeprefix("RERANKQ_MODEL=")
 
-    assert len({each["name"] for each in triggers if each["type"] == "prometheus"}) == len(queries) == 3
+    assert len({each["name"] for each in triggers}) == len(queries) == len(triggers) == 5
     for query in queries:
         assert (unknown_metrics(query), unknown_labels(query)) == (set(), set())
         for models in re.findall(r'model=~"(.*?)"', query):
-            assert re.fullmatch(models, told.removeprefix("RERANKQ_MODEL="))
+            for named in ("-", model, f"{model}@main", digest_of(model)):
+                assert re.fullmatch(models, named)
 
 
 def test_a_worker_holds_no_more_than_the_scaler_takes_it_to() -> None:
@@ -115,7 +117,7 @@ def test_the_manual_scales_a_second_model_by_the_lists_that_its_workers_read() -
     told = rules.variables_of(worker)
     assert told.keys() <= VARIABLES
     assert {each["metadata"]["listName"] for each in triggers} == rules.queues_read_with(told)
-    ours = _manifest(ALL, "ScaledObject", "worker-gpu")["spec"]["triggers"][0]
+    ours = _manifest(PLAIN, "ScaledObject", "worker-gpu")["spec"]["triggers"][0]
     assert {each["metadata"]["address"] for each in triggers} == {ours["metadata"]["address"]}
 
 
@@ -158,6 +160,12 @@ def _forget_the_password(cluster: Cluster) -> None:
 def _watch_another_list(cluster: Cluster) -> None:
     triggers = _manifest(cluster, "ScaledObject", "worker-gpu")["spec"]["triggers"]
     triggers[1]["metadata"]["listName"] = "celery"
+
+
+def _ask_for_served_models_alone(cluster: Cluster) -> None:
+    for trigger in _manifest(cluster, "ScaledObject", "worker-gpu")["spec"]["triggers"]:
+        asked = trigger["metadata"]
+        asked["query"] = asked.get("query", "").replace(f"|{digest_of('BAAI/bge-reranker-v2-m3')}", "")
 
 
 def _serve_another_model(cluster: Cluster) -> None:
@@ -248,6 +256,11 @@ BREAKAGES: list[tuple[Any, Callable[[Cluster], None], str]] = [
     (rules.scaling_follows_the_lanes, _watch_another_list, "rerankq.bulk is a lane but not watched"),
     (
         rules.scaling_follows_the_lanes,
+        _ask_for_served_models_alone,
+        f"{queue_of('bulk', 'BAAI/bge-reranker-v2-m3')} is a lane but not watched",
+    ),
+    (
+        rules.scaling_follows_the_lanes,
         _serve_another_model,
         f"{queue_of('bulk', 'org/other')} is a lane but not watched",
     ),
@@ -310,10 +323,11 @@ BREAKAGES: list[tuple[Any, Callable[[Cluster], None], str]] = [
 def test_a_rule_reports_what_breaks_it(
     rule: Any, breakage: Callable[[Cluster], None], complaint: str
 ) -> None:
-    cluster = copy.deepcopy(ALL)
-    breakage(cluster)
+    broken = copy.deepcopy([PLAIN, ALL])
+    for cluster in broken:
+        breakage(cluster)
 
-    assert complaint in list(rule(cluster))
+    assert complaint in [said for cluster in broken for said in rule(cluster)]
 
 
 def test_every_rule_was_broken_once() -> None:

@@ -21,7 +21,7 @@ from tests.deploy.compose_rules import ROOT
 METRICS = {
     "rerankq_lane_jobs": {"lane"},
     "rerankq_lane_oldest_seconds": {"lane"},
-    "rerankq_lane_paused_seconds": {"lane"},
+    "rerankq_lane_paused_seconds": {"lane", "model"},
     "rerankq_model_jobs": {"lane", "model"},
     "rerankq_model_oldest_seconds": {"lane", "model"},
     "rerankq_model_workers": {"model"},

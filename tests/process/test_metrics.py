@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from rerankq import RerankClient
 from rerankq.contract import keys
 from rerankq.contract.heartbeats import Heartbeats, WorkerStatus
+from rerankq.contract.orders import Orders
 from rerankq.settings import ClientSettings
 from rerankq_worker.host import metrics
 from rerankq_worker.host.devices import Device
@@ -180,6 +181,26 @@ def test_jobs_are_counted_by_model_and_one_that_nobody_serves_is_told_by_its_dig
     assert len(told_apart) == 3 + UNSERVED_MODELS
     assert value(url, "rerankq_lane_jobs", lane="bulk") == 1 + UNSERVED_MODELS + 5 + 2
     assert MARKER not in scraped(url)
+
+
+@pytest.mark.usefixtures("asked_of_models")
+def test_a_lane_that_is_paused_and_models_that_are_paused_in_it_are_told_apart(
+    url: str, redis_server: RedisServer
+) -> None:
+    orders = Orders(redis_server.client())
+    for model in ("org/name@7", MARKER):
+        orders.pause("bulk", model, "somebody")
+    redis_server.client().hset(keys.PAUSED, mapping={"bulk@0123456789ab": "what is that", "strange": "{}"})
+    orders.pause("interactive", None, "somebody")
+
+    told = {labels: seconds for (name, labels), seconds in samples(url).items() if "paused" in name}
+
+    def of(lane: str, model: str) -> frozenset[tuple[str, str]]:
+        return frozenset({("lane", lane), ("model", model)})
+
+    paused = {of("bulk", model) for model in ("org/name@7", keys.digest_of(MARKER), "0123456789ab")}
+    assert {labels for labels, seconds in told.items() if seconds} == {*paused, of("interactive", "-")}
+    assert [labels for labels, seconds in told.items() if not seconds] == [of("bulk", "-")]
 
 
 @pytest.mark.parametrize("model", [None, "org/name"])

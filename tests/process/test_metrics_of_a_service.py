@@ -149,9 +149,9 @@ TRUTHS: dict[str, Callable[[Seen], bool]] = {
         and _of(seen.at_work, "rerankq_lane_oldest_seconds", lane="interactive") == 0
     ),
     "rerankq_lane_paused_seconds": lambda seen: (
-        _of(seen.idle, "rerankq_lane_paused_seconds", lane="interactive") == 0
-        and 0 < (_of(seen.through, "rerankq_lane_paused_seconds", lane="interactive") or 0) < 60
-        and _of(seen.through, "rerankq_lane_paused_seconds", lane="bulk") == 0
+        _of(seen.idle, "rerankq_lane_paused_seconds", lane="interactive", model="-") == 0
+        and 0 < (_of(seen.through, "rerankq_lane_paused_seconds", lane="interactive", model="-") or 0) < 60
+        and _of(seen.through, "rerankq_lane_paused_seconds", lane="bulk", model="-") == 0
     ),
     "rerankq_model_jobs": lambda seen: (
         [

@@ -65,8 +65,8 @@ GAUGES: Mapping[str, tuple[str, list[str]]] = {
     "rerankq_lane_jobs": ("Jobs that wait.", ["lane"]),
     "rerankq_lane_oldest_seconds": ("Age of the next job in line.", ["lane"]),
     "rerankq_lane_paused_seconds": (
-        "Since an operator paused it, or a model's jobs in it; 0: not.",
-        ["lane"],
+        "Since an operator paused it, `-`, or of it the jobs that name this model; 0: not.",
+        ["lane", "model"],
     ),
     "rerankq_model_jobs": ("Of the lane's jobs, those that name this model; `-`: none.", ["lane", "model"]),
     "rerankq_model_oldest_seconds": ("Age of the next of them in line.", ["lane", "model"]),
@@ -238,7 +238,7 @@ def _models(redis: "Redis") -> Iterator[Sample]:
     workers = heartbeats.alive()
     serving = Counter(name for worker in workers for name in worker.names)
     names = [*serving, *_unserved(heartbeats.models(), serving, redis)]
-    labels = {None: UNNAMED} | {name: name if name in serving else keys.digest_of(name) for name in names}
+    labels = {name: _label(name, serving) for name in (None, *names)}
     yield "rerankq_model_workers", [UNNAMED], sum(worker.serves_unnamed for worker in workers)
     for name in names:
         yield "rerankq_model_workers", [labels[name]], serving[name]
@@ -249,6 +249,12 @@ def _models(redis: "Redis") -> Iterator[Sample]:
             yield "rerankq_model_jobs", [lane, label], jobs
             if age is not None:
                 yield "rerankq_model_oldest_seconds", [lane, label], age
+
+
+def _label(model: str | None, served: Container[str]) -> str:
+    if model is None:
+        return UNNAMED
+    return model if model in served else keys.digest_of(model)
 
 
 def _unserved(models: Iterable[str], serving: Container[str], redis: "Redis") -> list[str]:
@@ -323,11 +329,18 @@ def _workers(redis: "Redis") -> Iterator[Sample]:
 
 
 def _paused_lanes(redis: "Redis") -> Iterator[Sample]:
+    """A lane always, and of it the models that are paused by themselves, named as those of the lists are."""
     paused = Orders(redis).paused()
+    served = {name for worker in Heartbeats(redis).alive() for name in worker.names}
     seconds, _ = redis.time()  # pyright: ignore[reportGeneralTypeIssues] - redis-py
-    for lane in LANES:
-        since = [order.since for field, order in paused.items() if keys.lane_of_pause(field) == lane]
-        yield "rerankq_lane_paused_seconds", [lane], max(seconds - min(since), 1.0) if since else 0.0
+    told = {(lane, UNNAMED): 0.0 for lane in LANES}
+    for field, order in paused.items():
+        lane, _, digest = field.partition(keys.MODEL_MARK)
+        model = _label(order.model, served) if order.model else digest or UNNAMED
+        if lane in LANES:
+            told[lane, model] = max(seconds - order.since, 1.0)
+    for labels, for_seconds in told.items():
+        yield "rerankq_lane_paused_seconds", [*labels], for_seconds
 
 
 def _memory(redis: "Redis") -> Iterator[Sample]:
