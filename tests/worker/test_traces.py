@@ -6,11 +6,9 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import psutil
@@ -24,52 +22,16 @@ from starlette.testclient import TestClient
 import rerankq.celery
 from rerankq import AsyncRerankClient, InvalidRequest
 from rerankq.contract import traces
+from tests.collector import Collector
 from tests.service import Service, lines_of
 
 sdk = pytest.importorskip("opentelemetry.sdk.trace", reason="needs the extra otel")
-otlp = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2", reason="the same")
 trace = pytest.importorskip("opentelemetry.trace", reason="the same")
 in_memory = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter")
 export = pytest.importorskip("opentelemetry.sdk.trace.export")
 
 MARKER = "zanzibarium"
 PARTS = {"rerankq.wait", "rerankq.attempt", "rerankq.tokenize", "rerankq.score", "rerankq.answer"}
-
-
-class Collector:
-    """Takes what workers export by OTLP over HTTP."""
-
-    def __init__(self) -> None:
-        self.spans: list[Any] = []
-        self.bodies = b""
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                outer.bodies += body
-                for resource in otlp.ExportTraceServiceRequest.FromString(body).resource_spans:
-                    outer.spans += [span for scope in resource.scope_spans for span in scope.spans]
-                self.send_response(200)
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    def of(self, trace_id: int) -> dict[str, Any]:
-        """The spans of a trace by their names; of attempts the last."""
-        return {span.name: span for span in self.all_of(trace_id)}
-
-    def all_of(self, trace_id: int) -> list[Any]:
-        return [span for span in self.spans if int.from_bytes(span.trace_id) == trace_id]
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
 
 
 @pytest.fixture(scope="module")

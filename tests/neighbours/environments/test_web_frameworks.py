@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from rerankq.contract import keys
+from tests.collector import Collector
 from tests.neighbours.environments.web_site import (
     CALLERS,
     Site,
@@ -33,6 +34,8 @@ PACKAGES = [
     "gevent>=24",
     "gunicorn>=23",
     "httpx>=0.27",
+    "opentelemetry-exporter-otlp-proto-http>=1.30",
+    "opentelemetry-instrumentation-fastapi>=0.50b0",
     "packaging",  # gunicorn's gevent worker imports it without saying so
     "uvicorn>=0.30",
 ]
@@ -168,3 +171,39 @@ assert found.json()[0]["text"] == "a panda", found
     done = subprocess.run([python, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
 
     assert done.returncode == 0, done.stderr
+
+
+def test_a_request_to_an_instrumented_fastapi_is_one_trace_with_its_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_examples(tmp_path)
+    shutil.copy(Path(__file__).with_name("traced_site.py"), tmp_path)
+    collector = Collector()
+    exporting = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "100"}
+    for name, value in exporting.items():
+        monkeypatch.setenv(name, value)
+    command, python = "uvicorn --port {port} traced_site:app", side_environment(*PACKAGES)
+    with (
+        Service(engine="rerankq_worker.doubles:noop") as service,
+        served(python, command, "/search?query=", tmp_path, service.redis.url, **exporting) as site,
+    ):
+        known = {span.trace_id for span in collector.spans}
+        assert site.ask("q", ["a", "b"]).status == 200
+        service.wait_until(lambda: _whole_traces(collector) - known)
+    collector.close()
+
+    (trace,) = _whole_traces(collector) - known
+    spans = {span.span_id: span for span in collector.spans if span.trace_id == trace}
+    (attempt,) = [span for span in spans.values() if span.name == "rerankq.attempt"]
+    submit = spans[attempt.parent_span_id]
+    request = spans[submit.parent_span_id]
+    assert (submit.name, request.name, request.parent_span_id) == ("rerankq.submit", "POST /search", b"")
+
+
+def _whole_traces(collector: Collector) -> set[bytes]:
+    """The traces in which both the application's request and the worker's attempt have ended."""
+    ended = [
+        {span.trace_id for span in collector.spans if span.name == name}
+        for name in ("POST /search", "rerankq.submit", "rerankq.attempt")
+    ]
+    return set.intersection(*ended)
