@@ -208,19 +208,31 @@ def tell(number):
 
 tell(0xA)
 tell(0xB)
-print(threading.active_count(), "opentelemetry" in sys.modules)
+beside = job_spans._beside._process
+print(threading.active_count(), "opentelemetry" in sys.modules, beside and beside.pid, flush=True)
+sys.stdin.read()
 """
-THEN_THE_PID_BESIDE = "print(job_spans._beside._process.pid, flush=True)\nsys.stdin.read()"
 
 
-def test_a_process_that_forks_exports_nothing_itself(collector: Collector) -> None:
-    """A thread that exports, and a module that it imports, would be locked for ever in a child forked meanwhile."""
-    environment = os.environ | {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
-    told = subprocess.run(
-        [sys.executable, "-c", PARENT], env=environment, check=True, capture_output=True, text=True
+def parent_that_tells(url: str, **more: str) -> "subprocess.Popen[str]":
+    """A process that stands for a Celery parent, and says how it is, until its stdin is closed."""
+    return subprocess.Popen(
+        [sys.executable, "-c", PARENT],
+        env=os.environ | {"OTEL_EXPORTER_OTLP_ENDPOINT": url, **more},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
-    assert told.stdout.split() == ["1", "False"]
+
+def test_a_process_that_forks_exports_nothing_itself(service: Service, collector: Collector) -> None:
+    """A thread that exports, and a module that it imports, would be locked for ever in a child forked meanwhile."""
+    with parent_that_tells(collector.url) as parent:
+        service.wait_until(lambda: collector.of(0xA) and collector.of(0xB))
+        told, _ = parent.communicate()
+
+    assert told.split()[:2] == ["1", "False"]
     assert [attributes_of(collector.of(number)["rerankq.attempt"])["outcome"] for number in (0xA, 0xB)] == [
         "lost",
         "lost",
@@ -231,14 +243,9 @@ def test_a_process_that_forks_exports_nothing_itself(collector: Collector) -> No
 def test_what_exports_beside_a_parent_ends_with_it(is_killed: bool) -> None:
     with socket.create_server(("127.0.0.1", 0)) as never_answers:
         url = f"http://127.0.0.1:{never_answers.getsockname()[1]}"
-        parent = subprocess.Popen(
-            [sys.executable, "-c", PARENT + THEN_THE_PID_BESIDE],
-            env=os.environ | {"OTEL_EXPORTER_OTLP_ENDPOINT": url},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        told = [parent.stdout.readline() for _ in range(2)]
-        beside = psutil.Process(int(told[1]))
+        parent = parent_that_tells(url)
+        told = parent.stdout.readline()
+        beside = psutil.Process(int(told.split()[2]))
         if is_killed:
             never_answers.accept()[0].close()  # it exports, and tries again
             beside.terminate()  # as a signal to the whole group does
@@ -251,19 +258,23 @@ def test_what_exports_beside_a_parent_ends_with_it(is_killed: bool) -> None:
 
 
 def test_what_exports_beside_a_parent_speaks_in_lines_of_the_log() -> None:
-    environment = os.environ | {"OTEL_TRACES_EXPORTER": "of_nobody", "RERANKQ_LOG": "json"}
-    told = subprocess.run(
-        [sys.executable, "-c", PARENT], env=environment, check=True, capture_output=True, text=True
-    )
+    with parent_that_tells("", OTEL_TRACES_EXPORTER="of_nobody", RERANKQ_LOG="json") as parent:
+        line = parent.stderr.readline()
+        parent.communicate()
 
-    assert [json.loads(line)["process"] for line in told.stderr.splitlines()] == ["spans"]
+    assert json.loads(line)["process"] == "spans"
 
 
 def test_wrong_variables_are_told_once_and_cost_spans_only() -> None:
     child = f"from rerankq_worker.queue import job_spans\njob_spans.prepare()\n{PARENT}"
     wrong = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_BSP_MAX_QUEUE_SIZE": "-1"}
     told = subprocess.run(
-        [sys.executable, "-c", child], env=os.environ | wrong, check=True, capture_output=True, text=True
+        [sys.executable, "-c", child],
+        input="",
+        env=os.environ | wrong,
+        check=True,
+        capture_output=True,
+        text=True,
     )
 
     assert told.stderr.count("no span is exported: ValueError") == 1
