@@ -12,7 +12,7 @@ CHECKS = $(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/pyright --pyt
 	$(BIN)/lint-imports --no-cache
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install demo up test test-neighbours check fmt bench chaos soak audit env-example redis-users prometheus-rule map clean
+.PHONY: help venv install demo up test test-faults test-neighbours check fmt bench chaos soak audit env-example redis-users prometheus-rule map clean
 
 help: ## list these verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,10 +27,13 @@ demo: $(VENV)/installed-demo ## three jobs through a real queue, worker and mode
 up: $(VENV)/installed-demo ## the same service with an HTTP address and Flower, kept running until Ctrl-C
 	@$(BIN)/rerankq up $(ARGS)
 
-test: $(VENV)/installed-dev ## the whole suite against a real Redis, and beside it the checks
+test: $(VENV)/installed-dev ## the suite against a real Redis, and beside it the checks
 	@{ $(CHECKS); } & checks=$$!; \
 	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS); tests=$$?; \
 	wait $$checks && exit $$tests
+
+test-faults: $(VENV)/installed-dev ## each fault by itself and all in a row: whatever waits for leases, limits and restarts
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder tests/faults/long $(ARGS)
 
 test-neighbours: $(VENV)/installed-dev ## inside other people's environments, made by pip and kept in build/neighbours
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/neighbours/environments $(ARGS)

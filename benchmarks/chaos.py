@@ -26,7 +26,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -138,7 +138,10 @@ class Load:
 class Faults:
     """The things that may happen to a service."""
 
-    def __init__(self, service: Service, ledger: "Ledger", seed: int) -> None:
+    def __init__(
+        self, service: Service, ledger: "Ledger", seed: int, kinds: Collection[str] | None = None
+    ) -> None:
+        """`kinds`: only these."""
         self._service = service
         self._ledger = ledger
         self._random = random.Random(seed)
@@ -161,6 +164,8 @@ class Faults:
         }
         if small_disk.is_possible():
             self._kinds["fill_runtime_disk"] = self._fill_runtime_disk
+        if kinds is not None:
+            self._kinds = {kind: self._kinds[kind] for kind in kinds}
         self._deck: list[str] = []
         self.happened: Counter[str] = Counter()
 
@@ -252,11 +257,12 @@ def run(
     seed: int,
     seconds: float,
     *,
+    kinds: Collection[str] | None = None,
     longest_pause_seconds: float = 6.0,
     is_stock: bool = False,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """One run; the counts."""
+    """One run; the counts. It lasts until each of `kinds` has happened, all of them where none is named."""
     poison = token_of(KILLS_THE_ENGINE)
     with Service(
         engine=f"tests.witness:engine?batch_ms=5&pair_ms=0.5&load_ms=500&die={poison}",
@@ -268,7 +274,7 @@ def run(
         **LIMITS,
     ) as service:
         load = Load(service.client, None if is_stock else "double")
-        faults = Faults(service, load.ledger, seed)
+        faults = Faults(service, load.ledger, seed, kinds)
         say(f"seed {seed}, {seconds:g} s, {'stock transport' if is_stock else 'ours'}")
         recoveries = _under_fire(service, load, faults, seconds, longest_pause_seconds, say)
         waiting = _in_peace(service.client, load.ledger, say)

@@ -45,11 +45,12 @@ IDLE_SERVICE = [
     "worker/test_flower.py",
 ]
 FAULTS = ["control", "deaths", "stopping", "time"]
-OTHER_FAULTS = ["engine_faults", "hostile_input", "lanes_and_copies", "refusals", "vanished"]
+OTHER_FAULTS = ["engine_faults", "lanes_and_copies", "refusals", "vanished"]
 TOGETHER = [
     [*IDLE_SERVICE, "neighbours/test_stock_celery.py", "neighbours/test_unlike_celery.py"],
-    [f"faults/test_{name}.py" for name in FAULTS],
-    [f"faults/test_{name}.py" for name in OTHER_FAULTS],
+    ["faults/test_in_short.py", "faults/test_hostile_input.py"],
+    [f"faults/long/test_{name}.py" for name in FAULTS],
+    [f"faults/long/test_{name}.py" for name in OTHER_FAULTS],
     [f"http/test_{name}.py" for name in ("batch", "documents", "jobs", "server")],
     ["engine/*", "small_model/*", "process/test_commands.py"],
     ["cli/test_commands.py", "cli/test_doctor.py"],

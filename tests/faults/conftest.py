@@ -8,6 +8,7 @@ from rerankq import RerankClient
 from tests.service import Service
 from tests.witness import token_of
 
+collect_ignore = ["long"]  # for `make test-faults`, which names it
 KILLS_THE_ENGINE = "kraken"
 HANGS_THE_ENGINE = "quicksand"
 FILLS_THE_MEMORY = "elephant"

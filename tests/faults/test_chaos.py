@@ -1,17 +1,14 @@
-"""Case z: every fault once in random order, and the time to recover. The long form is `make chaos`."""
-
-import pytest
+"""A few faults in random order under load; every kind is struck in `long/test_chaos.py`."""
 
 from benchmarks import chaos
 
+KINDS = ["kill_child", "kill_worker", "kill_engine", "kill_redis", "freeze_redis", "delete_lane"]
 
-@pytest.mark.timeout(480)
-def test_every_job_accepted_in_a_storm_of_faults_is_answered() -> None:
-    counts = chaos.run(seed=1, seconds=0, longest_pause_seconds=1.0)
 
-    assert counts["accepted"] > 50
-    assert counts["poison_jobs"] >= 1
+def test_every_job_accepted_under_a_few_faults_is_answered() -> None:
+    counts = chaos.run(seed=1, seconds=0, kinds=KINDS, longest_pause_seconds=0.5)
+
+    assert counts["faults"] == dict.fromkeys(sorted(KINDS), 1)
+    assert counts["accepted"] > 10
     assert counts["never_answered"] == 0
     assert counts["failed"] == 0
-    assert counts["shifted_expired"] == 0
-    assert counts["poison_max_attempts"] <= 5  # three count; one that an outage of Redis ended does not

@@ -25,6 +25,9 @@ _VERB = re.compile(r"`make ([a-z-]+)")
 _MODULE = re.compile(r"python3? -m ((?:benchmarks|tests|training)[\w.]*)")
 _COMMAND = re.compile(r"`rerankq ((?:model |dead )?[a-z][a-z-]*)")
 
+_LEFT_OUT = re.compile(r"^collect_ignore.*", re.MULTILINE)
+TESTS = REPOSITORY / "tests"
+
 
 def test_the_tree_of_the_map_is_the_tree_of_the_files() -> None:
     assert tree_in(MAP.read_text(encoding="utf-8")) == tree(), "`make map` draws it anew"
@@ -107,6 +110,33 @@ def test_make_alone_lists_every_verb() -> None:
     ).stdout
 
     assert {line.split()[1] for line in listed.splitlines()} == _verbs()
+
+
+def test_every_test_is_run_by_a_verb_that_ci_runs() -> None:
+    """`make test` runs what no conftest.py leaves out; each left-out folder is named by a verb of its own."""
+    runs = re.findall(r"-m pytest ([^#\n]*)", (REPOSITORY / "Makefile").read_text(encoding="utf-8"))
+    named = {REPOSITORY / path for run in runs for path in re.findall(r"\btests/[\w/]+", run)}
+    left_out = {
+        conftest.parent / name
+        for conftest in TESTS.rglob("conftest.py")
+        for name in re.findall(r'"([^"]+)"', "".join(_LEFT_OUT.findall(conftest.read_text(encoding="utf-8"))))
+    }
+    ci = (REPOSITORY / ".ci" / "run").read_text(encoding="utf-8")
+    verbs = {verb for verb in _verbs() if verb.startswith("test")}
+
+    assert len(runs) == len(named) + 1 == len(verbs)
+    assert left_out == named
+    assert {*re.findall(r"\bmake ([\w-]+)", ci)} == verbs
+
+
+def test_no_test_lies_where_pytest_does_not_look() -> None:
+    elsewhere = [path for path in TESTS.rglob("*.py") if not path.name.startswith("test_")]
+
+    with_tests = [
+        path for path in elsewhere if re.search(r"^(async )?def test_", path.read_text(), re.MULTILINE)
+    ]
+
+    assert with_tests == [TESTS / "client" / "typed" / "right.py"]  # nobody runs it: a type checker reads it
 
 
 def _helps(command: Any) -> Iterator[tuple[str, str]]:

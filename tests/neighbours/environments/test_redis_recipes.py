@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.faults.test_failover import ask_until_answered
+from tests.faults.long.test_failover import ask_until_answered
 from tests.neighbours.side import debian_packages
 from tests.redis_addresses import BorrowedRedis, self_signed, wait_until
 from tests.redis_server import free_port

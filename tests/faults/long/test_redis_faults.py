@@ -97,37 +97,6 @@ def test_no_job_is_lost_when_redis_freezes_under_load(service: Service, client: 
     assert [job.result(60).complete for job in load.accepted] == [True] * len(load.accepted)
 
 
-def test_a_web_caller_is_told_at_once_that_redis_is_frozen(service: Service) -> None:
-    with service.producer() as web:
-        job = web.submit("before the freeze", ["a"])
-        job.result(30)
-        service.redis.freeze()
-        try:
-            with pytest.raises(BrokerUnavailable):
-                web.rerank("during the freeze", ["a"])
-            with pytest.raises(BrokerUnavailable):
-                web.submit("during the freeze", ["a"])
-            with pytest.raises(BrokerUnavailable):
-                job.status()
-        finally:
-            service.redis.thaw()
-
-
-def test_a_full_redis_refuses_producers_and_still_drains(service: Service, client: RerankClient) -> None:
-    jobs = [client.submit(f"before it is full {n}", documents(40), lane="bulk") for n in range(10)]
-    with service.redis.client() as redis, service.producer() as another:
-        redis.config_set("maxmemory", redis.info("memory")["used_memory"] + 20_000)
-        try:
-            with pytest.raises(QueueFull, match="memory"):
-                another.submit("when it is full", documents(40), lane="bulk")
-            answered = [job.result(60).complete for job in jobs]
-        finally:
-            redis.config_set("maxmemory", 0)
-
-    assert answered == [True] * 10
-    assert client.submit("after it was full", ["a"], lane="bulk").result(30).complete
-
-
 def test_a_wiped_redis_is_filled_again_by_its_producers(service: Service, client: RerankClient) -> None:
     def submit(job_id: str) -> Job:
         return client.submit(f"wiped {job_id}", documents(40), lane="bulk", job_id=job_id)

@@ -17,16 +17,6 @@ LONG = documents(200)  # about a second on the double
 VERY_LONG = documents(700)
 
 
-def lane_of(worker: str | None) -> str:
-    """`bulk` for the worker `cpu0-bulk@host`."""
-    assert worker is not None
-    return worker.partition("-")[2].partition("@")[0]
-
-
-def is_scoring(service: Service, query: str) -> bool:
-    return service.testimony().rows_scored(query) > 0
-
-
 def test_no_job_is_lost_when_workers_are_killed_under_load(service: Service, client: RerankClient) -> None:
     jobs: list[Job] = []
     for kill in range(2):
@@ -40,21 +30,9 @@ def test_no_job_is_lost_when_workers_are_killed_under_load(service: Service, cli
     assert [len(job.result(60).results) for job in jobs] == [20] * len(jobs)
 
 
-def test_a_job_fetched_by_a_worker_that_froze_and_died_is_answered_by_another(
-    service: Service, client: RerankClient
-) -> None:
-    frozen = service.celery_worker("interactive")
-    frozen.suspend()
-    jobs = [client.submit(f"frozen fetch {number}", ["a"]) for number in range(5)]
-    time.sleep(0.5)
-    service.kill(frozen)
-
-    assert all(job.result(30).complete for job in jobs)
-
-
 def test_a_freeze_shorter_than_the_lease_costs_no_second_run(service: Service, client: RerankClient) -> None:
     job = client.submit("short freeze", LONG, lane="bulk")
-    service.wait_until(lambda: is_scoring(service, "short freeze"))
+    service.wait_until(lambda: service.testimony().rows_scored("short freeze"))
     worker = service.celery_worker("bulk")
 
     worker.suspend()
@@ -64,56 +42,6 @@ def test_a_freeze_shorter_than_the_lease_costs_no_second_run(service: Service, c
     assert job.result(30).complete
     assert service.testimony().rows_scored("short freeze") == len(LONG)
     assert job.status().attempts == 1
-
-
-def test_after_a_freeze_longer_than_the_lease_there_is_still_one_answer(
-    service: Service, client: RerankClient
-) -> None:
-    job = client.submit("long freeze", VERY_LONG, deadline=time.time() + 60)
-    service.wait_until(lambda: job.status().state == "running")
-    worker = service.celery_worker(lane_of(job.status().worker))
-    frozen = [worker, *worker.children()]
-
-    for process in frozen:
-        process.suspend()
-    ranking = job.result(30)
-    for process in frozen:
-        process.resume()
-    service.wait_until(lambda: "its lease was gone at the" in service.log())
-
-    assert lane_of(ranking.worker.name) not in worker.cmdline()
-    assert job.result(5).results == ranking.results
-    assert service.testimony().most_often_scored("long freeze") <= 3
-
-
-def test_a_job_whose_child_is_killed_goes_on_from_its_scored_batches(
-    service: Service, client: RerankClient
-) -> None:
-    job = client.submit("killed child", VERY_LONG, lane="bulk")
-    service.wait_until(lambda: job.progress()[0] > 200)
-    service.kill(service.celery_child("bulk"))
-
-    ranking = job.result(30)
-
-    assert ranking.complete
-    assert ranking.usage.cached_pairs > 200
-    assert service.testimony().most_often_scored("killed child") <= 2
-    assert service.testimony().rows_scored("killed child") < len(VERY_LONG) + 450
-
-
-def test_a_killed_engine_costs_neither_a_redelivery_nor_a_score(
-    service: Service, client: RerankClient
-) -> None:
-    queries = {"engine dies": "interactive", "engine dies too": "bulk"}
-    jobs = [
-        client.submit(query, LONG, lane=lane, deadline=time.time() + 60) for query, lane in queries.items()
-    ]
-    service.wait_until(lambda: all(is_scoring(service, query) for query in queries))
-    service.kill(service.engine())
-
-    assert all(job.result(30).complete for job in jobs)
-    assert [job.status().attempts for job in jobs] == [1, 1]
-    assert service.testimony().rows_scored("engine dies") <= len(LONG) + 8
 
 
 def kill_whenever_it_runs(service: Service, job: Job, victim: Callable[[], psutil.Process]) -> int:

@@ -6,24 +6,8 @@ import pytest
 
 from rerankq import JobFailed, Ranking, RerankClient
 from rerankq.contract.transport.dead_letters import DeadLetters
-from tests.faults.conftest import FILLS_THE_MEMORY, HANGS_THE_ENGINE, KILLS_THE_ENGINE, documents
+from tests.faults.conftest import HANGS_THE_ENGINE, KILLS_THE_ENGINE, documents
 from tests.service import Service
-
-
-def test_a_job_that_kills_the_engine_is_given_up_and_its_neighbours_are_answered(
-    service: Service, client: RerankClient
-) -> None:
-    innocents = [client.submit(f"innocent {n}", documents(4), lane="bulk") for n in range(26)]
-    poison = client.submit(KILLS_THE_ENGINE, documents(2), deadline=time.time() + 60)
-    innocents += [client.submit(f"innocent {n}", documents(4), lane="bulk") for n in range(26, 52)]
-
-    with pytest.raises(JobFailed, match="on the device 2 times when the engine died") as failure:
-        poison.result(60)
-
-    assert failure.value.where == "engine"
-    assert all(job.result(60).complete for job in innocents)
-    assert service.testimony().most_often_begun(KILLS_THE_ENGINE) == 2
-    assert poison.status().state == "dead"
 
 
 def test_a_job_given_up_for_the_engine_lies_with_the_dead_letters(
@@ -62,15 +46,6 @@ def test_a_pass_that_hangs_is_ended_and_its_innocent_neighbours_are_answered(
         hanging.result(60)
     assert innocent.result(60).complete
     assert hanging.status().state == "dead"
-
-
-def test_memory_that_runs_out_fails_only_the_job_that_fills_it(client: RerankClient) -> None:
-    greedy = client.submit(FILLS_THE_MEMORY, documents(3))
-    modest = [client.submit(f"modest {n}", documents(8), lane="bulk") for n in range(5)]
-
-    with pytest.raises(JobFailed, match="MemoryError"):
-        greedy.result(30)
-    assert all(job.result(30).complete for job in modest)
 
 
 def test_no_job_is_taken_while_the_engine_loads(service: Service, client: RerankClient) -> None:
