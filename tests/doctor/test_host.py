@@ -8,7 +8,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,13 +16,14 @@ import pytest
 
 from rerankq.contract.findings import Finding, exit_code
 from rerankq.contract.requirements import pip_install
-from rerankq.doctor.of_host import HostReport
+from rerankq.doctor.of_host import HostReport, LauncherHere
 from rerankq_worker.doctor.report import look_around
 from rerankq_worker.host.devices import CPU
 from rerankq_worker.host.memory import memory_of
 from rerankq_worker.link import health
-from rerankq_worker.link.health import EngineStatus
+from rerankq_worker.link.health import Beat, EngineStatus
 from rerankq_worker.model.small import materialise
+from tests import small_disk
 from tests.doctor.following import follow, of
 from tests.doctor.stand_ins import block, light_libraries, pretend_installed, wheel
 from tests.fake_hub import fake_hub
@@ -42,10 +43,15 @@ def environment(tmp_path: Path) -> Environment:
     }
 
 
-def look(environment: Environment, directory: Path) -> tuple[list[Finding], int]:
+PROGRAM = [sys.executable, "-m", "rerankq_worker", "doctor", "--json"]
+
+
+def look(
+    environment: Environment, directory: Path, program: Sequence[str] = PROGRAM
+) -> tuple[list[Finding], int]:
     """What the program says in an environment: in one of its own, where that has other libraries."""
     done = subprocess.run(
-        [sys.executable, "-m", "rerankq_worker", "doctor", "--json"],
+        program,
         env=environment,
         cwd=directory,
         capture_output=True,
@@ -98,6 +104,20 @@ def test_what_a_slow_host_has_not_told_in_time_is_skipped(
     assert "libraries.import" not in {each.check for each in found}
 
 
+def test_a_launcher_that_runs_here_is_heard_of(
+    environment: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "launcher.lock").write_text(str(os.getpid()))
+    health.write(health.beat_file(tmp_path / "run", "one"), Beat(pid=0, node="one"))
+
+    with HostReport() as host:
+        assert host.launcher(60) == LauncherHere(os.getpid(), is_starting=True)
+        assert exit_code(host.findings(60)) == 0
+
+
 def test_where_models_are_only_fetched_no_library_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in the image of Compose's `admin`."""
     found = importlib.util.find_spec
@@ -147,12 +167,37 @@ def test_a_runtime_directory_that_cannot_be_is_told_and_none_is_made(
     assert not (tmp_path / name).is_dir()
 
 
-def test_a_runtime_directory_on_a_full_disk_is_told(
-    environment: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.skipif(not small_disk.is_possible(), reason="no disk of one's own can be made here")
+@pytest.mark.parametrize(
+    ("model", "settings", "checks", "mended"),
+    [
+        ("small", ["RERANKQ_RUNTIME_DIR", "RERANKQ_CACHE_DIR"], ["runtime", "model"], "ok"),
+        ("some/reranker", ["HF_HUB_CACHE"], ["model"], "warn"),
+    ],
+    ids=["ours", "the Hub's"],
+)
+def test_a_directory_on_a_full_disk_gives_way_to_another(
+    environment: Environment,
+    tmp_path: Path,
+    model: str,
+    settings: list[str],
+    checks: list[str],
+    mended: str,
 ) -> None:
-    monkeypatch.setattr("os.statvfs", lambda _: SimpleNamespace(f_blocks=9, f_bavail=0, f_frsize=1))
+    disk = tmp_path / "disk"
+    environment |= {"RERANKQ_MODEL": model, **dict.fromkeys(settings, str(disk))}
+    fill_and_look = (
+        f"cat /dev/zero 2>/dev/null > {disk}/filler; exec {sys.executable} -m rerankq_worker doctor --json"
+    )
+    on_full_disk = small_disk.on_small_disk(disk, ["sh", "-c", fill_and_look])
 
-    assert "its disk is full" in of(look_here(environment, tmp_path)[0], "runtime").text
+    found, _ = look(environment, tmp_path, on_full_disk)
+    assert {of(found, check).verdict for check in checks} == {"broken"}, found
+    for check in checks:
+        environment = follow(of(found, check).cure, environment, tmp_path)
+
+    found, _ = look(environment, tmp_path, on_full_disk)
+    assert {of(found, check).verdict for check in checks} == {mended}, found
 
 
 def test_a_precision_that_an_engine_does_not_offer_is_taken_out(
@@ -234,7 +279,7 @@ def test_a_clash_that_only_an_import_tells_has_the_same_cure(
     assert of(found, "libraries.import").cure == pip_install("transformers", "sentence-transformers")
 
 
-def test_a_model_that_would_be_fetched_at_the_first_start_is_fetched_by_the_cure(
+def test_a_model_that_is_not_in_the_cache_or_not_whole_is_fetched_by_the_cure(
     environment: Environment, tmp_path: Path
 ) -> None:
     files = {file.name: file.read_bytes() for file in materialise().iterdir()}
@@ -249,23 +294,30 @@ def test_a_model_that_would_be_fetched_at_the_first_start_is_fetched_by_the_cure
         assert ("the first start is slow" in of(found, "model").text, code) == (True, 1)
         follow(of(found, "model").cure, environment, tmp_path)
 
+        (weights,) = (tmp_path / "hf").rglob("snapshots/*/model.safetensors")
+        os.truncate(weights, 100)
+        found, code = look(environment, tmp_path)
+        assert ("cut off" in of(found, "model").text, code) == (True, 2)
+        follow(of(found, "model").cure, environment, tmp_path)
+
     assert look(environment, tmp_path)[1] == 0
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "config.json"])
-def test_a_file_of_the_model_that_is_cut_off_is_named(
+def test_a_file_of_the_model_that_is_cut_off_is_named_and_copied_anew(
     environment: Environment, tmp_path: Path, file: str
 ) -> None:
     model = tmp_path / "model"
     shutil.copytree(materialise(), model)
     os.truncate(model / file, 100)
-    if file == "tokenizer.json":
-        (model / file).unlink()
 
     found, code = look_here({**environment, "RERANKQ_MODEL": str(model)}, tmp_path)
 
-    assert code == 2
-    assert file in of(found, "model").text + of(found, "model").cure
+    assert (file in of(found, "model").text, code) == (True, 2)
+    assert of(found, "model").cure == "copy or save it there once more"
+    shutil.copy(materialise() / file, model)
+
+    assert look_here({**environment, "RERANKQ_MODEL": str(model)}, tmp_path)[1] == 0
 
 
 def test_a_model_without_room_in_memory_gets_it_in_a_smaller_precision(

@@ -1,6 +1,7 @@
 """What `rerankq doctor` says of a real Redis that was broken, and whether its cure, typed as printed, mends it."""
 
 import os
+import shlex
 import socketserver
 import subprocess
 import sys
@@ -18,16 +19,17 @@ from rerankq.contract.redis_rights import PRODUCER, PRODUCER_CHANNELS, WORKER, W
 from rerankq.doctor import of_redis
 from rerankq.doctor.rights import questions, refused
 from rerankq.settings import ClientSettings
+from tests import small_disk
 from tests.doctor.following import PROGRAMS, follow, of
 from tests.doctor.stand_ins import light_libraries
 from tests.guarded_redis import GuardedRedis, password_of
-from tests.redis_addresses import self_signed, tls_in_front_of
-from tests.redis_server import RedisServer
+from tests.redis_addresses import MASTER_NAME, self_signed, sentinel_for, tls_in_front_of, wait_until
+from tests.redis_server import RedisServer, find_redis_server
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RedisServer]:
-    with RedisServer(appendonly=True) as running:
+    with RedisServer(appendonly=True, bind=("127.0.0.1", "127.0.0.2")) as running:
         yield running
 
 
@@ -143,6 +145,17 @@ def test_a_producers_user_is_fine_for_a_producer(guarded: GuardedRedis) -> None:
     )
 
 
+def test_a_user_without_any_right_gets_the_first_by_the_cure(guarded: GuardedRedis) -> None:
+    with redis.Redis.from_url(guarded.url_of("admin")) as admin:
+        admin.execute_command("ACL", "SETUSER", "nobody", "reset", "on", ">word-of-nobody")
+
+    found = of(look(guarded.url_of("nobody")), "redis")
+    assert "may not even PING" in found.text
+    type_as_admin(found)
+
+    assert of(look(guarded.url_of("nobody")), "redis").verdict == "ok"
+
+
 def test_asking_for_rights_changes_nothing(guarded: GuardedRedis) -> None:
     with redis.Redis.from_url(guarded.url_of("admin")) as admin:
         before = admin.keys("*")
@@ -222,6 +235,110 @@ def test_a_wrong_address_is_told_without_its_password(
     assert "word-of" not in str(found)
 
 
+@pytest.mark.parametrize(
+    ("url", "mended"),
+    [
+        (
+            "rediss://a:b@host:1/0?ssl_cert_reqs=required",
+            "'rediss://USER:PASSWORD@host:1/0?ssl_cert_reqs=required'",
+        ),
+        (
+            "sentinel://a:1/0;sentinel://:b@c:2/0",
+            "'sentinel://USER:PASSWORD@a:1/0;sentinel://USER:PASSWORD@c:2/0'",
+        ),
+        ("unix:///run/redis.sock?db=2", "'unix://USER:PASSWORD@/run/redis.sock?db=2'"),
+    ],
+    ids=["tls", "sentinels", "socket"],
+)
+def test_another_password_is_asked_for_in_the_address_as_it_is(
+    url: str, mended: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise redis.AuthenticationError
+
+    monkeypatch.setattr("redis.Redis.ping", refuse)
+
+    assert of(look(url), "redis").cure == f"export RERANKQ_BROKER_URL={mended}"
+
+
+def test_a_redis_that_takes_long_gets_its_time_by_the_cure(server: RedisServer) -> None:
+    found = of(look(server.url, redis_timeout_seconds=1e-4), "redis")
+    assert "counts as down (RERANKQ_REDIS_TIMEOUT_SECONDS)" in found.text
+    after = float(follow(found.cure, {})["RERANKQ_REDIS_TIMEOUT_SECONDS"])
+
+    assert of(look(server.url, redis_timeout_seconds=after), "redis").verdict == "ok"
+
+
+def test_the_disk_of_a_redis_elsewhere_is_shown_by_what_is_typed_there(server: RedisServer) -> None:
+    found = of(look(server.url.replace("127.0.0.1", "127.0.0.2")), "redis.disk")
+
+    assert (found.verdict, "is not known here" in found.text) == ("skipped", True)
+    follow(found.text.partition("where it runs: ")[2], {})
+
+
+@pytest.fixture
+def with_small_disk(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis whose files are on a small disk of its own."""
+    if not small_disk.is_possible():
+        pytest.skip("no disk of one's own can be made here")
+    start, disk = tmp_path / "start", tmp_path / "disk"
+    start.write_text(
+        f'#!/bin/sh\nexec {shlex.join(small_disk.on_small_disk(disk, [find_redis_server()]))} "$@"\n'
+    )
+    start.chmod(0o755)
+    with RedisServer(appendonly=True, binary=str(start), dir=str(disk)) as running:
+        yield running
+
+
+def test_a_disk_that_was_full_is_told_and_what_failed_is_done_again_by_the_cure(
+    with_small_disk: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = Path(f"/proc/{with_small_disk.pid}/root{tmp_path / 'disk'}")
+    monkeypatch.setattr(of_redis, "Path", lambda _: seen)  # for us, its disk is elsewhere
+    monkeypatch.setattr(
+        of_redis, "FREE_DISK_SHARE", 0.05
+    )  # an empty one holds more in memory than such a disk
+    with with_small_disk.client() as client, small_disk.filled(tmp_path / "disk", with_small_disk.pid):
+        for begin, status in (
+            (client.bgrewriteaof, "aof_last_bgrewrite"),
+            (client.bgsave, "rdb_last_bgsave"),
+        ):
+            begin()
+            wait_until(lambda: client.info("persistence")[f"{status}_status"] == "err")  # noqa: B023
+        found = look(with_small_disk.url)
+
+    assert "make room in" in of(found, "redis.disk").cure
+    failed = [each for each in found if each.check == "redis.log"]
+    assert len(failed) == 2
+    assert all("free disk, or memory for the fork" in each.text for each in failed)
+    for each in failed:
+        follow(each.cure, {})
+        wait_until(lambda: not any(_at_work(with_small_disk)))
+    assert exit_code(look(with_small_disk.url)) == 0
+
+
+def _at_work(server: RedisServer) -> Iterator[int]:
+    with server.client() as client:
+        told = client.info("persistence")
+    yield from (told["aof_rewrite_in_progress"], told["rdb_bgsave_in_progress"])
+
+
+def test_a_redis_whose_disk_is_full_tells_which_and_serves_when_there_is_room(
+    with_small_disk: RedisServer, tmp_path: Path
+) -> None:
+    with with_small_disk.client() as client:
+        client.config_set("appendfsync", "everysec")  # with `always` it ends itself
+        with small_disk.filled(tmp_path / "disk", with_small_disk.pid):
+            client.set("more", "x" * 10_000)
+            wait_until(lambda: client.info("persistence")["aof_last_write_status"] == "err")
+            found = of(look(with_small_disk.url), "redis")
+            assert "refuses: MISCONF, it cannot write to its disk: free space there" in found.text
+            follow(found.cure, {})
+
+        wait_until(lambda: client.info("persistence")["aof_last_write_status"] == "ok")
+    assert of(look(with_small_disk.url), "redis").verdict == "ok"
+
+
 def test_a_script_that_keeps_redis_busy_is_ended_by_the_cure(server: RedisServer) -> None:
     with server.client() as client:
         client.config_set("lua-time-limit", 10)
@@ -294,6 +411,17 @@ def test_sentinels_that_name_no_master_are_asked_by_the_cure() -> None:
     found = of(look("sentinel://127.0.0.1:1/0?master_name=main"), "redis")
 
     assert (found.verdict, found.cure) == ("broken", "redis-cli -h 127.0.0.1 -p 1 SENTINEL masters")
+
+
+def test_what_is_wrong_with_a_master_is_mended_there_and_not_at_its_sentinel(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    with server.client() as client, sentinel_for(server, tmp_path) as port:
+        client.config_set("appendonly", "no")
+        url = f"sentinel://127.0.0.1:{port}/0?master_name={MASTER_NAME}"
+        follow(of(look(url), "redis.log").cure, {})
+
+        assert of(look(url), "redis.log").verdict == "ok"
 
 
 def test_a_part_of_a_cluster_is_no_place_for_jobs(

@@ -13,8 +13,11 @@ from pydantic import SecretStr
 
 from rerankq.contract.findings import Finding, exit_code
 from rerankq.doctor import of_jobs, of_workers
+from rerankq.doctor.of_host import LauncherHere
 from rerankq.settings import ClientSettings
+from rerankq_worker.doctor import runtime
 from rerankq_worker.model.small import materialise
+from rerankq_worker.settings import WorkerSettings
 from tests.doctor.following import PROGRAMS, follow, of
 from tests.doctor.stand_ins import light_libraries
 from tests.guarded_redis import GuardedRedis
@@ -45,7 +48,11 @@ def service(without_workers: Service, tmp_path_factory: pytest.TempPathFactory) 
     assert of(found, "canary.bulk").verdict == "skipped"
     interactive_alone = {**environment, "RERANKQ_BULK_WORKERS": "0"}
     with Typed(of(found, "workers").cure, interactive_alone, NOOP, directory):
+        service.wait_until(lambda: _launcher(directory) is not None)
+        assert "is starting some here" in look(service, code=1, launcher=_launcher(directory))[0].text
         service.wait_until(lambda: _in_service(service, 1), 60)
+        assert (here := _launcher(directory)) is not None
+        assert not here.is_starting
         found = look(service, code=1)
         with Typed(of(found, "workers.bulk").cure, environment, NOOP, service.runtime_directory.parent):
             service.wait_until(lambda: _in_service(service), 60)
@@ -79,10 +86,10 @@ def doctor(environment: dict[str, str], directory: Path, code: int) -> list[Find
     return [Finding(**each) for each in told["checks"]]
 
 
-def look(service: Service, code: int) -> list[Finding]:
+def look(service: Service, code: int, launcher: LauncherHere | None = None) -> list[Finding]:
     """What it says of workers and jobs, which is quicker."""
     around = of_workers.Around(ClientSettings(broker_url=SecretStr(service.redis.url)))
-    found = [*of_workers.findings(around), *of_jobs.canaries(around, lambda _: 60.0)]
+    found = [*of_workers.findings(around, lambda: launcher), *of_jobs.canaries(around, lambda _: 60.0)]
     assert exit_code(found) == code, found
     return found
 
@@ -171,6 +178,11 @@ class Typed:
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
         self._process.wait(30)
+
+
+def _launcher(directory: Path) -> LauncherHere | None:
+    told = runtime.launcher(WorkerSettings(runtime_dir=str(directory / "run")))
+    return None if told is None else LauncherHere(**told)
 
 
 def _in_service(service: Service, count: int = 3) -> bool:

@@ -12,6 +12,7 @@ from rerankq.contract.findings import Finding, exit_code
 from rerankq.contract.heartbeats import Heartbeats, WorkerStatus
 from rerankq.contract.messages import LANES, Lane
 from rerankq.doctor import of_workers
+from rerankq.doctor.of_host import LauncherHere
 from rerankq.settings import ClientSettings
 from tests.doctor.following import of
 from tests.redis_server import RedisServer
@@ -126,6 +127,25 @@ def test_a_lane_without_workers_is_broken_unless_its_jobs_may_wait_and_none_does
             client.submit("q", ["a"], lane=lane)
 
     assert of(look(redis_server), f"workers.{lane}").verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("here", "verdict", "cure"),
+    [
+        (None, "broken", "rerankq-worker"),
+        (LauncherHere(7, is_starting=True), "warn", "rerankq-worker health"),
+        (LauncherHere(7, is_starting=False), "broken", 'RERANKQ_RUNTIME_DIR="$(mktemp -d)" rerankq-worker'),
+    ],
+    ids=["nobody", "starting", "elsewhere"],
+)
+def test_where_nobody_is_heard_of_it_counts_who_runs_on_this_host(
+    redis_server: RedisServer, heartbeats: Heartbeats, here: LauncherHere | None, verdict: str, cure: str
+) -> None:
+    around = of_workers.Around(ClientSettings(broker_url=SecretStr(redis_server.url)))
+
+    (found,) = of_workers.findings(around, lambda: here)
+
+    assert (found.verdict, found.cure) == (verdict, cure)
 
 
 def test_jobs_whose_workers_are_stuck_want_no_others(

@@ -108,7 +108,7 @@ def test_a_damaged_file_of_the_cache_is_deleted_before_it_is_fetched_again(cache
 
     message = refusal("some/reranker", offline=True)
 
-    assert f"delete {cached.parents[1]} and run `rerankq model pull some/reranker`" in message
+    assert f"run `rm -r {cached.parents[1]} && rerankq model pull some/reranker`" in message
 
 
 def test_a_model_without_a_head_is_called_one(model_dir: Path) -> None:

@@ -43,6 +43,8 @@ def broken(check: str, text: str, cure: str) -> Finding:
 def from_message(check: str, message: str, otherwise: str, verdict: Verdict = "broken") -> Finding:
     """Of an error of ours, whose way out stands behind its last semicolon; `otherwise` where it names none."""
     text, _, cure = message.rpartition("; ")
+    if cure.startswith("run `") and cure.find("`", 5) == len(cure) - 1:
+        cure = cure[5:-1]
     return Finding(check, verdict, text, cure) if text else Finding(check, verdict, message, otherwise)
 
 

@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 from rerankq.contract.errors import RerankError
 from rerankq.contract.findings import Finding, broken, skipped
 from rerankq.doctor import of_jobs, of_redis, of_settings, of_versions, of_workers
-from rerankq.doctor.of_host import HostReport
+from rerankq.doctor.of_host import HostReport, LauncherHere
 from rerankq.settings import ClientSettings
 
 LONGEST_SECONDS = 28.0
@@ -47,10 +47,13 @@ class Examination:
             yield from self._of_service(of_workers.Around(settings), host)
 
     def _of_service(self, around: of_workers.Around, host: HostReport) -> Iterator[Finding]:
+        def launcher_here() -> LauncherHere | None:
+            return host.launcher(self.left(HOST_SECONDS))
+
         if self._is_broken(*_NEEDED_TO_ASK):
             yield from self._skip("Redis cannot be asked", "workers")
         else:
-            yield from self._each("workers", lambda: of_workers.findings(around))
+            yield from self._each("workers", lambda: of_workers.findings(around, launcher_here))
         may_send = not self._is_broken(*_NEEDED_TO_ASK, *_NEEDED_TO_SEND)
         if may_send:
             yield from self._each("canary", lambda: of_jobs.canaries(around, self.left))

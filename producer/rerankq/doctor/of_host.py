@@ -6,6 +6,7 @@ Where that is not installed, what the workers tell of themselves is all there is
 import json
 import subprocess
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 from rerankq.contract.findings import Finding, broken, ok, skipped
@@ -15,6 +16,15 @@ from rerankq.local import worker_program
 _ALONE = "rerankq-worker doctor"
 
 
+@dataclass(frozen=True, slots=True)
+class LauncherHere:
+    """A `rerankq-worker` that runs on this host."""
+
+    pid: int
+    is_starting: bool
+    """Whether something of it has not come so far that it could serve."""
+
+
 class HostReport:
     """`with HostReport() as host:`; it is begun at once, for it takes seconds, and ended with the block."""
 
@@ -22,6 +32,8 @@ class HostReport:
         self.is_asked = worker_program.may_serve()
         self.golden: dict[str, Any] | None = None
         """The model of this host and its published scores, once `findings` were read."""
+        self._launcher: LauncherHere | None = None
+        self._heard: list[Finding] | None = None
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
@@ -45,11 +57,24 @@ class HostReport:
         if self._process is None:
             yield from _as_told(workers)
             return
-        out, err, is_late = self._heard(self._process, timeout_seconds)
+        if self._heard is None:
+            self._heard = [*self._hear(self._process, timeout_seconds)]
+        yield from self._heard
+
+    def launcher(self, timeout_seconds: float) -> LauncherHere | None:
+        """Who serves here, or is about to; None where nobody is known to."""
+        for _ in self.findings(timeout_seconds) if self._process else ():
+            pass
+        return self._launcher
+
+    def _hear(self, process: "subprocess.Popen[str]", timeout_seconds: float) -> Iterator[Finding]:
+        out, err, is_late = self._said(process, timeout_seconds)
         for line in out.splitlines():
             told = json.loads(line)
             if "finding" in told:
                 yield Finding(**told["finding"])
+            elif told.get("launcher"):
+                self._launcher = LauncherHere(**told["launcher"])
             self.golden = told.get("golden", self.golden)
         if is_late:
             yield skipped(
@@ -59,7 +84,7 @@ class HostReport:
             last = (err.strip().splitlines() or ["it said nothing"])[-1]
             yield broken("host", f"`{_ALONE}` failed: {last}", _ALONE)
 
-    def _heard(self, process: "subprocess.Popen[str]", timeout_seconds: float) -> tuple[str, str, bool]:
+    def _said(self, process: "subprocess.Popen[str]", timeout_seconds: float) -> tuple[str, str, bool]:
         """What it has said in that time, and whether it was not through with it."""
         try:
             return *process.communicate(timeout=timeout_seconds), False

@@ -1,12 +1,13 @@
 """The Redis of the settings: whether it answers and how soon, who we are to it, what it may lose, what time it has."""
 
 import os
+import re
 import shlex
 import socket
 import ssl
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from rerankq.contract.redis_rights import (
     Right,
 )
 from rerankq.contract.refusals import Refusal, refusal_in
-from rerankq.contract.risks import RiskName, read_risks
+from rerankq.contract.risks import Risk, RiskName, read_risks
 from rerankq.contract.setting_cures import place_of
 from rerankq.doctor.rights import Question, questions, refused
 from rerankq.running import running_broker
@@ -48,11 +49,10 @@ _CURES: Mapping[RiskName, str] = {
     "eviction": "CONFIG SET maxmemory-policy noeviction",
     "no_log": "CONFIG SET appendonly yes",
     "fsync": "CONFIG SET appendfsync always",
-    "log_write": "CONFIG GET dir",
     "log_rewrite": "BGREWRITEAOF",
     "snapshot": "BGSAVE",
 }
-_STOPS_WORK: tuple[RiskName, ...] = ("log_write",)
+_OF_FILES = ("appendonlydir", "appendonly.aof", "dump.rdb")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,8 @@ class Store:
     url: str
     holds_jobs: bool
     holds_answers: bool
+    master: tuple[str, int] | None = None
+    """The Redis that sentinels name, once they were asked."""
 
     @property
     def address(self) -> RedisAddress:
@@ -77,14 +79,19 @@ class Store:
 
     def typed(self, command: str) -> str:
         """The command as somebody who may do all would type it; redis-cli takes a password from REDISCLI_AUTH."""
-        address = self.address
+        address, is_redis = self.address, self.master is not None or not self.address.is_sentinel
         where = ["-s", address.socket_path] if address.socket_path else []
         if address.hosts:
-            host, port = address.hosts[0]
+            host, port = self.master or address.hosts[0]
             where = ["-h", host, "-p", str(port)]
         where += ["--tls"] if address.scheme == "rediss" else []
-        where += ["--user", "admin"] if self.user != "default" else []
+        where += ["--user", "admin"] if is_redis and self.user != "default" else []
         return f"{shlex.join(['redis-cli', *where])} {command}"
+
+    @property
+    def disk_shown(self) -> str:
+        """What shows, typed where it runs, how full the disk is that it writes to."""
+        return f'df -h "$({self.typed("CONFIG GET dir")} | tail -n 1)"'
 
 
 def stores(settings: ClientSettings) -> list[Store]:
@@ -111,10 +118,17 @@ def findings(settings: ClientSettings, serves_here: bool) -> Iterator[Finding]:
             yield reached
             if reached.verdict == "broken":
                 continue
-            yield _rights(store, redis, serves_here)
-            yield from _risks(store, redis, settings)
-            yield from _disk(store, redis)
-            yield _clock(store, redis)
+            there = _found_by_sentinels(store, redis) if store.address.is_sentinel else store
+            yield _rights(there, redis, serves_here)
+            yield from _risks(there, redis, settings)
+            yield _disk(there, redis)
+            yield _clock(there, redis)
+
+
+def _found_by_sentinels(store: Store, redis: "Redis") -> Store:
+    pool: Any = redis.connection_pool
+    host, port = pool.get_master_address()
+    return replace(store, master=(str(host), int(port)))
 
 
 def _reached(store: Store, redis: "Redis", settings: ClientSettings) -> Finding:
@@ -143,9 +157,7 @@ def _reached(store: Store, redis: "Redis", settings: ClientSettings) -> Finding:
 
 
 def _with_another_password(store: Store) -> str:
-    address = store.address
-    hosts = ",".join(f"{host}:{port}" for host, port in address.hosts) or address.socket_path
-    return f"{address.scheme}://USER:PASSWORD@{hosts}/{address.database}"
+    return shlex.quote(re.sub("://([^@/;]*@)?", "://USER:PASSWORD@", store.url))
 
 
 def _starting(store: Store) -> str:
@@ -197,8 +209,11 @@ def _causes(error: BaseException | None) -> list[BaseException]:
 
 
 def _refusing(store: Store, refusal: Refusal) -> Finding:
-    cure = store.typed("SCRIPT KILL") if refusal.what == "BUSY" else refusal.cure
-    return broken(store.name, f"the Redis at {store.address.shown} refuses: {refusal.what}", cure)
+    told = f"the Redis at {store.address.shown} refuses: {refusal.what}"
+    typed = {"BUSY": store.typed("SCRIPT KILL"), "MISCONF": store.disk_shown}.get(refusal.what)
+    if typed is None:
+        return broken(store.name, told, refusal.cure)
+    return broken(store.name, f"{told}, {refusal.cure}", typed)
 
 
 def _answered(store: Store, redis: "Redis", settings: ClientSettings, took: float) -> Finding:
@@ -284,15 +299,22 @@ def _risks(store: Store, redis: "Redis", settings: ClientSettings) -> Iterator[F
         if place == "memory" or (is_private and risk.name == "no_log"):
             continue
         told.add(place)
-        text = risk.text.rpartition("; ")[0]
-        finding = broken if risk.name in _STOPS_WORK else warn
-        yield finding(f"{store.name}.{place}", text, store.typed(_CURES[risk.name]))
+        yield _risk(f"{store.name}.{place}", store, risk)
     if "policy" not in told:
         yield ok(f"{store.name}.policy", "nothing is dropped when memory is full")
     if "log" not in told:
         private = "none: this Redis is `rerankq up`'s own and ends with it"
         yield ok(f"{store.name}.log", private if is_private else "what it holds survives a restart")
     yield _memory(store, _info(redis), settings)
+
+
+def _risk(check: str, store: Store, risk: Risk) -> Finding:
+    if risk.name == "log_write":
+        return broken(check, risk.text, store.disk_shown)
+    text, _, way_out = risk.text.rpartition("; ")
+    if risk.name in ("log_rewrite", "snapshot"):  # tried again in vain before that
+        text = f"{text}; {way_out}, and then"
+    return warn(check, text, store.typed(_CURES[risk.name]))
 
 
 def _memory(store: Store, info: Mapping[str, Any], settings: ClientSettings) -> Finding:
@@ -311,30 +333,33 @@ def _memory(store: Store, info: Mapping[str, Any], settings: ClientSettings) -> 
     return finding(check, text, cure)
 
 
-def _disk(store: Store, redis: "Redis") -> Iterator[Finding]:
-    """What is free where it writes, if that is here and it tells."""
-    check, address = f"{store.name}.disk", store.address
-    is_here = bool(address.socket_path) or address.hosts[0][0] in _LOOPBACK
-    if not is_here or address.is_sentinel:
-        yield skipped(check, "its disk is on another host")
-        return
+def _disk(store: Store, redis: "Redis") -> Finding:
+    """What is free where it writes, if that is seen from here; else what would show it."""
+    check, info, directory = f"{store.name}.disk", _info(redis), _directory(store, redis)
+    wanted = FREE_DISK_SHARE * max(info.get("aof_current_size", 0), info.get("used_memory", 0))
+    may_take = f", and rewriting its log may take {wanted / 1e6:,.0f} MB" if wanted else ""
+    if directory is None:
+        unknown = f"what is free on its disk is not known here{may_take}"
+        return skipped(check, f"{unknown}; where it runs: {store.disk_shown}")
+    disk = os.statvfs(directory)
+    free = disk.f_bavail * disk.f_frsize
+    text = f"{free / 1e6:,.0f} MB are free in {directory}"
+    if free > wanted:
+        return ok(check, text)
+    return warn(check, text + may_take, f"make room in {directory}")
+
+
+def _directory(store: Store, redis: "Redis") -> Path | None:
+    """Where its files are, if they are seen from here."""
+    host = "" if store.address.socket_path else (store.master or store.address.hosts[0])[0]
+    if host not in ("", *_LOOPBACK):
+        return None
     try:
         told: Any = redis.config_get("dir")
     except RedisError:
-        yield skipped(check, "it does not tell where its files are")
-        return
-    directory, info = Path(str(told.get("dir", ""))), _info(redis)
-    files = ("appendonlydir", "appendonly.aof", "dump.rdb")
-    if not any((directory / name).exists() for name in files):
-        yield skipped(check, f"its files are not in {directory} of this host, or there are none yet")
-        return
-    free = os.statvfs(directory).f_bavail * os.statvfs(directory).f_frsize
-    wanted = FREE_DISK_SHARE * max(info.get("aof_current_size", 0), info.get("used_memory", 0))
-    text = f"{free / 1e9:,.1f} GB are free in {directory}"
-    if free > wanted:
-        yield ok(check, text)
-        return
-    yield warn(check, f"{text}, and rewriting its log may take {wanted / 1e9:,.1f} GB", f"free {directory}")
+        return None
+    directory = Path(told.get("dir", "/dev/null"))
+    return directory if any((directory / name).exists() for name in _OF_FILES) else None
 
 
 def _clock(store: Store, redis: "Redis") -> Finding:

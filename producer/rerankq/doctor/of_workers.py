@@ -1,7 +1,7 @@
 """The workers as they tell of themselves: whether each lane and model is served, by whom, and by one release."""
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 
 from rerankq.admission import shortened
@@ -11,6 +11,7 @@ from rerankq.contract.heartbeats import WorkerStatus
 from rerankq.contract.keys import lane_of_pause, queue_of
 from rerankq.contract.messages import LANES, Lane
 from rerankq.contract.orders import Pauses, pause_over, paused_in_words
+from rerankq.doctor.of_host import LauncherHere
 from rerankq.doctor.of_redis import CLOCKS_APART_SECONDS
 from rerankq.settings import ClientSettings
 
@@ -60,13 +61,15 @@ class Around:
         return [worker for worker in self.workers if lane in worker.lanes and worker.state in IN_SERVICE]
 
 
-def findings(around: Around) -> Iterator[Finding]:
-    """Whether anybody serves; then what of them is not as it should be."""
+def findings(around: Around, launcher: Callable[[], LauncherHere | None] = lambda: None) -> Iterator[Finding]:
+    """Whether anybody serves; then what of them is not as it should be.
+
+    Args:
+        launcher: gives, after a while, who serves on this host, or is about to; asked where nobody is heard of.
+    """
     workers = around.workers
     if not workers:
-        waiting = sum(around.waiting.values())
-        text = f"no worker has been heard of lately on this Redis, {waiting:,} jobs wait"
-        yield broken("workers", text, "rerankq-worker")
+        yield _nobody(sum(around.waiting.values()), launcher())
         return
     yield from _states(workers)
     yield from (_lane(lane, around) for lane in LANES)
@@ -74,6 +77,19 @@ def findings(around: Around) -> Iterator[Finding]:
     yield from _models(around)
     yield _releases(workers)
     yield _clocks(workers)
+
+
+def _nobody(waiting: int, here: LauncherHere | None) -> Finding:
+    text = f"no worker has been heard of lately on this Redis, {waiting:,} jobs wait"
+    if here is None:
+        return broken("workers", text, "rerankq-worker")
+    its = f"rerankq-worker (pid {here.pid})"
+    if here.is_starting:
+        return warn("workers", f"{text}; {its} is starting some here", "rerankq-worker health")
+    told = (
+        f"{text}; those of {its} here ask another one, or reach none: its log tells. One more, for this Redis"
+    )
+    return broken("workers", told, 'RERANKQ_RUNTIME_DIR="$(mktemp -d)" rerankq-worker')
 
 
 def _states(workers: Sequence[WorkerStatus]) -> Iterator[Finding]:

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from rerankq.contract.findings import Finding, broken, from_message, ok, skipped, warn
+from rerankq_worker.doctor.runtime import ANOTHER_DIRECTORY, has_room, nearest_there
 from rerankq_worker.model import hub
 from rerankq_worker.model.adapters import is_adapter
 from rerankq_worker.model.errors import ModelError, ModelNotFound
 from rerankq_worker.model.facts import Facts, facts_of
-from rerankq_worker.model.files import choose_engine, fingerprint, locate
+from rerankq_worker.model.files import choose_engine, fingerprint, locate, read_json_object
 from rerankq_worker.model.published import golden_pairs, is_known
 from rerankq_worker.settings import WorkerSettings
 
@@ -51,6 +52,7 @@ def findings(settings: WorkerSettings) -> Iterator[Finding]:
         facts = facts_of(directory)
         if facts.engine is not None:
             choose_engine(directory, settings.engine)
+            _refuse_a_cut_off_vocabulary(directory)
     except ModelError as error:
         yield _absent(settings, error)
         return
@@ -60,6 +62,12 @@ def findings(settings: WorkerSettings) -> Iterator[Finding]:
         yield from_message(CHECK, facts.reason, "rerankq model info")
     else:
         yield ok(CHECK, _in_words(name, revision or fingerprint(directory), facts))
+
+
+def _refuse_a_cut_off_vocabulary(directory: Path) -> None:
+    """Nobody else reads it before an engine does."""
+    if (file := directory / "tokenizer.json").exists():
+        read_json_object(file)
 
 
 def golden(settings: WorkerSettings) -> dict[str, Any] | None:
@@ -83,11 +91,16 @@ def _absent(settings: WorkerSettings, error: ModelError) -> Finding:
     message = str(error)
     if hub.HUB_ID.fullmatch(settings.model) and "not in the local cache" in message:
         text, cure = f"{settings.model} is not in the Hub's cache", f"rerankq model pull {settings.model}"
+        if not has_room(nearest_there(hub.cache_directory())):
+            told = f"{text}, {hub.cache_directory()}, whose disk is full"
+            return broken(CHECK, told, f"export HF_HUB_CACHE={ANOTHER_DIRECTORY}")
         if settings.offline:
             return broken(
                 CHECK, f"{text}, and RERANKQ_OFFLINE forbids to fetch it", f"RERANKQ_OFFLINE=false {cure}"
             )
         return warn(CHECK, f"{text}: the first start is slow, it downloads it before it serves", cure)
+    if "RERANKQ_CACHE_DIR" in message:
+        return broken(CHECK, message.rpartition("; ")[0], f"export RERANKQ_CACHE_DIR={ANOTHER_DIRECTORY}")
     if isinstance(error, ModelNotFound):
         return broken(CHECK, message, "export RERANKQ_MODEL=small")
     return from_message(CHECK, message, "rerankq model info")

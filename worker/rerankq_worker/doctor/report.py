@@ -23,15 +23,14 @@ def print_report(as_json: bool) -> int:
         if isinstance(each, Finding):
             found.append(each)
         if as_json:
-            told = {"finding": asdict(each)} if isinstance(each, Finding) else {"golden": each}
-            print(json.dumps(told), flush=True)
+            print(json.dumps({"finding": asdict(each)} if isinstance(each, Finding) else each), flush=True)
         elif isinstance(each, Finding):
             print(in_words(each), flush=True)
     return exit_code(found)
 
 
 def look_around() -> Iterator[Finding | dict[str, Any]]:
-    """The model's published scores, if it has any, and all that is found, what takes long at the end."""
+    """Who serves here, scores that were published of the model, and all that is found, what takes long at the end."""
     try:
         settings = WorkerSettings.load()
     except InvalidSettings as error:
@@ -39,9 +38,8 @@ def look_around() -> Iterator[Finding | dict[str, Any]]:
         return
     engine = models.engine_of(settings)
     with libraries.Importing(engine) as importing:
-        golden = models.golden(settings)
-        if golden is not None:
-            yield golden
+        yield {"launcher": runtime.launcher(settings)}
+        yield {"golden": models.golden(settings)}
         yield from _look("runtime", lambda: runtime.findings(settings))
         yield from _look("model", lambda: models.findings(settings))
         versions = [*_look("libraries", lambda: libraries.findings(engine))]

@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import http
 import re
+import shlex
 import shutil
 from collections.abc import Sequence
 from fnmatch import fnmatch
@@ -104,6 +105,13 @@ def repository_of(path: Path) -> Path | None:
     return next((folder for folder in path.parents if folder.name.startswith("models--")), None)
 
 
+def cache_directory() -> Path:
+    """Where the Hub's library keeps what it fetches."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return Path(HF_HUB_CACHE).absolute()
+
+
 def hub_id(repository: Path) -> str:
     """The id of a folder of the Hub's cache."""
     return repository.name.removeprefix("models--").replace("--", "/")
@@ -114,8 +122,8 @@ def fetched_anew(file: Path) -> str:
     repository = repository_of(file)
     if repository is None:
         return "copy or save it there once more"
-    pull = f"run `rerankq model pull {hub_id(repository)}`"
-    return f"delete {repository} and {pull}" if file.exists() else pull
+    delete = f"rm -r {shlex.quote(str(repository))} && " if file.exists() else ""
+    return f"run `{delete}rerankq model pull {hub_id(repository)}`"
 
 
 def _snapshot(model: str, revision: str | None, offline: bool, patterns: Sequence[str]) -> Path:
