@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from rerankq.contract.errors import InvalidSettings
 from rerankq.contract.findings import Finding, broken, ok, skipped, warn
@@ -11,6 +10,7 @@ from rerankq.contract.setting_cures import taking_out
 from rerankq_worker.doctor.libraries import Sight
 from rerankq_worker.doctor.models import engine_of, facts_here, is_double
 from rerankq_worker.host.devices import CPU, Device, chosen_devices
+from rerankq_worker.host.gpus import BOARD, HEAT, POWER_BRAKE, nvml_of
 from rerankq_worker.host.memory import memory_of
 from rerankq_worker.link import health
 from rerankq_worker.link.health import EngineStatus
@@ -24,12 +24,7 @@ SLOW_LOAD_SECONDS = 60.0
 NVIDIA = Path("/proc/driver/nvidia/version")
 """There where the kernel has the driver loaded, whatever a container lets through."""
 _AUTO = {"cpu": "fp32", "gpu": "fp16"}
-_THROTTLED = {
-    0x08: "the board's own slowdown",
-    0x20: "heat",
-    0x40: "heat",
-    0x80: "the power supply's brake",
-}
+_THROTTLED = {BOARD: "the board's own slowdown", HEAT: "heat", POWER_BRAKE: "the power supply's brake"}
 """Of NVML's reasons those that nobody chose; a power cap under load is normal."""
 
 
@@ -77,17 +72,9 @@ def _driver(device: Device, torch_sees: Callable[[], Sight | str]) -> Finding:
     return ok("device", told)
 
 
-def _nvml_of(device: Device) -> tuple[Any, Any]:
-    """NVIDIA's library, and what a GPU is to it; it raises as it likes."""
-    import pynvml
-
-    pynvml.nvmlInit()
-    return pynvml, pynvml.nvmlDeviceGetHandleByUUID(device.cuda_visible_devices)
-
-
 def _named_by_nvml(device: Device) -> tuple[str, str]:
     try:
-        nvml, gpu = _nvml_of(device)
+        nvml, gpu = nvml_of(device)
         return str(nvml.nvmlDeviceGetName(gpu)), str(nvml.nvmlSystemGetDriverVersion())
     except Exception:  # noqa: BLE001 - not installed, no driver, or a slice that it does not list: not known
         return device.cuda_visible_devices, "unknown"
@@ -96,13 +83,13 @@ def _named_by_nvml(device: Device) -> tuple[str, str]:
 def _throttling(device: Device) -> Iterator[Finding]:
     check = "device.throttling"
     try:
-        nvml, gpu = _nvml_of(device)
+        nvml, gpu = nvml_of(device)
         reasons = int(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu))
         celsius = int(nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU))
     except Exception as error:  # noqa: BLE001 - not installed, no driver, or a card that does not tell
         yield skipped(check, f"{device.name}: NVML does not tell ({type(error).__name__})")
         return
-    met = sorted({why for bit, why in _THROTTLED.items() if reasons & bit})
+    met = sorted(why for bits, why in _THROTTLED.items() if reasons & bits)
     if met:
         cure = "nvidia-smi -q -d PERFORMANCE,TEMPERATURE"
         yield warn(check, f"{device.name} is slowed down by {' and '.join(met)} at {celsius} °C", cure)
@@ -170,7 +157,7 @@ def _room(
 
 def _holders(device: Device) -> str:
     try:
-        nvml, gpu = _nvml_of(device)
+        nvml, gpu = nvml_of(device)
         pids = [str(each.pid) for each in nvml.nvmlDeviceGetComputeRunningProcesses(gpu)]
     except Exception:  # noqa: BLE001 - a card that does not tell
         return ""

@@ -18,7 +18,8 @@ GPU_GAUGES: Mapping[str, tuple[str, list[str]]] = {
     "rerankq_gpu_throttled": ("1: its clock is held back, and why.", ["device", "reason"]),
 }
 # Bits of nvmlClocksEventReasons; an idle device, or one whose clock was chosen, is not held back.
-THROTTLES: Mapping[str, int] = {"power": 0x04 | 0x80, "heat": 0x20 | 0x40, "hardware": 0x08}
+POWER_CAP, BOARD, HEAT, POWER_BRAKE = 0x04, 0x08, 0x20 | 0x40, 0x80
+THROTTLES: Mapping[str, int] = {"power": POWER_CAP | POWER_BRAKE, "heat": HEAT, "hardware": BOARD}
 
 _Sample = tuple[str, list[str], float]
 
@@ -29,28 +30,32 @@ def gpu_readings(devices: Sequence[Device]) -> Iterator[_Sample]:
     Raises:
         pynvml.NVMLError: the driver does not answer, or does not know one of them any more.
     """
-    gpus = [device for device in devices if device.cuda_visible_devices]
-    try:
-        import pynvml
-    except ImportError:
-        return
-    if gpus:
-        pynvml.nvmlInit()  # counted; costs nothing once it is done
-    for device in gpus:
-        handle = pynvml.nvmlDeviceGetHandleByUUID(device.cuda_visible_devices)
+    for device in devices:
+        if not device.cuda_visible_devices:
+            continue
+        try:
+            nvml, gpu = nvml_of(device)
+        except ImportError:
+            return
         for read in _READINGS:
             try:
-                yield from ((name, [device.name, *more], value) for name, more, value in read(pynvml, handle))
-            except pynvml.NVMLError as error:
-                if _code_of(error) not in (
-                    pynvml.NVML_ERROR_NOT_SUPPORTED,
-                    pynvml.NVML_ERROR_INVALID_ARGUMENT,
-                ):
+                yield from ((name, [device.name, *more], value) for name, more, value in read(nvml, gpu))
+            except nvml.NVMLError as error:
+                if error.value not in (nvml.NVML_ERROR_NOT_SUPPORTED, nvml.NVML_ERROR_INVALID_ARGUMENT):
                     raise
 
 
-def _code_of(error: Any) -> int:
-    return error.value
+def nvml_of(device: Device) -> tuple[Any, Any]:
+    """NVIDIA's library, and what a GPU is to it.
+
+    Raises:
+        ImportError: it is not installed.
+        pynvml.NVMLError: the driver does not answer, or does not know this one.
+    """
+    import pynvml
+
+    pynvml.nvmlInit()  # counted; costs nothing once it is done
+    return pynvml, pynvml.nvmlDeviceGetHandleByUUID(device.cuda_visible_devices)
 
 
 def _memory(nvml: Any, handle: Any) -> Iterator[_Sample]:
