@@ -188,7 +188,9 @@ def _became(worker: "WorkerStatus | None") -> str:
 
 def _is_drained(worker: "WorkerStatus") -> bool:
     """Whether it holds nothing and takes nothing; of one whose engine is away the state says only that."""
-    may_hold = worker.job or worker.state in ("ready", "busy", "draining")
+    from rerankq.contract.heartbeats import IN_SERVICE
+
+    may_hold = worker.job or worker.state in (*IN_SERVICE, "draining")
     return worker.is_draining and not may_hold
 
 

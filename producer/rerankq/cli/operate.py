@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from rerankq.cli import options
 from rerankq.cli.connection import connected
-from rerankq.cli.screen import out, print_table, short
+from rerankq.cli.screen import out, print_table
+from rerankq.cli.top import NO_WORKER, worker_rows
 
 if TYPE_CHECKING:
     from rerankq.contract.heartbeats import WorkerStatus
@@ -56,26 +57,12 @@ def _risks(settings: "ClientSettings") -> list[dict[str, str]]:
 
 
 def _show(found: "list[WorkerStatus]") -> None:
-    if not found:
-        out.print("no worker has been heard of lately; `rerankq-worker` starts one")
-        return
-    rows = [
-        (
-            worker.name,
-            worker.state,
-            ", ".join(worker.lanes),
-            ", ".join(
-                f"{worker.limits_seconds[lane]:g} s" for lane in worker.lanes if lane in worker.limits_seconds
-            ),
-            f"{worker.device} {worker.dtype}".strip(),
-            worker.engine,
-            f"{worker.model} {short(worker.revision)}".strip(),
-            f"{worker.seen_seconds_ago:.0f} s ago",
-        )
-        for worker in found
-    ]
     headings = ("worker", "state", "lanes", "limits", "device", "engine", "model", "seen")
-    print_table(headings, rows, spare=("limits", "engine", "seen", "lanes", "device", "model"))
+    if found:
+        spare = ("limits", "engine", "seen", "lanes", "device", "model")
+        print_table(headings, worker_rows(headings, found), spare=spare)
+    else:
+        out.print(NO_WORKER)
 
 
 def models(as_json: options.Json = False) -> None:

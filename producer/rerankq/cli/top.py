@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 A_MOMENT_SECONDS = 1.0  # between the two readings of `--once`
 WINDOW_SECONDS = 60.0  # what is told of coming and going, live
 _LINES_BESIDE_WORKERS = 9  # headings and Redis, at least
-IN_SERVICE = ("ready", "busy")
 
 LANE_HEADINGS = (
     *("lane", "model", "waiting", "oldest", "in hand", "in/s", "out/s", "p50", "p95", "dead", "empties in"),
@@ -51,6 +50,7 @@ SPARE_OF_LANES = (
     "model",
 )
 WORKER_HEADINGS = ("worker", "state", "device", "pairs/s", "busy", "job", "for", "model", "release", "seen")
+NO_WORKER = "no worker has been heard of lately; `rerankq-worker` starts one"
 SPARE_OF_WORKERS = ("release", "seen", "model", "device", "for", "busy", "pairs/s", "job")
 
 Cells = list[str]
@@ -107,7 +107,7 @@ def _show_once(*, as_json: bool) -> None:
         return
     print_table(*_lane_table(lanes_of(reading, earlier)), spare=SPARE_OF_LANES)
     out.print()
-    print_table(WORKER_HEADINGS, [_worker_row(worker) for worker in reading.workers], spare=SPARE_OF_WORKERS)
+    print_table(WORKER_HEADINGS, worker_rows(WORKER_HEADINGS, reading.workers), spare=SPARE_OF_WORKERS)
     out.print()
     for line in _lines(reading):
         out.print(line, markup=False, soft_wrap=True)
@@ -186,6 +186,7 @@ def _leaving_by_control_c() -> Generator[None]:
 
 def _screen(reading: "Reading", earlier: "Reading", interval: float) -> RenderableType:
     from rerankq.cli.overview import lanes_of
+    from rerankq.contract.heartbeats import IN_SERVICE
 
     found = lanes_of(reading, earlier if earlier is not reading else None)
     headings, rows = _lane_table(found)
@@ -194,7 +195,7 @@ def _screen(reading: "Reading", earlier: "Reading", interval: float) -> Renderab
     foremost = sorted(
         reading.workers, key=lambda worker: worker.state in IN_SERVICE
     )  # what is amiss is not cut off
-    workers = [_worker_row(worker) for worker in foremost]
+    workers = worker_rows(WORKER_HEADINGS, foremost)
     more = len(workers) - room
     return Group(
         Text(f"{datetime.now(UTC):%H:%M:%S} UTC, every {interval:g} s; q leaves", style="dim"),
@@ -234,20 +235,29 @@ def _lane_row(of: "LaneFacts") -> Cells:
     ]
 
 
-def _worker_row(of: "WorkerStatus") -> Cells:
+def worker_rows(headings: Sequence[str], workers: "Sequence[WorkerStatus]") -> list[Cells]:
+    """What a table with these headings says of each."""
+    return [[cells[heading] for heading in headings] for cells in map(_worker_cells, workers)]
+
+
+def _worker_cells(of: "WorkerStatus") -> dict[str, str]:
     pairs = of.pairs_per_second if of.device_pairs_per_second is None else of.device_pairs_per_second
-    return [
-        of.name,
-        of.state,
-        f"{of.device} {of.dtype}".strip(),
-        _rate(pairs),
-        "" if of.device_busy is None else f"{min(of.device_busy, 1):.0%}",
-        of.job,
-        _seconds(None if of.job_seconds is None else of.job_seconds + of.seen_seconds_ago),
-        f"{of.model} {short(of.revision)}".strip(),
-        of.version or "older",
-        f"{of.seen_seconds_ago:.0f} s ago",
-    ]
+    limits = [of.limits_seconds[lane] for lane in of.lanes if lane in of.limits_seconds]
+    return {
+        "worker": of.name,
+        "state": of.state,
+        "lanes": ", ".join(of.lanes),
+        "limits": ", ".join(f"{seconds:g} s" for seconds in limits),
+        "device": f"{of.device} {of.dtype}".strip(),
+        "pairs/s": _rate(pairs),
+        "busy": "" if of.device_busy is None else f"{min(of.device_busy, 1):.0%}",
+        "job": of.job,
+        "for": _seconds(None if of.job_seconds is None else of.job_seconds + of.seen_seconds_ago),
+        "engine": of.engine,
+        "model": f"{of.model} {short(of.revision)}".strip(),
+        "release": of.version or "older",
+        "seen": f"{of.seen_seconds_ago:.0f} s ago",
+    }
 
 
 def _lines(reading: "Reading") -> list[str]:
@@ -261,11 +271,7 @@ def _lines(reading: "Reading") -> list[str]:
         f"Redis may lose what it holds: {risk.text}" for risk in risks(reading.info or {}) if reading.info
     ]
     lines += [f"not read: {part} ({why.what}): {why.cure}" for part, why in reading.not_read.items()]
-    return (
-        lines
-        if reading.workers
-        else [*lines, "no worker has been heard of lately; `rerankq-worker` starts one"]
-    )
+    return lines if reading.workers else [*lines, NO_WORKER]
 
 
 def _redis_line(info: Mapping[str, Any]) -> str:

@@ -8,10 +8,10 @@ import secrets
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import MISSING, Field, dataclass, field, fields
+from typing import Any, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ConfigDict, ValidationError, create_model
 from redis import Redis
 from redis.exceptions import ResponseError
 
@@ -22,6 +22,8 @@ from rerankq.contract.orders import orders_in
 from rerankq.contract.redis_clients import is_of_another_type
 
 UNIQUE_MARK = "~"
+IN_SERVICE = ("ready", "busy")
+"""States of a worker that runs jobs."""
 FORGET_AFTER_SECONDS = 3600.0
 TRAFFIC_MEMORY_SECONDS = 600.0  # what was scored that long ago counts for a third
 
@@ -94,34 +96,28 @@ class WorkerStatus:
         return model in self.names or (not self.model and self.state == "loading")
 
 
-class _Beat(BaseModel):
-    """A heartbeat as it lies in Redis; a later release may say more."""
+_FOUND_OUT = {"name", "reads_lanes_of_models", "seen_seconds_ago", "seconds_per_job", _PAIRS, _RECENT}
+"""Of a status what no heartbeat says."""
 
-    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
 
-    seen: float
-    """By Redis' own clock, Unix seconds."""
-    state: str
-    lanes: list[str]
-    device: str = ""
-    dtype: str = ""
-    model: str = ""
-    revision: str = ""
-    engine: str = ""
-    family: str = ""
-    scale: str = ""
-    limits_seconds: dict[str, float] = {}
-    max_length_tokens: int | None = None
-    serves_unnamed: bool = True
-    version: str = ""
-    contract: int = 0
-    host: str = ""
-    job: str = ""
-    job_seconds: float | None = None
-    device_busy: float | None = None
-    device_pairs_per_second: float | None = None
-    is_draining: bool = False
-    clock_ahead_seconds: float | None = None
+def _as_told(of: Field[Any]) -> tuple[Any, Any]:
+    """A field's type and what is taken for it where nothing is said."""
+    default = of.default if of.default_factory is MISSING else of.default_factory()
+    return get_type_hints(WorkerStatus)[of.name], ... if default is MISSING else default
+
+
+_TOLD_OF = {each.name: _as_told(each) for each in fields(WorkerStatus) if each.name not in _FOUND_OUT}
+_IN_A_BEAT: dict[str, Any] = {
+    **_TOLD_OF,
+    "lanes": list[str],
+    "seen": float,
+}  # by Redis' own clock, Unix seconds
+_Beat: Any = create_model(
+    "_Beat",
+    __doc__="A heartbeat as it lies in Redis; a later release may say more, and name other lanes.",
+    __config__=ConfigDict(strict=True, extra="ignore", allow_inf_nan=False),
+    **_IN_A_BEAT,
+)
 
 
 def names_of(model: str, revision: str) -> tuple[str, ...]:
@@ -149,7 +145,7 @@ class Heartbeats:
     def tell(self, worker: WorkerStatus) -> None:
         """Say that this worker lives, and how it is; forget those not heard of for an hour."""
         now = self._now()
-        told = {name: getattr(worker, name) for name in _Beat.model_fields if name != "seen"}
+        told = {name: getattr(worker, name) for name in _TOLD_OF}
         times = {"seen": now, "clock_ahead_seconds": time.time() - now}
         self._set(keys.WORKERS, worker.name, told | times)
         self._forget_the_long_gone(now)
@@ -248,15 +244,16 @@ def known_models(asked: Iterable[bytes], beats: Mapping[bytes, bytes]) -> list[s
     return sorted(served | {name.decode(errors="replace") for name in asked})
 
 
-def _understood(beats: Mapping[bytes, bytes]) -> dict[bytes, _Beat]:
-    found: dict[bytes, _Beat] = {}
+def _understood(beats: Mapping[bytes, bytes]) -> dict[bytes, Any]:
+    """By name each `_Beat`."""
+    found: dict[bytes, Any] = {}
     for name, beat in beats.items():
         with suppress(ValidationError):
             found[name] = _Beat.model_validate_json(beat)
     return found
 
 
-def _worker_status(name: bytes, beat: _Beat, pace: Mapping[str, float], now: float) -> WorkerStatus:
+def _worker_status(name: bytes, beat: Any, pace: Mapping[str, float], now: float) -> WorkerStatus:
     return WorkerStatus(
         name=name.decode(errors="replace"),
         lanes=tuple(lane for lane in LANES if lane in beat.lanes),

@@ -7,7 +7,7 @@ from functools import cached_property
 from rerankq.admission import shortened
 from rerankq.client import RerankClient
 from rerankq.contract.findings import Finding, broken, ok, skipped, warn
-from rerankq.contract.heartbeats import WorkerStatus
+from rerankq.contract.heartbeats import IN_SERVICE, WorkerStatus
 from rerankq.contract.keys import lane_of_pause, queue_of
 from rerankq.contract.messages import LANES, Lane
 from rerankq.contract.orders import Pauses, pause_over, paused_in_words
@@ -16,7 +16,6 @@ from rerankq.doctor.of_redis import CLOCKS_APART_SECONDS
 from rerankq.settings import ClientSettings
 
 ASKED_WITHIN_SECONDS = 2.0
-IN_SERVICE = ("ready", "busy")
 _NAMES_TOLD = 3
 
 

@@ -9,14 +9,13 @@ from starlette.responses import Response
 from rerankq import __version__
 from rerankq.contract import keys
 from rerankq.contract.errors import BrokerUnavailable, NoWorkers
-from rerankq.contract.heartbeats import WorkerStatus
+from rerankq.contract.heartbeats import IN_SERVICE, WorkerStatus
 from rerankq.contract.refusals import refusal_in
 from rerankq.contract.served import ServedModel, served_models
 from rerankq.http.errors import RETRY_LATER
 from rerankq.http.ranking import json_response
 from rerankq.http.service import service_of
 
-SERVING = ("ready", "busy")
 USUAL_MAX_LENGTH_TOKENS = (
     512  # what clients of TEI take it for when not told; a worker of an older release does not say
 )
@@ -44,7 +43,7 @@ async def health(request: Request) -> Response:
         workers = await service_of(request).client.workers()
     except BrokerUnavailable as error:
         return _unwell(_what_redis_does(error.__cause__), redis=False)
-    serving = sum(worker.state in SERVING for worker in workers)
+    serving = sum(worker.state in IN_SERVICE for worker in workers)
     if not serving:
         states = Counter(worker.state for worker in workers)
         told = ", ".join(f"{count} {state}" for state, count in states.items()) or "none heard of lately"
@@ -121,7 +120,7 @@ async def state(request: Request) -> Response:
 async def _workers(request: Request) -> list[WorkerStatus]:
     """Those that have told their model, first those that take requests which name none, and score."""
     known = [worker for worker in await service_of(request).client.workers() if worker.model]
-    return sorted(known, key=lambda worker: (not worker.serves_unnamed, worker.state not in SERVING))
+    return sorted(known, key=lambda worker: (not worker.serves_unnamed, worker.state not in IN_SERVICE))
 
 
 def _model(name: str, of: ServedModel) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Self
 
 from rerankq.client import RerankClient
 from rerankq.contract.errors import BrokerUnavailable
+from rerankq.contract.heartbeats import IN_SERVICE
 from rerankq.contract.settings import read_dotenv
 from rerankq.local import worker_program
 from rerankq.local.failure import Unavailable
@@ -21,7 +22,7 @@ WORKER_STOP_SECONDS = 10.0
 REDIS_STOP_SECONDS = 5.0
 POLL_SECONDS = 0.1
 _LOOKED_AT_LINES, _SHOWN_LINES = 200, 15
-_IN_SERVICE, _ENDED = {"ready", "busy"}, {"broken", "stuck"}
+_ENDED = {"broken", "stuck"}
 
 # What suits a laptop's one impatient user; each gives way to the environment and `.env`.
 _EASY_SETTINGS = {
@@ -128,7 +129,7 @@ class LocalStack:
     def _wait_until_ready(self) -> None:
         began = time.monotonic()
         with self.client() as client:
-            while not (states := _engine_states(client)) & _IN_SERVICE:
+            while not (states := _engine_states(client)).intersection(IN_SERVICE):
                 self.refuse_a_dead_child()
                 if states and states <= _ENDED:  # it is started again, and would end again, for minutes
                     self._wait_for_word(": ended ")
