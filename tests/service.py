@@ -87,7 +87,7 @@ class Service:
 
     def __exit__(self, *_: object) -> None:
         self.client.close()
-        self.stop_launcher()
+        self.stop_launcher(signal.SIGKILL)  # whoever asks how it stops stops it first: that takes seconds
         self.redis.__exit__()
         self._directory.cleanup()
 

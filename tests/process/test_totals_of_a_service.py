@@ -164,7 +164,6 @@ def seen() -> Iterator[Seen]:
             scenario.rankings,
             scenario.pairs,
         )
-        service.stop_launcher(signal.SIGKILL)  # at once: how it stops is no matter here
 
 
 def refuse(service: Service) -> None:

@@ -1,7 +1,6 @@
 """What an operator sees and does while a real worker is at work."""
 
 import json
-import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +25,6 @@ def service() -> Iterator[Service]:
         engine="rerankq_worker.doubles:slow?batch_ms=300", app="tests.worker.quick_to_tell"
     ) as service:
         yield service
-        service.stop_launcher(signal.SIGKILL)  # at once: how it stops is no matter here
 
 
 def test_a_worker_tells_its_release_its_host_and_the_job_it_runs(service: Service) -> None:
