@@ -1,4 +1,7 @@
-"""A real Prometheus on loopback, with the configuration and the alerts of `deploy/` in a time that runs faster."""
+"""A real Prometheus on loopback, with the configuration and the alerts of `deploy/` in a time that runs faster.
+
+It scrapes a kubelet, too, where one is told.
+"""
 
 import json
 import os
@@ -115,6 +118,7 @@ class Prometheus:
     def _configuration(self) -> Mapping[str, Any]:
         configuration = yaml.safe_load((DEPLOYED / "prometheus.yml").read_text())
         configuration["global"] = {"scrape_interval": "2s", "evaluation_interval": "500ms"}
+        configuration["scrape_configs"].append({"job_name": "kubelet", "honor_labels": True})
         for job in configuration["scrape_configs"]:
             for name in [name for name in job if name.endswith("_configs")]:
                 del job[name]

@@ -15,6 +15,7 @@ from rerankq.contract.errors import RerankError
 from rerankq.contract.keys import queue_of
 from rerankq.contract.transport.dead_letters import DeadLetters
 from tests.deploy.test_monitoring import RUNBOOKS, alerts, panels
+from tests.neighbours.environments import test_redis_disk
 from tests.neighbours.environments.breaking import (
     BALLAST_BYTES,
     BATCH_SECONDS,
@@ -31,8 +32,6 @@ HOUR_SECONDS = 120  # of the alerts
 INTERACTIVE_DOCUMENTS, BULK_DOCUMENTS = 5, 10
 INTERACTIVE_PAUSE, BULK_PAUSE, HTTP_PAUSE = 0.3, 0.8, 0.5  # seconds between two jobs of a kind
 PAUSED_JOBS, DEADLY_JOBS, TOO_LARGE_JOBS, ENGINE_KILLS, REFUSALS = 7, 2, 240, 5, 10
-NOT_BROKEN_HERE = {"RerankqRedisDisk"}
-"""It is the kubelet who knows of that disk."""
 Series = list[tuple[dict[str, str], float]]
 
 
@@ -329,7 +328,7 @@ BREAKS: dict[str, tuple[Break, set[str], float]] = {
 def test_every_alert_is_seen_to_fire() -> None:
     broken = set().union(*(expected for _, expected, _ in BREAKS.values()))
 
-    assert broken | NOT_BROKEN_HERE == {rule["alert"] for rule in alerts()}
+    assert broken | {test_redis_disk.ALERT} == {rule["alert"] for rule in alerts()}
 
 
 def test_a_busy_service_whose_workers_come_and_go_raises_nothing(seen: Seen) -> None:
