@@ -15,7 +15,7 @@ from rerankq.contract.calling_off import CALL_OFF
 from rerankq.contract.clock import RedisClock
 from rerankq.contract.errors import Cancelled, DeadlineExceeded, JobUnknown, RerankError, ResultTimeout
 from rerankq.contract.messages import as_seconds
-from rerankq.contract.orders import orders_in, resume_command
+from rerankq.contract.orders import lane_in_words, orders_in, resume_command
 from rerankq.contract.redis_clients import reply_or
 from rerankq.contract.transport.scripts import Script
 from rerankq.procedures import Listen, Pause, Procedure, ask, ask_one, ask_script
@@ -161,7 +161,7 @@ def may_leave_a_job(error: BaseException) -> bool:
 def given_up(job_id: str, timeout: float, error: ResultTimeout) -> DeadlineExceeded:
     """The caller's wait ran out and with it the job."""
     paused = error.details.get("paused")
-    why = f"the {paused} lane is paused, and " if paused else ""
+    why = f"{lane_in_words(paused, error.details.get('paused_model'))} is paused, and " if paused else ""
     return DeadlineExceeded(
         f"no answer for job {job_id} within {timeout:g} s; {why}it was called off", {"job_id": job_id}
     )
@@ -213,8 +213,8 @@ def _no_answer(status: JobStatus, timeout: float) -> RerankError:
     situation = f"no answer for job {job_id} within {timeout:g} s"
     if status.paused_since is not None:
         return ResultTimeout(
-            f"{situation}: the {status.lane} lane is paused; it is answered after "
+            f"{situation}: {lane_in_words(status.lane or 'its', status.paused_model)} is paused; it is answered after "
             f"`{resume_command(status.lane or 'LANE', status.paused_model)}`",
-            {"paused": status.lane},
+            {"paused": status.lane, "paused_model": status.paused_model},
         )
     return ResultTimeout(f"{situation}; it may still finish: `rerankq status {job_id}` tells")

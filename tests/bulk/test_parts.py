@@ -108,6 +108,27 @@ def test_the_time_left_is_told_from_the_pace_since_this_run_began() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("paused", "words"),
+    [
+        ({None}, ["the bulk lane is paused (`rerankq resume bulk`)"]),
+        (
+            {"org/b", "org/a"},
+            [
+                f"the bulk lane of {m} is paused (`rerankq resume bulk --model {m}`)"
+                for m in ("org/a", "org/b")
+            ],
+        ),
+        (set[None](), []),
+    ],
+    ids=["the lane", "two models of it", "nothing"],
+)
+def test_what_is_paused_is_named_with_what_ends_it(paused: set[str | None], words: list[str]) -> None:
+    snapshot = Meter(Totals()).snapshot(Totals(), None, None, 2, 1, paused_models=frozenset(paused))
+
+    assert in_words(snapshot).split(", ")[5:] == words
+
+
 def test_a_retry_budget_ends_with_the_failure_itself_and_begins_anew_after_a_success() -> None:
     away, budget = BrokerUnavailable("away"), RetryBudget(0.0)
 

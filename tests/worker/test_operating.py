@@ -113,7 +113,10 @@ def test_a_pause_may_be_of_one_models_jobs_alone(service: Service, rerankq: Comm
     assert unnamed.result(20).complete
     assert (named.status().state, named.status().paused_since is None) == ("queued", False)
 
-    with pytest.raises(ResultTimeout, match="it is answered after `rerankq resume bulk --model double`"):
+    with pytest.raises(
+        ResultTimeout,
+        match="the bulk lane of double is paused; it is answered after `rerankq resume bulk --model double`",
+    ):
         named.result(0.5)
     assert "(`rerankq resume bulk --model double`)" in rerankq.run("status", named.job_id).out
     rerankq.run("resume", "bulk", "--model", "double")
@@ -130,28 +133,35 @@ def test_who_pauses_a_model_that_nobody_knows_is_told_so(rerankq: CommandInHere)
     )
 
 
-def test_bulk_work_says_that_its_lane_is_paused(
-    service: Service, rerankq: CommandInHere, tmp_path: Path
+@pytest.mark.parametrize("model", [None, "double"], ids=["the lane", "one model of it"])
+def test_bulk_work_says_what_of_its_lane_is_paused(
+    rerankq: CommandInHere, tmp_path: Path, model: str | None
 ) -> None:
-    rerankq.run("pause", "bulk")
-    rows = tmp_path / "in.jsonl"
-    rows.write_text(json.dumps({"query": "q", "documents": ["a"]}) + "\n")
-    with rerankq.start("bulk", str(rows), str(tmp_path / "out.jsonl"), "--progress", "json") as bulk:
+    of_model = [] if model is None else ["--model", model]
+    rerankq.run("pause", "bulk", *of_model)
+    files = [str(tmp_path / name) for name in ("in.jsonl", "out.jsonl")]
+    Path(files[0]).write_text(json.dumps({"query": "q", "documents": ["a"]}) + "\n")
+    with rerankq.start("bulk", *files, *of_model, "--progress", "json") as bulk:
         assert bulk.stderr is not None
-        told = next(line for line in bulk.stderr if '"is_paused": true' in line or '"is_paused":true' in line)
-        resumed = json.loads(rerankq.run("resume", "bulk", "--json").out)
+        told = next(told for told in map(json.loads, bulk.stderr) if told["is_paused"])
+        resumed = json.loads(rerankq.run("resume", "bulk", *of_model, "--json").out)
         bulk.communicate(timeout=60)  # whoever writes to a pipe that is closed has failed
 
-    assert told
-    assert resumed == {"lanes": {"bulk": True}, "model": None, "workers": []}
+    assert told["paused_models"] == of_model[1:]
+    assert resumed == {"lanes": {"bulk": True}, "model": model, "workers": []}
     assert bulk.returncode == 0
 
 
-def test_who_waits_in_vain_on_a_paused_lane_is_told_so(service: Service, rerankq: CommandInHere) -> None:
-    rerankq.run("pause", "interactive")
+@pytest.mark.parametrize(
+    ("model", "paused"), [(None, "the interactive lane"), ("double", "the interactive lane of double")]
+)
+def test_who_waits_in_vain_on_a_paused_lane_is_told_so(
+    service: Service, rerankq: CommandInHere, model: str | None, paused: str
+) -> None:
+    rerankq.run("pause", "interactive", *([] if model is None else ["--model", model]))
 
-    with pytest.raises(DeadlineExceeded, match="the interactive lane is paused, and it was called off"):
-        service.client.rerank("q", ["a"], timeout=1)
+    with pytest.raises(DeadlineExceeded, match=f"{paused} is paused, and it was called off"):
+        service.client.rerank("q", ["a"], timeout=1, model=model)
 
 
 def test_a_worker_of_an_earlier_release_is_named_as_one_that_obeys_nobody(

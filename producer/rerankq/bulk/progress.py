@@ -33,7 +33,9 @@ class Snapshot:
     cached_pairs: int
     elapsed_seconds: float
     is_paused: bool = False
-    """Whether an operator holds its lane back."""
+    """Whether an operator holds its lane back, or in it the jobs of some models."""
+    paused_models: tuple[str, ...] = ()
+    """Those; none where it is the whole lane."""
 
 
 class Progress:
@@ -65,9 +67,9 @@ class Meter:
         in_flight: int,
         workers: int,
         *,
-        is_paused: bool = False,
+        paused_models: frozenset[str | None] = frozenset(),
     ) -> Snapshot:
-        """Where the run stands now."""
+        """Where the run stands now; `paused_models` are those whose jobs are held back, None the whole lane."""
         now = self._clock()
         if rows_total:
             fraction = min(tally.rows / rows_total, 1.0)
@@ -83,7 +85,8 @@ class Meter:
             workers=workers,
             cached_pairs=tally.cached_pairs,
             elapsed_seconds=now - self._began,
-            is_paused=is_paused,
+            is_paused=bool(paused_models),
+            paused_models=tuple(sorted(model for model in paused_models if model is not None)),
         )
 
     def _pace(self, now: float, pairs: int) -> float:
@@ -154,6 +157,8 @@ def progress_of(kind: Kind) -> Progress:
 
 def in_words(snapshot: Snapshot) -> str:
     """`1,200 of 5,000 jobs, 842 pairs/s, 0:05:12 left, 3 failed, 8 packs in flight, 4 workers`."""
+    from rerankq.contract.orders import lane_in_words, resume_command  # and redis: not for --help
+
     total = "" if snapshot.rows_total is None else f" of {snapshot.rows_total:,}"
     parts = [f"{snapshot.rows:,}{total} jobs", f"{snapshot.pairs_per_second:,.0f} pairs/s"]
     if snapshot.eta_seconds is not None:
@@ -164,7 +169,11 @@ def in_words(snapshot: Snapshot) -> str:
         _counted(snapshot.workers, "worker"),
     ]
     if snapshot.is_paused:
-        parts.append("the bulk lane is paused (`rerankq resume bulk`)")
+        held_back = snapshot.paused_models or [None]
+        parts += [
+            f"{lane_in_words('bulk', each)} is paused (`{resume_command('bulk', each)}`)"
+            for each in held_back
+        ]
     if snapshot.cached_pairs:
         parts.append(f"{snapshot.cached_pairs:,} pairs known already")
     return ", ".join(parts)

@@ -212,7 +212,7 @@ class BulkRun:
                 rows_total,
                 sender.in_flight,
                 len(sender.workers),
-                is_paused=sender.is_paused,
+                paused_models=sender.paused_models,
             )
             self._progress.show(snapshot)
 

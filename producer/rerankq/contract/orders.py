@@ -96,6 +96,11 @@ def pause_over(pauses: Pauses, queue: str) -> Order | None:
     return next((pauses[field] for field in keys.pauses_of(queue) if field in pauses), None)
 
 
+def lane_in_words(lane: str, model: str | None) -> str:
+    """What is paused."""
+    return f"the {lane} lane" + ("" if model is None else f" of {model}")
+
+
 def resume_command(lane: str, model: str | None) -> str:
     """What ends a pause, as it is typed."""
     return f"rerankq resume {lane}" + ("" if model is None else f" --model {shlex.quote(model)}")

@@ -102,8 +102,8 @@ class PackSender:
         self._workers_at = 0.0
         self._missed_at = time.monotonic() + MISSED_PERIOD_SECONDS
         self.workers: list[WorkerStatus] = []
-        self.is_paused = False
-        """Whether an operator holds back what was sent."""
+        self.paused_models: frozenset[str | None] = frozenset()
+        """Whose jobs among those sent an operator holds back; None: the whole lane."""
 
     @property
     def in_flight(self) -> int:
@@ -251,8 +251,8 @@ class PackSender:
 
     def _count_workers(self) -> None:
         self.workers, paused = bulk_workers(self._client), self._client.paused()
-        queues = {queue_of("bulk", sent.model) for sent in self._sent.values()}
-        self.is_paused = any(pause_over(paused, queue) for queue in queues)
+        orders = {pause_over(paused, queue_of("bulk", sent.model)) for sent in self._sent.values()}
+        self.paused_models = frozenset(order.model for order in orders if order is not None)
         for sent in self._sent.values():
             if not any(worker.may_serve(sent.model) for worker in self.workers):
                 self._absence.failed(nobody_there(len(self._sent), sent.model))
