@@ -74,15 +74,21 @@ def stack() -> Iterator[LocalStack]:
 @pytest.fixture
 def rerankq(stack: LocalStack) -> Command:
     """The command, pointed at the shared service."""
-    return Command({**_plain_environment(), "RERANKQ_BROKER_URL": stack.broker_url})
+    return Command({**plain_environment(), "RERANKQ_BROKER_URL": stack.broker_url})
+
+
+@pytest.fixture
+def rerankq_here(rerankq: Command) -> CommandInHere:
+    """The same without the start of a process; each command has a test that runs it as its user does."""
+    return CommandInHere(rerankq.environment)
 
 
 @pytest.fixture
 def rerankq_alone() -> Command:
     """The command where nobody has started anything."""
-    return Command({**_plain_environment(), "RERANKQ_BROKER_URL": "redis://127.0.0.1:1/0"})
+    return Command({**plain_environment(), "RERANKQ_BROKER_URL": "redis://127.0.0.1:1/0"})
 
 
-def _plain_environment() -> dict[str, str]:
+def plain_environment() -> dict[str, str]:
     """Wide enough for a line, patient enough for a busy machine, and without colours."""
     return {**os.environ, "COLUMNS": "120", "NO_COLOR": "1", "RERANKQ_REDIS_TIMEOUT_SECONDS": "10"}

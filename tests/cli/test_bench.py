@@ -44,7 +44,7 @@ def told_then_stopped(monkeypatch: pytest.MonkeyPatch, *told: dict[str, Any]) ->
 
 def test_a_device_is_measured_from_its_engine_to_the_number_that_a_load_needs(rerankq_alone: Command) -> None:
     rerankq_alone.environment |= {
-        "RERANKQ_ENGINE_FACTORY": "rerankq_worker.doubles:slow?batch_ms=1&pair_ms=0.3",
+        "RERANKQ_ENGINE_FACTORY": "rerankq_worker.doubles:slow?batch_ms=1&pair_ms=2",
         "RERANKQ_MAX_LENGTH_TOKENS": "300",
     }
 

@@ -20,7 +20,7 @@ from rerankq.contract.transport.dead_letters import DeadLetters
 from rerankq.contract.transport.envelope import DELIVERIES_HEADER
 from rerankq.local.stack import LocalStack
 from rerankq.submission import job_submission
-from tests.cli.conftest import Command
+from tests.cli.conftest import Command, CommandInHere
 from tests.cli.test_local_parts import is_gone, wait_until
 from tests.redis_server import RedisServer
 
@@ -47,26 +47,26 @@ def test_documents_come_from_standard_input_and_the_answer_goes_out_as_json(rera
     assert ranking["total"] == 2
 
 
-def test_raw_scores_are_logits(rerankq: Command, tmp_path: Path) -> None:
+def test_raw_scores_are_logits(rerankq_here: CommandInHere, tmp_path: Path) -> None:
     file = tmp_path / "documents.txt"
     file.write_text(WRONG, encoding="utf-8")
 
-    done = rerankq.run("rerank", QUERY, "--file", str(file), "--raw-scores", "--json")
+    done = rerankq_here.run("rerank", QUERY, "--file", str(file), "--raw-scores", "--json")
 
     result = json.loads(done.out)["results"][0]
     assert result["relevance_score"] == result["logit"]
 
 
 def test_a_long_document_is_read_whole_and_what_is_too_low_is_left_out(
-    rerankq: Command, tmp_path: Path
+    rerankq_here: CommandInHere, tmp_path: Path
 ) -> None:
     file = tmp_path / "documents.txt"
     file.write_text(f"{WRONG}\n{'word ' * 1_500}{RIGHT}\n", encoding="utf-8")
     asked = ("rerank", QUERY, "--file", str(file), "--threshold", "0.3", "--json")
 
-    whole = json.loads(rerankq.run(*asked, "--max-windows", "9").out)
-    cut = json.loads(rerankq.run(*asked, "--long-documents", "truncate").out)
-    told = rerankq.run(*asked[:-1], "--long-documents", "truncate").out
+    whole = json.loads(rerankq_here.run(*asked, "--max-windows", "9").out)
+    cut = json.loads(rerankq_here.run(*asked, "--long-documents", "truncate").out)
+    told = rerankq_here.run(*asked[:-1], "--long-documents", "truncate").out
 
     assert [(r["index"], r["window"]["total"]) for r in whole["results"]] == [
         (1, whole["usage"]["pairs"] - 1)
@@ -91,19 +91,21 @@ def test_a_job_is_picked_up_again_by_its_id(rerankq: Command) -> None:
     assert status.startswith(f"{job_id}: done, 2/2 documents scored, interactive lane")
 
 
-def test_a_job_that_is_called_off_says_so(rerankq: Command, stack: LocalStack) -> None:
+def test_a_job_that_is_called_off_says_so(
+    rerankq: Command, rerankq_here: CommandInHere, stack: LocalStack
+) -> None:
     with stack.client() as client:
         job_id = client.submit(QUERY, [f"{RIGHT} {n}" for n in range(5_000)], lane="bulk").job_id
 
     cancelled = json.loads(rerankq.run("cancel", job_id, "--json").out)
-    failure = rerankq.run("result", job_id, "--timeout", "60", exit_code=1)
+    failure = rerankq_here.run("result", job_id, "--timeout", "60", exit_code=1)
 
     assert cancelled["state"] == "cancelled"
     assert failure.err.startswith("rerankq: Cancelled: ")
 
 
-def test_an_unknown_job_is_an_error_of_one_line_and_never_waited_for(rerankq: Command) -> None:
-    done = rerankq.run("result", "no-such-job", exit_code=1)
+def test_an_unknown_job_is_an_error_of_one_line_and_never_waited_for(rerankq_here: CommandInHere) -> None:
+    done = rerankq_here.run("result", "no-such-job", exit_code=1)
 
     assert done.out == ""
     assert (
@@ -113,7 +115,7 @@ def test_an_unknown_job_is_an_error_of_one_line_and_never_waited_for(rerankq: Co
 
 
 def test_bad_input_is_refused_before_anything_is_asked(rerankq_alone: Command) -> None:
-    done = rerankq_alone.run("rerank", "  ", "a document", "--json", exit_code=2)
+    done = CommandInHere(rerankq_alone.environment).run("rerank", "  ", "a document", "--json", exit_code=2)
 
     assert json.loads(done.err)["error"] == {
         "type": "InvalidRequest",
@@ -123,17 +125,25 @@ def test_bad_input_is_refused_before_anything_is_asked(rerankq_alone: Command) -
 
 
 @pytest.mark.parametrize(
-    "command", [["rerank", "q", "d"], ["result", "some-job"], ["lanes"], ["dead", "list"]]
+    ("started", "command"),
+    [
+        (Command, ["rerank", "q", "d"]),
+        (CommandInHere, ["result", "some-job"]),
+        (CommandInHere, ["lanes"]),
+        (CommandInHere, ["dead", "list"]),
+    ],
 )
-def test_a_redis_that_is_away_is_said_at_once(rerankq_alone: Command, command: list[str]) -> None:
-    done = rerankq_alone.run(*command, exit_code=3)
+def test_a_redis_that_is_away_is_said_at_once(
+    rerankq_alone: Command, started: type[Command], command: list[str]
+) -> None:
+    done = started(rerankq_alone.environment).run(*command, exit_code=3)
 
     assert done.err.startswith("rerankq: BrokerUnavailable: ")
     assert len(done.err.splitlines()) == 1
 
 
-def test_workers_and_lanes_are_listed(rerankq: Command) -> None:
-    workers = json.loads(rerankq.run("workers", "--json").out)["workers"]
+def test_workers_and_lanes_are_listed(rerankq: Command, rerankq_here: CommandInHere) -> None:
+    workers = json.loads(rerankq_here.run("workers", "--json").out)["workers"]
     table = rerankq.run("workers").out
     lanes = json.loads(rerankq.run("lanes", "--json").out)
 
@@ -143,23 +153,27 @@ def test_workers_and_lanes_are_listed(rerankq: Command) -> None:
     assert lanes == {"interactive": 0, "bulk": 0}
 
 
-def test_what_waits_for_a_model_is_listed_under_its_name(rerankq: Command, stack: LocalStack) -> None:
-    rerankq.run("submit", "q", "d", "--model", "org/other")
+def test_what_waits_for_a_model_is_listed_under_its_name(
+    rerankq_here: CommandInHere, stack: LocalStack
+) -> None:
+    rerankq_here.run("submit", "q", "d", "--model", "org/other")
 
-    lanes = json.loads(rerankq.run("lanes", "--json").out)
+    lanes = json.loads(rerankq_here.run("lanes", "--json").out)
 
     assert lanes == {"interactive": 1, "bulk": 0, "models": {"org/other": {"interactive": 1, "bulk": 0}}}
-    assert "org/other" in rerankq.run("lanes").out
+    assert "org/other" in rerankq_here.run("lanes").out
     with redis_client(stack.broker_url, 10) as redis:
         redis.delete(queue_of("interactive", "org/other"))
 
 
-def test_models_are_listed_whole_where_no_terminal_is(rerankq: Command, stack: LocalStack) -> None:
-    rerankq.run("rerank", "q", "a", "b")
-    lost = rerankq.run("submit", "q", "a", "--model", f"org/{'long' * 20}").out.strip()
+def test_models_are_listed_whole_where_no_terminal_is(
+    rerankq: Command, rerankq_here: CommandInHere, stack: LocalStack
+) -> None:
+    rerankq_here.run("rerank", "q", "a", "b")
+    lost = rerankq_here.run("submit", "q", "a", "--model", f"org/{'long' * 20}").out.strip()
 
     table = rerankq.run("models").out.splitlines()
-    served, waited_for = json.loads(rerankq.run("models", "--json").out)["models"]
+    served, waited_for = json.loads(rerankq_here.run("models", "--json").out)["models"]
 
     assert table[-2].split()[0] == served["model"]
     assert table[-2].split()[-3:] == ["100", "%", served["revision"]]
@@ -168,19 +182,19 @@ def test_models_are_listed_whole_where_no_terminal_is(rerankq: Command, stack: L
     assert (served["share"], served["serves_unnamed"], waited_for["workers"]) == (1.0, True, 0)
     assert waited_for["queues"][0] == keys.queue_of("interactive", waited_for["model"])
     with redis_client(stack.broker_url, 10) as redis:
-        rerankq.run("cancel", lost)
+        rerankq_here.run("cancel", lost)
         redis.delete(*waited_for["queues"])
 
 
 def test_models_tells_of_jobs_without_a_name_that_nobody_takes(
-    rerankq: Command, redis_server: RedisServer
+    rerankq_here: CommandInHere, redis_server: RedisServer
 ) -> None:
     with redis_server.client() as redis:
         redis.flushall()
-    rerankq.environment["RERANKQ_BROKER_URL"] = redis_server.url
-    rerankq.run("submit", "q", "a")
+    rerankq_here.environment["RERANKQ_BROKER_URL"] = redis_server.url
+    rerankq_here.run("submit", "q", "a")
 
-    assert "jobs that name no model: 1 wait, for no worker takes any" in rerankq.run("models").out
+    assert "jobs that name no model: 1 wait, for no worker takes any" in rerankq_here.run("models").out
 
 
 def test_settings_tell_both_sides_and_where_each_value_came_from(rerankq: Command, stack: LocalStack) -> None:
@@ -221,13 +235,13 @@ def test_serving_that_cannot_be_is_refused_in_one_line(
 def test_a_misspelt_setting_is_named_with_the_right_one(rerankq_alone: Command) -> None:
     rerankq_alone.environment["RERANKQ_BROKER_ULR"] = "redis://elsewhere/0"
 
-    done = rerankq_alone.run("lanes", exit_code=2)
+    done = CommandInHere(rerankq_alone.environment).run("lanes", exit_code=2)
 
     assert "RERANKQ_BROKER_ULR; did you mean RERANKQ_BROKER_URL?" in done.err
 
 
 def test_a_dead_letter_is_listed_shown_and_dropped_without_a_word_of_its_text(
-    rerankq: Command, stack: LocalStack
+    rerankq: Command, rerankq_here: CommandInHere, stack: LocalStack
 ) -> None:
     with redis_client(stack.broker_url, 10) as redis:
         redis.lpush("rerankq.bulk", b"no message at all: secret-word")
@@ -235,17 +249,19 @@ def test_a_dead_letter_is_listed_shown_and_dropped_without_a_word_of_its_text(
 
     letter = json.loads(rerankq.run("dead", "list", "--json").out)[0]
     shown = rerankq.run("dead", "show", letter["id"]).out
-    body = rerankq.run("dead", "show", letter["id"], "--message").out
-    refused = rerankq.run("dead", "retry", letter["id"], exit_code=2)
+    body = rerankq_here.run("dead", "show", letter["id"], "--message").out
+    refused = rerankq_here.run("dead", "retry", letter["id"], exit_code=2)
     rerankq.run("dead", "drop", letter["id"])
 
     assert letter["reason"] in " ".join(shown.split())
     assert "secret-word" in body
     assert "secret-word" not in shown + refused.err + json.dumps(letter)
-    assert rerankq.run("dead", "list").out == "no job was given up\n"
+    assert rerankq_here.run("dead", "list").out == "no job was given up\n"
 
 
-def test_a_job_that_was_given_up_can_be_tried_again(rerankq: Command, stack: LocalStack) -> None:
+def test_a_job_that_was_given_up_can_be_tried_again(
+    rerankq: Command, rerankq_here: CommandInHere, stack: LocalStack
+) -> None:
     with stack.client() as client, redis_client(stack.broker_url, 10) as redis:
         job_id = _submit_worn_out(client, redis)
         wait_until(lambda: DeadLetters(redis).show(job_id) is not None)
@@ -254,33 +270,38 @@ def test_a_job_that_was_given_up_can_be_tried_again(rerankq: Command, stack: Loc
 
     rerankq.run("dead", "retry", job_id)
 
-    assert json.loads(rerankq.run("result", job_id, "--timeout", "60", "--json").out)["scored"] == 1
+    assert json.loads(rerankq_here.run("result", job_id, "--timeout", "60", "--json").out)["scored"] == 1
 
 
-def test_all_that_is_meant_is_tried_again_and_the_rest_stays(rerankq: Command, stack: LocalStack) -> None:
+def test_all_that_is_meant_is_tried_again_and_the_rest_stays(
+    rerankq_here: CommandInHere, stack: LocalStack
+) -> None:
     with stack.client() as client, redis_client(stack.broker_url, 10) as redis:
         jobs = [_submit_worn_out(client, redis) for _ in range(3)]
         redis.lpush("rerankq.bulk", b"no message at all")
         wait_until(lambda: DeadLetters(redis).count() == 4)
 
-    counted = rerankq.run("dead", "retry", "--reason", "GIVEN UP", "--dry-run").out
-    first = json.loads(rerankq.run("dead", "retry", "--reason", "given up", "--limit", "1", "--json").out)
-    rest = rerankq.run("dead", "retry", "--all").out
+    counted = rerankq_here.run("dead", "retry", "--reason", "GIVEN UP", "--dry-run").out
+    first = json.loads(
+        rerankq_here.run("dead", "retry", "--reason", "given up", "--limit", "1", "--json").out
+    )
+    rest = rerankq_here.run("dead", "retry", "--all").out
 
     assert counted == "3 jobs would be retried\n"
     assert len(first["retried"]) == 1
     assert set(first["retried"]) < set(jobs)
     assert rest.startswith("2 jobs waiting again\n1 job left: they cannot be read")
     for job in jobs:
-        assert rerankq.run("result", job, "--timeout", "60").out
-    assert len(json.loads(rerankq.run("dead", "list", "--json").out)) == 1
+        assert rerankq_here.run("result", job, "--timeout", "60").out
+    assert len(json.loads(rerankq_here.run("dead", "list", "--json").out)) == 1
 
     assert (
-        rerankq.run("dead", "drop", "--older-than", "1h", "--yes").out == "none is meant of 1 job given up\n"
+        rerankq_here.run("dead", "drop", "--older-than", "1h", "--yes").out
+        == "none is meant of 1 job given up\n"
     )
-    unasked = rerankq.run("dead", "drop", "--all", exit_code=2).err
+    unasked = rerankq_here.run("dead", "drop", "--all", exit_code=2).err
     assert "1 job would be deleted for ever; --yes says that this is meant" in unasked
-    assert rerankq.run("dead", "drop", "--older-than", "0s", "--yes").out == "1 job gone\n"
+    assert rerankq_here.run("dead", "drop", "--older-than", "0s", "--yes").out == "1 job gone\n"
 
 
 NOT_MEANT = {
@@ -296,8 +317,8 @@ NOT_MEANT = {
 
 
 @pytest.mark.parametrize(("command", "told"), NOT_MEANT.values(), ids=NOT_MEANT)
-def test_what_is_meant_must_be_said(rerankq: Command, command: list[str], told: str) -> None:
-    assert told in rerankq.run(*command, exit_code=2).err
+def test_what_is_meant_must_be_said(rerankq_here: CommandInHere, command: list[str], told: str) -> None:
+    assert told in rerankq_here.run(*command, exit_code=2).err
 
 
 def test_a_dead_letter_is_dropped_with_its_large_body(stack: LocalStack) -> None:

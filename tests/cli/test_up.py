@@ -4,10 +4,15 @@ import json
 import signal
 import subprocess
 import urllib.request
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
-from tests.cli.conftest import Command
+from rerankq.cli import up
+from tests.cli.conftest import Command, CommandInHere, plain_environment
 from tests.cli.test_local_parts import wait_until
 from tests.redis_server import free_port
 
@@ -25,52 +30,79 @@ def addresses(process: "subprocess.Popen[str]") -> dict[str, str]:
     raise AssertionError(f"it ended before it was up: {process.stderr and process.stderr.read()}")
 
 
-@pytest.fixture
-def rerankq(rerankq_alone: Command) -> Command:
-    """With an engine that takes its time, so that workers beat before it is there."""
-    rerankq_alone.environment["RERANKQ_ENGINE_FACTORY"] = "rerankq_worker.doubles:slow?load_ms=1500"
-    rerankq_alone.environment["PYTHONUNBUFFERED"] = "1"
-    return rerankq_alone
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was seen of one service while it was up, and once it had ended."""
+
+    told: dict[str, str]
+    found: dict[str, str]
+    answer: dict[str, Any]
+    by_http: dict[str, Any]
+    flower_page: str
+    left: dict[str, str]
 
 
-def test_it_says_what_it_serves_and_is_found_by_whoever_names_no_redis_for_as_long_as_it_is_up(
-    rerankq: Command,
-) -> None:
-    del rerankq.environment["RERANKQ_BROKER_URL"]
-    with rerankq.start("up", "--no-flower") as process:
-        told = addresses(process)
-        found = json.loads(rerankq.run("settings", "--json").out)["client"]["RERANKQ_BROKER_URL"]
-        answer = json.loads(rerankq.run("rerank", "q", "d", "--json").out)
-        by_http = json.loads(_get(f"{told['http']}/v1/rerank", b'{"query": "q", "documents": ["d"]}'))
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
-    left = json.loads(rerankq.run("settings", "--json").out)["client"]["RERANKQ_BROKER_URL"]
-
-    assert found["source"] == "a running `rerankq up`"
-    assert found["value"].split("@")[1] == told["broker"].split("@")[1]
-    assert told["worker"] == "cpu0 none, model double 0"
-    assert answer["scored"] == by_http["scored"] == 1
-    with pytest.raises(OSError, match="refused"):
-        _get(told["http"])
-    assert left["source"] == "default"
-
-
-def test_flower_shows_no_button_that_could_not_work(rerankq: Command) -> None:
-    port = free_port()
-    with rerankq.start("up", "--no-http", "--port", str(port)) as process:
-        found = addresses(process)
-        flower = found["flower"]
+@pytest.fixture(scope="module")
+def seen() -> Seen:
+    environment = plain_environment() | {
+        # An engine that takes its time, so that workers beat before it is there.
+        "RERANKQ_ENGINE_FACTORY": "rerankq_worker.doubles:slow?load_ms=1500",
+        "PYTHONUNBUFFERED": "1",
+    }
+    environment.pop("RERANKQ_BROKER_URL", None)
+    here = CommandInHere(environment)
+    with here.start("up", "--port", str(free_port())) as process:
         try:
-            wait_until(lambda: _names(flower) != set())
-            page = _get(f"{flower}/worker/{min(_names(flower))}")
+            told = addresses(process)
+            found = _broker(here)
+            answer = json.loads(here.run("rerank", "q", "d", "--json").out)
+            by_http = json.loads(_get(f"{told['http']}/v1/rerank", b'{"query": "q", "documents": ["d"]}'))
+            wait_until(lambda: _names(told["flower"]) != set())
+            page = _get(f"{told['flower']}/worker/{min(_names(told['flower']))}")
         finally:
             process.send_signal(signal.SIGINT)
             process.communicate(timeout=60)
+    return Seen(told, found, answer, by_http, page, _broker(here))
 
-    assert found["worker"] == "cpu0 none, model double 0"  # at this start as well
-    assert found["http"] == "not running"
-    assert "Worker details" in page
-    assert "Shut Down" not in page
+
+def test_it_says_what_it_serves_and_is_found_by_whoever_names_no_redis(seen: Seen) -> None:
+    assert seen.told["worker"] == "cpu0 none, model double 0"
+    assert seen.found["source"] == "a running `rerankq up`"
+    assert seen.found["value"].split("@")[1] == seen.told["broker"].split("@")[1]
+    assert seen.answer["scored"] == seen.by_http["scored"] == 1
+
+
+def test_once_it_is_ended_nobody_finds_it(seen: Seen) -> None:
+    with pytest.raises(OSError, match="refused"):
+        _get(seen.told["http"])
+    assert seen.left["source"] == "default"
+
+
+def test_flower_shows_no_button_that_could_not_work(seen: Seen) -> None:
+    assert "Worker details" in seen.flower_page
+    assert "Shut Down" not in seen.flower_page
+
+
+@pytest.mark.parametrize(("absent", "ports"), [("flower", (None, 8787)), ("http", (5555, None))])
+def test_what_does_not_run_is_said_not_to(
+    absent: str,
+    ports: tuple[int | None, int | None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    worker: Any = SimpleNamespace(device="cpu0", dtype="fp32", model="m", revision="1")
+    stack: Any = SimpleNamespace(broker_url="redis://127.0.0.1:1/0", directory="here")
+    monkeypatch.setattr(up, "_worker_in_service", Mock(return_value=worker))
+
+    up._show_addresses(stack, *ports, is_found=True)  # pyright: ignore[reportPrivateUsage] - no service started
+
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()[1:6])
+    assert [name for name, value in lines.items() if value == "not running"] == [absent]
+
+
+def _broker(rerankq: Command) -> dict[str, str]:
+    """Which Redis a client takes that is told of none."""
+    return json.loads(rerankq.run("settings", "--json").out)["client"]["RERANKQ_BROKER_URL"]
 
 
 def _names(flower: str) -> set[str]:
