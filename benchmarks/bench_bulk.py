@@ -36,6 +36,7 @@ import psutil
 from benchmarks.bulk_files import INPUTS
 from benchmarks.service_sides import jobs_of
 from rerankq.bulk import BulkRun, Task, rerank_many
+from rerankq.contract.closed_pipes import ends_quietly
 from rerankq.contract.messages import Ranking
 from rerankq.packing import PackSize
 from rerankq_worker.link import health
@@ -396,4 +397,5 @@ def _arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    with ends_quietly():
+        main()

@@ -47,6 +47,7 @@ from benchmarks.contestants import (
     contestants,
     end_children,
 )
+from rerankq.contract.closed_pipes import ends_quietly
 from rerankq_worker.engine import Engine, PrecisionRefused
 from rerankq_worker.engine.precision import bf16_pays
 from rerankq_worker.model.files import find_model
@@ -371,4 +372,5 @@ def processor_name() -> str:
 
 
 if __name__ == "__main__":
-    main()
+    with ends_quietly():
+        main()

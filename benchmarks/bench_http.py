@@ -43,6 +43,7 @@ from benchmarks.http_servers import (
     rerankq,
 )
 from rerankq import AsyncRerankClient
+from rerankq.contract.closed_pipes import ends_quietly
 from tests.service import Service
 
 JOBS = 64
@@ -340,4 +341,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ends_quietly():
+        main()

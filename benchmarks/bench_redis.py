@@ -18,6 +18,7 @@ from typing import Any
 
 from benchmarks.service_sides import jobs_of
 from rerankq.bulk import rerank_many
+from rerankq.contract.closed_pipes import ends_quietly
 from tests.redis_server import RedisServer, free_port
 from tests.service import Service
 
@@ -250,4 +251,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ends_quietly():
+        main()

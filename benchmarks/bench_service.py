@@ -62,6 +62,7 @@ from benchmarks.service_sides import (
     serving,
     sides,
 )
+from rerankq.contract.closed_pipes import ends_quietly
 from tests.conftest import REPOSITORY
 
 CALLERS = 16
@@ -324,4 +325,5 @@ def _commit(checkout: Path) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    with ends_quietly():
+        main()

@@ -25,6 +25,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import XLMRobertaForSequenceClassification
 
+from rerankq.contract.closed_pipes import ends_quietly
 from rerankq_worker.model.small import materialise
 
 CUTOFF = 10  # MRR@10, nDCG@10
@@ -260,4 +261,5 @@ def print_table(measure_name: str, results: dict[str, dict[str, dict]], sizes: d
 
 
 if __name__ == "__main__":
-    main()
+    with ends_quietly():
+        main()

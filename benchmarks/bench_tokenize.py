@@ -21,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rerankq.contract.closed_pipes import ends_quietly
 from rerankq_worker.model.files import find_model
 from rerankq_worker.model.reading import Reading, Row
 from rerankq_worker.model.tokenizer import PairTokenizer
@@ -124,4 +125,5 @@ def _line(field: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    with ends_quietly():
+        main()

@@ -20,6 +20,7 @@ from typing import Any
 
 from celery import Celery
 
+from rerankq.contract.closed_pipes import ends_quietly
 from rerankq.contract.transport.connection import LeasedAMQP
 from tests.redis_server import RedisServer
 
@@ -165,4 +166,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ends_quietly():
+        main()

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from rerankq import AsyncRerankClient, QueueFull, RerankError
+from rerankq.contract.closed_pipes import ends_quietly
 from tests.conftest import REPOSITORY
 from tests.neighbours.environments.web_site import Site, served
 from tests.neighbours.side import side_environment
@@ -245,4 +246,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ends_quietly():
+        main()

@@ -35,6 +35,7 @@ import kombu
 import psutil
 
 from rerankq import BrokerUnavailable, QueueFull, RerankClient, RerankError
+from rerankq.contract.closed_pipes import ends_quietly
 from rerankq.contract.keys import queue_of
 from rerankq.contract.messages import LANES, Lane
 from rerankq.contract.transport.connection import LeasedAMQP
@@ -400,4 +401,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ends_quietly():
+        main()

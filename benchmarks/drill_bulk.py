@@ -20,6 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from rerankq.contract.closed_pipes import ends_quietly
 from tests.service import Service
 
 SHARED = Path(os.environ.get("RERANKQ_SHARED", Path(__file__).parents[2] / "shared"))
@@ -139,4 +140,5 @@ def restart(service: Service) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ends_quietly():
+        main()

@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 
 from benchmarks.bench_engine import model_directory
+from rerankq.contract.closed_pipes import ends_quietly
 from rerankq_worker.engine import Engine
 from tests.engine.definition import random_rows
 
@@ -61,4 +62,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ends_quietly():
+        main()

@@ -19,6 +19,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from benchmarks.bench_engine import model_directory
+from rerankq.contract.closed_pipes import ends_quietly
 from rerankq_worker.engine import Engine
 from rerankq_worker.model.reading import Reading
 from tests.engine.definition import PAIRS, Rows, plain_model, random_rows
@@ -67,4 +68,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ends_quietly():
+        main()

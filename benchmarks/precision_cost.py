@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from rerankq.contract.closed_pipes import ends_quietly
 from rerankq_worker.engine import Engine, PrecisionRefused, precision
 
 SHARED = Path(os.environ.get("RERANKQ_SHARED") or Path(__file__).parents[1].parent / "shared") / "data"
@@ -108,4 +109,5 @@ def costs(
 
 
 if __name__ == "__main__":
-    main()
+    with ends_quietly():
+        main()

@@ -16,6 +16,7 @@ import psutil
 from redis import Redis
 
 from rerankq import RerankClient
+from rerankq.contract.closed_pipes import ends_quietly
 from rerankq.contract.messages import Lane
 from tests.service import Service
 
@@ -112,4 +113,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ends_quietly():
+        main()

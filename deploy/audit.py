@@ -7,6 +7,7 @@ Exit codes: 0 nothing is known, 1 something is, 69 PyPI's advisory service gave 
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -58,4 +59,5 @@ def asked() -> tuple[list[dict[str, Any]], str]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # whoever read the output may leave
     sys.exit(main(sys.argv[1]))

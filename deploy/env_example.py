@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
+from rerankq.contract.closed_pipes import ends_quietly
 from rerankq.contract.settings import PREFIX, SharedSettings
 from rerankq.contract.variables import FIRST, NOT_FOR_PEOPLE
 from rerankq.http.settings import HttpSettings
@@ -107,4 +108,5 @@ def _number(value: float) -> str:
 
 
 if __name__ == "__main__":
-    print(env_example(), end="")
+    with ends_quietly():
+        print(env_example(), end="")

@@ -11,6 +11,7 @@ run: the rights of a new release reach `redis_users` by either option.
 import argparse
 import re
 import secrets
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -141,4 +142,5 @@ def _chosen(options: argparse.Namespace) -> dict[str, str]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # whoever read the output may leave
     main()

@@ -5,6 +5,7 @@
 Knows text only: what `alerts.yml` holds stands below `spec` as it is.
 """
 
+import signal
 from pathlib import Path
 from textwrap import indent
 
@@ -27,4 +28,5 @@ def prometheus_rule() -> str:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # whoever read the output may leave
     print(prometheus_rule(), end="")

@@ -8,6 +8,7 @@ What each does is listed in `rerankq.contract.redis_rights`. `make_secrets.py` p
 
 from collections.abc import Iterable, Sequence
 
+from rerankq.contract.closed_pipes import ends_quietly
 from rerankq.contract.redis_rights import PRODUCER, PRODUCER_CHANNELS, WORKER, WORKER_CHANNELS, Right
 
 
@@ -36,4 +37,5 @@ def _once(words: Iterable[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    print(users_acl(), end="")
+    with ends_quietly():
+        print(users_acl(), end="")

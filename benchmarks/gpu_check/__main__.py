@@ -16,6 +16,7 @@ import torch
 from benchmarks.gpu_check.bench import Bench
 from benchmarks.gpu_check.checks import checks
 from benchmarks.gpu_check.report import Report
+from rerankq.contract.closed_pipes import ends_quietly
 
 
 def main() -> None:
@@ -47,4 +48,5 @@ def numbered(name: str) -> torch.device:
 
 
 if __name__ == "__main__":
-    main()
+    with ends_quietly():
+        main()

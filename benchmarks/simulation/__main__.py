@@ -16,6 +16,7 @@ from pathlib import Path
 from benchmarks.simulation.figures import BATCH_PAIRS, Figures, from_bench
 from benchmarks.simulation.run import Row, Scenario, simulate
 from benchmarks.simulation.world import LANES
+from rerankq.contract.closed_pipes import ends_quietly
 
 HOUR_SECONDS = 3600.0
 MOST = 1e9
@@ -151,4 +152,5 @@ def _show(asked: Scenario, told: Row) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ends_quietly():
+        main()

@@ -22,6 +22,7 @@ from benchmarks.simulation import load
 from benchmarks.simulation.figures import Figures
 from benchmarks.simulation.run import Row, of_lane
 from benchmarks.simulation.world import Job, World
+from rerankq.contract.closed_pipes import ends_quietly
 from tests.service import Service
 
 BATCH_MS, PAIR_MS = 60.0, 6.0
@@ -186,4 +187,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ends_quietly():
+        main()

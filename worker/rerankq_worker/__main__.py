@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from rerankq.contract.closed_pipes import ends_quietly
 from rerankq_worker.model_commands.verbs import add_verbs
 
 DESCRIPTION = """\
@@ -33,7 +34,11 @@ serves its device; 78 configured wrongly (one line says how)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code."""
-    options = _parser().parse_args(arguments)
+    with ends_quietly():
+        return _run(_parser().parse_args(arguments))
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         return options.run(options)
     except KeyboardInterrupt:

@@ -10,14 +10,16 @@ from rerankq.contract.errors import RerankError
 def main() -> None:
     """Run the command and end the process with its exit code.
 
-    0 done; 1 the job failed; 2 wrong usage or input; 3 nobody there to answer; 130 interrupted.
+    0 done; 1 the job failed; 2 wrong usage or input; 3 nobody there to answer; 130 interrupted; 141 nobody reads it.
     """
     from rerankq.cli.app import app
+    from rerankq.contract.closed_pipes import ends_quietly
 
     for stream in (sys.stdout, sys.stderr):
         if "--json" not in sys.argv and isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # where a terminal has no arrow, the line counts
     try:
-        app()
+        with ends_quietly():
+            app()
     except RerankError as error:
         sys.exit(report(error, as_json="--json" in sys.argv))

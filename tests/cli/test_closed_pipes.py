@@ -1,0 +1,66 @@
+"""A command whose reader leaves, `rerankq settings | head`, ends without a word."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from rerankq.contract.closed_pipes import EXIT_CODE, ends_quietly
+from tests.conftest import REPOSITORY
+
+SIMULATION = ("-m", "benchmarks.simulation", "--pairs-per-second", "100", "--rate", "1", "--seconds", "5")
+COMMANDS = {
+    "help": ("-m", "rerankq.cli", "--help"),
+    "a table": ("-m", "rerankq.cli", "settings"),
+    "JSON": ("-m", "rerankq.cli", "settings", "--json"),
+    "a worker's table": ("-m", "rerankq_worker", "settings"),
+    "a benchmark": SIMULATION,
+    "a benchmark whose lines leave at once": ("-u", *SIMULATION),
+    "a file that is written out of the code": ("deploy/env_example.py",),
+    "one for which nothing is installed": ("deploy/prometheus_rule.py",),
+}
+NOT_FOR_PEOPLE = {"asked_service.py"}
+QUIET = re.compile(r"    (with ends_quietly|signal.signal\(signal.SIGPIPE, signal.SIG_DFL\))")
+
+
+def to_nobody(*words: str) -> tuple[int, str]:
+    """The exit code of what writes into a pipe that is closed, and what it complains of."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    environment = {**os.environ, "RERANKQ_BROKER_URL": "redis://127.0.0.1:1/0"}
+    with os.fdopen(writing, "wb") as pipe:
+        done = subprocess.run(
+            [sys.executable, *words],
+            cwd=REPOSITORY,
+            env=environment,
+            stdout=pipe,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_that_nobody_reads_ends_as_sigpipe_ends_one_and_says_nothing(name: str) -> None:
+    code, complaints = to_nobody(*COMMANDS[name])
+
+    assert (code, complaints) in [(EXIT_CODE, ""), (-signal.SIGPIPE, "")]
+
+
+def test_every_program_of_benchmarks_and_deploy_ends_so() -> None:
+    programs = [
+        (path.name, path.read_text().partition('if __name__ == "__main__":\n')[2])
+        for folder in ("benchmarks", "deploy")
+        for path in (REPOSITORY / folder).rglob("*.py")
+    ]
+
+    loud = {name for name, main in programs if main and not QUIET.match(main)}
+    assert loud == NOT_FOR_PEOPLE
+
+
+def test_a_connection_that_is_closed_is_no_reader_that_left() -> None:
+    with pytest.raises(BrokenPipeError), ends_quietly():
+        raise BrokenPipeError
