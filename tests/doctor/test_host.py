@@ -374,7 +374,18 @@ def test_what_an_engine_here_has_met_is_told(
     found, code = look_here(environment, tmp_path)
 
     assert (said in of(found, "engine.cpu0").text, code) == (True, 1), found
-    assert of(found, "engine.cpu0").cure
+    if (cure := of(found, "engine.cpu0").cure).startswith("export") and "loading" in said:
+        assert look_here(follow(cure, environment, tmp_path), tmp_path)[1] == 0
+
+
+def test_a_start_of_long_ago_is_no_trouble_of_now(environment: Environment, tmp_path: Path) -> None:
+    now = time.monotonic()
+    (tmp_path / "run").mkdir()
+    status = EngineStatus(state="ready", pid=os.getpid(), device="cpu0", boot="1", starts=4,
+                          started_monotonic=now - 7200, heartbeat_monotonic=now + 100)  # fmt: skip
+    health.write(tmp_path / "run" / "cpu0.json", status)
+
+    assert look_here(environment, tmp_path)[1] == 0
 
 
 UUID = "GPU-00000000-0000-0000-0000-000000000000"

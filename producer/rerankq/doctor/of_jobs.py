@@ -13,6 +13,7 @@ from rerankq.doctor.of_workers import Around
 CANARY_SECONDS = 8.0
 GOLDEN_SECONDS = 8.0
 GOLDEN_PAIRS = 3
+_MORE = "on a host whose device is free, one more worker helps to empty the lane"
 
 Left = Callable[[float], float]
 
@@ -34,9 +35,9 @@ def _canary(client: RerankClient, lane: Lane, model: str | None, around: Around,
     whose = f"{model}: " if model else ""
     waiting = around.waiting_in(lane)
     if isinstance(sent.error, QueueFull):
-        return warn(check, f"refused: {sent.error}; more devices empty the lane", "rerankq-worker")
+        return warn(check, f"refused: {sent.error}; {_MORE}", "rerankq-worker")
     if sent.error is not None and waiting:
-        text = f"no answer within {sent.total_seconds:.1f} s, behind {waiting:,} jobs; more devices empty it"
+        text = f"no answer within {sent.total_seconds:.1f} s, behind {waiting:,} jobs; {_MORE}"
         return warn(check, text, "rerankq-worker")
     if sent.error is not None or sent.wrong is not None:
         return broken(check, f"{whose}{sent.wrong}; look on a host that serves it", _cure_of(sent))

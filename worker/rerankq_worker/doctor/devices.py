@@ -20,7 +20,10 @@ from rerankq_worker.model_commands.info import LEAST_BATCH_TOKENS, PRECISIONS
 from rerankq_worker.model_commands.words import in_bytes
 from rerankq_worker.settings import WorkerSettings
 
-SLOW_LOAD_SECONDS = 60.0
+SLOW_LOAD_SHARE = 0.1
+"""Of the time that a load may take, after which the engine is started anew."""
+TOLD_SECONDS = 3600.0
+"""For so long a new start of an engine is worth a warning."""
 NVIDIA = Path("/proc/driver/nvidia/version")
 """There where the kernel has the driver loaded, whatever a container lets through."""
 _AUTO = {"cpu": "fp32", "gpu": "fp16"}
@@ -175,15 +178,18 @@ def _engine(status: EngineStatus, settings: WorkerSettings) -> Iterator[Finding]
         yield broken(
             check, "it does not answer, and is started anew; its log says why", "rerankq-worker health"
         )
-    elif status.state == "loading" and age > SLOW_LOAD_SECONDS:
+    elif status.state == "loading" and age > SLOW_LOAD_SHARE * settings.load_timeout_seconds:
         allowed = f"{settings.load_timeout_seconds:.0f}"
-        told = f"it has been loading its model for {age:.0f} s, and may for {allowed} s (RERANKQ_LOAD_TIMEOUT_SECONDS)"
-        yield warn(check, told, f"rerankq model pull {settings.model}")
+        told = (
+            f"it has been loading its model for {age:.0f} s, of a slow disk or beside others, and is started anew "
+            f"after {allowed} s (RERANKQ_LOAD_TIMEOUT_SECONDS)"
+        )
+        yield warn(check, told, f"export RERANKQ_LOAD_TIMEOUT_SECONDS={2 * age / SLOW_LOAD_SHARE:.0f}")
     elif status.out_of_memory:
         halved = max(settings.max_length_tokens, status.max_batch_tokens // 2)
         told = f"{status.out_of_memory:,} batches did not fit its memory and were halved; restart it with smaller ones"
         yield warn(check, told, f"export RERANKQ_MAX_BATCH_TOKENS={halved}")
-    elif status.starts > 1:
+    elif status.starts > 1 and age < TOLD_SECONDS:
         told = f"it was started {status.starts:,} times, last {age:.0f} s ago; the log of rerankq-worker says why"
         yield warn(check, told, "rerankq model verify")
     else:
