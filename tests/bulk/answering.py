@@ -38,7 +38,8 @@ class AnsweringWorker:
         serves_unnamed: bool = True,
     ) -> None:
         self._redis: redis.Redis = server.client()
-        self._seconds_per_pack = seconds_per_pack
+        self.seconds_per_pack = seconds_per_pack
+        """May be changed at any time: slow enough to be broken off, then quick."""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._model = {"name": model, "revision": revision}
@@ -110,7 +111,7 @@ class AnsweringWorker:
         if self._redis.exists(keys.result(job_id)):
             return  # as Celery leaves out a task that succeeded before
         requests = self._requests(envelope)
-        time.sleep(self._seconds_per_pack)
+        time.sleep(self.seconds_per_pack)
         self.packs.append(len(requests))
         if any(POISON in request["query"] for request in requests):
             failed = {"exc_type": "JobFailed", "exc_message": ["the engine died", {"where": "engine"}]}

@@ -208,10 +208,11 @@ def test_an_input_that_vanishes_is_called_that_and_the_way_on_is_told(
     for number in range(2):
         write(tmp_path / "shards" / f"{number}.jsonl", rows(300))
     out = tmp_path / "out.jsonl"
-    with AnsweringWorker(redis_server, seconds_per_pack=0.05):
+    with AnsweringWorker(redis_server, seconds_per_pack=0.05) as worker:
         process = command(tmp_path / "shards", out, "--pack-pairs", 9)
         wait_for_some_output(out)
         (tmp_path / "shards" / "1.jsonl").unlink()
+        worker.seconds_per_pack = 0
         _, complaints = process.communicate(timeout=60)
 
     assert process.returncode == UNAVAILABLE

@@ -76,6 +76,7 @@ def test_a_client_killed_twice_loses_nothing_and_nothing_is_scored_twice(
             process.wait()
         with out.open("ab") as torn:
             torn.write(b'{"id": "half a li')
+        worker.seconds_per_pack = 0
         assert start(redis_server.url, given, out, order).wait(timeout=60) == 0
 
     assert sorted(read(out), key=lambda line: line["tag"]) == unbroken
@@ -88,12 +89,16 @@ def test_a_redis_killed_in_mid_run_is_ridden_out(
     given: str, unbroken: list[Any], tmp_path: Path, keeps_its_data: bool
 ) -> None:
     out = tmp_path / "out.jsonl"
-    with RedisServer(appendonly=keeps_its_data) as server, AnsweringWorker(server, seconds_per_pack=0.02):
+    with (
+        RedisServer(appendonly=keeps_its_data) as server,
+        AnsweringWorker(server, seconds_per_pack=0.02) as worker,
+    ):
         process = start(server.url, given, out)
         wait_for_some_output(out)
         server.kill()
         time.sleep(0.3)
         server.start()
+        worker.seconds_per_pack = 0
         assert process.wait(timeout=60) == 0
 
     assert read(out) == unbroken
@@ -103,7 +108,7 @@ def test_a_run_that_lost_patience_is_finished_by_the_same_command(
     given: str, unbroken: list[Any], tmp_path: Path
 ) -> None:
     out = tmp_path / "out.jsonl"
-    with RedisServer() as server, AnsweringWorker(server, seconds_per_pack=0.02):
+    with RedisServer() as server, AnsweringWorker(server, seconds_per_pack=0.02) as worker:
         settings = ClientSettings(broker_url=server.url, bulk_patience_seconds=0.3)
         with RerankClient(settings=settings) as client:
             bulk = BulkRun(Task(given, str(out), pack_pairs=12), client, progress=Stopping(server))
@@ -111,6 +116,7 @@ def test_a_run_that_lost_patience_is_finished_by_the_same_command(
                 bulk.run()
         server.start()
         assert 0 < len(read(out)) < ROWS
+        worker.seconds_per_pack = 0
         with RerankClient(server.url) as client:
             time.sleep(0.2)
             summary = run(client, given, out)

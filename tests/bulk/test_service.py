@@ -55,17 +55,6 @@ def test_worker_engine_and_redis_killed_in_one_run_leave_every_row_answered_once
     service.wait_until(service.is_ready, 60)
 
 
-def test_an_interactive_caller_is_answered_while_bulk_work_waits(service: Service) -> None:
-    bulk = rerank_many(rows(10 * ROWS), service.client, top_n=1, pack_size=PackSize(max_pairs=512))
-    next(bulk)
-
-    for number in range(3):
-        assert service.client.rerank(f"now {number}", ["a", "b"], timeout=30).complete
-
-    assert service.client.lanes()["bulk"] > 0
-    bulk.close()
-
-
 def test_a_dry_run_reckons_with_the_pace_that_the_workers_have_measured(
     service: Service, tmp_path: Path
 ) -> None:
@@ -78,3 +67,14 @@ def test_a_dry_run_reckons_with_the_pace_that_the_workers_have_measured(
     assert measured.pace_from == "of late by 1 of 1 workers together"
     assert 1 < measured.pairs_per_second < 1000 / 2  # the engine takes 2 ms a pair
     assert (given.pace_from, given.estimated_seconds) == ("as given", 3 * ROWS)
+
+
+def test_an_interactive_caller_is_answered_while_bulk_work_waits(service: Service) -> None:
+    bulk = rerank_many(rows(10 * ROWS), service.client, top_n=1, pack_size=PackSize(max_pairs=512))
+    next(bulk)
+
+    for number in range(3):
+        assert service.client.rerank(f"now {number}", ["a", "b"], timeout=30).complete
+
+    assert service.client.lanes()["bulk"] > 0
+    bulk.close()
