@@ -145,15 +145,6 @@ def test_a_hung_pass_ends_the_engine_and_convicts_the_job_that_hangs_alone(start
     assert engine.exit_codes == [os.EX_SOFTWARE] * 2
 
 
-def test_a_pass_that_never_gives_the_interpreter_back_ends_the_engine_too(start_engine: StartEngine) -> None:
-    engine = start_engine(f"treacherous?freeze={POISON}", RERANKQ_STUCK_AFTER_SECONDS="0.5")
-
-    with pytest.raises(EngineKilledTwice):
-        engine.scores(rows_of(4, token=POISON))
-
-    assert len(engine.exit_codes) == 2
-
-
 def test_a_lost_device_ends_the_engine_and_is_told_so(start_engine: StartEngine) -> None:
     engine = start_engine(f"treacherous?broken={POISON}")
 
