@@ -60,6 +60,8 @@ class Device:
     """Grows with each death: what was planned in an earlier life does not happen."""
     host_life: int = 0
     busy_seconds: float = 0.0
+    pairs: int = 0
+    """Scored."""
     up_since: float = 0.0
     up_seconds: float = 0.0
 
@@ -245,6 +247,7 @@ class World:
         device.busy_seconds += seconds
         scored, device.running = device.running, []
         for job, rows in scored:
+            device.pairs += rows
             job.unscored -= rows
         self._begin_pass(device)
         for job, _ in scored:

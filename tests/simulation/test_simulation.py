@@ -11,6 +11,7 @@ import pytest
 from benchmarks.simulation import load
 from benchmarks.simulation.__main__ import main
 from benchmarks.simulation.autoscaling import Autoscaler
+from benchmarks.simulation.beside_service import CASES, differences
 from benchmarks.simulation.figures import Figures, from_bench
 from benchmarks.simulation.run import Scenario, simulate
 from benchmarks.simulation.world import LEASE_SECONDS, Device, Job, World
@@ -199,3 +200,31 @@ def test_what_a_bench_did_not_finish_is_refused(tmp_path: Path, told: object) ->
 
     with pytest.raises(ValueError, match="no whole answer of `rerankq bench --json`"):
         from_bench(file)
+
+
+def row_of(**more: float) -> dict[str, Any]:
+    side = {
+        "answered": 9,
+        "busy": 0.5,
+        "pairs_per_second": 80.0,
+        "mean_ms": 900,
+        "p50_ms": 800,
+        "p95_ms": 2000,
+    }
+    return {"jobs": 9, "service": side, "simulation": side | more}
+
+
+@pytest.mark.parametrize(
+    ("simulated", "said"),
+    [
+        pytest.param({}, [], id="the same"),
+        pytest.param({"mean_ms": 1100, "busy": 0.48}, [], id="within what is allowed"),
+        pytest.param({"p95_ms": 2600}, ["p95_ms: 2000, simulated 2600, 25% is allowed"], id="a time"),
+        pytest.param({"busy": 0.4}, ["busy: 0.5, simulated 0.4, 5% is allowed"], id="work"),
+        pytest.param({"answered": 8}, ["8 of 9 answered"], id="an answer is missing"),
+    ],
+)
+def test_the_benchmark_beside_a_service_says_what_is_too_far_from_it(
+    simulated: dict[str, float], said: list[str]
+) -> None:
+    assert differences(CASES[0], row_of(**simulated)) == said
