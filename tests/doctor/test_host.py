@@ -17,13 +17,16 @@ import pytest
 from rerankq.contract.findings import Finding, exit_code
 from rerankq.contract.requirements import pip_install
 from rerankq.doctor.of_host import HostReport, LauncherHere
+from rerankq_worker.doctor import runtime
 from rerankq_worker.doctor.report import look_around
 from rerankq_worker.host.devices import CPU
 from rerankq_worker.host.memory import memory_of
 from rerankq_worker.link import health
 from rerankq_worker.link.health import Beat, EngineStatus
 from rerankq_worker.model.small import materialise
+from rerankq_worker.settings import WorkerSettings
 from tests import small_disk
+from tests.doctor.closed_directory import closed_to_us
 from tests.doctor.following import follow, of
 from tests.doctor.stand_ins import block, light_libraries, pretend_installed, wheel
 from tests.fake_hub import fake_hub
@@ -165,6 +168,17 @@ def test_a_runtime_directory_that_cannot_be_is_told_and_none_is_made(
 
     assert look_here(cured, tmp_path)[1] == 0
     assert not (tmp_path / name).is_dir()
+
+
+def test_a_runtime_directory_below_a_closed_one_is_told(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    (closed / "below").mkdir(parents=True)
+    settings = WorkerSettings(runtime_dir=str(closed / "below" / "run"))
+
+    with closed_to_us(closed):
+        (found,) = runtime.findings(settings)
+
+    assert (found.verdict, "nothing can be written in" in found.text) == ("broken", True)
 
 
 @pytest.mark.skipif(not small_disk.is_possible(), reason="no disk of one's own can be made here")

@@ -20,6 +20,7 @@ from rerankq.doctor import of_redis
 from rerankq.doctor.rights import questions, refused
 from rerankq.settings import ClientSettings
 from tests import small_disk
+from tests.doctor.closed_directory import closed_to_us
 from tests.doctor.following import PROGRAMS, follow, of
 from tests.doctor.stand_ins import light_libraries
 from tests.guarded_redis import GuardedRedis, password_of
@@ -247,8 +248,9 @@ def test_a_wrong_address_is_told_without_its_password(
             "'sentinel://USER:PASSWORD@a:1/0;sentinel://USER:PASSWORD@c:2/0'",
         ),
         ("unix:///run/redis.sock?db=2", "'unix://USER:PASSWORD@/run/redis.sock?db=2'"),
+        ("redis://a:b@c;d@host:1/0", "redis://USER:PASSWORD@host:1/0"),
     ],
-    ids=["tls", "sentinels", "socket"],
+    ids=["tls", "sentinels", "socket", "a password with an @"],
 )
 def test_another_password_is_asked_for_in_the_address_as_it_is(
     url: str, mended: str, monkeypatch: pytest.MonkeyPatch
@@ -274,6 +276,17 @@ def test_the_disk_of_a_redis_elsewhere_is_shown_by_what_is_typed_there(server: R
 
     assert (found.verdict, "is not known here" in found.text) == ("skipped", True)
     follow(found.text.partition("where it runs: ")[2], {})
+
+
+def test_the_disk_of_a_redis_whose_directory_is_closed_is_shown_by_what_is_typed(server: RedisServer) -> None:
+    assert of(look(server.url), "redis.disk").verdict == "ok"
+
+    with server.client() as client:
+        directory = Path(client.config_get("dir")["dir"])
+    with closed_to_us(directory):
+        found = of(look(server.url), "redis.disk")
+
+    assert (found.verdict, "is not known here" in found.text) == ("skipped", True)
 
 
 @pytest.fixture

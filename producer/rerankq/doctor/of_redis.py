@@ -157,7 +157,8 @@ def _reached(store: Store, redis: "Redis", settings: ClientSettings) -> Finding:
 
 
 def _with_another_password(store: Store) -> str:
-    return shlex.quote(re.sub("://([^@/;]*@)?", "://USER:PASSWORD@", store.url))
+    everything_before_the_host = "://([^/?]*@)?"  # a password may hold an @ itself
+    return shlex.quote(re.sub(everything_before_the_host, "://USER:PASSWORD@", store.url))
 
 
 def _starting(store: Store) -> str:
@@ -358,8 +359,8 @@ def _directory(store: Store, redis: "Redis") -> Path | None:
         told: Any = redis.config_get("dir")
     except RedisError:
         return None
-    directory = Path(told.get("dir", "/dev/null"))
-    return directory if any((directory / name).exists() for name in _OF_FILES) else None
+    directory = Path(told.get("dir", "/dev/null"))  # often one that nobody else may look into
+    return directory if any(os.access(directory / name, os.F_OK) for name in _OF_FILES) else None
 
 
 def _clock(store: Store, redis: "Redis") -> Finding:

@@ -21,10 +21,10 @@ def findings(settings: WorkerSettings) -> Iterator[Finding]:
     there = nearest_there(path)
     if len(os.fsencode(settings.socket_of("cpu0"))) > _LONGEST_ADDRESS_BYTES:
         yield broken("runtime", f"{path} is too long a name for the sockets in it", _CURE)
+    elif there.is_dir() and not os.access(there, os.W_OK | os.X_OK):
+        yield broken("runtime", f"nothing can be written in {there}, by this user at least", _CURE)
     elif not there.is_dir() or path.is_symlink():
         yield broken("runtime", f"{there} is no directory, and {path} can be none", _CURE)
-    elif not os.access(there, os.W_OK | os.X_OK):
-        yield broken("runtime", f"nothing can be written in {there}, by this user at least", _CURE)
     elif not has_room(there):
         yield broken("runtime", f"nothing can be written in {there}: its disk is full", _CURE)
     else:
@@ -45,8 +45,8 @@ def launcher(settings: WorkerSettings) -> dict[str, Any] | None:
 
 
 def nearest_there(path: Path) -> Path:
-    """It, or the nearest above it that exists."""
-    return next(each for each in (path, *path.parents) if each.exists())
+    """It, or the nearest above it that exists and is seen."""
+    return next(each for each in (path, *path.parents) if os.access(each, os.F_OK))
 
 
 def has_room(directory: Path) -> bool:
