@@ -7,6 +7,7 @@ import pytest
 from celery import Celery, chain, chord, group, signature
 from celery.canvas import Signature
 from celery.exceptions import ChordError
+from celery.result import AsyncResult
 from kombu.utils.uuid import uuid
 
 import rerankq.celery
@@ -54,10 +55,16 @@ def test_a_stock_worker_starts_beside_ours_and_hears_nothing_it_cannot_read(stoc
 
 
 def test_both_applications_workers_answer_a_stock_inspect(shop: Celery) -> None:
-    answers = shop.control.inspect(timeout=2).ping()
+    answers = shop.control.inspect(timeout=10, limit=3).ping()
 
     assert {name.split("@")[0] for name in answers} == {"stock", "cpu0-interactive", "cpu0-bulk"}
     assert all(answer == {"ok": "pong"} for answer in answers.values())
+
+
+@pytest.fixture(scope="module")
+def ours(shop: Celery) -> list[str]:
+    """The names of our workers."""
+    return [name for name in shop.control.inspect(timeout=10, limit=3).ping() if name.startswith("cpu0-")]
 
 
 @pytest.mark.parametrize(
@@ -70,10 +77,8 @@ def test_both_applications_workers_answer_a_stock_inspect(shop: Celery) -> None:
     ],
 )
 def test_ours_stay_as_they_are_whatever_an_operator_tells_all_workers(
-    command: str, arguments: dict[str, object], shop: Celery, service: Service
+    command: str, arguments: dict[str, object], shop: Celery, service: Service, ours: list[str]
 ) -> None:
-    ours = [name for name in shop.control.inspect(timeout=1).ping() if name.startswith("cpu0-")]
-
     replies = shop.control.broadcast(
         command, arguments=arguments, destination=ours, reply=True, timeout=3, limit=2
     )
@@ -117,11 +122,15 @@ CANVASES: dict[str, Callable[[Celery], Signature]] = {
 }
 
 
-@pytest.mark.parametrize("canvas", CANVASES.values(), ids=CANVASES.keys())
-def test_a_canvas_with_ours_in_it_ends_in_a_ranking(
-    canvas: Callable[[Celery], Signature], shop: Celery
-) -> None:
-    ranking = canvas(shop).apply_async().get(PATIENCE_SECONDS)
+@pytest.fixture(scope="module")
+def begun(shop: Celery) -> dict[str, AsyncResult]:
+    """All of them under way at once: each waits a second or two for its bells."""
+    return {name: canvas(shop).apply_async() for name, canvas in CANVASES.items()}
+
+
+@pytest.mark.parametrize("canvas", CANVASES)
+def test_a_canvas_with_ours_in_it_ends_in_a_ranking(canvas: str, begun: dict[str, AsyncResult]) -> None:
+    ranking = begun[canvas].get(PATIENCE_SECONDS)
 
     assert ranking["complete"]
     assert ranking["scored"] == len(ranking["results"]) or len(ranking["results"]) == 1

@@ -1,9 +1,6 @@
 """Jobs that kill what runs them: tried three times, then answered and set aside; their neighbours are answered."""
 
-import json
 import pickle
-import signal
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +11,6 @@ from rerankq.contract.errors import JobFailed
 from rerankq.contract.transport.dead_letters import DeadLetters
 from rerankq_worker.queue.consumer import JobInParent
 from tests.redis_server import RedisServer
-from tests.transport.app import make_app
 from tests.transport.worker_process import WorkerProcess
 
 
@@ -35,24 +31,6 @@ def test_a_job_that_kills_its_child_runs_three_times_and_is_set_aside(
         told = (letter.id, letter.task, letter.lane, letter.attempts, letter.summary)
         assert told == (poison.id, "kill_child", "bulk", 3, "docs=3 chars=1k")
         assert client.hlen("rerankq:held") == client.llen("bulk") == 0
-
-
-def test_a_job_that_kills_the_whole_worker_runs_three_times_across_restarts(
-    server: RedisServer, app: Celery, wait_until: Callable[..., None]
-):
-    poison = app.send_task("kill_worker")
-    innocent = app.send_task("note", (1,))
-
-    with server.client() as client, WorkerProcess(server, lease_seconds=1) as worker:
-        for attempts in (1, 2, 3):
-            wait_until(lambda n=attempts: client.llen(f"rerankq:runs:{poison.id}") == n)
-            worker.wait()
-            worker.start(wait=False)
-        with pytest.raises(JobFailed, match="given up after 3 attempts"):
-            poison.get(timeout=20)
-        assert innocent.get(timeout=10) == 1
-
-        assert client.llen(f"rerankq:runs:{poison.id}") == 3
 
 
 def test_a_dead_letter_is_retried_with_all_its_attempts_before_it(
@@ -82,27 +60,6 @@ def test_a_message_gets_the_smaller_of_its_own_time_limits_and_those_of_its_lane
         greedy = app.send_task("limits", time_limit=1e9, soft_time_limit=8).get(timeout=10)
 
     assert (of_the_lane, own, only_hard, greedy) == ([25.0, 20.0], [9, 8], [9, None], [25.0, 8])
-
-
-@pytest.mark.parametrize(
-    ("seconds", "status"), [(1.0, "SUCCESS"), (8.0, "FAILURE")], ids=["a ranking", "that its time was up"]
-)
-def test_a_job_whose_answer_could_not_be_stored_is_tried_again(
-    server: RedisServer, wait_until: Callable[..., None], seconds: float, status: str
-):
-    with RedisServer() as results, results.client() as stored, server.client() as client:
-        app = make_app(server.url, result_url=results.url)
-        environment = {"TEST_RESULT_URL": results.url, "TEST_RESULT_RETRY_SECONDS": "0.2"}
-        with WorkerProcess(server, **environment) as worker:
-            job_id = app.send_task("sleep", (seconds,), time_limit=2).id
-            wait_until(lambda: client.llen(f"rerankq:runs:{job_id}"))
-            results.kill()
-            worker.wait_for_log("job given_back")
-            results.start()
-
-            wait_until(lambda: stored.exists(f"celery-task-meta-{job_id}"))
-        assert json.loads(stored.get(f"celery-task-meta-{job_id}") or b"")["status"] == status
-        assert client.lrange(f"rerankq:runs:{job_id}", 0, -1) == [b"1", b"1"]
 
 
 def test_a_job_whose_answer_can_never_be_stored_is_set_aside_and_told_by_the_next_worker(
@@ -140,41 +97,6 @@ def test_an_answer_that_cannot_be_encoded_ends_as_a_named_error(server: RedisSer
         with pytest.raises(JobFailed, match="the answer could not be stored"):
             app.send_task("unspeakable").get(timeout=20)
         assert app.send_task("note", (1,)).get(timeout=10) == 1
-
-
-def test_a_worker_that_freezes_longer_than_its_lease_finds_it_gone_and_the_job_is_answered_once(
-    server: RedisServer, app: Celery, wait_until: Callable[..., None]
-):
-    with WorkerProcess(server, lease_seconds=1) as frozen, server.client() as client:
-        promise = app.send_task("sleep", (2.0,))
-        wait_until(lambda: client.llen(f"rerankq:runs:{promise.id}"))
-        frozen.signal(signal.SIGSTOP)
-        with WorkerProcess(server, lease_seconds=1):
-            assert promise.get(timeout=20) == 2.0
-            wait_until(lambda: client.hlen("rerankq:held") == 0)
-            frozen.signal(signal.SIGCONT)
-            frozen.wait_for_log("its lease was gone at the ack")
-
-    assert client.lrange(f"rerankq:runs:{promise.id}", 0, -1) in ([b"1"], [b"1", b"2"])
-
-
-@pytest.mark.parametrize("seconds", [1.0, 4.0], ids=["it ends during the outage", "it ends after the outage"])
-def test_a_job_runs_once_through_a_restart_of_redis(seconds: float, wait_until: Callable[..., None]):
-    with (
-        RedisServer(appendonly=True) as server,
-        WorkerProcess(server, lease_seconds=1),
-        WorkerProcess(server, lease_seconds=1),
-        server.client() as client,
-    ):
-        app = make_app(server.url)
-        job_id = app.send_task("sleep", (seconds,), ignore_result=True).id
-        wait_until(lambda: client.llen(f"rerankq:runs:{job_id}"))
-        server.kill()
-        time.sleep(1.5)
-        server.start()
-
-        wait_until(lambda: client.hlen("rerankq:held") == client.llen("interactive") == 0)
-        assert client.lrange(f"rerankq:runs:{job_id}", 0, -1) == [b"1"]
 
 
 def test_what_a_job_says_goes_to_its_child_once(app: Celery):

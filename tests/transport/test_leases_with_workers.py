@@ -15,17 +15,6 @@ def runs(server: RedisServer, job_id: str) -> list[bytes]:
         return client.lrange(f"rerankq:runs:{job_id}", 0, -1)
 
 
-def test_a_job_taken_by_a_frozen_worker_that_dies_is_answered(server: RedisServer, app: Celery):
-    with WorkerProcess(server, lease_seconds=1) as frozen:
-        assert app.send_task("note", (1,)).get(timeout=10) == 1
-        frozen.signal(signal.SIGSTOP)
-        promise = app.send_task("note", (2,))
-        frozen.kill()
-
-    with WorkerProcess(server, lease_seconds=1):
-        assert promise.get(timeout=10) == 2
-
-
 def test_the_job_of_a_killed_worker_runs_again_and_is_counted(
     server: RedisServer, app: Celery, wait_until: Callable[..., None]
 ):
@@ -40,35 +29,19 @@ def test_the_job_of_a_killed_worker_runs_again_and_is_counted(
     assert runs(server, promise.id) == [b"1", b"2"]
 
 
-def test_a_job_that_outlasts_its_lease_many_times_runs_once(server: RedisServer, app: Celery):
-    with WorkerProcess(server, lease_seconds=0.6), WorkerProcess(server, lease_seconds=0.6):
-        promise = app.send_task("sleep", (3.0,))
-        assert promise.get(timeout=10) == 3.0
-
-    assert runs(server, promise.id) == [b"1"]
-
-
 def test_a_worker_told_to_stop_at_once_hands_its_job_back_uncounted(
     server: RedisServer, app: Celery, wait_until: Callable[..., None]
 ):
     with WorkerProcess(server) as stopping:
-        promise = app.send_task("sleep", (2.0,))
+        promise = app.send_task("sleep", (1.0,))
         wait_until(lambda: runs(server, promise.id))
         stopping.signal(signal.SIGQUIT)
         stopping.wait()
 
     with WorkerProcess(server):
-        assert promise.get(timeout=10) == 2.0
+        assert promise.get(timeout=10) == 1.0
 
     assert runs(server, promise.id) == [b"1", b"1"]
-
-
-def test_a_job_that_kills_its_child_once_is_counted_and_answered(server: RedisServer, app: Celery):
-    with WorkerProcess(server):
-        promise = app.send_task("kill_child", (1,))
-        assert promise.get(timeout=20) == "spared"
-
-    assert runs(server, promise.id) == [b"1", b"2"]
 
 
 def test_no_message_is_taken_before_the_worker_is_ready(
@@ -77,7 +50,9 @@ def test_no_message_is_taken_before_the_worker_is_ready(
     gate = server.directory / "ready"
     with WorkerProcess(server, TEST_GATE_FILE=str(gate)) as loading, server.client() as client:
         promise = app.send_task("note", (1,))
-        assert app.control.ping(timeout=2), f"a loading worker answers pings; its log:\n{loading.log}"
+        assert app.control.ping(timeout=10, limit=1), (
+            f"a loading worker answers pings; its log:\n{loading.log}"
+        )
         assert client.llen("interactive") == 1
 
         gate.touch()
