@@ -286,6 +286,28 @@ def test_it_tells_its_stacks_and_a_log_that_nobody_reads_does_not_stop_it(witnes
     assert process.returncode == 0
 
 
+def test_where_stdout_is_no_terminal_every_line_is_a_record(witnessed: Service) -> None:
+    """The address, and why it ends, too: a container joins both streams."""
+    told = {**witnessed.environment, "RERANKQ_LOG": "json"}
+    with serving(witnessed) as (_, port):
+        command = [sys.executable, "-m", "rerankq.cli", "serve", "--port", str(port)]
+        refused = subprocess.run(command, env=told, capture_output=True, text=True)
+    with subprocess.Popen(command, env=told, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        assert process.stdout is not None
+        first = json.loads(process.stdout.readline())
+        assert ask(port, b"{")[0] == 400
+        process.send_signal(signal.SIGTERM)
+        rest = [json.loads(line) for line in process.stdout]
+
+    assert (
+        first["message"]
+        == f"rerankq answers programs of this machine at http://127.0.0.1:{port} until Ctrl-C"
+    )
+    assert rest[0]["message"].startswith("POST /v1/rerank 400")
+    assert (refused.returncode, refused.stdout) == (3, "")
+    assert f"port {port} of 127.0.0.1 is taken" in json.loads(refused.stderr)["message"]
+
+
 def is_open(port: int) -> bool:
     try:
         socket.create_connection(("127.0.0.1", port)).close()

@@ -1,13 +1,20 @@
 """`rerankq serve`: the HTTP face of a running service."""
 
 import importlib.util
+import logging
 import signal
-from typing import Annotated, Any
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rerankq.cli.failures import exit_code
 from rerankq.cli.screen import out
+from rerankq.contract.errors import RerankError
 from rerankq.local.failure import Unavailable
+
+if TYPE_CHECKING:
+    from rerankq.contract.log.lines import Lines
 
 MISSING = "the HTTP face is not installed; `pip install 'rerankq[http]'` brings it"
 
@@ -26,8 +33,9 @@ def serve(
     [bold]Example:[/] rerankq serve --port 8787
 
     What it prints is the base URL for clients of Cohere, Jina, Voyage, TEI,
-    vLLM, infinity, Pinecone and Mixedbread. /health tells whether a worker is
-    ready. One line per request goes to stderr, without any text.
+    vLLM, infinity, Pinecone and Mixedbread; where stdout is no terminal, as a
+    line of the log. /health tells whether a worker is ready. One line per
+    request goes to stderr, without any text.
 
     RERANKQ_HTTP_KEYS holds the keys that callers show; without one, only
     programs of this machine are answered.
@@ -43,9 +51,13 @@ def serve(
 
     given: dict[str, Any] = {"http_host": host, "http_port": port}
     settings = HttpSettings.load(**{name: value for name, value in given.items() if value is not None})
-    speak_as("http", settings.log, settings.log_level, prints=False)
+    lines = speak_as("http", settings.log, settings.log_level, prints=False).lines
     tell_stacks_on(signal.SIGUSR1)
-    serve_http(settings, lambda url: _show(url, asks_for_key=bool(settings.keys)))
+    try:
+        serve_http(settings, lambda url: _show(url, lines, asks_for_key=bool(settings.keys)))
+    except RerankError as error:  # there is a log by now, and it has one form
+        logging.getLogger(__name__).critical("%s", error.message)
+        raise typer.Exit(exit_code(error)) from None
 
 
 def is_installed() -> bool:
@@ -60,7 +72,13 @@ def example(url: str, *, asks_for_key: bool) -> str:
     return f"curl {url}/v1/rerank{key} -d '{body}'"
 
 
-def _show(url: str, *, asks_for_key: bool) -> None:
+def _show(url: str, lines: "Lines", *, asks_for_key: bool) -> None:
+    """The address; where no person looks it is a line among those of the log, which may lie in the same file."""
     whom = "whoever shows a key" if asks_for_key else "programs of this machine"
-    out.print(f"rerankq answers {whom} at {url} until Ctrl-C. Try:", markup=False, soft_wrap=True)
-    out.print(f"  {example(url, asks_for_key=asks_for_key)}", markup=False, soft_wrap=True)
+    told = f"rerankq answers {whom} at {url} until Ctrl-C"
+    if out.is_terminal:
+        out.print(f"{told}. Try:", markup=False, soft_wrap=True)
+        out.print(f"  {example(url, asks_for_key=asks_for_key)}", markup=False, soft_wrap=True)
+    else:
+        sys.stdout.write(lines.line(told).decode())
+        sys.stdout.flush()
