@@ -211,10 +211,10 @@ def _no_answer(status: JobStatus, timeout: float) -> RerankError:
     if status.state == "cancelled":
         return Cancelled(f"job {job_id} was cancelled")
     situation = f"no answer for job {job_id} within {timeout:g} s"
-    if status.paused_since is not None:
+    if status.lane is not None and status.paused_since is not None:
         return ResultTimeout(
-            f"{situation}: {lane_in_words(status.lane or 'its', status.paused_model)} is paused; it is answered after "
-            f"`{resume_command(status.lane or 'LANE', status.paused_model)}`",
+            f"{situation}: {lane_in_words(status.lane, status.paused_model)} is paused; it is answered after "
+            f"`{resume_command(status.lane, status.paused_model)}`",
             {"paused": status.lane, "paused_model": status.paused_model},
         )
     return ResultTimeout(f"{situation}; it may still finish: `rerankq status {job_id}` tells")

@@ -4,14 +4,16 @@ import json
 import signal
 import subprocess
 import urllib.request
+from contextlib import nullcontext
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import Mock
 
 import pytest
+from typer.testing import CliRunner
 
 from rerankq.cli import up
+from rerankq.cli.app import app
 from tests.cli.conftest import Command, CommandInHere, plain_environment
 from tests.cli.test_local_parts import wait_until
 from tests.redis_server import free_port
@@ -83,21 +85,25 @@ def test_flower_shows_no_button_that_could_not_work(seen: Seen) -> None:
     assert "Shut Down" not in seen.flower_page
 
 
-@pytest.mark.parametrize(("absent", "ports"), [("flower", (None, 8787)), ("http", (5555, None))])
-def test_what_does_not_run_is_said_not_to(
-    absent: str,
-    ports: tuple[int | None, int | None],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+@pytest.mark.parametrize(("absent", "there"), [("flower", "http"), ("http", "flower")])
+def test_what_is_not_wanted_is_not_started_and_said_not_to_run(
+    absent: str, there: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    worker: Any = SimpleNamespace(device="cpu0", dtype="fp32", model="m", revision="1")
-    stack: Any = SimpleNamespace(broker_url="redis://127.0.0.1:1/0", directory="here")
-    monkeypatch.setattr(up, "_worker_in_service", Mock(return_value=worker))
+    started: list[str] = []
+    stack = SimpleNamespace(broker_url="redis://127.0.0.1:1/0", directory="here")
+    monkeypatch.setattr(up, "local_stack", lambda _: nullcontext(stack))
+    monkeypatch.setattr(up, "announced", lambda _: nullcontext(True))
+    monkeypatch.setattr(up, "_start_flower", lambda *_: started.append("flower"))
+    monkeypatch.setattr(up, "_start_http", lambda *_: started.append("http"))
+    worker = SimpleNamespace(device="cpu0", dtype="fp32", model="m", revision="1")
+    monkeypatch.setattr(up, "_worker_in_service", lambda _: worker)
+    monkeypatch.setattr(up, "_follow", lambda _: None)
 
-    up._show_addresses(stack, *ports, is_found=True)  # pyright: ignore[reportPrivateUsage] - no service started
+    told = CliRunner().invoke(app, ["up", f"--no-{absent}"]).output
 
-    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()[1:6])
-    assert [name for name, value in lines.items() if value == "not running"] == [absent]
+    lines = dict(line.split(maxsplit=1) for line in told.splitlines()[1:6])
+    assert (started, lines[absent]) == ([there], "not running")
+    assert lines[there].startswith("http://127.0.0.1:")
 
 
 def _broker(rerankq: Command) -> dict[str, str]:

@@ -107,14 +107,10 @@ def _as_told(of: Field[Any]) -> tuple[Any, Any]:
 
 
 _TOLD_OF = {each.name: _as_told(each) for each in fields(WorkerStatus) if each.name not in _FOUND_OUT}
-_IN_A_BEAT: dict[str, Any] = {
-    **_TOLD_OF,
-    "lanes": list[str],
-    "seen": float,
-}  # by Redis' own clock, Unix seconds
+_IN_A_BEAT: dict[str, Any] = _TOLD_OF | {"lanes": list[str], "seen": float}
 _Beat: Any = create_model(
     "_Beat",
-    __doc__="A heartbeat as it lies in Redis; a later release may say more, and name other lanes.",
+    __doc__="A heartbeat as it lies in Redis, `seen` by its clock; a later release may say more, and other lanes.",
     __config__=ConfigDict(strict=True, extra="ignore", allow_inf_nan=False),
     **_IN_A_BEAT,
 )
