@@ -23,7 +23,7 @@ from rerankq.contract import die_with_parent
 from rerankq.settings import ClientSettings
 from rerankq_worker.link import health
 from tests import small_disk
-from tests.conftest import REPOSITORY
+from tests.conftest import OURS, REPOSITORY
 from tests.redis_server import RedisServer
 from tests.witness import Testimony, testimony
 
@@ -95,7 +95,7 @@ class Service:
     def environment(self) -> dict[str, str]:
         """What a process of this service finds in its environment."""
         mine = {name: value for name, value in os.environ.items() if not name.startswith("RERANKQ_")}
-        kept = {name: os.environ[name] for name in ("RERANKQ_CACHE_DIR",) if name in os.environ}
+        kept = {name: os.environ[name] for name in OURS if name in os.environ}
         return {
             **mine,
             **kept,
@@ -229,7 +229,7 @@ class Service:
         """What launcher, engine and workers have written."""
         return self.log_file.read_text(errors="replace")
 
-    def wait_until(self, is_true: Callable[[], object], seconds: float = 20.0) -> None:
+    def wait_until(self, is_true: Callable[[], object], seconds: float = 60.0) -> None:
         """Wait for something to become true, or fail with the log."""
         give_up_at = time.monotonic() + seconds
         while not is_true():

@@ -292,6 +292,7 @@ CALLS = {
 }
 
 
+@pytest.mark.usefixtures("_as_patient_as_a_web_request")
 @pytest.mark.parametrize(
     ("name", "freezes_after"), [*((name, 0.0) for name in CALLS), ("rerank", 0.7), ("result", 0.7)]
 )

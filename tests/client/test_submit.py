@@ -238,6 +238,7 @@ def test_asyncio_refuses_what_is_no_list_as_well(redis_server: RedisServer) -> N
         asyncio.run(ask())
 
 
+@pytest.mark.usefixtures("_as_patient_as_a_web_request")
 def test_a_redis_that_is_away_refuses_within_its_timeout() -> None:
     with RedisServer() as server, RerankClient(server.url) as client:
         client.submit("q", ["a"])
@@ -260,6 +261,7 @@ def test_no_redis_at_all_is_broker_unavailable() -> None:
         client.submit("q", ["a"])
 
 
+@pytest.mark.usefixtures("_as_patient_as_a_web_request")
 def test_asyncio_begins_to_wait_while_redis_is_away() -> None:
     async def ask(server: RedisServer, job_id: str) -> str:
         async with AsyncRerankClient(server.url) as client:

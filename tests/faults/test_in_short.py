@@ -109,7 +109,7 @@ def test_memory_that_runs_out_fails_only_the_job_that_fills_it(client: RerankCli
 
 
 def test_a_web_caller_is_told_at_once_that_redis_is_frozen(service: Service) -> None:
-    with service.producer() as web:
+    with service.producer(redis_timeout_seconds=0.5) as web:
         job = web.submit("before the freeze", ["a"])
         job.result(30)
         service.redis.freeze()
