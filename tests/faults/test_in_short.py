@@ -36,10 +36,11 @@ def test_a_job_fetched_by_a_worker_that_froze_and_died_is_answered_by_another(
 def test_after_a_freeze_longer_than_the_lease_there_is_still_one_answer(
     service: Service, client: RerankClient
 ) -> None:
+    workers = {lane: service.celery_worker(lane) for lane in ("interactive", "bulk")}
+    families = {lane: [worker, *worker.children()] for lane, worker in workers.items()}
     job = client.submit("long freeze", VERY_LONG, deadline=time.time() + 60)
     service.wait_until(lambda: job.status().state == "running")
-    worker = service.celery_worker(lane_of(job.status().worker))
-    frozen = [worker, *worker.children()]
+    worker, *_ = frozen = families[lane_of(job.status().worker)]
 
     for process in frozen:
         process.suspend()
@@ -56,9 +57,10 @@ def test_after_a_freeze_longer_than_the_lease_there_is_still_one_answer(
 def test_a_job_whose_child_is_killed_goes_on_from_its_scored_batches(
     service: Service, client: RerankClient
 ) -> None:
+    child = service.celery_child("bulk")
     job = client.submit("killed child", VERY_LONG, lane="bulk")
     service.wait_until(lambda: job.progress()[0] > 200)
-    service.kill(service.celery_child("bulk"))
+    service.kill(child)
 
     ranking = job.result(30)
 
@@ -75,8 +77,9 @@ def test_a_killed_engine_costs_neither_a_redelivery_nor_a_score(
     jobs = [
         client.submit(query, LONG, lane=lane, deadline=time.time() + 60) for query, lane in queries.items()
     ]
+    engine = service.engine()
     service.wait_until(lambda: all(service.testimony().rows_scored(query) for query in queries))
-    service.kill(service.engine())
+    service.kill(engine)
 
     assert all(job.result(30).complete for job in jobs)
     assert [job.status().attempts for job in jobs] == [1, 1]

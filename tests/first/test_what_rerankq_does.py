@@ -78,7 +78,7 @@ def test_a_job_that_is_called_off_stops_and_says_so(client: RerankClient) -> Non
 
 
 def test_at_its_deadline_a_job_may_answer_with_what_is_scored(client: RerankClient) -> None:
-    ranking = client.rerank("cities", LONG, timeout=2.5, on_deadline="partial")
+    ranking = client.rerank("cities", LONG, timeout=3.5, on_deadline="partial")
 
     assert not ranking.complete
     assert 0 < ranking.scored < ranking.total == len(ranking) == 1000

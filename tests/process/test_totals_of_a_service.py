@@ -127,9 +127,10 @@ class Scenario:
 
     def lost(self) -> None:
         """Its worker is killed as it runs; another one answers it."""
+        worker = self.service.celery_worker("bulk")
         job = self.client.submit("lost", [f"d{n}" for n in range(400)], lane="bulk")
         self.service.wait_until(lambda: self.service.testimony().rows_scored("lost") > 0)
-        self.service.kill(self.service.celery_worker("bulk"))
+        self.service.kill(worker)
         self.answered(job, "bulk")
         self.deliveries.update(lease_lost=1)
 

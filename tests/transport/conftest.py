@@ -50,7 +50,7 @@ def connect(server: RedisServer) -> Iterator[Callable[..., LeasedConnection]]:
 
 @pytest.fixture
 def wait_until() -> Callable[..., None]:
-    def wait(is_true: Callable[[], object], seconds: float = 20.0) -> None:
+    def wait(is_true: Callable[[], object], seconds: float = 60.0) -> None:
         deadline = time.monotonic() + seconds
         while not is_true():
             assert time.monotonic() < deadline, f"not true within {seconds} s"

@@ -22,8 +22,8 @@ def test_a_job_that_kills_its_child_runs_three_times_and_is_set_aside(
         innocent = app.send_task("note", (1,), queue="bulk")
 
         with pytest.raises(JobFailed, match="given up after 3 attempts"):
-            poison.get(timeout=30)
-        assert innocent.get(timeout=10) == 1
+            poison.get(timeout=60)
+        assert innocent.get(timeout=60) == 1
 
         assert client.lrange(f"rerankq:runs:{poison.id}", 0, -1) == [b"1", b"2", b"3"]
         wait_until(DeadLetters(client).count)
@@ -39,13 +39,13 @@ def test_a_dead_letter_is_retried_with_all_its_attempts_before_it(
     with WorkerProcess(server), server.client() as client:
         promise = app.send_task("kill_child", (3,))
         with pytest.raises(JobFailed):
-            promise.get(timeout=30)
+            promise.get(timeout=60)
         promise.forget()
         wait_until(DeadLetters(client).count)
 
         assert DeadLetters(client).retry(promise.id)
 
-        assert app.AsyncResult(promise.id).get(timeout=10) == "spared"
+        assert app.AsyncResult(promise.id).get(timeout=60) == "spared"
         assert client.lindex(f"rerankq:runs:{promise.id}", -1) == b"1"
         assert DeadLetters(client).list() == []
 
@@ -54,10 +54,10 @@ def test_a_message_gets_the_smaller_of_its_own_time_limits_and_those_of_its_lane
     server: RedisServer, app: Celery
 ):
     with WorkerProcess(server):
-        of_the_lane = app.send_task("limits").get(timeout=10)
-        own = app.send_task("limits", time_limit=9, soft_time_limit=8).get(timeout=10)
-        only_hard = app.send_task("limits", time_limit=9).get(timeout=10)
-        greedy = app.send_task("limits", time_limit=1e9, soft_time_limit=8).get(timeout=10)
+        of_the_lane = app.send_task("limits").get(timeout=60)
+        own = app.send_task("limits", time_limit=9, soft_time_limit=8).get(timeout=60)
+        only_hard = app.send_task("limits", time_limit=9).get(timeout=60)
+        greedy = app.send_task("limits", time_limit=1e9, soft_time_limit=8).get(timeout=60)
 
     assert (of_the_lane, own, only_hard, greedy) == ([25.0, 20.0], [9, 8], [9, None], [25.0, 8])
 
@@ -88,15 +88,15 @@ def test_a_job_whose_answer_can_never_be_stored_is_set_aside_and_told_by_the_nex
     with WorkerProcess(server):
         for job in jobs.values():
             with pytest.raises(JobFailed, match="given up after 3 attempts"):
-                job.get(timeout=20)
+                job.get(timeout=60)
         wait_until(lambda: letters.untold() == [])
 
 
 def test_an_answer_that_cannot_be_encoded_ends_as_a_named_error(server: RedisServer, app: Celery):
     with WorkerProcess(server):
         with pytest.raises(JobFailed, match="the answer could not be stored"):
-            app.send_task("unspeakable").get(timeout=20)
-        assert app.send_task("note", (1,)).get(timeout=10) == 1
+            app.send_task("unspeakable").get(timeout=60)
+        assert app.send_task("note", (1,)).get(timeout=60) == 1
 
 
 def test_what_a_job_says_goes_to_its_child_once(app: Celery):

@@ -175,7 +175,7 @@ def test_hostile_messages_are_set_aside_and_the_job_behind_them_is_answered(
     with server.client() as client, WorkerProcess(server) as worker:
         for raw in hostile:
             client.lpush("interactive", raw)
-        assert app.send_task("note", (7,)).get(timeout=20) == 7
+        assert app.send_task("note", (7,)).get(timeout=60) == 7
 
         wait_until(lambda: DeadLetters(client).count() == len(hostile))
         wait_until(lambda: client.hlen("rerankq:held") == 0)  # the last ack follows its answer
@@ -195,7 +195,7 @@ def test_what_a_client_sets_aside_is_answered_by_the_next_worker(server: RedisSe
         assert connection.default_channel.basic_get("interactive") is None
 
         with WorkerProcess(server), pytest.raises(JobFailed, match="the message is not usable"):
-            app.AsyncResult("bzip2").get(timeout=20)
+            app.AsyncResult("bzip2").get(timeout=60)
 
 
 def test_whoever_tells_of_it_later_calls_the_errbacks_of_what_was_set_aside(

@@ -24,7 +24,7 @@ def test_the_job_of_a_killed_worker_runs_again_and_is_counted(
         dying.kill()
 
     with WorkerProcess(server, lease_seconds=1):
-        assert promise.get(timeout=10) == 1.0
+        assert promise.get(timeout=60) == 1.0
 
     assert runs(server, promise.id) == [b"1", b"2"]
 
@@ -56,4 +56,4 @@ def test_no_message_is_taken_before_the_worker_is_ready(
         assert client.llen("interactive") == 1
 
         gate.touch()
-        assert promise.get(timeout=10) == 1
+        assert promise.get(timeout=60) == 1

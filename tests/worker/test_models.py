@@ -203,10 +203,11 @@ def test_a_job_whose_worker_dies_is_answered_by_another_of_its_model(
     alpha: Service, beta: Service, client: RerankClient
 ) -> None:
     with Workers(alpha, double("beta"), serve_unnamed=False) as second:
+        words = {word for process in beta.processes() for word in process.cmdline()}
         job = client.submit("q", [f"{n}" for n in range(3200)], lane="bulk", model="beta")  # two seconds
         alpha.wait_until(lambda: job.status().state == "running")
         worker = job.status().worker
-        holder = beta if any(worker in process.cmdline() for process in beta.processes()) else second
+        holder = beta if worker in words else second
         holder.stop_launcher(signal.SIGKILL)
 
         ranking = job.result(60)

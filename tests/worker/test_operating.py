@@ -28,7 +28,7 @@ def service() -> Iterator[Service]:
 
 
 def test_a_worker_tells_its_release_its_host_and_the_job_it_runs(service: Service) -> None:
-    job = service.client.submit("q", LONG, lane="bulk")
+    job = service.client.submit("q", [f"document {n}" for n in range(1600)], lane="bulk")
     service.wait_until(lambda: any(worker.job == job.job_id for worker in service.client.workers()))
 
     told = {worker.job: worker for worker in service.client.workers()}

@@ -30,25 +30,29 @@ def operator(service: Service) -> Iterator[Celery]:
         yield app
 
 
+BOTH: dict[str, Any] = {"reply": True, "timeout": 20, "limit": 2}
+"""Until both workers have answered."""
+
+
 def revoke(app: Celery, job_id: str) -> None:
-    app.control.revoke(job_id, reply=True)
+    app.control.revoke(job_id, **BOTH)
 
 
 def terminate(app: Celery, job_id: str) -> None:
-    app.control.terminate(job_id, reply=True)
+    app.control.terminate(job_id, **BOTH)
 
 
 def revoke_gently(app: Celery, job_id: str) -> None:
     """With a signal that ends no process: in the child it is the one of the soft limit."""
-    app.control.revoke(job_id, terminate=True, signal="SIGUSR1", reply=True)
+    app.control.revoke(job_id, terminate=True, signal="SIGUSR1", **BOTH)
 
 
 def revoke_stamp(app: Celery, job_id: str) -> None:
-    app.control.revoke_by_stamped_headers({"of": job_id}, reply=True)
+    app.control.revoke_by_stamped_headers({"of": job_id}, **BOTH)
 
 
 def terminate_stamp(app: Celery, job_id: str) -> None:
-    app.control.revoke_by_stamped_headers({"of": job_id}, terminate=True, reply=True)
+    app.control.revoke_by_stamped_headers({"of": job_id}, terminate=True, **BOTH)
 
 
 ENDINGS = [revoke, terminate, revoke_gently, revoke_stamp, terminate_stamp]
@@ -77,7 +81,7 @@ def test_a_running_job_that_an_operator_ends_is_cancelled(
     end(operator, job.job_id)
 
     with pytest.raises(Cancelled):
-        job.result(10)
+        job.result(30)
     client.submit(f"after {query}", ["a"], lane="bulk").result(30)
     assert job.status().state == "cancelled"
     assert service.testimony().rows_scored(query) < len(LONG)
@@ -159,7 +163,7 @@ def test_no_inspection_shows_what_the_user_wrote(
     with service.redis.client() as redis:
         redis.lpush(queue_of("bulk"), json.dumps(raw))
         redis.lpush(f"{queue_of('bulk')}.bell", 1)
-    inspect: Any = operator.control.inspect()
+    inspect: Any = operator.control.inspect(timeout=20, limit=2)
     service.wait_until(lambda: job_id in repr(inspect.active()))
 
     shown = [inspect.query_task(job_id), inspect.active(), inspect.reserved(), inspect.scheduled()]

@@ -31,9 +31,9 @@ def test_no_job_is_lost_when_workers_are_killed_under_load(service: Service, cli
 
 
 def test_a_freeze_shorter_than_the_lease_costs_no_second_run(service: Service, client: RerankClient) -> None:
+    worker = service.celery_worker("bulk")
     job = client.submit("short freeze", LONG, lane="bulk")
     service.wait_until(lambda: service.testimony().rows_scored("short freeze"))
-    worker = service.celery_worker("bulk")
 
     worker.suspend()
     time.sleep(LEASE_SECONDS / 2)

@@ -51,9 +51,11 @@ def test_a_pass_that_hangs_is_ended_and_its_innocent_neighbours_are_answered(
 def test_no_job_is_taken_while_the_engine_loads(service: Service, client: RerankClient) -> None:
     service.kill(service.engine())
     service.wait_until(lambda: service.engine_state() == "loading")
+    service.engine().suspend()  # it loads until we say so
     job = client.submit("waits for the engine", documents(1), lane="bulk")
     time.sleep(0.5)
 
     assert (service.engine_state(), job.status().state) == ("loading", "queued")
+    service.engine().resume()
     assert job.result(30).complete
     assert job.status().attempts == 1

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rerankq_worker.link.client import EngineKilledTwice
-from tests.process.engine_under_test import EngineUnderTest, rows_of
+from tests.process.engine_under_test import EngineUnderTest, eventually, rows_of
 
 POISON = 666
 
@@ -23,4 +23,4 @@ def test_a_pass_that_never_gives_the_interpreter_back_ends_the_engine_too(engine
     with pytest.raises(EngineKilledTwice):
         engine.scores(rows_of(4, token=POISON))
 
-    assert len(engine.exit_codes) == 2
+    eventually(lambda: len(engine.exit_codes) == 2)

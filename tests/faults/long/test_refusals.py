@@ -68,7 +68,7 @@ def test_a_worker_stays_while_redis_refuses_and_answers_as_soon_as_it_does_not(
         time.sleep(3.5)  # longer than a lease: nobody may be taken for dead afterwards
         serve(redis, service)
 
-    assert client.rerank("served", ["a"], timeout=10).complete
+    assert client.rerank("served", ["a"]).complete
     assert [job.result(60).complete for job in jobs] == [True] * len(jobs)
     assert workers == (service.celery_worker("bulk").pid, service.celery_worker("interactive").pid)
     told = service.log().splitlines()[seen:]
@@ -87,7 +87,7 @@ def test_a_worker_whose_wait_is_broken_off_waits_again(service: Service, client:
         for client_id in waiting:
             redis.execute_command("CLIENT", "UNBLOCK", client_id, "ERROR")
 
-    assert client.rerank("after it", ["a"], timeout=10).complete
+    assert client.rerank("after it", ["a"]).complete
 
 
 def test_a_worker_that_starts_while_redis_refuses_waits_for_it(

@@ -16,9 +16,9 @@ def submit_and_wait_for_scores(service: Service, query: str, count: int, lane: L
 
 
 def test_a_stop_finishes_what_is_short_hands_back_what_is_long_and_starts_nothing(service: Service) -> None:
-    short = submit_and_wait_for_scores(service, "short job", 150, "interactive")
     long = submit_and_wait_for_scores(service, "long job", 1200, "bulk")
     waiting = service.client.submit("waiting", documents(3), lane="bulk")
+    short = submit_and_wait_for_scores(service, "short job", 80, "interactive")
 
     service.stop_launcher()
 

@@ -27,8 +27,8 @@ def test_a_job_that_kills_the_whole_worker_runs_three_times_across_restarts(
             worker.wait()
             worker.start(wait=False)
         with pytest.raises(JobFailed, match="given up after 3 attempts"):
-            poison.get(timeout=20)
-        assert innocent.get(timeout=10) == 1
+            poison.get(timeout=60)
+        assert innocent.get(timeout=60) == 1
 
         assert client.llen(f"rerankq:runs:{poison.id}") == 3
 
@@ -62,7 +62,7 @@ def test_a_worker_that_freezes_longer_than_its_lease_finds_it_gone_and_the_job_i
         wait_until(lambda: client.llen(f"rerankq:runs:{promise.id}"))
         frozen.signal(signal.SIGSTOP)
         with WorkerProcess(server, lease_seconds=1):
-            assert promise.get(timeout=20) == 2.0
+            assert promise.get(timeout=60) == 2.0
             wait_until(lambda: client.hlen("rerankq:held") == 0)
             frozen.signal(signal.SIGCONT)
             frozen.wait_for_log("its lease was gone at the ack")
@@ -70,19 +70,19 @@ def test_a_worker_that_freezes_longer_than_its_lease_finds_it_gone_and_the_job_i
     assert client.lrange(f"rerankq:runs:{promise.id}", 0, -1) in ([b"1"], [b"1", b"2"])
 
 
-@pytest.mark.parametrize("seconds", [1.0, 4.0], ids=["it ends during the outage", "it ends after the outage"])
+@pytest.mark.parametrize("seconds", [1.0, 5.0], ids=["it ends during the outage", "it ends after the outage"])
 def test_a_job_runs_once_through_a_restart_of_redis(seconds: float, wait_until: Callable[..., None]):
     with (
         RedisServer(appendonly=True) as server,
-        WorkerProcess(server, lease_seconds=1),
-        WorkerProcess(server, lease_seconds=1),
+        WorkerProcess(server, lease_seconds=2),
+        WorkerProcess(server, lease_seconds=2),
         server.client() as client,
     ):
         app = make_app(server.url)
         job_id = app.send_task("sleep", (seconds,), ignore_result=True).id
         wait_until(lambda: client.llen(f"rerankq:runs:{job_id}"))
         server.kill()
-        time.sleep(1.5)
+        time.sleep(2.5)
         server.start()
 
         wait_until(lambda: client.hlen("rerankq:held") == client.llen("interactive") == 0)
@@ -91,19 +91,19 @@ def test_a_job_runs_once_through_a_restart_of_redis(seconds: float, wait_until: 
 
 def test_a_job_taken_by_a_frozen_worker_that_dies_is_answered(server: RedisServer, app: Celery):
     with WorkerProcess(server, lease_seconds=1) as frozen:
-        assert app.send_task("note", (1,)).get(timeout=10) == 1
+        assert app.send_task("note", (1,)).get(timeout=60) == 1
         frozen.signal(signal.SIGSTOP)
         promise = app.send_task("note", (2,))
         frozen.kill()
 
     with WorkerProcess(server, lease_seconds=1):
-        assert promise.get(timeout=10) == 2
+        assert promise.get(timeout=60) == 2
 
 
 def test_a_job_that_outlasts_its_lease_many_times_runs_once(server: RedisServer, app: Celery):
-    with WorkerProcess(server, lease_seconds=0.6), WorkerProcess(server, lease_seconds=0.6):
-        promise = app.send_task("sleep", (3.0,))
-        assert promise.get(timeout=10) == 3.0
+    with WorkerProcess(server, lease_seconds=1.5), WorkerProcess(server, lease_seconds=1.5):
+        promise = app.send_task("sleep", (6.0,))
+        assert promise.get(timeout=60) == 6.0
 
     assert runs(server, promise.id) == [b"1"]
 
@@ -111,6 +111,6 @@ def test_a_job_that_outlasts_its_lease_many_times_runs_once(server: RedisServer,
 def test_a_job_that_kills_its_child_once_is_counted_and_answered(server: RedisServer, app: Celery):
     with WorkerProcess(server):
         promise = app.send_task("kill_child", (1,))
-        assert promise.get(timeout=20) == "spared"
+        assert promise.get(timeout=60) == "spared"
 
     assert runs(server, promise.id) == [b"1", b"2"]
