@@ -9,7 +9,6 @@ from starlette.testclient import TestClient
 from rerankq.contract import keys
 from rerankq.http import HttpSettings, create_app
 from rerankq.http.batch import MAX_REQUESTS, PATH
-from tests.http.conftest import KILLS_THE_ENGINE
 from tests.http.test_jobs import asking, nothing_scored
 from tests.redis_server import RedisServer
 from tests.service import Service
@@ -93,18 +92,6 @@ def test_what_is_not_done_in_time_is_called_off_and_told_for_each(
 
     assert late.status_code == 200
     assert [each["error"]["type"] for each in late.json()["data"]] == ["deadline_exceeded"] * 2
-
-
-def test_one_that_kills_the_engine_takes_no_neighbour_along(live: TestClient, witnessed: Service) -> None:
-    poison = {"query": "poison", "documents": [KILLS_THE_ENGINE]}
-
-    reply = live.post(
-        PATH, json=[asked("before"), poison, asked("after")], headers={"X-Timeout-Seconds": "60"}
-    )
-
-    assert [each["status"] for each in reply.json()["data"]] == [200, 500, 200]
-    assert KILLS_THE_ENGINE not in reply.text
-    witnessed.wait_until(witnessed.is_ready)
 
 
 def test_many_travel_in_few_messages_on_the_bulk_lane(live: TestClient, witnessed: Service) -> None:

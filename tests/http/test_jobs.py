@@ -287,23 +287,6 @@ def test_a_caller_who_leaves_takes_nobody_along(witnessed: Service) -> None:
     assert asyncio.run(leave())["state"] == "done"
 
 
-def test_a_job_whose_worker_is_killed_meanwhile_is_answered(witnessed: Service) -> None:
-    async def kill_meanwhile() -> Any:
-        many = [f"document {number}" for number in range(500)]
-        async with asking(witnessed) as caller:
-            where = (await caller.post(PATH, json=body("survives") | {"documents": many})).headers["Location"]
-            waiting = asyncio.create_task(caller.get(where, params={"wait": 60}))
-            while (await caller.get(where)).json()["state"] != "running":
-                await asyncio.sleep(0.02)
-            await asyncio.to_thread(witnessed.kill, witnessed.celery_worker("bulk"))
-            return (await waiting).json()
-
-    answer = asyncio.run(kill_meanwhile())
-
-    assert (answer["state"], answer["scored"]) == ("done", 500)
-    witnessed.wait_until(witnessed.is_ready)
-
-
 def test_a_redis_that_restarts_meanwhile_costs_no_answer(witnessed: Service) -> None:
     async def restart_meanwhile() -> Any:
         async with asking(witnessed) as caller:
