@@ -90,5 +90,10 @@ def rerankq_alone() -> Command:
 
 
 def plain_environment() -> dict[str, str]:
-    """Wide enough for a line, patient enough for a busy machine, and without colours."""
-    return {**os.environ, "COLUMNS": "120", "NO_COLOR": "1", "RERANKQ_REDIS_TIMEOUT_SECONDS": "10"}
+    """Wide enough for a line, patient enough for a busy machine, without colours and a developer's own settings."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("RERANKQ_") or name == "RERANKQ_CACHE_DIR"
+    }
+    return {**kept, "COLUMNS": "120", "NO_COLOR": "1", "RERANKQ_REDIS_TIMEOUT_SECONDS": "10"}

@@ -51,7 +51,6 @@ def seen() -> Seen:
         "RERANKQ_ENGINE_FACTORY": "rerankq_worker.doubles:slow?load_ms=1500",
         "PYTHONUNBUFFERED": "1",
     }
-    environment.pop("RERANKQ_BROKER_URL", None)
     here = CommandInHere(environment)
     with here.start("up", "--port", str(free_port())) as process:
         try:

@@ -22,6 +22,7 @@ from starlette.testclient import TestClient
 import rerankq.celery
 from rerankq import AsyncRerankClient, InvalidRequest
 from rerankq.contract import traces
+from tests.cli.test_local_parts import is_gone, wait_until
 from tests.collector import Collector
 from tests.service import Service, lines_of
 
@@ -255,7 +256,7 @@ def test_what_exports_beside_a_parent_ends_with_it(is_killed: bool) -> None:
             beside.suspend()
         parent.communicate(timeout=30)
 
-        assert psutil.wait_procs([beside], timeout=30)[1] == []
+        wait_until(lambda: is_gone(beside.pid))
 
 
 def test_what_exports_beside_a_parent_speaks_in_lines_of_the_log() -> None:

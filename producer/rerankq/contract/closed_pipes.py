@@ -32,17 +32,12 @@ def ends_quietly() -> Generator[None]:
 
 
 def _flush() -> None:
-    """Before the interpreter's end, which would be too late."""
+    """Before the interpreter's end, which would be too late; of a full disk, or of no stream at all, that tells."""
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except (
-        AttributeError,
-        OSError,
-        ValueError,
-    ):  # none, one of a test's, or a full disk, of which the end tells
-        return
+    except (AttributeError, OSError, ValueError) as error:
+        if isinstance(error, BrokenPipeError):
+            raise
 
 
 def _is_of_an_output(error: BaseException) -> bool:
