@@ -1,5 +1,6 @@
 """Interactive beside bulk, and the same job sent twice: cases w and x."""
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -8,6 +9,13 @@ from rerankq import InvalidRequest, RerankClient
 from rerankq.contract.keys import queue_of
 from tests.faults.conftest import documents
 from tests.service import Service
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Service]:
+    """Of its own: after a job that outlived several engines few are let in."""
+    with Service(engine="tests.witness:engine?batch_ms=20&pair_ms=2", max_batch_pairs=8) as running:
+        yield running
 
 
 def test_interactive_jobs_are_answered_while_one_bulk_job_is_at_work(
