@@ -7,6 +7,7 @@ import pytest
 
 from rerankq import AsyncRerankClient, BrokerUnavailable, QueueFull, RerankClient
 from rerankq.bulk import rerank_many
+from rerankq.contract import keys
 from rerankq.settings import ClientSettings
 from tests.redis_server import RedisServer
 
@@ -84,6 +85,15 @@ def test_a_full_redis_is_a_full_queue_whatever_helps_elsewhere() -> None:
         client.submit("q", ["a"])
 
     assert not any(way in str(caught.value) for way in WAYS_OUT)
+
+
+def test_a_full_redis_still_lets_jobs_be_called_off() -> None:
+    with RedisServer() as full, full.client() as redis, RerankClient(full.url) as client:
+        redis.config_set("maxmemory", 1)
+
+        client.cancel("unwanted")
+
+        assert redis.exists(keys.cancel("unwanted"))
 
 
 def test_of_two_redis_that_of_the_answers_is_named_where_it_is_the_one_away(

@@ -33,6 +33,10 @@ SAID = {
         "NOPERM",
         "users.acl",
     ),
+    "-ERR Error running script (call to f_1): @user_script:1: @user_script: 1: -OOM command not allowed": (
+        "OOM",
+        "`maxmemory` gives it more",
+    ),
     "-ERR odd 'A USER TEXT' a user text": ("ResponseError", "RERANKQ_BROKER_URL"),
 }
 

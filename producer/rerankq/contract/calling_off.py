@@ -6,8 +6,10 @@ from rerankq.contract import keys
 from rerankq.contract.transport.scripts import Script
 
 # KEYS: the cancel key, the job's record; ARGV: seconds to live. A job that is answered stays so, and may come again.
+# Its first write frees memory, so that a full Redis, which this relieves, does not refuse it.
 CALL_OFF = Script("""
 if redis.call('HEXISTS', KEYS[2], 'answered') == 1 then return 0 end
+redis.call('DEL', KEYS[1])
 redis.call('SET', KEYS[1], 1, 'EX', ARGV[1])
 return 1
 """)

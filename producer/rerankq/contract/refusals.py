@@ -48,7 +48,7 @@ _BY_TEXT: Mapping[str, tuple[str, str]] = {
         "Redis 6.2 or later, with no command switched off, is needed",
     ),
 }
-_CODE = re.compile(r"\b[A-Z]{4,}\b")
+_CODE = re.compile(r"\b[A-Z]{3,}\b")  # OOM, which a script of ours met, stands within the text of Redis 6
 
 
 class Refusal(NamedTuple):
@@ -75,4 +75,4 @@ def refusal_in(error: Exception) -> Refusal | None:
     if known is not None:
         return Refusal(known, _CURES[known])
     first = _CODE.match(said)
-    return Refusal(first[0] if first else type(error).__name__, _WHICH)
+    return Refusal(first[0] if first and first[0] != "ERR" else type(error).__name__, _WHICH)
