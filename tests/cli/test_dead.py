@@ -92,6 +92,21 @@ def test_a_dry_run_changes_nothing(redis: Redis, rerankq: Command, act: str, mea
     assert redis.exists(keys.dead_message("kept"), keys.dead_letter("kept"), LANE) == 2
 
 
+@pytest.mark.parametrize("away", ["RERANKQ_BROKER_URL", "RERANKQ_RESULT_URL"])
+def test_whichever_redis_is_away_is_the_one_that_is_named(redis: Redis, rerankq: Command, away: str) -> None:
+    redis.flushdb()
+    set_aside(redis, "kept")
+    gone = {away: "redis://127.0.0.1:1/7"}
+    here = CommandInHere(
+        {"RERANKQ_RESULT_URL": rerankq.environment["RERANKQ_BROKER_URL"]} | rerankq.environment | gone
+    )
+
+    told = [here.run("dead", "retry", which, exit_code=3).err for which in ("kept", "--all")]
+
+    assert all("Redis (127.0.0.1:1, database 7) did not answer" in each for each in told)
+    assert redis.exists(keys.dead_message("kept"))
+
+
 def test_two_operators_and_one_that_is_killed_put_each_job_back_once(redis: Redis, rerankq: Command) -> None:
     redis.flushdb()
     ids = [f"job{n}" for n in range(150)]

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
     from rerankq.client import RerankClient
     from rerankq.local.stack import LocalStack
-    from rerankq.procedures import Store
 
 
 @contextmanager
@@ -29,18 +28,15 @@ def connected(*, local: bool = False, model: str | None = None) -> Generator["Re
 
 
 @contextmanager
-def redis_for(doing: str, store: "Store" = "broker") -> Generator["Redis"]:
+def redis_for(doing: str) -> Generator["Redis"]:
     """The Redis of the settings itself, for what no client does; its errors arrive as ours."""
     from rerankq.contract.redis_clients import redis_client
     from rerankq.procedures import errors_as_ours
     from rerankq.settings import ClientSettings
 
     settings = ClientSettings.load()
-    url = settings.broker_url.get_secret_value() if store == "broker" else settings.effective_result_url
-    with (
-        errors_as_ours(doing, settings, store),
-        redis_client(url, settings.redis_timeout_seconds) as redis,
-    ):
+    url = settings.broker_url.get_secret_value()
+    with errors_as_ours(doing, settings), redis_client(url, settings.redis_timeout_seconds) as redis:
         yield redis
 
 

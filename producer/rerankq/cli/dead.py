@@ -3,11 +3,12 @@
 import dataclasses
 import json
 import sys
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -37,6 +38,8 @@ OlderThan = Annotated[
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="No more than so many.", show_default=False)]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Count them, and change nothing.")]
+
+Asking = Callable[[], AbstractContextManager[Any]]
 
 _SECONDS_IN = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
 _MOST_DIGITS = 12
@@ -107,13 +110,13 @@ def retry(
     [bold]Example:[/] rerankq dead retry "$job" && rerankq result "$job"
     """
     meant = Meant(letter_id, all_, reason, older_than, limit)
-    with _letters() as letters, redis_for("forgetting an answer", "results") as results:
+    with _letters() as letters, _answers() as (results, asking):
         if dry_run:
             _tell_count("would be retried", list(meant.of(letters)), as_json=as_json)
             return
         if letter_id is not None:
             letter = _letter(letters, letter_id)
-            if not retried(letters, letter_id, results):
+            if not retried(letters, letter_id, results, asking):
                 raise _unknown(letter_id)
             told = (
                 json.dumps({"retried": letter_id}) if as_json else f"{letter_id} waits on {letter.lane} again"
@@ -124,7 +127,8 @@ def retry(
         if not found and not as_json:
             print(f"none is meant of {_jobs(letters.count())} given up")
             return
-        again, unusable = _retry_all(letters, found, results)
+        put_back = partial(retried, letters, results=results, asking=asking)
+        again, unusable = _retry_all(put_back, found)
     if as_json:
         print(json.dumps({"retried": again, "unusable": unusable}))
         return
@@ -224,11 +228,14 @@ def seconds_in(age: str) -> float:
     return int(number) * _SECONDS_IN[unit]
 
 
-def retried(letters: "DeadLetters", letter_id: str, results: "Redis") -> bool:
+def retried(letters: "DeadLetters", letter_id: str, results: "Redis", asking: Asking = nullcontext) -> bool:
     """Whether the job waits again; False where there is no such letter any more.
 
     Its old answer, that it was given up, goes before it runs; one that it has had since, somebody else having retried
     it, stays.
+
+    Args:
+        asking: what the errors of `results`, which may be another Redis, are caught by.
 
     Raises:
         InvalidRequest: nobody can read its message.
@@ -236,24 +243,26 @@ def retried(letters: "DeadLetters", letter_id: str, results: "Redis") -> bool:
     from rerankq.contract.transport.dead_letters import FORGET, NotReplayable
 
     answer = keys.result(letter_id)
-    old = results.get(answer)
+    with asking():
+        old = results.get(answer)
     try:
         if not letters.check(letter_id):
             return False
         if old is not None:
-            FORGET(results, [answer], [old])
+            with asking():
+                FORGET(results, [answer], [old])
         return letters.retry(letter_id)
     except NotReplayable as error:
         raise InvalidRequest(str(error)) from error
 
 
-def _retry_all(letters: "DeadLetters", found: Sequence[str], results: "Redis") -> tuple[list[str], list[str]]:
+def _retry_all(put_back: Callable[[str], bool], found: Sequence[str]) -> tuple[list[str], list[str]]:
     """The ids of those that wait again, and of those that nobody can read."""
     again: list[str] = []
     unusable: list[str] = []
     for each in _one_by_one("retrying", found):
         try:
-            if retried(letters, each, results):
+            if put_back(each):
                 again.append(each)
         except InvalidRequest:
             unusable.append(each)
@@ -290,6 +299,18 @@ def _letters() -> Generator["DeadLetters"]:
 
     with redis_for("looking for dead letters") as redis:
         yield DeadLetters(redis)
+
+
+@contextmanager
+def _answers() -> 'Generator[tuple["Redis", Asking]]':
+    """The Redis of the answers, and what lets its errors, and no other Redis' own, arrive as ours."""
+    from rerankq.contract.redis_clients import redis_client
+    from rerankq.procedures import errors_as_ours
+    from rerankq.settings import ClientSettings
+
+    settings = ClientSettings.load()
+    with redis_client(settings.effective_result_url, settings.redis_timeout_seconds) as results:
+        yield results, partial(errors_as_ours, "forgetting an answer", settings, "results")
 
 
 def _letter(letters: "DeadLetters", letter_id: str) -> "DeadLetter":
