@@ -123,6 +123,16 @@ def test_each_model_that_jobs_wait_for_has_a_row_of_its_own(redis: "Redis") -> N
     assert (found[2].workers, found[2].paused_by) == (0, "ann@h")
 
 
+def test_a_model_that_alone_is_paused_has_its_row_before_any_of_its_jobs_waits(redis: "Redis") -> None:
+    for model in ("double", "nobodys"):
+        Orders(redis).pause("bulk", model, "ann@h")
+
+    found = {each.model: each for each in lanes_of(read(redis)) if each.model}
+
+    assert {(each.lane, each.waiting, each.paused_by) for each in found.values()} == {("bulk", 0, "ann@h")}
+    assert set(found) == {"double", "nobodys"}
+
+
 def test_what_its_user_may_not_read_is_named_and_the_rest_is_told(
     redis: "Redis", redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -248,6 +248,24 @@ def test_a_worker_that_nobody_knows_is_refused_with_those_of_like_names(
     assert "neither a lane (interactive, bulk) nor a worker that drains is called bulks; none drains" in told
 
 
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        (("pause", "bulk", "--model", " "), "--model: expected the name of a model, got nothing"),
+        (("resume", "bulk", "--model", ""), "--model: expected the name of a model, got nothing"),
+        (
+            ("resume", "bulk", "*", "--model", "double"),
+            "--model is of a lane (interactive, bulk), and * is none",
+        ),
+    ],
+    ids=["pause of no name", "resume of no name", "resume of a worker's model"],
+)
+def test_a_model_that_means_nothing_there_is_refused(
+    rerankq: CommandInHere, typed: tuple[str, ...], told: str
+) -> None:
+    assert told in rerankq.run(*typed, exit_code=2).err
+
+
 def test_where_all_workers_drain_nobody_is_asked_in_vain(service: Service, rerankq: CommandInHere) -> None:
     rerankq.run("drain", socket.gethostname())
 

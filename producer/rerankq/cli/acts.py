@@ -52,10 +52,7 @@ def pause(lane: Lane, model: OfModel = None, as_json: options.Json = False) -> N
     from rerankq.contract.heartbeats import Heartbeats
     from rerankq.contract.orders import Orders, resume_command
 
-    if model == "":
-        raise InvalidRequest(
-            "--model: expected the name of a model, got nothing; without it the lane is paused"
-        )
+    _refuse_no_name(model)
     with redis_for("pausing a lane") as redis:
         is_new = Orders(redis).pause(lane, model, _who())
         workers, known = Heartbeats(redis).alive(), Heartbeats(redis).models()
@@ -91,9 +88,13 @@ def resume(
     """
     from rerankq.contract.orders import Orders, paused_in_words
 
+    _refuse_no_name(model)
+    workers_named = [each for each in what if each not in LANES]
+    if model is not None and workers_named:
+        raise InvalidRequest(f"--model is of a lane ({', '.join(LANES)}), and {workers_named[0]} is none")
     with redis_for("resuming") as redis:
         orders = Orders(redis)
-        workers = _draining([each for each in what if each not in LANES], orders)
+        workers = _draining(workers_named, orders)
         lanes: dict[Lane, bool] = {lane: orders.resume(lane, model) for lane in LANES if lane in what}
         for name in workers:
             orders.employ(name)
@@ -144,8 +145,15 @@ def drain(
             out.print(f"{name} {_TOLD[what]}", markup=False, soft_wrap=True)
     if left and timeout:
         raise ResultTimeout(
-            f"{len(left)} of {len(names)} workers still hold a job after {timeout:g} s; they take no more: "
-            "`rerankq workers` shows when they are drained"
+            f"{len(left)} of {len(names)} workers are not drained after {timeout:g} s; they take no more jobs: "
+            "`rerankq workers` shows when they are"
+        )
+
+
+def _refuse_no_name(model: str | None) -> None:
+    if model is not None and not model.strip():
+        raise InvalidRequest(
+            "--model: expected the name of a model, got nothing; without it the whole lane is meant"
         )
 
 

@@ -120,7 +120,7 @@ def read(redis: "Redis") -> Reading:
 
 
 def lanes_of(reading: Reading, earlier: Reading | None = None) -> list[LaneFacts]:
-    """What is to be told of each lane, and below it of each model that its jobs name.
+    """What is to be told of each lane, and below it of each model whose jobs wait, or are paused, by themselves.
 
     Args:
         earlier: without it nothing is known of what comes and goes.
@@ -128,11 +128,7 @@ def lanes_of(reading: Reading, earlier: Reading | None = None) -> list[LaneFacts
     found: list[LaneFacts] = []
     for lane in LANES:
         found.append(_lane(lane, reading, earlier))
-        found += [
-            _of_model(lane, model, reading)
-            for each, model in reading.waiting
-            if each == lane and model is not None and reading.waiting[lane, model]
-        ]
+        found += [_of_model(lane, model, reading) for model in _models_told(lane, reading)]
     return found
 
 
@@ -160,12 +156,23 @@ def _lane(lane: Lane, reading: Reading, earlier: Reading | None) -> LaneFacts:
     )
 
 
+def _models_told(lane: Lane, reading: Reading) -> list[str]:
+    """Those whose jobs wait there, or would: they are paused."""
+    waiting = {
+        model: None for (each, model), jobs in reading.waiting.items() if each == lane and model and jobs
+    }
+    paused = {
+        order.model: None for field, order in reading.paused.items() if keys.lane_of_pause(field) == lane
+    }
+    return [model for model in waiting | paused if model is not None]
+
+
 def _of_model(lane: Lane, model: str, reading: Reading) -> LaneFacts:
     takers = [worker for worker in reading.workers if lane in worker.lanes and worker.may_serve(model)]
     return LaneFacts(
         lane=lane,
         model=model,
-        waiting=reading.waiting[lane, model],
+        waiting=reading.waiting.get((lane, model), 0),
         oldest_seconds=reading.oldest_seconds.get((lane, model)),
         workers=len(takers),
         **_pause(reading.paused.get(keys.pause_of(lane, model)), reading.now),
