@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -52,10 +52,7 @@ def test_the_documented_worker_takes_bulk_jobs_and_interactive_ones_first(
     client: RerankClient, redis_server: RedisServer
 ) -> None:
     running = client.submit("running", LONG, lane="bulk")
-    give_up_at = time.monotonic() + 60
-    while running.status().state != "running":
-        assert time.monotonic() < give_up_at
-        time.sleep(0.05)
+    wait_until(lambda: running.status().state == "running")
     later = client.submit("later", LONG, lane="bulk", model="double")
     urgent = client.submit("urgent", ["a"], model="double@0")
 
@@ -77,6 +74,48 @@ def test_a_wrong_setting_ends_a_plain_celery_worker_in_one_line(tmp_path: Path) 
     assert refused.returncode == os.EX_CONFIG
     assert refused.stderr.startswith("rerankq-worker: RERANKQ_BROKER_URL: expected no timeout in the URL")
     assert refused.stderr.count("\n") == 1
+
+
+def test_a_logfile_that_cannot_be_written_is_refused_in_one_line(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    environment = environment_of(redis_server, tmp_path) | {"RERANKQ_LOG": "json", "PYTHONWARNINGS": "ignore"}
+    refused = subprocess.run(
+        [sys.executable, "-m", *DOCUMENTED, "--logfile", "no/such/directory.log"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert refused.returncode == os.EX_CONFIG
+    told = json.loads(refused.stderr)
+    assert told["message"] == "--logfile: cannot write to no/such/directory.log: No such file or directory"
+
+
+def test_a_logfile_on_a_full_disk_stops_nobody(redis_server: RedisServer, tmp_path: Path) -> None:
+    """And no other line comes of it; moved away, it is made anew."""
+    environment = environment_of(redis_server, tmp_path) | {"RERANKQ_LOG": "json", "PYTHONWARNINGS": "ignore"}
+    log = tmp_path / "log"
+    log.symlink_to("/dev/full")
+    worker = subprocess.Popen(
+        [sys.executable, "-m", *DOCUMENTED, "--logfile", str(log), "--hostname", "full@h"],
+        cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with RerankClient(redis_server.url) as asking:
+        wait_until(lambda: any(each.name.startswith("full@h") for each in asking.workers()))
+    log.unlink()
+    worker.terminate()
+    _, told = worker.communicate(timeout=60)
+
+    assert (worker.returncode, told) == (0, "")
+    missing, *rest = [json.loads(line) for line in log.read_text().splitlines()]
+    assert "lines of this log are missing" in missing["message"]
+    assert "Warm shutdown" in rest[0]["message"]
+
+
+def wait_until(is_true: Callable[[], object]) -> None:
+    give_up_at = time.monotonic() + 60
+    while not is_true():
+        assert time.monotonic() < give_up_at
+        time.sleep(0.05)
 
 
 def test_nobody_is_stopped_by_the_log_of_a_plain_celery_worker_that_nobody_reads(

@@ -11,9 +11,9 @@ import signal
 import traceback
 import warnings
 from contextlib import suppress
-from logging.handlers import WatchedFileHandler
+from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 import redis
 from billiard import util as billiard_util
@@ -23,7 +23,7 @@ from kombu.exceptions import OperationalError
 
 from rerankq.contract.errors import RerankError
 from rerankq.contract.log import process
-from rerankq.contract.log.lines import LineFormatter, Lines
+from rerankq.contract.log.lines import Lines
 from rerankq_worker.settings import WorkerSettings
 
 CHILDS_STACKS = signal.SIGUSR2  # SIGUSR1 is its soft time limit
@@ -53,8 +53,7 @@ def take_over_log(worker: Any, settings: WorkerSettings) -> None:
         pool_log.propagate = True
         pool_log.setLevel(logging.ERROR)
         if logfile:
-            handler = WatchedFileHandler(logfile)
-            handler.setFormatter(LineFormatter(Lines(settings.log, name)))
+            handler = _opened_or_exit(logfile, Lines(settings.log, name))
             handler.addFilter(_name_errors_only)
             process.use(handler, settings.log_level)
 
@@ -65,6 +64,51 @@ def take_over_log(worker: Any, settings: WorkerSettings) -> None:
     # Children take it over: without a handler the signal would end them.
     process.tell_stacks_on(CHILDS_STACKS)
     _hush_celery()
+
+
+class FileHandler(process.LineHandler):
+    """Of `--logfile`: nobody is stopped by its disk, and where the file was moved away it is made anew."""
+
+    _path = Path()
+    _descriptor = -1
+
+    @classmethod
+    def at(cls, path: str, lines: Lines) -> Self:
+        """
+        Raises:
+            OSError: it cannot be written.
+        """
+        descriptor = _open(path)
+        handler = cls.into(descriptor, lines)
+        handler._path, handler._descriptor = Path(path).absolute(), descriptor
+        return handler
+
+    def pass_on(self, line: bytes) -> None:
+        with suppress(OSError):  # it goes where the last one went
+            self._follow()
+        super().pass_on(line)
+
+    def _follow(self) -> None:
+        try:
+            if os.path.samestat(self._path.stat(), os.fstat(self._descriptor)):
+                return
+        except FileNotFoundError:
+            pass
+        anew = _open(self._path)
+        os.dup2(anew, self._descriptor, inheritable=False)
+        os.close(anew)
+
+
+def _open(path: str | Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+
+
+def _opened_or_exit(path: str, lines: Lines) -> FileHandler:
+    try:
+        return FileHandler.at(path, lines)
+    except OSError as error:
+        log.critical("--logfile: cannot write to %s: %s", path, error.strerror)
+        raise SystemExit(os.EX_CONFIG) from None
 
 
 def _hush_celery() -> None:

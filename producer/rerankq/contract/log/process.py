@@ -14,7 +14,7 @@ import threading
 import traceback
 import warnings
 from types import FrameType, TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from rerankq.contract.log.lines import LONGEST_LINE_BYTES, LineFormatter, Lines, LogFormat
 from rerankq.contract.log.outlet import Outlet
@@ -34,6 +34,13 @@ class LineHandler(logging.Handler):
         super().__init__()
         self.lines, self._outlet = lines, outlet
         self._formatter = LineFormatter(lines)
+
+    @classmethod
+    def into(cls, descriptor: int, lines: Lines) -> Self:
+        """Into a descriptor, in which a line says how many are missing."""
+        return cls(
+            lines, Outlet(descriptor, lambda missing: lines.line(_MISSING.format(missing), level="WARNING"))
+        )
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -64,9 +71,7 @@ def speak_as(process: str, style: LogFormat, level: LogLevel, *, prints: bool = 
         process: its name in each line.
         prints: what is printed is logged, too, but on a terminal.
     """
-    lines = Lines(style, process)
-    outlet = Outlet(_STDERR, lambda missing: lines.line(_MISSING.format(missing), level="WARNING"))
-    handler = LineHandler(lines, outlet)
+    handler = LineHandler.into(_STDERR, Lines(style, process))
     use(handler, level)
     if prints and not os.isatty(_STDERR):
         sys.stdout, sys.stderr = _Printed("stdout", logging.INFO), _Printed("stderr", logging.WARNING)
