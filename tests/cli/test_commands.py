@@ -365,8 +365,10 @@ def test_a_command_with_its_own_service_starts_one_redis_and_one_worker_and_leav
 
 
 def test_a_whole_file_is_reranked_with_nothing_else_running(rerankq_alone: Command, tmp_path: Path) -> None:
+    rerankq_alone.environment["RERANKQ_ENGINE_FACTORY"] = "rerankq_worker.doubles:noop"
     given, ranked, summary = (tmp_path / name for name in ("jobs.jsonl", "ranked.jsonl", "summary.json"))
-    rows = [{"id": str(n), "query": QUERY, "documents": [WRONG, RIGHT], "relevant": [1]} for n in range(20)]
+    documents = [WRONG + RIGHT, RIGHT]  # the double prefers the shorter
+    rows = [{"id": str(n), "query": QUERY, "documents": documents, "relevant": [1]} for n in range(20)]
     given.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
     words = ("bulk", str(given), str(ranked), "--local", "--model", "small", "--summary-json", str(summary))
