@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -26,21 +27,15 @@ NOT_FOR_PEOPLE = {"asked_service.py"}
 QUIET = re.compile(r"    (with ends_quietly|signal.signal\(signal.SIGPIPE, signal.SIG_DFL\))")
 
 
-def to_nobody(*words: str) -> tuple[int, str]:
-    """The exit code of what writes into a pipe that is closed, and what it complains of."""
+def to_nobody(*words: str, stream: str = "stdout") -> tuple[int, str]:
+    """The exit code of what writes into a pipe that is closed, and what it says by the other."""
     reading, writing = os.pipe()
     os.close(reading)
     environment = {**os.environ, "RERANKQ_BROKER_URL": "redis://127.0.0.1:1/0"}
     with os.fdopen(writing, "wb") as pipe:
-        done = subprocess.run(
-            [sys.executable, *words],
-            cwd=REPOSITORY,
-            env=environment,
-            stdout=pipe,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-    return done.returncode, done.stderr
+        streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: pipe}
+        done = subprocess.run([sys.executable, *words], cwd=REPOSITORY, env=environment, text=True, **streams)
+    return done.returncode, done.stderr or done.stdout or ""
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -48,6 +43,10 @@ def test_a_command_that_nobody_reads_ends_as_sigpipe_ends_one_and_says_nothing(n
     code, complaints = to_nobody(*COMMANDS[name])
 
     assert (code, complaints) in [(EXIT_CODE, ""), (-signal.SIGPIPE, "")]
+
+
+def test_a_failure_of_which_nobody_hears_ends_so_too() -> None:
+    assert to_nobody("-m", "rerankq.cli", "lanes", stream="stderr") == (EXIT_CODE, "")
 
 
 def test_every_program_of_benchmarks_and_deploy_ends_so() -> None:

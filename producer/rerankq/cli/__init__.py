@@ -18,8 +18,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if "--json" not in sys.argv and isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # where a terminal has no arrow, the line counts
-    try:
-        with ends_quietly():
+    with ends_quietly():
+        try:
             app()
-    except RerankError as error:
-        sys.exit(report(error, as_json="--json" in sys.argv))
+        except RerankError as error:
+            sys.exit(report(error, as_json="--json" in sys.argv))
