@@ -29,7 +29,6 @@ from tokenizers import (
     processors,
     trainers,
 )
-from transformers import XLMRobertaConfig
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
 CORPUS = [
@@ -120,8 +119,8 @@ def config_of(family: str, shape: Shape, tokenizer: Tokenizer, **changes: Any) -
     return transformers.AutoConfig.for_model(family, **{**sizes, **own, **changes})
 
 
-def xlmr_config(shape: Shape, vocabulary_size: int) -> XLMRobertaConfig:
-    return XLMRobertaConfig(
+def xlmr_config(shape: Shape, vocabulary_size: int) -> "transformers.XLMRobertaConfig":
+    return transformers.XLMRobertaConfig(
         vocab_size=vocabulary_size,
         hidden_size=shape.hidden,
         num_hidden_layers=shape.layers,

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification
+import transformers
 
 from rerankq_worker.engine import Engine
 from rerankq_worker.model.files import find_model
@@ -38,7 +38,9 @@ def tiny(tiny_dir: Path) -> Engine:
 @pytest.fixture(scope="session")
 def plain_logits(tiny_dir: Path) -> Plain:
     """The tiny model's scores by definition."""
-    return plain_model(AutoModelForSequenceClassification.from_pretrained(tiny_dir, dtype=torch.float32))
+    return plain_model(
+        transformers.AutoModelForSequenceClassification.from_pretrained(tiny_dir, dtype=torch.float32)
+    )
 
 
 @pytest.fixture(scope="session", params=["tiny", "small"])
@@ -47,7 +49,7 @@ def engine_and_plain(request: pytest.FixtureRequest) -> tuple[Engine, Plain]:
     if request.param == "tiny":
         return request.getfixturevalue("tiny"), request.getfixturevalue("plain_logits")
     directory = find_model("small").path
-    model = AutoModelForSequenceClassification.from_pretrained(directory, dtype=torch.float32)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(directory, dtype=torch.float32)
     return Engine.load(directory, device="cpu", dtype="fp32", max_length_tokens=8192), plain_model(model)
 
 

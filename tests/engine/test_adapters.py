@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import peft
 import pytest
 import torch
 import transformers
@@ -41,6 +40,8 @@ def make_adapter(
     directory: Path, base: Path, kind: str = "AutoModelForSequenceClassification", **options: Any
 ) -> Path:
     """LoRA on the attention and a head of its own, drawn at random: as a training leaves it behind."""
+    import peft  # not at collection, which every process does
+
     config = {
         "task_type": "SEQ_CLS",
         "target_modules": ["query", "value"],
@@ -70,6 +71,8 @@ def change(directory: Path, **changes: Any) -> None:
 def by_peft(
     directory: Path, base: Path, kind: str = "AutoModelForSequenceClassification", **options: Any
 ) -> Any:
+    import peft
+
     model = getattr(transformers, kind).from_pretrained(base, dtype=torch.float32, **options)
     return peft.PeftModel.from_pretrained(model, directory).merge_and_unload().eval()
 
@@ -265,6 +268,8 @@ def other_layers(directory: Path) -> None:
 
 
 def as_prompt(directory: Path) -> None:
+    import peft
+
     config = peft.PromptTuningConfig(
         task_type="SEQ_CLS",
         **{"num_virtual_tokens": 2, "token_dim": 32, "num_transformer_submodules": 1},

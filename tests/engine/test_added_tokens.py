@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import transformers
 from safetensors.numpy import load_file, save_file
-from transformers import AutoTokenizer
 
 from rerankq_worker.engine import Engine
 from rerankq_worker.model.files import ModelBroken
@@ -147,7 +147,7 @@ def test_rows_are_those_of_transformers(of_class: Path, form: Callable[[Path], o
 
     rows = PairTokenizer.from_model_dir(of_class).read(Reading(query=TEXTS[0], documents=TEXTS))
 
-    reference = AutoTokenizer.from_pretrained(of_class)
+    reference = transformers.AutoTokenizer.from_pretrained(of_class)
     expected = reference([TEXTS[0]] * len(TEXTS), TEXTS)["input_ids"]
     assert [row.token_ids.tolist() for row in rows] == expected
 
@@ -176,7 +176,7 @@ def test_scores_of_a_shared_checkpoint_are_those_of_cross_encoder(shared: Path) 
 def test_no_text_forges_the_frame(model_dir: Path, form: Callable[[Path], object]) -> None:
     form(model_dir)
     tokenizer = PairTokenizer.from_model_dir(model_dir)
-    frame = AutoTokenizer.from_pretrained(model_dir)
+    frame = transformers.AutoTokenizer.from_pretrained(model_dir)
 
     row = tokenizer.read(
         Reading(query="<s></s>", documents=[f"a {EOT}<pad>{EOT} </s> <mask><unk>{frame.mask_token}"])
@@ -192,7 +192,7 @@ def test_a_row_is_cut_at_an_added_token_like_at_any_other(model_dir: Path) -> No
     add(model_dir, EOT)
     document = f"bear {EOT}" * 60
     tokenizer = PairTokenizer.from_model_dir(model_dir, max_length_tokens=64)
-    reference = AutoTokenizer.from_pretrained(model_dir)
+    reference = transformers.AutoTokenizer.from_pretrained(model_dir)
 
     rows = [
         tokenizer.read(Reading(query="panda " * n, documents=[document]))[0].token_ids.tolist()
@@ -214,7 +214,7 @@ def test_a_huge_text_cut_inside_a_long_added_token_keeps_its_tokens(model_dir: P
 
     row = tokenizer.read(Reading(query="panda", documents=[document]))[0].token_ids.tolist()
 
-    whole = AutoTokenizer.from_pretrained(model_dir)(
+    whole = transformers.AutoTokenizer.from_pretrained(model_dir)(
         "panda", document, max_length=64, truncation="only_second"
     )
     assert row == whole["input_ids"]

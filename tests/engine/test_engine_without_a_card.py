@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.attention import varlen
 
 from benchmarks.gpu_check.candidates import flash
 from rerankq_worker.engine import attention, unpadded_model
@@ -52,6 +51,12 @@ def on_card(directory: Path, dtype: str, way: attention.Attention | None = None)
     return FORWARDS[family.forward](source, family, CARD, precision, make_linear, way)
 
 
+def by_torch() -> VariableLength:
+    from torch.nn.attention import varlen  # not at collection, which every process does
+
+    return VariableLength(varlen.varlen_attn)
+
+
 @pytest.mark.parametrize("dtype", ["fp16", "fp32"])
 def test_every_family_computes_on_a_card(card: Card, directory: Path, dtype: str) -> None:
     model = on_card(directory, dtype)
@@ -81,24 +86,28 @@ def test_it_computes_exactly_on_a_card_and_with_its_weights_on_the_cpu(card: Car
 )
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
 @pytest.mark.parametrize(
-    "way",
-    [VariableLength(varlen.varlen_attn), VariableLength(flash), padded],
+    "choose",
+    [by_torch, lambda: VariableLength(flash), lambda: padded],
     ids=["torch's", "direct", "padded"],
 )
 def test_each_way_of_attention_gives_what_the_next_layer_takes(
-    card: Card, way: attention.Attention, dtype: torch.dtype, asking: int, window: int | None
+    card: Card,
+    choose: Callable[[], attention.Attention],
+    dtype: torch.dtype,
+    asking: int,
+    window: int | None,
 ) -> None:
     batch = lay_out(ROWS, CARD)
     queries, keys, values = torch.empty(sum(LENGTHS), 3, 4, 64, device=CARD, dtype=dtype).unbind(1)
 
-    attended = way(queries[:asking], keys, values, batch, window)
+    attended = choose()(queries[:asking], keys, values, batch, window)
 
     assert (attended.shape, attended.dtype, attended.device) == ((asking, 4, 64), dtype, CARD)
 
 
 @of_one_kind_each
 def test_a_kernel_without_windows_makes_a_model_of_windows_a_padded_one(card: Card, directory: Path) -> None:
-    pads = [on_card(directory, "fp16", VariableLength(kernel)).pads for kernel in (flash, varlen.varlen_attn)]
+    pads = [on_card(directory, "fp16", way).pads for way in (VariableLength(flash), by_torch())]
 
     assert pads == [family_of(directory).forward == "modernbert", False]
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification
+import transformers
 
 from rerankq_worker.engine import Engine, precision
 from rerankq_worker.engine.attention import padded, per_row
@@ -51,7 +51,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 def tiny_modernbert(**changes: Any) -> torch.nn.Module:
     config = config_of("modernbert", SHAPES["tiny"], modernbert_tokenizer(), **changes)
     torch.manual_seed(7)
-    model: torch.nn.Module = AutoModelForSequenceClassification.from_config(config)
+    model: torch.nn.Module = transformers.AutoModelForSequenceClassification.from_config(config)
     randomize_biases(model)
     return model
 
@@ -117,7 +117,7 @@ def test_a_config_saved_by_transformers_4_is_read_as_it_was_meant(tmp_path: Path
     rows = random_rows(LENGTHS)
     logits = Engine.load(tmp_path, device="cpu", dtype="fp32").score(rows)
 
-    expected = plain_model(AutoModelForSequenceClassification.from_pretrained(tmp_path))(rows)
+    expected = plain_model(transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path))(rows)
     np.testing.assert_allclose(logits, expected, atol=1e-4, rtol=0)
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer
 
 from rerankq_worker.model.reading import DocumentTooLong, QueryTooLong, Reading
 from rerankq_worker.model.tokenizer import PairTokenizer
@@ -28,7 +28,7 @@ def tokenizer(tiny_dir: Path) -> PairTokenizer:
 
 @pytest.fixture(scope="module")
 def reference(tiny_dir: Path) -> Callable[..., list[int]]:
-    plain = AutoTokenizer.from_pretrained(tiny_dir)
+    plain = transformers.AutoTokenizer.from_pretrained(tiny_dir)
     return lambda query, document, **options: plain([query], [document], **options)["input_ids"][0]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+import transformers
 
 from rerankq_worker.model.small import materialise
 
@@ -20,10 +20,10 @@ def small_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def scorer_for(small_model_dir: Path) -> Callable[..., Scorer]:
     """Makes a scorer of a data type and an attention implementation: logits of a query against documents."""
-    tokenizer = AutoTokenizer.from_pretrained(small_model_dir)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(small_model_dir)
 
     def make(dtype: torch.dtype = torch.float32, attention: str = "sdpa") -> Scorer:
-        model = AutoModelForSequenceClassification.from_pretrained(
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(
             small_model_dir, dtype=dtype, attn_implementation=attention
         ).eval()
 
