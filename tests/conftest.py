@@ -49,7 +49,7 @@ IDLE_SERVICE = [
     "worker/test_flower.py",
 ]
 FAULTS = ["control", "deaths", "stopping", "time"]
-OTHER_FAULTS = ["engine_faults", "lanes_and_copies", "refusals", "vanished"]
+OTHER_FAULTS = ["engine_faults", "refusals", "vanished"]
 TOGETHER = [
     [*IDLE_SERVICE, "neighbours/test_stock_celery.py", "neighbours/test_unlike_celery.py"],
     ["faults/test_in_short.py", "faults/test_hostile_input.py"],
