@@ -47,3 +47,19 @@ def test_with_json_a_failure_is_json_too(capsys: pytest.CaptureFixture[str]) -> 
             "details": {"retry_after_seconds": 2.0},
         }
     }
+
+
+def test_a_name_in_a_failure_neither_ends_its_line_nor_drives_the_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    report(errors.InvalidRequest("there is no file at a\nERROR \x1b[31mb"), as_json=False)
+
+    assert capsys.readouterr().err == "rerankq: InvalidRequest: there is no file at a\\nERROR \\x1b[31mb\n"
+
+
+def test_the_end_of_a_log_follows_in_lines_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    report(Unavailable("the worker ended; its last lines:\n  a\x07\n  b"), as_json=False)
+
+    assert (
+        capsys.readouterr().err == "rerankq: Unavailable: the worker ended; its last lines:\n  a\\x07\n  b\n"
+    )

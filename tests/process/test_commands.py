@@ -68,7 +68,7 @@ def test_a_model_directory_is_pulled_by_saying_where_it_is(model_dir: Path) -> N
 
 @pytest.mark.parametrize("command", ["pull", "verify"])
 def test_a_missing_model_is_refused_in_one_line(command: str, tmp_path: Path) -> None:
-    done = run_command(command, str(tmp_path / "nowhere"))
+    done = run_command(command, str(tmp_path / "no\nwhere"))
 
     assert done.returncode == os.EX_CONFIG
     assert done.stderr.startswith("rerankq-worker: no model directory at")

@@ -157,7 +157,8 @@ def test_the_environment_wins_over_dotenv_and_dotenv_over_secrets(
     ("name", "value", "message"),
     [
         ("RERANKQ_MAX_BATCH_PAIRS", "0", "RERANKQ_MAX_BATCH_PAIRS: "),
-        ("RERANKQ_DTYPE", "fp8", "RERANKQ_DTYPE: "),
+        ("RERANKQ_DTYPE", "fp8", "RERANKQ_DTYPE: expected .*, got 'fp8'"),
+        ("RERANKQ_LOG", "a\nb", r"RERANKQ_LOG: expected 'text' or 'json', got 'a\\nb'"),
         ("RERANKQ_BROKER_URL", "amqp://user:hunter2@host", "RERANKQ_BROKER_URL: expected a URL"),
         (
             "RERANKQ_RESULT_URL",

@@ -150,7 +150,9 @@ def _tell(error: Exception | str) -> None:
     if logging.getLogger().handlers:
         logging.getLogger(__package__).critical("%s", error)
     else:
-        print(f"rerankq-worker: {error}", file=sys.stderr)
+        from rerankq.contract.log.lines import in_one_line
+
+        print(in_one_line(f"rerankq-worker: {error}"), file=sys.stderr)
 
 
 def _limits_in_words(settings: Any) -> list[str]:

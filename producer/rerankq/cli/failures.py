@@ -5,6 +5,7 @@ import sys
 
 from rerankq.contract import errors
 from rerankq.contract.errors import RerankError, to_wire
+from rerankq.contract.log.lines import in_one_line
 from rerankq.local.failure import Unavailable
 
 JOB_FAILED = 1
@@ -34,5 +35,8 @@ def report(error: RerankError, *, as_json: bool) -> int:
 
 
 def in_words(error: RerankError) -> str:
-    """The failure in one line."""
-    return f"rerankq: {type(error).__name__}: {error.message}"
+    """The failure in one line, whatever the names in it hold; with the end of a log where a local service ended."""
+    lines = error.message.split("\n") if isinstance(error, Unavailable) else [error.message]
+    return "\n".join(
+        in_one_line(line) for line in [f"rerankq: {type(error).__name__}: {lines[0]}", *lines[1:]]
+    )

@@ -167,6 +167,9 @@ def _unknown(environment: Iterable[str]) -> Iterable[str]:
 def _in_one_line(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     reason = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "literal_error":  # a choice, no secret
+        told = error.errors(include_url=False)[0]
+        reason = f"expected {told['ctx']['expected']}, got {told['input']!r}"
     if not first["loc"]:
         return reason
     return f"{PREFIX}{str(first['loc'][0]).upper()}: {reason}"

@@ -153,9 +153,12 @@ def _as_text(head: Mapping[str, str], message: str, fields: Mapping[str, Any], e
     told = " ".join([message, *(f"{name}={_quoted(value)}" for name, value in fields.items())])
     told = told if exc is None else f"{told} | {exc.strip()}"
     line = f"{head['time']} {head['level']} {head['process']}: {told.strip()}"
-    if _CONTROLS.search(line):
-        line = _CONTROLS.sub(_escaped, line)
-    return line.encode(errors="replace") + b"\n"
+    return in_one_line(line).encode(errors="replace") + b"\n"
+
+
+def in_one_line(text: str) -> str:
+    """A text that neither ends a line nor moves a terminal's cursor."""
+    return _CONTROLS.sub(_escaped, text) if _CONTROLS.search(text) else text
 
 
 def _escaped(found: re.Match[str]) -> str:
