@@ -13,6 +13,7 @@ import pytest
 
 from rerankq import RerankClient
 from rerankq.contract import keys
+from rerankq_worker.link import health
 from tests.conftest import REPOSITORY
 from tests.redis_server import RedisServer
 
@@ -62,6 +63,28 @@ def test_the_documented_worker_takes_bulk_jobs_and_interactive_ones_first(
             float(redis.hget(keys.job(job.job_id), "started") or 0) for job in (running, urgent, later)
         ]
     assert 0 < started[0] < started[1] < started[2]
+
+
+def test_a_worker_that_comes_in_the_place_of_a_killed_one_is_asked_in_its_place(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    killed = subprocess.Popen(["true"])
+    killed.wait()
+    for name in ("mine", "another"):
+        beat = health.Beat(pid=killed.pid, node=f"{name}@host~000000")
+        health.write(health.beat_file(tmp_path, beat.node), beat)
+    command = [sys.executable, "-m", *DOCUMENTED, "-n", "mine@host"]
+    worker = subprocess.Popen(command, cwd=tmp_path, env=environment_of(redis_server, tmp_path))
+
+    give_up_at = time.monotonic() + 60
+    while not (there := [beat.node for beat in health.beats(tmp_path) if beat.pid == worker.pid]):
+        assert time.monotonic() < give_up_at
+        time.sleep(0.05)
+    found = [beat.node for beat in health.beats(tmp_path)]
+    worker.terminate()
+    worker.wait(60)
+
+    assert found == ["another@host~000000", *there]
 
 
 def test_a_wrong_setting_ends_a_plain_celery_worker_in_one_line(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ Knows files and process ids: no torch, no Celery, no Redis. So a check costs mil
 long job, when nobody would answer a ping.
 """
 
+import contextlib
 import math
 import os
 import time
@@ -204,6 +205,15 @@ def beats(runtime_dir: Path) -> list[Beat]:
     """Every Celery worker that tells in this directory that it lives, by name."""
     found = (read_beat(file) for file in sorted(runtime_dir.glob(f"*{BEAT_SUFFIX}")))
     return [beat for beat in found if beat is not None]
+
+
+def forget_killed(runtime_dir: Path, named: str, besides: Path) -> None:
+    """Take away what killed workers have left whose names begin so, besides this file: another is in their place."""
+    for file in runtime_dir.glob(f"*{BEAT_SUFFIX}"):
+        beat = None if file == besides else read_beat(file)
+        if beat is not None and beat.node.startswith(named) and beat.state == "broken":
+            with contextlib.suppress(OSError):  # another user's
+                file.unlink()
 
 
 def status_file(socket_path: Path) -> Path:

@@ -108,7 +108,10 @@ class Heartbeat(bootsteps.StartStopStep):
 
     def _begin_to_beat(self, parent: Any) -> None:
         try:
-            self._file = health.beat_file(self._settings.make_runtime_dir(), parent.hostname)
+            runtime_dir = self._settings.make_runtime_dir()
+            self._file = health.beat_file(runtime_dir, parent.hostname)
+            name, mark, _ = parent.hostname.partition(UNIQUE_MARK)
+            health.forget_killed(runtime_dir, named=name + mark, besides=self._file)
         except InvalidSettings as error:
             logger.warning("nobody is told that this worker lives: %s", error)
         self._beat(parent)
