@@ -395,6 +395,8 @@ def askable_id(job_id: str) -> str:
     """
     if not isinstance(job_id, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidRequest(f"job_id: expected a string, got {type(job_id).__name__}", {"field": "job_id"})
+    if not job_id:
+        raise InvalidRequest("job_id: expected the id of a job, got nothing", {"field": "job_id"})
     if not job_id.isprintable():  # as a lone surrogate is not
         raise InvalidRequest("job_id: expected characters that can be printed", {"field": "job_id"})
     return job_id

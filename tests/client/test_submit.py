@@ -92,7 +92,7 @@ def test_an_id_that_cannot_be_one_is_refused(client: RerankClient, job_id: Any) 
         client.submit("q", ["a"], job_id=job_id)
 
 
-@pytest.mark.parametrize("job_id", [None, 7, b"x", "\ud800", "a\nb"])
+@pytest.mark.parametrize("job_id", [None, 7, b"x", "\ud800", "a\nb", ""])
 def test_an_id_that_nobody_can_have_is_refused_when_it_is_asked_for(
     job_id: Any, client: RerankClient
 ) -> None:
