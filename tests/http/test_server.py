@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import json
+import os
 import re
 import signal
 import socket
@@ -21,6 +22,7 @@ from rerankq.contract import keys
 from rerankq.contract.heartbeats import Heartbeats, WorkerStatus
 from rerankq.contract.messages import LANES
 from rerankq.http import HttpSettings, bodies, server
+from rerankq.local.redis_server import free_port
 from tests.redis_server import RedisServer
 from tests.service import Service
 
@@ -306,6 +308,30 @@ def test_where_stdout_is_no_terminal_every_line_is_a_record(witnessed: Service) 
     assert rest[0]["message"].startswith("POST /v1/rerank 400")
     assert (refused.returncode, refused.stdout) == (3, "")
     assert f"port {port} of 127.0.0.1 is taken" in json.loads(refused.stderr)["message"]
+
+
+@pytest.mark.parametrize("how", ["read by nobody", "gone", "closed", "full"])
+def test_it_serves_wherever_its_address_cannot_be_told(how: str, redis_server: RedisServer) -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while how == "read by nobody":
+            os.write(writer, b"x" * 4096)
+    os.set_blocking(writer, True)
+    if how == "gone":
+        os.close(reader)
+    port, where = free_port(), {"closed": ">&-", "full": ">/dev/full"}.get(how, "")
+    command = f"exec {sys.executable} -m rerankq.cli serve --port {port} {where}"
+    told = {**os.environ, "RERANKQ_BROKER_URL": redis_server.url}
+    with subprocess.Popen(["sh", "-c", command], env=told, stdout=writer, stderr=subprocess.PIPE) as process:
+        os.close(writer)
+        wait_until(lambda: process.poll() is not None or is_open(port))
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=30)
+    if how != "gone":
+        os.close(reader)
+
+    assert (process.returncode, log) == (0, b"")
 
 
 def is_open(port: int) -> bool:

@@ -14,7 +14,7 @@ from rerankq.contract.errors import RerankError
 from rerankq.local.failure import Unavailable
 
 if TYPE_CHECKING:
-    from rerankq.contract.log.lines import Lines
+    from rerankq.contract.log.process import LineHandler
 
 MISSING = "the HTTP face is not installed; `pip install 'rerankq[http]'` brings it"
 
@@ -51,10 +51,10 @@ def serve(
 
     given: dict[str, Any] = {"http_host": host, "http_port": port}
     settings = HttpSettings.load(**{name: value for name, value in given.items() if value is not None})
-    lines = speak_as("http", settings.log, settings.log_level, prints=False).lines
+    log = speak_as("http", settings.log, settings.log_level, prints=False)
     tell_stacks_on(signal.SIGUSR1)
     try:
-        serve_http(settings, lambda url: _show(url, lines, asks_for_key=bool(settings.keys)))
+        serve_http(settings, lambda url: _show(url, log, asks_for_key=bool(settings.keys)))
     except RerankError as error:  # there is a log by now, and it has one form
         logging.getLogger(__name__).critical("%s", error.message)
         raise typer.Exit(exit_code(error)) from None
@@ -72,13 +72,12 @@ def example(url: str, *, asks_for_key: bool) -> str:
     return f"curl {url}/v1/rerank{key} -d '{body}'"
 
 
-def _show(url: str, lines: "Lines", *, asks_for_key: bool) -> None:
+def _show(url: str, log: "LineHandler", *, asks_for_key: bool) -> None:
     """The address; where no person looks it is a line among those of the log, which may lie in the same file."""
     whom = "whoever shows a key" if asks_for_key else "programs of this machine"
     told = f"rerankq answers {whom} at {url} until Ctrl-C"
     if out.is_terminal:
         out.print(f"{told}. Try:", markup=False, soft_wrap=True)
         out.print(f"  {example(url, asks_for_key=asks_for_key)}", markup=False, soft_wrap=True)
-    else:
-        sys.stdout.write(lines.line(told).decode())
-        sys.stdout.flush()
+    elif sys.stdout is not None:  # pyright: ignore[reportUnnecessaryComparison] - with `>&-` it is
+        log.into(sys.stdout.fileno(), log.lines).pass_on(log.lines.line(told))

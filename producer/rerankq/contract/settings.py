@@ -169,7 +169,7 @@ def _in_one_line(error: ValidationError) -> str:
     reason = first["msg"].removeprefix("Value error, ")
     if first["type"] == "literal_error":  # a choice, no secret
         told = error.errors(include_url=False)[0]
-        reason = f"expected {told['ctx']['expected']}, got {told['input']!r}"
+        reason = f"expected {told.get('ctx', {})['expected']}, got {told['input']!r}"
     if not first["loc"]:
         return reason
     return f"{PREFIX}{str(first['loc'][0]).upper()}: {reason}"
