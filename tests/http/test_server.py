@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import redis as redis_py
@@ -332,6 +333,18 @@ def test_it_serves_wherever_its_address_cannot_be_told(how: str, redis_server: R
         os.close(reader)
 
     assert (process.returncode, log) == (0, b"")
+
+
+def test_no_connection_gets_the_log_where_stderr_is_closed(redis_server: RedisServer) -> None:
+    port = free_port()
+    command = f"exec {sys.executable} -m rerankq.cli serve --port {port} >/dev/null 2>&-"
+    told = {**os.environ, "RERANKQ_BROKER_URL": redis_server.url}
+    with subprocess.Popen(["sh", "-c", command], env=told) as process:
+        wait_until(lambda: process.poll() is not None or is_open(port))
+        stderr = str(Path(f"/proc/{process.pid}/fd/2").readlink())
+        process.terminate()
+
+    assert stderr == os.devnull
 
 
 def is_open(port: int) -> bool:

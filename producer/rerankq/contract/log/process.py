@@ -71,12 +71,22 @@ def speak_as(process: str, style: LogFormat, level: LogLevel, *, prints: bool = 
         process: its name in each line.
         prints: what is printed is logged, too, but on a terminal.
     """
+    if sys.stderr is None:  # pyright: ignore[reportUnnecessaryComparison] - with `2>&-` it is
+        _take_stderrs_place()
     handler = LineHandler.into(_STDERR, Lines(style, process))
     use(handler, level)
     if prints and not os.isatty(_STDERR):
         sys.stdout, sys.stderr = _Printed("stdout", logging.INFO), _Printed("stderr", logging.WARNING)
     faulthandler.enable(_STDERR)
     return handler
+
+
+def _take_stderrs_place() -> None:
+    """Before a connection gets its number, and with it our lines."""
+    while (descriptor := os.open(os.devnull, os.O_WRONLY)) < _STDERR:
+        pass
+    if descriptor != _STDERR:
+        os.close(descriptor)
 
 
 def use(handler: logging.Handler, level: LogLevel) -> None:
