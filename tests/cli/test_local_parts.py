@@ -15,6 +15,8 @@ from unittest.mock import Mock
 import psutil
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from rerankq.local import redis_server
 from rerankq.local.failure import Unavailable
@@ -92,7 +94,8 @@ def test_a_local_redis_talks_to_its_owner_alone(tmp_path: Path) -> None:
     try:
         with redis.Redis.from_url(server.url) as owner:
             assert owner.ping()
-        stranger = redis.Redis(port=int(server.url.rsplit(":", 1)[1].split("/")[0]))
+        port = int(server.url.rsplit(":", 1)[1].split("/")[0])
+        stranger = redis.Redis(port=port, retry=Retry(NoBackoff(), 0))  # once, or it tries for 3 s
         with stranger, pytest.raises(redis.AuthenticationError):
             stranger.ping()
         command_line = " ".join(psutil.Process(server.child.pid).cmdline())

@@ -215,17 +215,20 @@ def test_a_loop_that_ends_leaves_no_job(
     assert wanted(redis) == []
 
 
-def test_a_wait_that_runs_out_calls_the_job_off(redis_server: RedisServer, redis: redis_py.Redis) -> None:
-    async def ask() -> None:
-        async with AsyncRerankClient(redis_server.url) as client:
-            with pytest.raises(DeadlineExceeded):
-                await client.rerank("q", ["a"], timeout=1)
-            assert wanted(redis) == []
+def test_a_wait_that_runs_out_calls_the_job_off(
+    client: RerankClient, redis_server: RedisServer, redis: redis_py.Redis
+) -> None:
+    async def ask_both_ways() -> None:
+        async with AsyncRerankClient(redis_server.url) as asynchronous:
+            outcomes = await asyncio.gather(
+                asynchronous.rerank("q", ["a"], timeout=0.1),
+                asyncio.to_thread(client.rerank, "q", ["b"], timeout=0.1),
+                return_exceptions=True,
+            )
+            assert [type(outcome) for outcome in outcomes] == [DeadlineExceeded] * 2
+            assert (wanted(redis), redis.llen(LANE)) == ([], 2)
 
-    asyncio.run(ask())
-    with RerankClient(redis_server.url) as client, pytest.raises(DeadlineExceeded):
-        client.rerank("q", ["b"], timeout=1)
-    assert (wanted(redis), redis.llen(LANE)) == ([], 2)
+    asyncio.run(ask_both_ways())
 
 
 class OfStarlette:

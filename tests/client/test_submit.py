@@ -113,7 +113,9 @@ def test_a_submission_that_was_cut_off_before_publishing_is_published_by_the_res
     redis.delete("rerankq.interactive")
     redis.hdel(keys.job("order-7"), "published")
 
-    client.submit("q", ["a"], job_id="order-7")
+    impatient = ClientSettings(broker_url=redis_server.url, redis_timeout_seconds=1.0)
+    with RerankClient(settings=impatient) as resending:
+        resending.submit("q", ["a"], job_id="order-7")
 
     assert queued(redis_server) == 1
 
