@@ -56,7 +56,7 @@ TOGETHER = [
     [f"faults/long/test_{name}.py" for name in FAULTS],
     [f"faults/long/test_{name}.py" for name in OTHER_FAULTS],
     [f"http/test_{name}.py" for name in ("batch", "documents", "jobs", "server")],
-    ["engine/*", "small_model/*", "process/test_commands.py"],
+    ["engine/*", "small_model/*", "process/test_commands.py", "worker/test_sentence_transformers.py"],
     ["cli/test_commands.py", "cli/test_doctor.py", "cli/test_readme.py"],
 ]
 """Files that ask one session's service, or load transformers' models: in one process, or each would pay for it."""

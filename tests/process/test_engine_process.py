@@ -25,13 +25,14 @@ from tests.process.conftest import StartEngine
 from tests.process.engine_under_test import PATIENCE_SECONDS, EngineUnderTest, eventually, expected, rows_of
 
 POISON = 666
+WITHOUT_A_NUMBER = 667
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineUnderTest]:
     """For whoever leaves it as it was."""
     limits = {"RERANKQ_MAX_BATCH_PAIRS": "4", "RERANKQ_MAX_LENGTH_TOKENS": "64"}
-    running = EngineUnderTest(tmp_path_factory.mktemp("engine"), "noop", **limits)
+    running = EngineUnderTest(tmp_path_factory.mktemp("engine"), f"noop?nan={WITHOUT_A_NUMBER}", **limits)
     running.start()
     yield running
     running.stop()
@@ -173,10 +174,8 @@ def test_a_job_that_raises_alone_is_refused_and_its_neighbours_are_answered(
     assert engine.exit_codes == []
 
 
-def test_a_row_without_a_finite_logit_is_passed_on_as_nan(start_engine: StartEngine) -> None:
-    engine = start_engine(f"treacherous?nan={POISON}")
-
-    logits = engine.scores([*rows_of(3), *rows_of(4, token=POISON), *rows_of(5)])
+def test_a_row_without_a_finite_logit_is_passed_on_as_nan(engine: EngineUnderTest) -> None:
+    logits = engine.scores([*rows_of(3), *rows_of(4, token=WITHOUT_A_NUMBER), *rows_of(5)])
 
     assert logits.tolist() == pytest.approx([-3, float("nan"), -5], nan_ok=True)
 

@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Self
@@ -18,6 +16,7 @@ from rerankq.contract import keys, wire
 from rerankq.contract.wire import RERANK_TASK
 from rerankq.http import HttpSettings, create_app
 from rerankq.submission import job_submission, pack_submission
+from tests.cli.conftest import CommandInHere
 from tests.service import Service, lines_of
 
 LARGE = ["many words " * 2000] * 4
@@ -96,10 +95,8 @@ def test_models_tells_each_model_with_its_workers_what_waits_for_it_and_its_shar
         client.submit("q", ["a"], model=model).result(60)
 
     def told() -> dict[str, dict[str, Any]]:
-        command = [sys.executable, "-m", "rerankq.cli", "models", "--json"]
-        environment = {**alpha.environment, "RERANKQ_REDIS_TIMEOUT_SECONDS": "10"}
-        done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-        return {each["model"]: each for each in json.loads(done.stdout)["models"]}
+        command = CommandInHere({**alpha.environment, "RERANKQ_REDIS_TIMEOUT_SECONDS": "10"})
+        return {each["model"]: each for each in json.loads(command.run("models", "--json").out)["models"]}
 
     alpha.wait_until(lambda: {"alpha", "beta"} <= told().keys())
     found = told()
