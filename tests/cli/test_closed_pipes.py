@@ -1,10 +1,12 @@
 """A command whose reader leaves, `rerankq settings | head`, ends without a word."""
 
+import errno
 import os
 import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,6 +49,23 @@ def test_a_command_that_nobody_reads_ends_as_sigpipe_ends_one_and_says_nothing(n
 
 def test_a_failure_of_which_nobody_hears_ends_so_too() -> None:
     assert to_nobody("-m", "rerankq.cli", "lanes", stream="stderr") == (EXIT_CODE, "")
+
+
+@pytest.mark.parametrize("options", [(), ("-u",)], ids=["at its end", "line by line"])
+@pytest.mark.parametrize("module", ["rerankq.cli", "rerankq_worker"])
+def test_an_output_that_has_no_room_is_told_in_one_line(module: str, options: tuple[str, ...]) -> None:
+    environment = {**os.environ, "PYTHONUNBUFFERED": ""}
+    command = [sys.executable, *options, "-m", module, "settings"]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment)
+
+    told = "its output cannot be written: No space left on device; free space where it goes\n"
+    assert (done.returncode, done.stderr) == (1, told)
+
+
+def test_a_full_disk_elsewhere_is_no_output_without_room() -> None:
+    with pytest.raises(OSError, match="No space"), ends_quietly():
+        raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_every_program_of_benchmarks_and_deploy_ends_so() -> None:
