@@ -47,7 +47,6 @@ from benchmarks.contestants import (
     contestants,
     end_children,
 )
-from rerankq.contract.closed_pipes import ends_quietly
 from rerankq_worker.engine import Engine, PrecisionRefused
 from rerankq_worker.engine.precision import bf16_pays
 from rerankq_worker.model.files import find_model
@@ -372,5 +371,4 @@ def processor_name() -> str:
 
 
 if __name__ == "__main__":
-    with ends_quietly():
-        main()
+    main()

@@ -10,13 +10,13 @@ leaves the others alone. Needs torch, transformers and what these bring, no queu
 import argparse
 import json
 import os
+import signal
 
 import torch
 
 from benchmarks.gpu_check.bench import Bench
 from benchmarks.gpu_check.checks import checks
 from benchmarks.gpu_check.report import Report
-from rerankq.contract.closed_pipes import ends_quietly
 
 
 def main() -> None:
@@ -48,5 +48,5 @@ def numbered(name: str) -> torch.device:
 
 
 if __name__ == "__main__":
-    with ends_quietly():
-        main()
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # whoever read the output may leave
+    main()

@@ -64,6 +64,7 @@ def test_every_misspelt_setting_is_told_at_once(monkeypatch: pytest.MonkeyPatch)
 def test_a_setting_that_two_places_say_otherwise_is_told_and_taken_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.delenv("RERANKQ_REDIS_TIMEOUT_SECONDS", raising=False)  # the suite's own
     monkeypatch.setenv("RERANKQ_MAX_BULK_JOBS", "7")
     Path(".env").write_text("RERANKQ_MAX_BULK_JOBS=8\n")
 
