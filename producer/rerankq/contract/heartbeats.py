@@ -107,7 +107,7 @@ def _as_told(of: Field[Any]) -> tuple[Any, Any]:
 
 
 _TOLD_OF = {each.name: _as_told(each) for each in fields(WorkerStatus) if each.name not in _FOUND_OUT}
-_IN_A_BEAT: dict[str, Any] = _TOLD_OF | {"lanes": list[str], "seen": float}
+_IN_A_BEAT: dict[str, Any] = _TOLD_OF | {"lanes": (list[str], ...), "seen": (float, ...)}
 _Beat: Any = create_model(
     "_Beat",
     __doc__="A heartbeat as it lies in Redis, `seen` by its clock; a later release may say more, and other lanes.",
