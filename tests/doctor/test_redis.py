@@ -317,7 +317,7 @@ def test_a_disk_that_was_full_is_told_and_what_failed_is_done_again_by_the_cure(
             (client.bgsave, "rdb_last_bgsave"),
         ):
             begin()
-            wait_until(lambda: client.info("persistence")[f"{status}_status"] == "err")  # noqa: B023
+            wait_until(lambda: client.info("persistence")[f"{status}_status"] == "err")  # noqa: B023 - asked at once
         found = look(with_small_disk.url)
 
     assert "make room in" in of(found, "redis.disk").cure

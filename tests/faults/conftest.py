@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 
 import pytest
+from celery import Celery
+from redis import Redis
 
 from rerankq import RerankClient
 from tests.service import Service
@@ -32,6 +34,20 @@ def service() -> Iterator[Service]:
 @pytest.fixture
 def client(service: Service) -> RerankClient:
     return service.client
+
+
+@pytest.fixture
+def stranger(service: Service) -> Iterator[Celery]:
+    """A client that is none of ours and sends plain JSON."""
+    app = Celery("stranger", broker=service.redis.url, backend="disabled://", set_as_current=False)
+    yield app
+    app.close()
+
+
+@pytest.fixture
+def redis(service: Service) -> Iterator["Redis"]:
+    with service.redis.client() as client:
+        yield client
 
 
 def documents(count: int) -> list[str]:

@@ -94,20 +94,6 @@ def _nobody_dies(service: Service) -> Iterator[None]:
     assert [(service.celery_worker(lane).pid, service.celery_child(lane).pid) for lane in lanes] == before
 
 
-@pytest.fixture
-def stranger(service: Service) -> Iterator[Celery]:
-    """A client that is none of ours and sends plain JSON."""
-    app = Celery("stranger", broker=service.redis.url, backend="disabled://", set_as_current=False)
-    yield app
-    app.close()
-
-
-@pytest.fixture
-def redis(service: Service) -> Iterator["Redis"]:
-    with service.redis.client() as client:
-        yield client
-
-
 def push(redis: "Redis", message: bytes) -> None:
     redis.lpush(queue_of("bulk"), message)
     ring(redis)

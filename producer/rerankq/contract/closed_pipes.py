@@ -55,12 +55,14 @@ def _send_nowhere(stream: TextIO) -> None:
 
 def _has_no_room(stream: TextIO | None) -> bool:
     """Not another file, whose error is the command's own; only a write tells."""
+    if stream is None:
+        return False
     try:
-        stream.flush()  # type: ignore[union-attr]
-        os.write(stream.fileno(), b"\n")  # type: ignore[union-attr]
+        stream.flush()
+        os.write(stream.fileno(), b"\n")
     except OSError as error:
         return error.errno in _NO_ROOM
-    except (AttributeError, ValueError):  # none, or one of a test's
+    except (AttributeError, ValueError):  # one of a test's
         return False
     return False
 
@@ -73,9 +75,11 @@ def _is_of_an_output(error: BaseException) -> bool:
 
 
 def _is_unread(stream: TextIO | None) -> bool:
+    if stream is None:
+        return False
     try:
         poll = select.poll()
-        poll.register(stream.fileno(), 0)  # type: ignore[union-attr]
+        poll.register(stream.fileno(), 0)
         return any(event & select.POLLERR for _, event in poll.poll(0))
-    except (AttributeError, OSError, ValueError):  # none, or one of a test's
+    except (AttributeError, OSError, ValueError):  # one of a test's
         return False

@@ -38,20 +38,6 @@ def service() -> Iterator[Service]:
         yield running
 
 
-@pytest.fixture
-def stranger(service: Service) -> Iterator[Celery]:
-    """A client that is none of ours and sends plain JSON."""
-    app = Celery("stranger", broker=service.redis.url, backend="disabled://", set_as_current=False)
-    yield app
-    app.close()
-
-
-@pytest.fixture
-def redis(service: Service) -> Iterator["Redis"]:
-    with service.redis.client() as client:
-        yield client
-
-
 def request_of(query: str, **fields: object) -> dict[str, Any]:
     return {"query": query, "documents": LONG, **fields}
 

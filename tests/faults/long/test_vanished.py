@@ -117,7 +117,7 @@ def test_bulk_whose_lane_is_deleted_on_the_way_ends_with_every_row(service: Serv
     words = [sys.executable, "-c", COMMAND, service.redis.url, given, str(out), "ordered"]
     with subprocess.Popen(words, env=service.environment) as run, service.redis.client() as redis:
         for count in (1, 50):
-            service.wait_until(lambda: out.exists() and out.read_bytes().count(b"\n") >= count)  # noqa: B023
+            service.wait_until(lambda: out.exists() and out.read_bytes().count(b"\n") >= count)  # noqa: B023 - asked at once
             service.wait_until(lambda: redis.delete(BULK))
 
     assert run.returncode == 0
