@@ -67,17 +67,24 @@ def tls_in_front_of(server: RedisServer, certificate: tuple[Path, Path]) -> Iter
 
 
 async def pass_on(port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Copy both ways until one side is done, and leave nothing open."""
-    inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", port)
-    ways = [asyncio.create_task(copy(*way)) for way in ((reader, inner_writer), (inner_reader, writer))]
+    """Copy both ways until one side is done, and leave nothing open, also where nobody is behind or all is over."""
+    open_streams = [writer]
+    ways: list[asyncio.Task[None]] = []
     try:
-        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        with suppress(ConnectionRefusedError):
+            inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", port)
+            open_streams.append(inner_writer)
+            ways += [
+                asyncio.create_task(copy(*way)) for way in ((reader, inner_writer), (inner_reader, writer))
+            ]
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for way in ways:
             way.cancel()
-        for stream in (inner_writer, writer):
+        for stream in open_streams:
             stream.transport.abort()
-        await asyncio.gather(*ways, return_exceptions=True)
+        closed = [stream.wait_closed() for stream in open_streams]
+        await asyncio.gather(*ways, *closed, return_exceptions=True)
 
 
 async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
