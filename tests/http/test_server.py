@@ -335,6 +335,31 @@ def test_it_serves_wherever_its_address_cannot_be_told(how: str, redis_server: R
     assert (process.returncode, log) == (0, b"")
 
 
+TOLD_TO_STOP_AS_IT_BEGINS = """
+import os, signal, uvicorn
+from rerankq.http.server import serve
+from rerankq.http.settings import HttpSettings
+
+their_own = uvicorn.Config.get_loop_factory
+
+def at_that_moment(config):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return their_own(config)
+
+uvicorn.Config.get_loop_factory = at_that_moment
+serve(HttpSettings.load(http_port=0), lambda url: None)
+"""
+
+
+def test_a_face_that_is_told_to_stop_as_it_begins_ends_in_order(redis_server: RedisServer) -> None:
+    told = {**os.environ, "RERANKQ_BROKER_URL": redis_server.url}
+    done = subprocess.run(
+        [sys.executable, "-c", TOLD_TO_STOP_AS_IT_BEGINS], env=told, capture_output=True, timeout=60
+    )
+
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_no_connection_gets_the_log_where_stderr_is_closed(redis_server: RedisServer) -> None:
     port = free_port()
     command = f"exec {sys.executable} -m rerankq.cli serve --port {port} >/dev/null 2>&-"

@@ -7,7 +7,6 @@ import signal
 import socket
 from collections.abc import Callable
 from types import FrameType
-from typing import NoReturn
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -24,7 +23,7 @@ _UPGRADE = re.compile(rb"\r\nupgrade:[^\r\n]*", re.IGNORECASE)
 
 
 def serve(settings: HttpSettings, on_start: Callable[[str], None]) -> None:
-    """Listen until SIGTERM or Ctrl-C, then answer what is under way; it ends the process with exit code 0.
+    """Listen until SIGTERM or Ctrl-C, then answer what is under way.
 
     Args:
         on_start: told the address, with the port that it has come to.
@@ -34,10 +33,15 @@ def serve(settings: HttpSettings, on_start: Callable[[str], None]) -> None:
         Unavailable: the address is taken, or is none of this machine's.
     """
     settings.refuse_open_doors()
+    server = uvicorn.Server(configured(settings))
+
+    def leave(_signal_number: int, _frame: FrameType | None) -> None:
+        server.should_exit = True  # raising would break off whatever comes before uvicorn's own handler
+
+    signal.signal(signal.SIGTERM, leave)  # before anybody can see that it listens
     listener = _listen(settings.http_host, settings.http_port)
-    signal.signal(signal.SIGTERM, _leave)  # uvicorn hands it on when all is answered
     on_start(_url(settings.http_host, listener))
-    uvicorn.Server(configured(settings)).run(sockets=[listener])
+    server.run(sockets=[listener])
 
 
 def configured(settings: HttpSettings) -> uvicorn.Config:
@@ -131,7 +135,3 @@ def _url(host: str, listener: socket.socket) -> str:
     shown = anywhere.get(host, host)
     shown = f"[{shown}]" if ":" in shown else shown
     return f"http://{shown}:{listener.getsockname()[1]}"
-
-
-def _leave(_signal_number: int, _frame: FrameType | None) -> NoReturn:
-    raise SystemExit(0)
