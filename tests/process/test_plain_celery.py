@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from celery import Celery
 
 from rerankq import RerankClient
 from rerankq.contract import keys
@@ -122,8 +123,8 @@ def test_a_logfile_on_a_full_disk_stops_nobody(redis_server: RedisServer, tmp_pa
         [sys.executable, "-m", *DOCUMENTED, "--logfile", str(log), "--hostname", "full@h"],
         cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    with RerankClient(redis_server.url) as asking:
-        wait_until(lambda: any(each.name.startswith("full@h") for each in asking.workers()))
+    with Celery(broker=redis_server.url, set_as_current=False) as asking:  # it beats before it writes a line
+        wait_until(lambda: any(name.startswith("full@h") for (name,) in asking.control.ping(timeout=1)))
     log.unlink()
     worker.terminate()
     _, told = worker.communicate(timeout=60)
